@@ -1,0 +1,23 @@
+"""SPA: structurally prune any ONNX model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from spa.pipeline import PruneResult, apply_plan, prune
+    from spa.plan import Plan
+
+__version__ = "0.1.0"
+__all__ = ["Plan", "PruneResult", "__version__", "apply_plan", "prune"]
+
+_HOMES = {"prune": "spa.pipeline", "apply_plan": "spa.pipeline", "PruneResult": "spa.pipeline", "Plan": "spa.plan"}
+
+
+def __getattr__(name: str) -> Any:
+    """The public names, imported when first asked for: `import spa` alone stays fast."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'spa' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

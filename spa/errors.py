@@ -1,0 +1,43 @@
+"""What SPA raises on purpose. A message is complete: the command line shows it alone, without a traceback."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class SpaError(Exception):
+    """Base of everything a user can cause; ``exit_code`` is what the command line exits with."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(SpaError):
+    """An option or argument cannot be used as given."""
+
+    exit_code = 2
+
+
+class ModelError(SpaError):
+    """A model or plan cannot be read, or is not valid."""
+
+    exit_code = 2
+
+
+class DataError(UsageError):
+    """Calibration data does not fit the model."""
+
+
+class MissingExtra(UsageError):
+    """An optional library is not installed; the message names the extra that brings it."""
+
+
+class NothingToPrune(SpaError):
+    """Nothing in the graph may be removed; the message says what holds it."""
+
+
+class BudgetError(SpaError):
+    """The budget cannot be met; the message says what could be reached and what holds it back."""
+
+
+class VerificationError(SpaError):
+    """The pruned model is not valid, or does not compute what the plan says it must."""
