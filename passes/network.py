@@ -1,0 +1,137 @@
+"""A dense model made ready for repair: coupled, with a bias on every mixing layer, and who reads which group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from spa import runtime
+from spa.cost import Cost, measure
+from spa.coupling import Application, Coupling, couple
+from spa.dims import leaves
+from spa.group import Group, find_groups
+from spa.passes.biases import add_biases
+from spa.passes.consumers import Layer, find_layers
+from spa.passes.streaming import Batch, Weights, piece
+from spa.shapes import Shapes, infer_shapes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reader:
+    """A layer that reads a group.
+
+    Attributes:
+        units: (blocks, width) the unit that each element of a row belongs to; -1: none.
+    """
+
+    layer: Layer
+    units: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Network:
+    """A model, what is known of it, and the weights that stand for its own.
+
+    Attributes:
+        readers: for each group (by name) the layers whose weight is summed over its units.
+        others: for each group what sums over its units without a weight that could make up for them.
+        new_biases: names of the biases that the model did not have.
+        weights: stored tensors, by name, that have been changed; float64.
+    """
+
+    model: ir.Model
+    shapes: Shapes
+    coupling: Coupling
+    groups: Sequence[Group]
+    cost: Cost
+    layers: Sequence[Layer]
+    readers: Mapping[str, Sequence[Reader]]
+    others: Mapping[str, Sequence[str]]
+    new_biases: Sequence[str]
+    weights: dict[str, np.ndarray]
+
+    def array(self, value: ir.Value, weights: Weights | None = None) -> np.ndarray:
+        """A stored tensor as it is now, float64."""
+        known = self.weights if weights is None else weights
+        if value.name in known:
+            return known[str(value.name)]
+        assert value.const_value is not None
+        return np.asarray(value.const_value.numpy(), np.float64)
+
+    def dense_matrix(self, layer: Layer) -> np.ndarray:
+        """The layer's dense weight, (blocks, width, outputs)."""
+        return layer.matrix(self.array(layer.weight, {}))
+
+    def dense_bias(self, layer: Layer) -> np.ndarray:
+        """The layer's dense bias, (blocks, outputs)."""
+        return layer.bias_vector(None if layer.bias is None else self.array(layer.bias, {}))
+
+    def put(self, weights: dict[str, np.ndarray], layer: Layer, matrix: np.ndarray, bias: np.ndarray) -> None:
+        """Note a layer's new weight and bias."""
+        weights[str(layer.weight.name)] = layer.weight_of(matrix)
+        if layer.bias is not None:
+            weights[str(layer.bias.name)] = layer.bias_of(bias, self.array(layer.bias, weights))
+
+    def session(self, outputs: Sequence[ir.Value], sample: Batch, weights: Weights, *, threads: int | None = None) -> Any:
+        """A session of the whole model that gives some values."""
+        names = [str(value.name) for value in outputs]
+        proto = piece(self.model, list(self.model.graph), sample, names, weights)
+        return runtime.session(proto.SerializeToString(), optimize=True, threads=threads)
+
+
+def prepare(model: ir.Model, *, inputs: Mapping[str, Sequence[int]] | None = None) -> Network:
+    """Make a copy of a normalised model ready."""
+    model = model.clone()
+    new = add_biases(model, find_layers(model, couple(model, infer_shapes(model, inputs=inputs))))
+    shapes = infer_shapes(model, inputs=inputs)
+    coupling = couple(model, shapes)
+    groups = find_groups(coupling)
+    layers = find_layers(model, coupling)
+    readers = {group.name: _readers(group, layers) for group in groups}
+    others = {group.name: _others(group, coupling, readers[group.name]) for group in groups}
+    return Network(model, shapes, coupling, groups, measure(coupling), layers, readers, others, new, {})
+
+
+def _readers(group: Group, layers: Sequence[Layer]) -> list[Reader]:
+    found = [Reader(layer, layer.unit_of(group)) for layer in layers]
+    return [reader for reader in found if np.any(reader.units >= 0)]
+
+
+def _others(group: Group, coupling: Coupling, readers: Sequence[Reader]) -> list[str]:
+    """Nodes that sum over a group's units, other than its readers."""
+    mine = set(group.leaves)
+    known = {reader.layer.node for reader in readers}
+    return [
+        str(application.node.name or application.node.op_type)
+        for application in coupling.applications
+        if application.node not in known and mine & _summed(application)
+    ]
+
+
+def _summed(application: Application) -> set[Any]:
+    names = application.rule.contracted - set(application.rule.frozen)
+    return {
+        leaf for name, dim in application.factors.items() if name.split(".")[0] in names for leaf in leaves(dim)
+    }
+
+
+Fidelity = Callable[[Mapping[str, np.ndarray], Mapping[str, np.ndarray]], float]
+
+
+def output_difference(dense: Sequence[np.ndarray], pruned: Sequence[np.ndarray]) -> dict[str, float]:
+    """How far outputs moved: relative L2 of what varies, mean KL divergence where rows are probabilities.
+
+    Args:
+        dense, pruned: one output over all samples, a batch each.
+    """
+    left = np.concatenate([array.reshape(-1, array.shape[-1] if array.ndim else 1) for array in dense]).astype(np.float64)
+    right = np.concatenate([array.reshape(-1, array.shape[-1] if array.ndim else 1) for array in pruned]).astype(np.float64)
+    scale = float(np.sum((left - left.mean(0)) ** 2)) or float(np.sum(left**2)) or 1.0
+    found = {"relative_l2": float(np.sqrt(np.sum((left - right) ** 2) / scale))}
+    if left.shape[1] > 1 and left.min(initial=0.0) >= 0 and np.allclose(left.sum(1), 1.0, atol=1e-3):
+        found["kl"] = float(np.mean(np.sum(left * (np.log(left + 1e-12) - np.log(np.maximum(right, 0) + 1e-12)), 1)))
+    return found

@@ -1,0 +1,221 @@
+"""The quadratic problem of one distinct input, as units leave it and come back: exact downdates of inverse and optimum."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg import blas
+
+from spa.passes.secondorder.linalg import Array, Indices, inverse, solve
+from spa.passes.secondorder.solver import VARIANCE_FLOOR, Consumer, importance, normal_equations, ridge
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Blocks:
+    """Units of equal block size k: their numbers (n,) and the positions of their rows (n, k)."""
+
+    units: Indices
+    positions: Indices
+
+
+def blocks(unit_of_row: Indices) -> list[Blocks]:
+    """Rows of every unit >= 0, one entry for each block size."""
+    order = np.argsort(unit_of_row, kind="stable")
+    order = order[unit_of_row[order] >= 0]
+    units, start, sizes = np.unique(unit_of_row[order], return_index=True, return_counts=True)
+    return [
+        Blocks(units[sizes == size], order[start[sizes == size][:, None] + np.arange(size)]) for size in np.unique(sizes)
+    ]
+
+
+def traces(inverses: Array, grams: Array) -> Array:
+    """tr(inverses[j]^-1 grams[j]), (n,), of stacks (n, k, k)."""
+    if inverses.shape[1] == 1:
+        return np.asarray(grams[:, 0, 0] / inverses[:, 0, 0])
+    return np.asarray(np.trace(np.linalg.solve(inverses, grams), axis1=1, axis2=2))
+
+
+class System:
+    """Loss of all consumers of one input as a function of the units that are kept.
+
+    With Ht = H + Lambda, Gt = G + Lambda A (Lambda the damping, A the anchor) and rows S of the kept units,
+
+        W_S = Ht_SS^-1 Gt_S        L(S) = -tr(F Gt_S^T Ht_SS^-1 Gt_S)                                                     (2)
+
+    Consumers of one input share Ht: their Gt stand side by side, each times sqrt(alpha) R with F = R R^T, so that (2) and
+    all that follows from it is a plain trace. Outputs are rotated into the row space of Gt when there are more outputs than
+    rows: no trace changes.
+
+    Attributes:
+        rows: rows of the input that the arrays below hold, a superset of S, (r,).
+        unit: unit of each of these rows, -1: stays, (r,).
+        inverse: Ht_SS^-1 embedded in (r, r); rows and columns outside S are zero.
+        weight: W_S embedded in (r, m).
+    """
+
+    def __init__(self, consumers: Sequence[Consumer], damping: float) -> None:
+        first = consumers[0]
+        self.consumers, self.damping = consumers, damping
+        self.unit_of_row = first.unit_of_row
+        targets = []
+        for consumer in consumers:
+            equations = normal_equations(consumer)
+            self.gram, self.ridge = equations.gram, ridge(equations.gram, damping)
+            target = equations.target + self.ridge[:, None] * consumer.anchored
+            targets.append(consumer.weigh(target) * np.sqrt(importance(consumer, equations)))
+        variance = np.diagonal(self.gram).copy()
+        self.dead: Mask = variance <= VARIANCE_FLOOR * variance.mean()
+        """Rows that do not vary, (d',)."""
+        self.target: Array = np.hstack(targets)
+        self.rotation: Array | None = None
+        if self.target.shape[1] > self.target.shape[0]:
+            rotation, triangle = np.linalg.qr(self.target.T)
+            self.rotation, self.target = rotation, triangle.T
+        self.target = np.ascontiguousarray(self.target)
+        self.gram[np.diag_indices_from(self.gram)] += self.ridge
+
+    def factorise(self, kept: Mask) -> None:
+        """Start anew, by a Cholesky factorisation, from the units (units,) that are kept."""
+        self.rows = np.flatnonzero((self.unit_of_row < 0) | kept[self.unit_of_row])
+        self.unit = self.unit_of_row[self.rows]
+        self.blocks = blocks(self.unit)
+        self.inverse = inverse(self.gram[np.ix_(self.rows, self.rows)])
+        self.weight = self.inverse @ self.target[self.rows]
+
+    def saliency(self, kept: Mask) -> Array:
+        """Loss that removing each kept unit alone would cause, (units,); zero for the others:
+
+        s(j) = sum_c alpha_c tr(F_c W_c,B^T [(Ht_c,SS^-1)_BB]^-1 W_c,B), B the rows of unit j                               (3)
+        """
+        scores = np.zeros(len(kept))
+        for block in self.blocks:
+            live = kept[block.units]
+            units, at = block.units[live], block.positions[live]
+            weights = self.weight[at]
+            grams = weights @ weights.transpose(0, 2, 1)
+            scores[units] = traces(self.inverse[at[:, :, None], at[:, None, :]], grams)
+        return scores
+
+    def loss(self) -> float:
+        """(2) of the units that are left."""
+        return -float(np.vdot(self.target[self.rows], self.weight))
+
+    def gains(self, outside: Indices) -> Array:
+        """Loss that letting each of the units ``outside`` back in alone would save, one for each:
+
+        gain(j) = tr(g^T Z^-1 g), g = Gt_B - Ht_BS W_S, Z = Ht_BB - Ht_BS Ht_SS^-1 Ht_SB                                    (5)
+
+        Only right after `factorise`, when the rows held are those of S.
+        """
+        gains = np.zeros(int(outside.max()) + 1)
+        at = np.flatnonzero(np.isin(self.unit_of_row, outside))
+        cross = self.gram[np.ix_(at, self.rows)]
+        residual = self.target[at] - cross @ self.weight
+        explained = cross @ self.inverse
+        for block in blocks(self.unit_of_row[at]):
+            inner = block.positions
+            rows = at[inner]
+            complement = self.gram[rows[:, :, None], rows[:, None, :]] - explained[inner] @ cross[inner].transpose(0, 2, 1)
+            pulls = residual[inner]
+            gains[block.units] = traces(complement, pulls @ pulls.transpose(0, 2, 1))
+        return np.asarray(gains[outside])
+
+    def pool(self, units: Indices) -> Pool:
+        """Candidates, to be removed one after another without touching the rest."""
+        at = np.flatnonzero(np.isin(self.unit, units))
+        weight = self.weight[at]
+        return Pool(self.inverse[np.ix_(at, at)], weight @ weight.T, self.unit[at])
+
+    def remove(self, units: Indices) -> None:
+        """Remove units, exactly: with B all of their rows,
+
+        W -= Ht^-1[:, B] (Ht^-1_BB)^-1 W_B        Ht^-1 -= Ht^-1[:, B] (Ht^-1_BB)^-1 Ht^-1[B, :]                            (4)
+        """
+        at = np.flatnonzero(np.isin(self.unit, units))
+        if not len(at):
+            return
+        lines = self.inverse[at]
+        step = solve(lines[:, at], lines)
+        subtract_product(self.weight, step, self.weight[at])
+        subtract_product(self.inverse, step, lines)
+        self.weight[at] = 0.0
+        self.inverse[at] = 0.0
+        self.inverse[:, at] = 0.0
+
+
+class HeldOut:
+    """Error of a system's current weights on held-out moments, with biases fitted on the others; a constant is left out."""
+
+    def __init__(self, system: System) -> None:
+        self.system = system
+        targets, gaps = [], []
+        for consumer in system.consumers:
+            fitted, held = normal_equations(consumer), normal_equations(consumer, consumer.held_out)
+            scale = np.sqrt(importance(consumer, fitted))
+            targets.append(consumer.weigh(held.target) * scale)
+            gaps.append(consumer.weigh(held.output_mean - fitted.output_mean) * scale)
+        target, gap = np.hstack(targets), np.concatenate(gaps)
+        self.gram, self.mean_gap = held.gram, held.mean - fitted.mean
+        # What lies outside the row space that the system's outputs were rotated into no weights can reach: a constant.
+        rotation = system.rotation
+        self.target, self.output_gap = (target, gap) if rotation is None else (target @ rotation, gap @ rotation)
+
+    def loss(self) -> float:
+        """tr(W^T H W) - 2 tr(W^T G) + ||gap of means||^2 of the rows that are left."""
+        rows, weight = self.system.rows, self.system.weight
+        offset = self.output_gap - self.mean_gap[rows] @ weight
+        quadratic = self.gram[np.ix_(rows, rows)] @ weight - 2.0 * self.target[rows]
+        return float(np.vdot(weight, quadratic) + offset @ offset)
+
+
+class Pool:
+    """A few units of a `System`: enough of the inverse and of W W^T to remove them one by one as if all were there.
+
+    The downdates (4) of the rows P of the pool need only the blocks of P: the inverse becomes
+    Ht^-1_PP - T Ht^-1_BP and the Gram of weights (I - T E_B) W W^T (I - T E_B)^T, T = Ht^-1_PB (Ht^-1_BB)^-1.
+    """
+
+    def __init__(self, inverse_block: Array, gram: Array, unit: Indices) -> None:
+        self.inverse, self.gram, self.unit = inverse_block, gram, unit
+        self.blocks = blocks(unit)
+
+    def saliency(self, units: int) -> Array:
+        """(3) of the units of the pool, (units,)."""
+        scores = np.zeros(units)
+        for block in self.blocks:
+            at = block.positions
+            pairs = at[:, :, None], at[:, None, :]
+            scores[block.units] = traces(self.inverse[pairs], self.gram[pairs])
+        return scores
+
+    def remove(self, unit: int) -> None:
+        """Remove one unit by (4)."""
+        at = np.flatnonzero(self.unit == unit)
+        if not len(at):
+            return
+        lines = self.inverse[at]
+        step = np.linalg.solve(lines[:, at], lines).T
+        self.inverse -= step @ lines
+        self.gram -= step @ self.gram[at]
+        self.gram -= self.gram[:, at] @ step.T
+        # A one on the diagonal keeps the block of a removed unit invertible; its weights are zero.
+        self.inverse[at, at] = 1.0
+
+
+def subtract_product(matrix: Array, left: Array, right: Array) -> None:
+    """matrix -= left.T @ right, in place and without a temporary array; all in C order."""
+    blas.dgemm(-1.0, right.T, left.T, beta=1.0, c=matrix.T, trans_b=True, overwrite_c=True)
+
+
+def by_input(consumers: Sequence[Consumer]) -> list[list[Consumer]]:
+    """Consumers, those of one input together: the same moments with the same units."""
+    groups: dict[tuple[int, int, bytes, bool], list[Consumer]] = {}
+    for consumer in consumers:
+        key = (id(consumer.moments), id(consumer.held_out), consumer.unit_of_row.tobytes(), consumer.free_bias)
+        groups.setdefault(key, []).append(consumer)
+    return list(groups.values())

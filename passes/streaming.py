@@ -1,0 +1,272 @@
+"""Running a model piece by piece: the graph is cut behind chosen values, and what crosses a cut waits for the next piece.
+
+A full pass costs about one forward run. Between two pieces, weights that have not run yet may be replaced, so that a
+second stream can follow the first with other weights; it computes only what those change.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from spa import runtime
+
+Batch = Mapping[str, np.ndarray]
+Weights = Mapping[str, np.ndarray]
+
+MEMORY_NBYTES = 1 << 30
+"""Of waiting values; what goes beyond lies in temporary files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """A graph cut behind targets.
+
+    Attributes:
+        nodes: of each stage, in graph order.
+        targets: for each stage the targets that are there once it has run; those that are graph inputs come first.
+        last_use: the last stage that reads a value.
+    """
+
+    model: ir.Model
+    nodes: Sequence[Sequence[ir.Node]]
+    targets: Sequence[Sequence[ir.Value]]
+    last_use: Mapping[ir.Value, int]
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+
+def cut(model: ir.Model, targets: Iterable[ir.Value]) -> Stages:
+    """Cut a graph so that each target is there before any node that reads it runs.
+
+    A node runs in the first stage in which it can, so the nodes that read one target, and targets that do not depend on
+    each other, share a stage.
+    """
+    wanted = set(targets)
+    stage_of: dict[ir.Value, int] = {}
+    level: dict[ir.Value, int] = {}  # the first stage in which a value can be read
+    for value in model.graph.inputs:
+        stage_of[value], level[value] = 0, int(value in wanted)
+    nodes: dict[int, list[ir.Node]] = {0: []}
+    for node in model.graph:
+        stage = max((level.get(value, 0) for value in reads(node)), default=0)
+        nodes.setdefault(stage, []).append(node)
+        for value in node.outputs:
+            stage_of[value] = stage
+            level[value] = stage + int(value in wanted)
+    last = max(nodes)
+    last_use = {value: stage for value, stage in stage_of.items() if value in wanted or value.is_graph_output()}
+    for stage, members in sorted(nodes.items()):
+        for node in members:
+            last_use.update((value, stage) for value in reads(node) if value in stage_of)
+    for value in model.graph.outputs:
+        last_use[value] = last + 1
+    found: list[list[ir.Value]] = [[] for _ in range(last + 1)]
+    for value in stage_of:
+        if value in wanted:
+            found[stage_of[value]].append(value)
+    return Stages(model, [nodes.get(stage, []) for stage in range(last + 1)], found, last_use)
+
+
+def reads(node: ir.Node) -> list[ir.Value]:
+    """What a node reads, what its bodies take from outside included."""
+    found = [value for value in node.inputs if value is not None]
+    bodies = [a for a in node.attributes.values() if a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)]
+    for attribute in bodies:
+        for body in [attribute.value] if attribute.type == ir.AttributeType.GRAPH else attribute.value:
+            inner = set(body.inputs) | set(body.initializers.values())
+            for member in ir.traversal.RecursiveGraphIterator(body):
+                inner.update(member.outputs)
+                found += [value for value in member.inputs if value is not None and value not in inner]
+            found += [value for value in body.outputs if value not in inner]
+    return list(dict.fromkeys(found))
+
+
+@dataclass(slots=True)
+class Store:
+    """Values of all batches that wait to be read; beyond a limit they lie in a temporary folder."""
+
+    limit_nbytes: int = MEMORY_NBYTES
+    nbytes: int = 0
+    spilled_nbytes: int = 0
+    _folder: tempfile.TemporaryDirectory[str] | None = None
+    _entries: dict[tuple[ir.Value, int], Any] = field(default_factory=dict)
+    _number: int = 0
+
+    def put(self, value: ir.Value, batch: int, array: Any) -> None:
+        """Keep a value of a batch."""
+        nbytes = getattr(array, "nbytes", 0)
+        if self.nbytes + nbytes > self.limit_nbytes and isinstance(array, np.ndarray) and array.dtype.isbuiltin:
+            if self._folder is None:
+                self._folder = tempfile.TemporaryDirectory(prefix="spa-", ignore_cleanup_errors=True)
+            path = Path(self._folder.name) / f"{self._number}.npy"
+            self._number += 1
+            self.spilled_nbytes += nbytes
+            np.save(path, array)
+            self._entries[value, batch] = path
+            return
+        self.nbytes += nbytes
+        self._entries[value, batch] = array
+
+    def get(self, value: ir.Value, batch: int) -> Any:
+        """A value of a batch."""
+        entry = self._entries[value, batch]
+        return np.load(entry, mmap_mode="r") if isinstance(entry, Path) else entry
+
+    def drop(self, value: ir.Value, batch: int) -> None:
+        """Forget a value of a batch."""
+        entry = self._entries.pop((value, batch), None)
+        if isinstance(entry, Path):
+            entry.unlink(missing_ok=True)
+        else:
+            self.nbytes -= getattr(entry, "nbytes", 0)
+
+    def holds(self, value: ir.Value) -> bool:
+        """Whether the value is kept, for the first batch at least."""
+        return (value, 0) in self._entries
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._entries.clear()
+        if self._folder is not None:
+            self._folder.cleanup()
+
+
+class Stream:
+    """A model that runs stage by stage over all batches.
+
+    Args:
+        base: a stream over the same stages and batches, one stage ahead; what is the same there is not computed again.
+        weights: stored tensors, by name, that differ from the model's; may be changed between stages.
+    """
+
+    def __init__(
+        self,
+        stages: Stages,
+        batches: Sequence[Batch],
+        *,
+        base: Stream | None = None,
+        weights: Weights | None = None,
+        limit_nbytes: int = MEMORY_NBYTES,
+        threads: int | None = None,
+    ) -> None:
+        self.stages, self.batches, self.base, self.threads = stages, batches, base, threads
+        self.weights: Weights = {} if weights is None else weights
+        self.store = Store(limit_nbytes)
+        self.changed: set[ir.Value] = set()  # values that differ from the base's
+        self.done = 0
+        if base is None:
+            for value in stages.model.graph.inputs:
+                for number, batch in enumerate(batches):
+                    if value.name in batch:
+                        self.store.put(value, number, batch[value.name])
+
+    def advance(self) -> Sequence[ir.Value]:
+        """Run the next stage over all batches; the targets that it gives."""
+        stage = self.done
+        nodes = [node for node in self.stages.nodes[stage] if self._differs(node)]
+        if nodes:
+            self._run(stage, nodes)
+        self.done += 1
+        return self.stages.targets[stage]
+
+    def value(self, value: ir.Value, batch: int) -> Any:
+        """A value that waits, of one batch."""
+        if self.base is not None and value not in self.changed:
+            return self.base.value(value, batch)
+        return self.store.get(value, batch)
+
+    def forget(self) -> None:
+        """Drop what no later stage reads; the base last, since another stream may still read from it."""
+        for value, _ in {(value, 0) for value, number in self.store._entries if number == 0}:
+            if self.stages.last_use.get(value, -1) < self.done:
+                for number in range(len(self.batches)):
+                    self.store.drop(value, number)
+
+    def close(self) -> None:
+        """Forget everything."""
+        self.store.close()
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _differs(self, node: ir.Node) -> bool:
+        if self.base is None:
+            return True
+        differs = any(value in self.changed or value.name in self.weights for value in reads(node))
+        if differs:
+            self.changed.update(node.outputs)
+        return differs
+
+    def _run(self, stage: int, nodes: Sequence[ir.Node]) -> None:
+        made = [value for node in nodes for value in node.outputs]
+        wanted = set(self.stages.targets[stage])
+        gives = [v for v in made if v in wanted or self.stages.last_use.get(v, -1) > stage]
+        if not gives:
+            return
+        constants = self.stages.model.graph.initializers
+        takes = list(dict.fromkeys(v for n in nodes for v in reads(n) if v not in set(made) and v.name not in constants))
+        first = {str(value.name): self.value(value, 0) for value in takes}
+        session = runtime.session(
+            piece(self.stages.model, nodes, first, [str(v.name) for v in gives], self.weights), optimize=True, threads=self.threads
+        )
+        for number in range(len(self.batches)):
+            feeds = {str(value.name): self.value(value, number) for value in takes}
+            results = runtime.run(session, feeds)
+            for value in gives:
+                self.store.put(value, number, results[str(value.name)])
+
+
+def piece(
+    model: ir.Model, nodes: Sequence[ir.Node], inputs: Mapping[str, Any], outputs: Sequence[str], weights: Weights
+) -> onnx.ModelProto:
+    """A model of some nodes.
+
+    Args:
+        inputs: a sample of each value that comes from outside; its type is taken, its shape is left open.
+        weights: stored tensors that replace the model's, by name.
+    """
+    graph = onnx.GraphProto(name="piece")
+    stored = model.graph.initializers
+    for node in nodes:
+        graph.node.append(ir.serde.serialize_node(node))
+    for name in dict.fromkeys(str(v.name) for n in nodes for v in reads(n) if v.name in stored and v.name not in inputs):
+        tensor = stored[name].const_value
+        assert tensor is not None
+        if name in weights:
+            tensor = ir.Tensor(np.ascontiguousarray(weights[name].astype(tensor.dtype.numpy(), copy=False)), dtype=tensor.dtype)
+        proto = ir.serde.serialize_tensor(tensor)
+        proto.name = name
+        graph.initializer.append(proto)
+    values = {str(value.name): value for node in nodes for value in reads(node)}
+    for name, sample in inputs.items():
+        info = graph.input.add(name=name)
+        if isinstance(sample, np.ndarray):
+            info.type.tensor_type.elem_type = int(ir.DataType.from_numpy(sample.dtype))
+            rank = info.type.tensor_type.shape
+            rank.SetInParent()
+            for _ in range(sample.ndim):
+                rank.dim.add()
+        elif (kind := values[name].type) is not None:
+            ir.serde.serialize_type_into(info.type, kind)
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+    opsets = [onnx.OperatorSetIdProto(domain=domain, version=version) for domain, version in model.graph.opset_imports.items()]
+    return onnx.ModelProto(graph=graph, ir_version=max(model.ir_version or 0, 8), opset_import=opsets)
+
+
+def batches_of(samples: Batch, size: int) -> Iterator[Batch]:
+    """Samples, some at a time; the last batch may be smaller."""
+    count = min(len(array) for array in samples.values())
+    for start in range(0, count, size):
+        yield {name: array[start : start + size] for name, array in samples.items()}

@@ -1,0 +1,74 @@
+"""How If, Loop and Scan hand tensors between a graph and their bodies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+Pair = tuple[ir.Value, ir.Value]
+
+
+@dataclass(slots=True)
+class Links:
+    """Tensors that are the same on both sides of a body's boundary.
+
+    Attributes:
+        entering: (outer, inner) pairs; inner is an input of the body.
+        leaving: pairs that are one tensor once the body has run.
+        opaque: tensors that change shape on the way (scanned axes): they stay as they are.
+    """
+
+    entering: list[Pair] = field(default_factory=list)
+    leaving: list[Pair] = field(default_factory=list)
+    opaque: list[ir.Value] = field(default_factory=list)
+
+    @property
+    def linked(self) -> set[ir.Value]:
+        """Inputs of the body that an outer tensor is handed to."""
+        return {inner for _, inner in self.entering}
+
+
+def passes_through(node: ir.Node, body: ir.Graph) -> Links:
+    """What a body shares with the node that holds it; nothing is assumed of operators not known here."""
+    describe = _OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    if describe is None:
+        return Links(opaque=[value for value in (*node.inputs, *node.outputs, *body.outputs) if value is not None])
+    return describe(node, body)
+
+
+def _branch(node: ir.Node, body: ir.Graph) -> Links:
+    return Links(leaving=list(zip(node.outputs, body.outputs, strict=True)))
+
+
+def _loop(node: ir.Node, body: ir.Graph) -> Links:
+    """Loop: (trip count, condition, carried...) -> (carried..., scanned...)."""
+    carried = len(node.inputs) - 2
+    return _carried(node, node.inputs[2:], body.inputs[2:], body.outputs[1 : 1 + carried], body.outputs[1 + carried :]
+    )
+
+
+def _scan(node: ir.Node, body: ir.Graph) -> Links:
+    """Scan: (carried..., scanned...) -> (carried..., scanned...)."""
+    scanned = node.attributes["num_scan_inputs"].as_int()
+    carried = len(node.inputs) - scanned
+    links = _carried(node, node.inputs[:carried], body.inputs[:carried], body.outputs[:carried], body.outputs[carried:]
+    )
+    links.opaque += [value for value in (*node.inputs[carried:], *body.inputs[carried:]) if value is not None]
+    return links
+
+
+def _carried(node: ir.Node, initial, inner, final, scanned) -> Links:  # type: ignore[no-untyped-def]
+    links = Links()
+    for start, value, end, result in zip(initial, inner, final, node.outputs, strict=False):
+        if start is None:
+            links.opaque += [value, end, result]
+            continue
+        links.entering.append((start, value))
+        links.leaving += [(end, value), (result, end)]
+    links.opaque += [*scanned, *node.outputs[len(final) :]]
+    return links
+
+
+_OPERATORS: dict[str, Callable[[ir.Node, ir.Graph], Links]] = {"If": _branch, "Loop": _loop, "Scan": _scan}

@@ -1,0 +1,311 @@
+"""The theorem on random graphs: whatever is removed, the result is valid, as large as asked for, and exact.
+
+    python tests/random_graphs.py --count 20000 --jobs 2 [--first SEED]
+
+A seed makes a graph and a plan.  Each line printed is a seed that fails and why; the last line counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+if __name__ == "__main__":  # run as a script: the project's root is not on the path
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from spa import pipeline, runtime
+from spa.errors import DataError, SpaError
+from spa.group import Group
+from spa.passes import verify as verification
+from spa.passes.masking import mask_consumers
+from spa.passes.slicing import slice_model
+from spa.passes.tracks import find_tracks
+from spa.plan import Plan
+from tests.random_blocks import IMAGE_BLOCKS, ROW_BLOCKS, SEQUENCE_BLOCKS, conv, linear
+from tests.random_builder import Axis, Builder, Tensor
+
+TOLERANCE = 1e-4  # relative to an output's largest value
+OTHER_SIZES = {"N": 3, "T": 9}
+
+
+class Wrong(Exception):
+    """The theorem does not hold; says where."""
+
+
+# ---------------------------------------------------------------------------------------------------- graphs
+def random_model(seed: int) -> onnx.ModelProto:
+    """A valid graph, a function of its seed alone."""
+    b = Builder(seed)
+    batch: Axis = "N" if b.chance(0.6) else 2
+    kind = b.pick(["image", "image", "image to sequence", "sequence", "sequence", "words", "rows"])
+    if kind.startswith("image"):
+        side = b.pick([4, 6, 8])
+        found = grow(b, b.input("x", (batch, b.pick([1, 3, 4]), side, b.pick([side, 4]))), IMAGE_BLOCKS)
+        if kind.endswith("sequence"):
+            found = grow(b, sequence_of(b, found[-1]), SEQUENCE_BLOCKS)
+    elif kind == "rows":
+        found = grow(b, b.input("x", (batch, b.width())), ROW_BLOCKS)
+    else:
+        steps: Axis = "T" if b.chance(0.5) else b.pick([3, 5, 7])
+        start = words(b, batch, steps) if kind == "words" else b.input("x", (batch, steps, b.width()))
+        found = grow(b, start, SEQUENCE_BLOCKS)
+    finish(b, found)
+    return b.model()
+
+
+def words(b: Builder, batch: Axis, steps: Axis) -> Tensor:
+    """An embedding; its table may be used again for the last layer."""
+    width = b.width(multiple=2)
+    identifiers = b.input("words", (batch, steps), onnx.TensorProto.INT64)
+    table = b.weight(7, width, fan=1, stem="table")
+    x = b.op("Gather", table, identifiers, shape=(batch, steps, width), axis=0)
+    if b.chance(0.5):
+        y = b.op("MatMul", mixed_to(b, x, width), b.transpose(table, 1, 0), shape=(batch, steps, 7))
+        b.output(y)
+    return x
+
+
+def mixed_to(b: Builder, x: Tensor, width: int) -> Tensor:
+    return b.activation(linear(b, x, width))
+
+
+def sequence_of(b: Builder, x: Tensor) -> Tensor:
+    """Pixels one after another."""
+    flat = b.reshape(x, [*x.shape[:2], x.size(2) * x.size(3)])
+    return b.transpose(flat, 0, 2, 1)
+
+
+def grow(b: Builder, x: Tensor, blocks: Sequence[object]) -> list[Tensor]:
+    """Some blocks on top of each other, with connections from earlier ones."""
+    found = [x]
+    for _ in range(int(b.rng.integers(1, 6))):
+        here = found[-1] if b.chance(0.8) else b.pick(found)
+        y = b.pick(blocks)(b, here)
+        found.append(connected(b, y, found))
+    return found
+
+
+def connected(b: Builder, y: Tensor, found: Sequence[Tensor]) -> Tensor:
+    """The tensor, or its sum or concatenation with an earlier one that fits."""
+    axis = 1 if len(y.shape) == 4 else len(y.shape) - 1
+    alike = [x for x in found if x.shape == y.shape]
+    if alike and b.chance(0.3):
+        return b.op("Add", y, b.pick(alike), shape=y.shape)
+    beside = [x for x in found if len(x.shape) == len(y.shape) and all(
+        one == two for at, (one, two) in enumerate(zip(x.shape, y.shape, strict=True)) if at != axis)]  # fmt: skip
+    if beside and b.chance(0.15):
+        other = b.pick(beside)
+        shape = [*y.shape]
+        shape[axis] = y.size(axis) + other.size(axis)
+        return b.op("Concat", other, y, shape=shape, axis=axis)
+    return y
+
+
+def finish(b: Builder, found: Sequence[Tensor]) -> None:
+    """One to three outputs; most behind a layer of their own, some as they are."""
+    b.output(head(b, found[-1]))
+    for _ in range(b.pick([0, 0, 1, 2])):
+        tensor = b.pick(found[1:])
+        b.output(tensor if b.chance(0.3) else head(b, tensor))
+
+
+def head(b: Builder, x: Tensor) -> Tensor:
+    if len(x.shape) == 4:
+        if b.chance(0.3):
+            return conv(b, x, 3, group=1)
+        if b.chance(0.5) and x.size(1) * x.size(2) * x.size(3) <= 512:
+            x = b.op("Flatten", x, shape=(x.shape[0], x.size(1) * x.size(2) * x.size(3)), axis=1)
+        else:
+            x = b.reduce("ReduceMean", x, [2, 3], keep=False)
+    elif len(x.shape) == 3 and b.chance(0.5):
+        x = b.reduce(b.pick(["ReduceMean", "ReduceMax"]), x, [1], keep=False)
+    return linear(b, x, 3)
+
+
+# ---------------------------------------------------------------------------------------------------- plans
+def random_plan(groups: Sequence[Group], rng: np.random.Generator) -> Plan:
+    """Any number of units of any groups; those that enter a norm now and then."""
+    widths = rng.random() < 0.15
+    share, depth = rng.choice([0.3, 0.7, 1.0]), rng.choice([0.3, 1.0])
+    chosen = [group for group in groups if (group.off is None or widths) and rng.random() < share]
+    tracks = find_tracks(chosen, [rng.random(group.size) for group in chosen])
+    removed = {
+        track.group.name: track.order[: rng.choice(track.allowed[: max(2, int(depth * len(track.allowed)))])]
+        for track in tracks
+    }
+    return Plan.of(groups, removed)
+
+
+# --------------------------------------------------------------------------------------------------- theorem
+@dataclass(frozen=True)
+class Outcome:
+    """What a seed showed."""
+
+    groups: int
+    removed: int
+    exact: bool
+    compared: bool
+    twice: bool
+
+
+def check(proto: onnx.ModelProto, seed: int) -> Outcome:
+    """Prune by a random plan and check everything that the theorem says.
+
+    Raises:
+        Wrong, SpaError: it does not hold.
+    """
+    rng = np.random.default_rng([seed, 1])
+    onnx.checker.check_model(proto, full_check=True)
+    dense = pipeline.load_normal(proto)
+    analysis = pipeline.analyse(dense)
+    plan = random_plan(analysis.groups, rng)
+    if Plan.from_json(plan.to_json()) != plan:
+        raise Wrong("the plan changes on its way through JSON")
+    exact = pipeline.is_exact(analysis.groups, plan)
+    result = pipeline.apply_plan(proto, plan)
+    check_cost(result)
+    masked = dense.clone()
+    again = pipeline.analyse(masked)
+    mask_consumers(masked, again.coupling, plan.masks(again.groups))
+    compared = sum(compare(dense, masked, result.model, feeds, exact) for feeds in feeds_of(dense, seed))
+    twice = check_twice(dense, plan, result.model, rng)
+    removed = sum(map(len, plan.removed.values()))
+    return Outcome(len(analysis.groups), removed, exact, compared > 0, twice)
+
+
+def feeds_of(model: ir.Model, seed: int) -> Iterator[Mapping[str, np.ndarray]]:
+    """Inputs of two sizes; a flag that is an input takes both values."""
+    for sizes, flag in ((pipeline.analyse(model).shapes.binding, True), (OTHER_SIZES, False)):
+        shapes = {
+            str(value.name): [size if isinstance(size, int) else sizes[str(size.value)] for size in value.shape or ()]
+            for value in model.graph.inputs
+        }
+        feeds = runtime.random_feeds(model, shapes=shapes, seed=seed, high={"words": 7} if "words" in shapes else None)
+        if "flag" in feeds:
+            feeds["flag"] = np.array(flag)
+        yield feeds
+
+
+def compare(
+    dense: ir.Model, masked: ir.Model, pruned: ir.Model, feeds: Mapping[str, np.ndarray], exact: bool
+) -> bool:
+    """Whether there was a reference; shapes are those of the dense model, values those of the masked one."""
+    expected = outputs(dense, feeds)
+    found = outputs(pruned, feeds)
+    for name, array in expected.items():
+        if array.shape != found[name].shape or array.dtype != found[name].dtype:
+            raise Wrong(f"output {name} is {found[name].shape} {found[name].dtype}, was {array.shape} {array.dtype}")
+    if not exact:
+        return False
+    try:
+        reference = outputs(masked, feeds)
+    except DataError:  # a mask along an axis whose length depends on a symbolic one
+        return False
+    gap = difference(reference, found)
+    if gap > TOLERANCE:
+        shaken = outputs(verification._shaken(masked), feeds)
+        if gap > 10 * difference(reference, shaken):
+            raise Wrong(f"differs by {gap:.1e} at {({name: array.shape for name, array in feeds.items()})}")
+    return True
+
+
+def outputs(model: ir.Model, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return runtime.run(runtime.session(model, optimize=False, threads=1), feeds)
+
+
+def difference(expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]) -> float:
+    gaps = [
+        float(np.max(np.abs(array - found[name]), initial=0.0)) / max(float(np.max(np.abs(array), initial=0.0)), 1e-6)
+        for name, array in expected.items()
+    ]
+    return max(gaps) if np.isfinite(gaps).all() else np.inf
+
+
+def check_cost(result: pipeline.PruneResult) -> None:
+    """The cost that was foretold is the cost of the smaller model."""
+    after = pipeline.analyse(pipeline.load_normal(result.model)).cost
+    for measure in ("params", "flops"):
+        if not np.isclose(after.of(measure), result.report.after[measure]):
+            raise Wrong(f"{measure}: foretold {result.report.after[measure]}, found {after.of(measure)}")
+
+
+def check_twice(dense: ir.Model, plan: Plan, pruned: ir.Model, rng: np.random.Generator) -> bool:
+    """Removing a part first and the rest afterwards gives the same model, where the groups are the same."""
+    first = {name: [unit for unit in units if rng.random() < 0.5] for name, units in plan.removed.items()}
+    groups = pipeline.analyse(dense).groups
+    step = dense.clone()
+    pipeline.cut(step, Plan.of(groups, first))
+    between = pipeline.analyse(step)
+    here = {group.name: group.size for group in between.groups}
+    rest = {}
+    for name, units in plan.removed.items():
+        left = [unit for unit in range(plan.sizes[name]) if unit not in first[name]]
+        if here.get(name, 0) != len(left):
+            return False
+        rest[name] = [left.index(unit) for unit in units if unit not in first[name]]
+    masks = Plan.of(between.groups, rest).masks(between.groups)
+    slice_model(step, between.coupling, between.shapes, masks)
+    one, two = (stored(model) for model in (step, pruned))
+    if one.keys() != two.keys():
+        raise Wrong(f"pruned in two steps, the model has other weights: {sorted(one.keys() ^ two.keys())}")
+    for name, array in two.items():
+        if one[name].shape != array.shape or not np.array_equal(one[name], array):
+            raise Wrong(f"pruned in two steps, {name} is {one[name].shape}, else {array.shape}")
+    return True
+
+
+def stored(model: ir.Model) -> dict[str, np.ndarray]:
+    """The float weights by name."""
+    values = (value for graph in model.graphs() for value in graph.initializers.values())
+    return {
+        str(value.name): value.const_value.numpy()
+        for value in values
+        if value.const_value is not None and value.const_value.dtype.is_floating_point()
+    }
+
+
+# -------------------------------------------------------------------------------------------------- long runs
+def attempt(seed: int) -> tuple[int, Outcome | str]:
+    """A seed and what came of it."""
+    try:
+        return seed, check(random_model(seed), seed)
+    except SpaError as error:
+        return seed, f"{type(error).__name__}: {error}"
+    except Exception as error:  # noqa: BLE001 - a long run goes on, whatever happened
+        return seed, f"{type(error).__name__}: {error}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1)
+    arguments = parser.parse_args()
+    seeds = range(arguments.first, arguments.first + arguments.count)
+    counts: Counter[str] = Counter()
+    with ProcessPoolExecutor(arguments.jobs) as pool:
+        for seed, outcome in pool.map(attempt, seeds, chunksize=4):
+            if isinstance(outcome, str):
+                counts["wrong"] += 1
+                print(f"seed {seed}: {outcome}"[:400], flush=True)
+                continue
+            counts["graphs that lost something"] += outcome.removed > 0
+            counts["units removed"] += outcome.removed
+            counts["exact and compared"] += outcome.exact and outcome.compared
+            counts["pruned in two steps as well"] += outcome.twice
+    words = ", ".join(f"{count} {what}" for what, count in counts.items() if what != "wrong")
+    print(f"{arguments.count} graphs: {counts['wrong']} wrong; {words}")
+    sys.exit(bool(counts["wrong"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,12 @@
+"""Rows of operators that get no rule, and say why."""
+
+from __future__ import annotations
+
+from spa.rules.opaque import REASONS
+from tests.soundness import Row, row
+
+ROWS: list[Row] = [
+    row(name, [(2, 3)], f"refused: {reason}", engine="", shapes=[(2, 3)])
+    for reason, names in REASONS.items()
+    for name in names.split()
+]
