@@ -29,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-out = Console(highlight=False, soft_wrap=True)
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 err = Console(stderr=True, highlight=False)
 
 Model = Annotated[Path, typer.Argument(help="An ONNX file.", show_default=False)]
@@ -155,18 +155,18 @@ def verify(
 
 
 @app.command()
-def rule(operator: Annotated[str | None, typer.Argument(help="An operator; all of them if left out.")] = None) -> None:
+def rule(
+    operator: Annotated[str | None, typer.Argument(help="An operator; all of them if left out.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print README's table of operators.")] = False,
+) -> None:
     """Print what an operator's rule says."""
-    wanted = [
-        (domain, name, function)
-        for (domain, name), function in sorted(registered().items())
-        if operator is None or operator.lower() in (name.lower(), f"{domain}::{name}".lower())
-    ]
-    if not wanted:
+    rows = report.rule_rows(operator)
+    if not rows:
         raise UsageError(f"no rule for operator {operator!r}; `spa rule` lists the {len(registered())} that have one")
-    for domain, name, function in wanted:
-        doc = " ".join((function.__doc__ or "").split())
-        out.print(f"{f'{domain}::' if domain else ''}{name:28s} {doc}", markup=False)
+    if markdown:
+        typer.echo(report.rules_markdown(rows))
+    else:
+        report.print_rules(rows, out)
 
 
 def _show(result: pipeline.PruneResult, target: Path | None, *, json: bool, verbose: bool = False) -> None:

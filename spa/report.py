@@ -9,10 +9,12 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from spa.coupling import Coupling
 from spa.dims import ONE, leaves
 from spa.group import Group
+from spa.operation import RuleFunction, registered
 from spa.plan import Plan
 
 
@@ -181,3 +183,46 @@ def print_frozen(shares: Sequence[FrozenShare], console: Console, *, most: int =
         table.add_row(share.reason, quantity(share.params), f"{share.share:.1%}", share.example)
     console.print(table)
     console.print()
+
+
+# ----------------------------------------------------------------------------------------------------- rules
+@dataclass(frozen=True, slots=True)
+class RuleRow:
+    """Operators that share a rule, and what it says."""
+
+    family: str
+    operators: tuple[str, ...]
+    text: str
+
+
+def rule_rows(operator: str | None = None) -> list[RuleRow]:
+    """The registered rules, families in alphabetical order; only those for `operator` if given."""
+    found: dict[RuleFunction, list[str]] = {}
+    for (domain, name), function in sorted(registered().items()):
+        full = f"{domain}::{name}" if domain else name
+        if operator is None or operator.lower() in (name.lower(), full.lower()):
+            found.setdefault(function, []).append(full)
+    rows = [
+        RuleRow(function.__module__.rpartition(".")[2], tuple(names), " ".join((function.__doc__ or "").split()))
+        for function, names in found.items()
+    ]
+    return sorted(rows, key=lambda row: (row.family, row.operators))
+
+
+def rules_markdown(rows: Sequence[RuleRow]) -> str:
+    """README's table of operators."""
+    lines = ["| family | operators | rule |", "|---|---|---|"]
+    for row in rows:
+        text = row.text.replace("|", "\\|").replace("*", "\\*")
+        lines.append(f"| {row.family} | {', '.join(row.operators)} | {text} |")
+    return "\n".join(lines)
+
+
+def print_rules(rows: Sequence[RuleRow], console: Console) -> None:
+    """The rules for a person."""
+    table = Table(show_edge=False, box=None)
+    for column in ("operators", "rule"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(Text(", ".join(row.operators)), Text(row.text))
+    console.print(table)
