@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import isfinite
+from math import floor, isfinite
 
 import numpy as np
 
@@ -247,8 +247,9 @@ def _why(problem: _Problem, frozen: Sequence[Frozen]) -> str:
             f"tensors that stay ({stays}) and the last unit of each group" if stays else "the last unit of each group"
         )
         held.append(f"{rest} {_percent(1 - reach)}")
+    most = _percent(floor(1000 * best + _ROUNDING) / 1000)  # rounded down, so that asking for it succeeds
     return (
-        f"ratio {problem.options.ratio:g} of {measure} cannot be met: at most {_percent(best)} can go; "
+        f"ratio {problem.options.ratio:g} of {measure} cannot be met: at most {most} can go; "
         f"what holds the rest: {', '.join(held)}"
     )
 

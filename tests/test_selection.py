@@ -272,6 +272,14 @@ def test_which_groups_are_cut(make: Callable[[], Grouped], options: dict[str, An
     assert set(choose(make(), **options).plan.removed) == cut
 
 
+def test_a_group_too_short_to_be_cut_does_not_compete_with_what_is_cut_in_its_place() -> None:
+    model = attention(heads=3, head_dim=12)
+    scores = [np.full(group.size, 0.0 if group.kind == "heads" else 1.0) for group in model.groups]
+    found = choose(model, scores=scores, ratio=0.1, of="params")
+    assert found.plan.removed.keys() <= {"wq:1#2", "wv:1"}
+    assert found.limits == ("1 heads group left alone (nested with groups that are cut; include='heads' cuts both)",)
+
+
 @pytest.mark.parametrize("pattern", ["c1:0", "c1", "c?:0", "first", "fir*", "channels", "d1"])
 def test_patterns_name_groups_kinds_tensors_and_nodes(pattern: str) -> None:
     model = residual()
@@ -338,7 +346,7 @@ def test_a_budget_out_of_reach_says_what_holds_the_rest() -> None:
     text = str(caught.value)
     # of 8 * 10 + 2 * 10 + 10 * 6 + 6 * 4 = 184: 6 of 10 stay; then 1; then 1 and 1 of 6
     assert text == (
-        "ratio 0.9 of params cannot be met: at most 34.8 % can go; what holds the rest: min_keep=0.5 34.8 %, "
+        "ratio 0.9 of params cannot be met: at most 34.7 % can go; what holds the rest: min_keep=0.5 34.8 %, "
         "align=2 8.7 %, groups left out by exclude or only 13.6 %, the last unit of each group 8.2 %"
     )
     with pytest.raises(BudgetError, match=r"at most 38\.0 % .* groups that are off unless included 53\.8 %"):
@@ -353,10 +361,10 @@ def test_what_a_budget_error_says_can_be_reached_can_be() -> None:
         with pytest.raises(BudgetError) as caught:
             choose(model, ratio=0.999, of=of, align=align, min_keep=min_keep)
         most = float(str(caught.value).partition("at most ")[2].partition(" %")[0]) / 100
-        assert choose(model, ratio=most - 0.0006, of=of, align=align, min_keep=min_keep).reached[of] >= most - 0.0006
+        assert choose(model, ratio=most, of=of, align=align, min_keep=min_keep).reached[of] >= most
         shares = str(caught.value).partition("holds the rest: ")[2].split(" %")
         held = [float(part.split()[-1]) / 100 for part in takewhile(str.strip, shares)]
-        assert most + sum(held) == pytest.approx(1, abs=0.004)
+        assert most + sum(held) == pytest.approx(1, abs=0.005)
 
 
 def test_a_share_too_small_for_any_unit_is_refused() -> None:
