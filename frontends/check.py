@@ -37,10 +37,8 @@ def check_proto(proto: onnx.ModelProto) -> None:
     """
     if not proto.HasField("graph"):
         raise ModelError("not an ONNX model: it holds no graph")
-    if len({(function.domain, function.name, function.overload) for function in proto.functions}) < len(
-        proto.functions
-    ):
-        raise ModelError(f"function {_repeated(function.name for function in proto.functions)} is defined twice")
+    if repeated := _repeated(f"{each.domain}:{each.name}:{each.overload}" for each in proto.functions):
+        raise ModelError(f"function {repeated} is defined twice")
     pending = [(proto.graph, 1)]
     pending += [(graph, 1) for function in proto.functions for node in function.node for graph in _subgraphs(node)]
     while pending:
@@ -82,15 +80,16 @@ def _repeated(names: Iterable[str]) -> str:
     return next((repr(name) for name, count in Counter(names).items() if count > 1), "")
 
 
-def check_model(model: ir.Model) -> None:
+def check_model(model: ir.Model, graphs: Iterable[ir.Graph]) -> None:
     """Refuse a model whose versions are unknown or whose values are not well defined; sort the nodes if need be.
 
     Raises:
         ModelError: with the reason and the names of the values or nodes at fault.
     """
     _check_versions(model)
-    _check_expansion(model)
-    for graph in all_graphs(model):
+    if model.functions:
+        _check_expansion(model)
+    for graph in graphs:
         _check_names(graph)
     for graph in bodies(model):
         try:
@@ -104,11 +103,9 @@ def bodies(model: ir.Model) -> list[ir.Graph]:
     return [model.graph, *(function.graph for function in model.functions.values())]
 
 
-def all_graphs(model: ir.Model) -> Iterator[ir.Graph]:
+def all_graphs(model: ir.Model) -> list[ir.Graph]:
     """The main graph, the functions' graphs, and all subgraphs."""
-    for graph in bodies(model):
-        yield graph
-        yield from graph.subgraphs()
+    return [graph for body in bodies(model) for graph in (body, *body.subgraphs())]
 
 
 def _check_versions(model: ir.Model) -> None:

@@ -8,6 +8,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
 import onnx_ir as ir
@@ -18,12 +19,15 @@ from spa.frontends import check, wire
 from spa.frontends.weights import Fingerprint, Origin, Weights, open_mapped, origin_of, set_origin
 from spa.frontends.writing import save
 
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
 __all__ = ["load", "origin_of", "save"]
 
 _HEAD_NBYTES = 40
 
 
-def load(source: str | os.PathLike[str] | onnx.ModelProto | ir.Model | object) -> ir.Model:
+def load(source: str | os.PathLike[str] | onnx.ModelProto | ir.Model | gs.Graph) -> ir.Model:
     """Read and check a model.
 
     Weights stay memory-mapped, external or not. The source is never changed: a model in memory is copied (its tensors
@@ -78,13 +82,14 @@ def _load_file(path: Path) -> ir.Model:
 
 def _adopt(model: ir.Model, weights: Weights, origin: Origin) -> ir.Model:
     """Give a model what SPA relies on: checked, sorted, weights mapped, one name for the standard domain."""
-    weights.adopt(model)
-    check.check_model(model)
+    graphs = check.all_graphs(model)
+    weights.adopt(graphs)
+    check.check_model(model, graphs)
     for graph in check.bodies(model):
         if "ai.onnx" in graph.opset_imports:
             opset = graph.opset_imports.pop("ai.onnx")
             graph.opset_imports.setdefault("", opset)
-    for graph in check.all_graphs(model):
+    for graph in graphs:
         _open_negative_axes(graph)
     files: tuple[Fingerprint, ...] = (*origin.files, *weights.files)
     set_origin(model, Origin(path=origin.path, external=origin.external or weights.external, files=files))

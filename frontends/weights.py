@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -99,13 +100,13 @@ class Weights:
     external: bool = False
     _maps: dict[Path, mmap.mmap] = field(default_factory=dict)
 
-    def adopt(self, model: ir.Model) -> None:
-        """Check every tensor of a model, and replace external ones by views of mapped files.
+    def adopt(self, graphs: Iterable[ir.Graph]) -> None:
+        """Check every tensor of these graphs, and replace external ones by views of mapped files.
 
         Raises:
             ModelError: naming the tensor at fault.
         """
-        for graph in check.all_graphs(model):
+        for graph in graphs:
             for value in graph.initializers.values():
                 check.check_weight(value)
                 assert value.const_value is not None
@@ -125,7 +126,7 @@ class Weights:
         if isinstance(tensor, ir.serde.TensorProtoTensor):
             check.check_payload(tensor.raw)
         if not isinstance(tensor, ir.ExternalTensor):
-            return tensor
+            return _apart(tensor)
         expected = check.expected_nbytes(tensor.name, tensor.dtype, list(tensor.shape.numpy()))
         offset, length = tensor.offset or 0, expected if tensor.length is None else tensor.length
         check.check_nbytes(tensor.name, tensor.dtype, list(tensor.shape.numpy()), length)
@@ -150,6 +151,20 @@ class Weights:
                 raise ModelError(f"external data of tensor {tensor.name!r}: {error}") from None
             self.files.append(fingerprint)
         return self._maps[path]
+
+
+def _apart(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """The same content under a name of its own: onnx_ir writes names into tensors, the caller's own among them."""
+    if tensor.dtype == ir.DataType.STRING:
+        return ir.StringTensor(tensor.numpy(), shape=ir.Shape(tensor.shape.numpy()), name=tensor.name)
+    return ir.LazyTensor(
+        lambda: tensor,
+        tensor.dtype,
+        ir.Shape(tensor.shape.numpy()),
+        name=tensor.name,
+        doc_string=tensor.doc_string,
+        metadata_props=dict(tensor.metadata_props) or None,
+    )
 
 
 def _locate(name: str, location: str, folders: tuple[Path, ...]) -> Path:

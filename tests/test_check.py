@@ -180,7 +180,7 @@ BAD: dict[str, tuple[Make, str]] = {
     ),
     "function defined twice": (
         _changed(lambda proto: proto.functions.append(proto.functions[0])),
-        "function 'shift' is defined twice",
+        "function 'local:shift:' is defined twice",
     ),
     "function calls itself": (lambda _: _calls(3, 1, back=True), "functions call themselves: 'f0' -> 'f1' -> 'f2'"),
     "functions grow without bound": (lambda _: _calls(60, 10), r"would have 1e\+60 nodes; the limit is 2000000"),

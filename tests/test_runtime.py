@@ -88,7 +88,7 @@ LENT_TYPES = [np.float16, np.float64, np.int8, np.bool_, ml_dtypes.bfloat16, ml_
 @pytest.mark.parametrize("dtype", LENT_TYPES)
 @pytest.mark.parametrize("optimize", [False, True])
 def test_weights_of_every_type_are_lent(dtype: type, optimize: bool) -> None:
-    weight = (np.arange(2048) % 2).astype(dtype)
+    weight: np.ndarray = (np.arange(2048) % 2).astype(dtype)
     proto = text_model("y = Cast<to = 1>(weight)", "", "float[2048] y")
     code = ir.DataType.from_numpy(weight.dtype).value
     proto.graph.initializer.add(name="weight", data_type=code, dims=[2048], raw_data=weight.tobytes())

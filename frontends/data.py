@@ -1,0 +1,180 @@
+"""Calibration samples from files and functions, as arrays; whether they fit a model is checked elsewhere."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spa.errors import DataError, MissingExtra
+
+IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
+
+Declared = Mapping[str, Sequence[int | None]]
+"""Shape of each input of the model, None for an open axis; axis 0 counts samples."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageOptions:
+    """How an image becomes a sample: (value / 255 - mean) / std for each channel.
+
+    Attributes:
+        mean, std: for each channel, or one for all.
+        size: (height, width); None: the input's own.
+    """
+
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    size: tuple[int, int] | None = None
+
+
+def read_samples(
+    source: str | os.PathLike[str], declared: Declared, *, images: ImageOptions | None = None, most: int | None = None
+) -> Mapping[str, np.ndarray] | Iterable[Any]:
+    """Samples from `source`.
+
+    Args:
+        source: an .npz keyed by input name, an .npy, a folder of images, .npy or .npz, or 'module:function', which is
+            called without arguments and returns a mapping, an array or an iterable of samples.
+        most: of the files in a folder, evenly chosen.
+
+    Raises:
+        DataError: the source is not there, or is none of these.
+        MissingExtra: images need Pillow.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return _folder(path, declared, images or ImageOptions(), most)
+    if path.is_file():
+        return _file(path, declared, images or ImageOptions())
+    module, colon, function = str(source).partition(":")
+    if colon and module.replace(".", "").isidentifier() and function.isidentifier():
+        return _call(module, function)
+    raise DataError(
+        f"calibration data {str(source)!r}: there is no such file or folder; a function is given as module:function"
+    )
+
+
+def _call(module: str, function: str) -> Mapping[str, np.ndarray] | Iterable[Any]:
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # a script in the working directory, as python -m finds it
+    try:
+        target = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise DataError(f"calibration data {module}:{function}: {error}") from error
+    if not callable(target):
+        raise DataError(f"calibration data {module}:{function}: expected a function, found {type(target).__name__}")
+    found: Mapping[str, np.ndarray] | Iterable[Any] = target()
+    return found
+
+
+def _file(path: Path, declared: Declared, images: ImageOptions) -> dict[str, np.ndarray]:
+    suffix = path.suffix.lower()
+    if suffix == ".npz":
+        return _arrays(path)
+    if suffix == ".npy":
+        return {_only_input(declared, path): _array(path)}
+    if suffix in IMAGES:
+        name = _only_input(declared, path)
+        return {name: _image(path, declared[name], images)[None]}
+    raise DataError(
+        f"calibration data {path}: expected .npz, .npy, an image or a folder of them, found {suffix or 'no suffix'}"
+    )
+
+
+def _folder(folder: Path, declared: Declared, images: ImageOptions, most: int | None) -> dict[str, np.ndarray]:
+    known = {".npz", ".npy"} | IMAGES
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in known and path.is_file())
+    if not files:
+        raise DataError(f"calibration data {folder}: the folder holds no .npy, .npz or image")
+    kinds = {"image" if path.suffix.lower() in IMAGES else path.suffix.lower() for path in files}
+    if len(kinds) > 1:
+        raise DataError(f"calibration data {folder}: expected files of one kind, found {', '.join(sorted(kinds))}")
+    if most is not None and most < len(files):
+        files = [files[at] for at in np.linspace(0, len(files) - 1, most).round().astype(int)]
+    if kinds == {".npz"}:
+        parts = [_arrays(path) for path in files]
+        return {
+            name: _join([_sample(part, name, path) for part, path in zip(parts, files, strict=True)], name, declared)
+            for name in parts[0]
+        }
+    name = _only_input(declared, folder)
+    if kinds == {".npy"}:
+        return {name: _join([_array(path) for path in files], name, declared)}
+    return {name: np.stack([_image(path, declared[name], images) for path in files])}
+
+
+def _sample(arrays: Mapping[str, np.ndarray], name: str, path: Path) -> np.ndarray:
+    if name not in arrays:
+        raise DataError(
+            f"calibration data {path}: expected an array {name!r} as in the other files, found {', '.join(arrays)}"
+        )
+    return arrays[name]
+
+
+def _join(parts: Sequence[np.ndarray], name: str, declared: Declared) -> np.ndarray:
+    """Files that hold a sample each are stacked, files that hold several are put one behind the other."""
+    shapes = {part.shape for part in parts}
+    whole = name in declared and all(part.ndim == len(declared[name]) for part in parts)
+    if whole and len({shape[1:] for shape in shapes}) == 1:
+        return np.concatenate(parts)
+    if len(shapes) > 1:
+        raise DataError(
+            f"calibration data: all samples of {name!r} must have one shape, found {', '.join(map(str, sorted(shapes)[:4]))}"
+        )
+    return np.stack(parts)
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return dict(archive)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"calibration data {path}: this is no .npz of plain arrays: {error}") from error
+
+
+def _array(path: Path) -> np.ndarray:
+    try:
+        array: np.ndarray = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"calibration data {path}: this is no .npy of a plain array: {error}") from error
+    return array
+
+
+def _only_input(declared: Declared, path: Path) -> str:
+    if len(declared) != 1:
+        names = ", ".join(map(repr, declared))
+        raise DataError(
+            f"calibration data {path}: the model has the inputs {names}; give an .npz with an array for each"
+        )
+    return next(iter(declared))
+
+
+def _image(path: Path, shape: Sequence[int | None], options: ImageOptions) -> np.ndarray:
+    """One image, laid out as the input is, without the axis of samples."""
+    try:
+        from PIL import Image
+    except ImportError:
+        raise MissingExtra("reading images needs Pillow: pip install 'spa-onnx[images]'") from None
+    if len(shape) != 4:
+        raise DataError(f"calibration data {path}: an image needs an input of four axes, this model's has {len(shape)}")
+    last = shape[3] in (1, 3) and shape[1] not in (1, 3)
+    channels, height, width = (shape[3], shape[1], shape[2]) if last else (shape[1], shape[2], shape[3])
+    height, width = (height, width) if options.size is None else options.size
+    with Image.open(path) as image:
+        colours = image.convert("L" if channels == 1 else "RGB")
+        if height is not None and width is not None:
+            colours = colours.resize((width, height))
+        elif options.size is None:
+            raise DataError(
+                f"calibration data {path}: the input's height and width are open; give the size of the images"
+            )
+        values = np.asarray(colours, np.float32).reshape(colours.height, colours.width, -1) / np.float32(255)
+    values = (values - np.float32(options.mean)) / np.float32(options.std)
+    return values if last else np.ascontiguousarray(values.transpose(2, 0, 1))
