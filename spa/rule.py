@@ -17,14 +17,14 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import NamedTuple
 
 from spa.dims import Kind
 
 Expression = "Name | Compound | int"  # int: the literal 1
 
 
-@dataclass(frozen=True, slots=True)
-class Name:
+class Name(NamedTuple):  # a tuple, as Compound: patterns are looked up by value, and tuples hash fast
     """A factor; with `star`, as many factors as the tensor has axes left."""
 
     name: str
@@ -34,8 +34,7 @@ class Name:
         return ("*" if self.star else "") + self.name
 
 
-@dataclass(frozen=True, slots=True)
-class Compound:
+class Compound(NamedTuple):
     """A product or a sum of terms, major first."""
 
     kind: Kind
@@ -151,7 +150,12 @@ class Rule:
     @property
     def contracted(self) -> frozenset[str]:
         """Factors that stand in operands only: summed away, or dropped."""
-        return _names(self.operands) - _names(self.results)
+        return _contracted(self.operands, self.results)
+
+
+@lru_cache(maxsize=8192)
+def _contracted(operands: tuple[Pattern, ...], results: tuple[Pattern, ...]) -> frozenset[str]:
+    return _names(operands) - _names(results)
 
 
 def _names(patterns: tuple[Pattern, ...]) -> frozenset[str]:
@@ -229,13 +233,18 @@ def _parse_pattern(text: str) -> Pattern:
 
 def parse_terms(text: str) -> list[Term]:
     """Terms separated by blanks."""
+    return list(_terms_of(text))
+
+
+@lru_cache(maxsize=4096)
+def _terms_of(text: str) -> tuple[Term, ...]:
     tokens = _TOKEN.findall(text)
     if "".join(tokens) != re.sub(r"\s+", "", text):
         raise ValueError(f"rule pattern {text!r}: unexpected character")
     terms, rest = _parse_sequence(tokens, 0)
     if rest != len(tokens):
         raise ValueError(f"rule pattern {text!r}: unbalanced parenthesis")
-    return terms
+    return tuple(terms)
 
 
 def _parse_sequence(tokens: list[str], at: int) -> tuple[list[Term], int]:
@@ -245,6 +254,8 @@ def _parse_sequence(tokens: list[str], at: int) -> tuple[list[Term], int]:
         if token == "(":
             term, at = _parse_group(tokens, at + 1)
             terms.append(term)
+        elif token == "_":
+            raise ValueError("'_' stands for a whole tensor, not for an axis of one")
         elif token.isdigit():
             if token != "1":
                 raise ValueError(f"the literal size {token}: only 1 may be written as a number")

@@ -22,7 +22,7 @@ def counts(operation: Operation, **terms: str) -> tuple[Sizes, ...]:
 
 @register("Attention")
 def attention(operation: Operation) -> Rule:
-    """"b (h r) s k, b h t k, b h t v, s t, b h p k, b h p v -> b (h r) s v, b h (p + t) k, b h (p + t) v"."""
+    """`b (h r) s k, b h t k, b h t v, s t, b h p k, b h p v -> b (h r) s v, b h (p + t) k, b h (p + t) v`."""
     query, key = operation.shape(0), operation.shape(1)
     stacked = len(query) == 4
     heads = query[1] if stacked else int(operation.attribute("q_num_heads", 0))
@@ -60,7 +60,7 @@ def attention(operation: Operation) -> Rule:
 
 
 def _mask(operation: Operation, names: list[str]) -> str:
-    """The pattern of a mask that broadcasts against the scores; one shorter than the keys has "m" last."""
+    """The pattern of a mask that broadcasts against the scores; one shorter than the keys has `m` last."""
     if not operation.has(3):
         return "_"
     shape = operation.shape(3)
@@ -75,7 +75,7 @@ def _mask(operation: Operation, names: list[str]) -> str:
 @register("LinearAttention")
 @register("LinearAttention", domain=MICROSOFT)
 def linear_attention(operation: Operation) -> Rule:
-    """"b t (h r k), b t (h k), b t (h v), b h k v, b t (h k), b t h -> b t (h r v), b h k v"."""
+    """`b t (h r k), b t (h k), b t (h v), b h k v, b t (h k), b t h -> b t (h r v), b h k v`."""
     shared = int(operation.attribute("kv_num_heads"))
     if operation.attribute("state_window", 0) or int(operation.attribute("q_num_heads")) % shared:
         raise Refusal("a linear attention with several states, or with more heads of keys than of queries")
@@ -103,7 +103,7 @@ def linear_attention(operation: Operation) -> Rule:
 # ----------------------------------------------------------------------------------------------------- rotary
 @register("RotaryEmbedding")
 def rotary(operation: Operation) -> Rule:
-    """"b h s (p r), m r, m r, b s -> b h s (p r)": pairs p turn together; interleaved they are "(r p)"."""
+    """`b h s (p r), m r, m r, b s -> b h s (p r)`: pairs p turn together; interleaved they are `(r p)`."""
     caches = ["m r", "m r", "b s"] if operation.has(3) else ["b s r", "b s r"]
     return rotate(operation, [1, 2, 3], caches)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -33,7 +32,7 @@ class Mix:
 # -------------------------------------------------------------------------------------------------- matrices
 @register("MatMul")
 def matmul(operation: Operation) -> Rule:
-    """"*b m k, *b k n -> *b m n", the batch axes broadcast."""
+    """`*b m k, *b k n -> *b m n`, the batch axes broadcast."""
     mix = matrices(operation.shape(0), operation.shape(1), operation.weights)
     return mix.rule(mix.data, mix.weight)
 
@@ -71,7 +70,7 @@ def contraction_kinds(weights: frozenset[int], *, batch: str, inner: str, outer:
 
 @register("Gemm")
 def gemm(operation: Operation) -> Rule:
-    """"m k, k n, n -> m n", operands transposed as the attributes say."""
+    """`m k, k n, n -> m n`, operands transposed as the attributes say."""
     mix = gemm_mix(operation, operation.weights)
     return mix.rule(mix.data, mix.weight, *addend(operation, 2, ["m", "n"]))
 
@@ -96,7 +95,7 @@ def addend(operation: Operation, position: int, names: list[str]) -> list[str]:
 # ---------------------------------------------------------------------------------------------- convolutions
 @register("Conv", "ConvTranspose")
 def convolution(operation: Operation) -> Rule:
-    """"n (g i) *s, (g o) i *k, (g o) -> n (g o) *t"; a transposed weight is "(g i) o *k"."""
+    """`n (g i) *s, (g o) i *k, (g o) -> n (g o) *t`; a transposed weight is `(g i) o *k`."""
     mix = sliding(operation, transposed=operation.name == "ConvTranspose")
     return mix.rule(mix.data, mix.weight, *[mix.bias] * operation.has(2))
 
@@ -110,10 +109,11 @@ def sliding(
     weight = "(g i) o *k" if transposed else "(g o) i *k"
     pointwise = _is_pointwise(operation, kernel[2:])
     layout = "n *{} (g {})" if channels_last else "n (g {1}) *{0}"
-    texts = [layout.format("s", "i"), weight, "(g o)", layout.format("s" if pointwise else "t", "o")]
+    texts = (layout.format("s", "i"), weight, "(g o)", layout.format("s" if pointwise else "t", "o"))
     notes: dict[str, Any] = {"frozen": {"k" if pointwise else "s k t": WINDOW}, "kinds": {"i o": "channels"}}
     if group == 1:
-        return Mix(*(text.replace("(g i)", "i").replace("(g o)", "o") for text in texts), notes)
+        data_text, weight, bias, result = (text.replace("(g i)", "i").replace("(g o)", "o") for text in texts)
+        return Mix(data_text, weight, bias, result, notes)
     channels = data[-1 if channels_last else 1]
     if channels == group == prod(kernel[:2]):  # depthwise: nothing but the channels themselves
         notes["kinds"] = {"g": "channels"}
@@ -132,7 +132,7 @@ def _is_pointwise(operation: Operation, kernel: Shape) -> bool:
 
 @register("DeformConv")
 def deformable_convolution(operation: Operation) -> Rule:
-    """"n (g i) *s, (g o) i *k, n f *t, (g o), n m *t -> n (g o) *t"."""
+    """`n (g i) *s, (g o) i *k, n f *t, (g o), n m *t -> n (g o) *t`."""
     mix = sliding(operation)
     notes = dict(mix.notes)
     notes["frozen"] = {"s k t f m" if operation.has(4) else "s k t f": WINDOW}
@@ -147,7 +147,7 @@ def deformable_convolution(operation: Operation) -> Rule:
 @register("CausalConvWithState")
 @register("CausalConvWithState", domain=MICROSOFT)
 def causal_convolution(operation: Operation) -> Rule:
-    """"n c t, c 1 k, c, n c p -> n c t, n c p": depthwise, over the steps before."""
+    """`n c t, c 1 k, c, n c p -> n c t, n c p`: depthwise, over the steps before."""
     if any(operation.attribute(name, 0) for name in ("channels_last", "state_window")) or len(operation.shape(0)) != 3:
         raise Refusal("a causal convolution with several states, or in another layout")
     operands = ["n c t", "c 1 k", "c" if operation.has(2) else "_", "n c p"][: len(operation.inputs)]

@@ -16,7 +16,7 @@ STATE = "positions of a state that is kept for the next call"
 
 @register("RotaryEmbedding", domain=MICROSOFT)
 def rotary(operation: Operation) -> Rule:
-    """"b h s (p r), b s, m r, m r -> b h s (p r)": pairs p turn together; interleaved they are "(r p)"."""
+    """`b h s (p r), b s, m r, m r -> b h s (p r)`: pairs p turn together; interleaved they are `(r p)`."""
     if len(operation.shape(1)) == 2:
         return rotate(operation, [1, 2, 3], ["b s", "m r", "m r"])
     counted = rotate(operation, [1, 2, 3], ["_", "m r", "m r"])
@@ -46,16 +46,16 @@ def _inside(operation: Operation, names: str) -> dict[str, str]:
     return {} if operation.attribute("scale") else {names: SCALE}
 
 
-def _sequence(operation: Operation, names: str, *, causal: bool) -> dict[str, dict[str, str]]:
+def _sequence(names: str, *, causal: bool) -> dict[str, dict[str, str]]:
     return {"frozen": {names: ORDER}} if causal else {"statistic": {names: SOFTMAX}}
 
 
 # ------------------------------------------------------------------------------------------------- projecting
 @register("Attention", "QAttention", domain=MICROSOFT)
 def projected(operation: Operation) -> Rule:
-    """"b s i, i (h k + h k + h v), (h k + h k + h v), b s, z b h p d -> b s (h v), z b h (p + s) d".
+    """`b s i, i (h k + h k + h v), (h k + h k + h v), b s, z b h p d -> b s (h v), z b h (p + s) d`.
 
-    Without sizes of their own, queries, keys and values share one head size: "i (z h d)".
+    Without sizes of their own, queries, keys and values share one head size: `i (z h d)`.
     """
     if operation.attribute("past_present_share_buffer", 0):
         raise Refusal("an attention whose past and present share a buffer")
@@ -78,7 +78,7 @@ def projected(operation: Operation) -> Rule:
     ]
     named = {name for text in given for name in text.replace("(", " ").replace(")", " ").split()}
     causal = bool(operation.attribute("unidirectional", 0))
-    notes = _sequence(operation, " ".join(name for name in "sp" if name in named), causal=causal)
+    notes = _sequence(" ".join(name for name in "sp" if name in named), causal=causal)
     frozen = notes.get("frozen", {}) | _inside(operation, key)
     if not own:
         frozen |= {"z": PARTS}
@@ -119,7 +119,7 @@ def _projection_macs(own: bool, past: bool) -> tuple[tuple[str, ...], ...]:
 # -------------------------------------------------------------------------------------------------- attending
 @register("MultiHeadAttention", domain=MICROSOFT)
 def multi_head(operation: Operation) -> Rule:
-    """"b s (h k), b t (h k), b t (h v), (h k + h k + h v) -> b s (h v)"; or packed "b s h z d", "b t h z d"."""
+    """`b s (h k), b t (h k), b t (h v), (h k + h k + h v) -> b s (h v)`; or packed `b s h z d`, `b t h z d`."""
     query = operation.shape(0)
     heads = int(operation.attribute("num_heads"))
     key = operation.shape(1) if operation.has(1) else ()
@@ -140,8 +140,10 @@ def multi_head(operation: Operation) -> Rule:
     operands = ["b t h z d" if len(query) == 5 else f"b s (h {k})", keys, values, *optional, "_", "_"]
     given = [text if operation.has(at) else "_" for at, text in enumerate(operands[: len(operation.inputs)])]
     results = [f"b {rows} (h {v})", f"b h {total} {k}", f"b h {total} {v}", f"b h {rows} {total}"]
-    steps = ("t p" if operation.has(6) else "t") + (" s" if operation.attribute("unidirectional", 0) and rows == "s" else "")
-    notes = _sequence(operation, steps, causal=bool(operation.attribute("unidirectional", 0)))
+    steps = ("t p" if operation.has(6) else "t") + (
+        " s" if operation.attribute("unidirectional", 0) and rows == "s" else ""
+    )
+    notes = _sequence(steps, causal=bool(operation.attribute("unidirectional", 0)))
     frozen = notes.get("frozen", {}) | _inside(operation, k)
     sizes = {"h": heads}
     if packed:
@@ -172,7 +174,7 @@ def _steps(operation: Operation) -> int:
 
 @register("GroupQueryAttention", domain=MICROSOFT)
 def group_query(operation: Operation) -> Rule:
-    """"b s (h r d), b t (h d), b t (h d), b h p d, b h p d, b, (), m e, m e -> b s (h r d), b h u d, b h u d"."""
+    """`b s (h r d), b t (h d), b t (h d), b h p d, b h p d, b, (), m e, m e -> b s (h r d), b h u d, b h u d`."""
     shared = int(operation.attribute("kv_num_heads"))
     repeat = int(operation.attribute("num_heads")) // shared
     head = "h r" if repeat > 1 else "h"

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from spa.operation import MICROSOFT, Operation, letters, pattern, register
 from spa.rule import Rule, Sizes, parse_terms, rule
-from spa.rules.linear import Mix, addend, gemm_mix, matrices
+from spa.rules.linear import WINDOW, Mix, addend, gemm_mix, matrices
 from spa.rules.pointwise import broadcast_line
-from spa.rules.pool import WINDOW
 from spa.rules.quantize import RANGE, along, zeros
 from spa.rules.recurrent import GATES, STEPS
 from spa.rules.reduce import ALONG, ZEROS_COUNT, reduced
@@ -21,7 +20,7 @@ def _line(operation: Operation, operands: dict[int, str], result: str) -> str:
 # -------------------------------------------------------------------------------------------------- pointwise
 @register("QLinearLeakyRelu", "QLinearSigmoid", domain=MICROSOFT)
 def unary(operation: Operation) -> Rule:
-    """"*a, _, _, _, _ -> *a"."""
+    """`*a, _, _, _, _ -> *a`."""
     return rule(_line(operation, {0: "*a"}, "*a"))
 
 
@@ -30,7 +29,7 @@ DATA = {"QLinearAdd": (0, 3), "QLinearMul": (0, 3), "MulInteger": (0, 2), "QLine
 
 @register(*DATA, domain=MICROSOFT)
 def binary(operation: Operation) -> Rule:
-    """"*a, _, _, *a, _, _, _, _ -> *a", broadcast."""
+    """`*a, _, _, *a, _, _, _, _ -> *a`, broadcast."""
     data = DATA[operation.name]
     operands, result = broadcast_line(tuple(operation.shape(position) for position in data)).split(" -> ")
     return rule(_line(operation, dict(zip(data, operands.split(", "), strict=True)), result))
@@ -38,7 +37,7 @@ def binary(operation: Operation) -> Rule:
 
 @register("QLinearConcat", domain=MICROSOFT)
 def concat(operation: Operation) -> Rule:
-    """"_, _, n a, _, _, n b, _, _ -> n (a + b)"."""
+    """`_, _, n a, _, _, n b, _, _ -> n (a + b)`."""
     data = range(2, len(operation.inputs), 3)
     names = letters(len(operation.shape(2)), avoid="x")
     axis = operation.axis(position=2)
@@ -51,7 +50,7 @@ def concat(operation: Operation) -> Rule:
 # ------------------------------------------------------------------------------------------------ along an axis
 @register("QLinearSoftmax", domain=MICROSOFT)
 def softmax(operation: Operation) -> Rule:
-    """"a b, _, _, _, _ -> a b": b shares a sum; before opset 13 all later axes do too."""
+    """`a b, _, _, _, _ -> a b`: b shares a sum; before opset 13 all later axes do too."""
     names = letters(len(operation.shape(0)))
     flattens = int(operation.attribute("opset", 13)) < 13
     axis = operation.axis(1 if flattens else -1)
@@ -61,7 +60,7 @@ def softmax(operation: Operation) -> Rule:
 
 @register("QLinearReduceMean", domain=MICROSOFT)
 def reduce_mean(operation: Operation) -> Rule:
-    """"a b, _, _, _, _ -> a 1"."""
+    """`a b, _, _, _, _ -> a 1`."""
     names = letters(len(operation.shape(0)))
     axes = {axis % len(names) for axis in operation.attribute("axes") or range(len(names))}
     inside = " ".join(names[axis] for axis in sorted(axes))
@@ -71,7 +70,7 @@ def reduce_mean(operation: Operation) -> Rule:
 
 @register("ReduceSumInteger", domain=MICROSOFT)
 def reduce_sum(operation: Operation) -> Rule:
-    """"a b -> a 1"."""
+    """`a b -> a 1`."""
     names = letters(len(operation.shape(0)))
     axes = {axis % len(names) for axis in operation.attribute("axes")}
     return rule(f"{pattern(names)} -> {reduced(operation, names, axes)}")
@@ -79,7 +78,7 @@ def reduce_sum(operation: Operation) -> Rule:
 
 @register("QLinearAveragePool", "QLinearGlobalAveragePool", domain=MICROSOFT)
 def average_pool(operation: Operation) -> Rule:
-    """"n c *s, _, _, _, _ -> n c *t", or channels last; the whole image is a mean."""
+    """`n c *s, _, _, _, _ -> n c *t`, or channels last; the whole image is a mean."""
     last = bool(operation.attribute("channels_last", 0))
     layout = "n *s c" if last else "n c *s"
     if operation.name == "QLinearAveragePool":
@@ -91,7 +90,7 @@ def average_pool(operation: Operation) -> Rule:
 # ---------------------------------------------------------------------------------------------------- products
 @register("QGemm", domain=MICROSOFT)
 def gemm(operation: Operation) -> Rule:
-    """"m k, _, _, k n, n, n, n, _, _ -> m n", operands transposed as the attributes say."""
+    """`m k, _, _, k n, n, n, n, _, _ -> m n`, operands transposed as the attributes say."""
     mix = gemm_mix(operation, _weights(operation, 0, 3))
     bias = dict.fromkeys((6,), *addend(operation, 6, ["m", "n"])) if operation.has(6) else {}
     scales = {at: along(operation, at, ["n"], 0) for at in (4, 5)}
@@ -108,7 +107,7 @@ def _mixed(operation: Operation, mix: Mix, operands: dict[int, str], points: tup
 
 @register("MatMulInteger16", "MatMulIntegerToFloat", domain=MICROSOFT)
 def matmul_to_float(operation: Operation) -> Rule:
-    """"*b m k, *b k n, _, n, _, n, n -> *b m n"."""
+    """`*b m k, *b k n, _, n, _, n, n -> *b m n`."""
     mix = matrices(operation.shape(0), operation.shape(1), operation.weights)
     scales = {at: along(operation, at, mix.weight.split(), -1) for at in (3, 5)}
     return _mixed(operation, mix, {0: mix.data, 1: mix.weight, **scales, 6: mix.bias}, zeros(operation, (0, 4), (1, 5)))
@@ -116,7 +115,7 @@ def matmul_to_float(operation: Operation) -> Rule:
 
 @register("DynamicQuantizeMatMul", domain=MICROSOFT)
 def dynamic_matmul(operation: Operation) -> Rule:
-    """"*b m k, *b k n, n, n, n -> *b m n": the data's range is found when the graph runs."""
+    """`*b m k, *b k n, n, n, n -> *b m n`: the data's range is found when the graph runs."""
     mix = matrices(operation.shape(0), operation.shape(1), operation.weights)
     scales = {at: along(operation, at, mix.weight.split(), -1) for at in (2, 3)}
     operands = {0: mix.data, 1: mix.weight, **scales, 4: mix.bias}
@@ -131,7 +130,7 @@ def dynamic_matmul(operation: Operation) -> Rule:
 
 @register("DynamicQuantizeLSTM", domain=MICROSOFT)
 def dynamic_lstm(operation: Operation) -> Rule:
-    """"t n i, d i (g h), d h (g h), d (b h), n, d n h, d n h, d (p h), d, d, d, d -> t d n h, d n h, d n h"."""
+    """`t n i, d i (g h), d h (g h), d (b h), n, d n h, d n h, d (p h), d, d, d, d -> t d n h, d n h, d n h`."""
     scales = {at: "d" if len(operation.shape(at)) == 1 else "d (g h)" for at in range(8, 12)}
     operands = {0: "t n i", 1: "d i (g h)", 2: "d h (g h)", 3: "d (b h)", 4: "n", 5: "d n h", 6: "d n h", 7: "d (p h)"}
     given = {at: text for at, text in (operands | scales).items() if operation.has(at)}

@@ -42,8 +42,9 @@ class Mixing:
     Attributes:
         data, weight: the operands' positions; `data` is None where a recurrence reads its own result.
         bias: position of an operand that is added and may be given; None: the node takes no bias.
-        data_axes, weight_axes, bias_axes: names of the factors of each axis; after sliding, where there is a window: the
-            data's spatial axes are then named like those of the result, the taps like those of the weight.
+        data_axes, weight_axes, bias_axes: names of the factors of each axis; after sliding, where there is a window:
+            the data's spatial axes are then named like those of the result, the taps like those of the weight.
+        result_axes: the same of the result; None where the product is not what the node gives.
         contracted: the names summed over.
         stands_for: for a name that is not the rule's own, the rule's name with the same factor.
         scale, bias_scale: factors on the product and on the bias.
@@ -60,6 +61,7 @@ class Mixing:
     bias_axes: Pattern
     contracted: frozenset[str]
     stands_for: tuple[tuple[str, str], ...] = ()
+    result_axes: Pattern = None
     scale: float = 1.0
     bias_scale: float = 1.0
     bias_part: int = 0
@@ -99,7 +101,8 @@ def _mixing(rule: Rule, data: int, weight: int, **notes: Any) -> Mixing:
         result.pop(0)
     shared = made & {name.name for term in data_axes or () for name in names_of(term)}
     contracted = frozenset(shared & rule.contracted)
-    return Mixing(data, weight, notes.pop("bias", None), data_axes, weight_axes, tuple(result) or (1,), contracted, **notes)
+    bias, along = notes.pop("bias", None), tuple(result) or (1,)
+    return Mixing(data, weight, bias, data_axes, weight_axes, along, contracted, result_axes=rule.results[0], **notes)
 
 
 @mixes("MatMul", "Einsum")
@@ -120,25 +123,28 @@ def _gemm(node: ir.Node, rule: Rule, weights: frozenset[int]) -> Sequence[Mixing
 
 
 @mixes("Conv", "ConvTranspose")
-def _convolution(node: ir.Node, rule: Rule, weights: frozenset[int]) -> Sequence[Mixing]:
+def _convolution(node: ir.Node, _: Rule, weights: frozenset[int]) -> Sequence[Mixing]:
     """Data "n (g i) *t *k" once the window slides; taps behind everything else."""
     shape = node.inputs[1].shape if node.inputs[1] is not None else None
     transposed = node.op_type == "ConvTranspose"
-    sized = node.attributes.get_ints("output_shape", ()) or node.attributes.get_string("auto_pad", "").startswith("SAME")
+    sized = node.attributes.get_ints("output_shape", ()) or node.attributes.get_string("auto_pad", "").startswith(
+        "SAME"
+    )
     if weights & {0, 1} != {1} or shape is None or (transposed and sized):
         return ()
     group = node.attributes.get_int("group", 1)
     kernel = tuple(int(size) for size in shape.numpy()[2:])
     places = " ".join(f"t{axis}" for axis in range(len(kernel)))
     taps = " ".join(f"k{axis}" for axis in range(len(kernel)))
-    data, weight, bias = (f"n (g i) {places} {taps}", f"(g i) o {taps}" if transposed else f"(g o) i {taps}", "(g o)")
+    kernels = f"(g i) o {taps}" if transposed else f"(g o) i {taps}"
+    line = f"n (g i) {places} {taps}, {kernels} -> (g o), n (g o) {places}"
     if group == 1:
-        data, weight, bias = (text.replace("(g i)", "i").replace("(g o)", "o") for text in (data, weight, bias))
-    (data_axes, weight_axes), (bias_axes,) = parse_line(f"{data}, {weight} -> {bias}")
+        line = line.replace("(g i)", "i").replace("(g o)", "o")
+    (data_axes, weight_axes), (bias_axes, result_axes) = parse_line(line)
     names = tuple((f"k{axis}", f"k.{axis}") for axis in range(len(kernel)))
     contracted = frozenset({"i", *(name for name, _ in names)})
     window = _window(node, kernel, transposed)
-    return [Mixing(0, 1, 2, data_axes, weight_axes, bias_axes, contracted, names, window=window)]
+    return [Mixing(0, 1, 2, data_axes, weight_axes, bias_axes, contracted, names, result_axes, window=window)]
 
 
 def _window(node: ir.Node, kernel: tuple[int, ...], transposed: bool) -> Window:
@@ -176,8 +182,23 @@ def _recurrent(node: ir.Node, rule: Rule, weights: frozenset[int]) -> Sequence[M
     (state,), _ = parse_line("n t d k -> n" if node.attributes.get_int("layout", 0) else "t d n k -> n")
     kept = (*made[:2], Name("k"))
     steps = 1 if node.attributes.get_int("layout", 0) else 0
-    back = {"reverse": (True,), "bidirectional": (False, True)}.get(node.attributes.get_string("direction", "forward"), (False,))
-    again = Mixing(None, 2, 3, state, kept, bias, frozenset({"k"}), (("k", "h"),), bias_part=1, bias_parts=2, steps=steps, back=back)
+    back = {"reverse": (True,), "bidirectional": (False, True)}.get(
+        node.attributes.get_string("direction", "forward"), (False,)
+    )
+    again = Mixing(
+        None,
+        2,
+        3,
+        state,
+        kept,
+        bias,
+        frozenset({"k"}),
+        (("k", "h"),),
+        bias_part=1,
+        bias_parts=2,
+        steps=steps,
+        back=back,
+    )
     return [fed, again]
 
 
@@ -192,3 +213,26 @@ def added_behind(value: ir.Value) -> tuple[ir.Node, int] | None:
     other = node.inputs[1 - position]
     stored = other is not None and other.const_value is not None and other.is_initializer()
     return (node, 1 - position) if stored else None
+
+
+def scaled_behind(value: ir.Value) -> tuple[ir.Node, Sequence[ir.Value]] | None:
+    """The node that scales and shifts each channel of a value by stored numbers, and scale, shift, mean and variance."""
+    uses = list(value.uses())
+    if len(uses) != 1 or value.is_graph_output():
+        return None
+    node, position = uses[0]
+    stored = [v for v in node.inputs[1:5] if v is not None and v.const_value is not None and v.is_initializer()]
+    training = node.attributes.get_int("training_mode", 0)
+    if node.op_type != "BatchNormalization" or position or len(stored) < 4 or training:
+        return None
+    return node, stored
+
+
+def joined_behind(value: ir.Value) -> ir.Value | None:
+    """What is added to a value that nothing else reads: the other branch of a residual connection."""
+    uses = list(value.uses())
+    if len(uses) != 1 or value.is_graph_output():
+        return None
+    node, position = uses[0]
+    other = node.inputs[1 - position] if node.op_type == "Add" and node.domain in ("", "ai.onnx") else None
+    return None if other is None or other.is_initializer() or other is value else other

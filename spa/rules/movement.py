@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
-from spa.operation import Operation, Refusal, Shape, letters, register
+from spa.operation import Operation, Refusal, Shape, letters, pattern, register
 from spa.rule import Positions, Rule, Sizes, parse_terms, rule
 
 COMPUTED = "positions computed at run time"
@@ -22,9 +23,9 @@ def reshape(operation: Operation) -> Rule:
     others = ", _" * (len(operation.inputs) - 1)
     patterns = regroup(operation.shape(0), operation.result())
     if patterns is None:
-        names = letters(len(operation.shape(0)) + len(operation.result()))
-        before, after = names[: len(operation.shape(0))], names[len(operation.shape(0)) :]
-        line = f"{' '.join(before) or '()'}{others} -> {' '.join(after) or '()'}"
+        rank = len(operation.shape(0))
+        names = letters(rank + len(operation.result()))
+        line = f"{pattern(names[:rank])}{others} -> {pattern(names[rank:])}"
         return rule(line, frozen={" ".join(names): MISALIGNED})
     before, after, sizes = patterns
     follows: tuple[Sizes, ...] = ()
@@ -34,13 +35,16 @@ def reshape(operation: Operation) -> Rule:
         frozen = {stays: "a single position would be squeezed away"} if stays else {}
     if operation.name == "Reshape":
         follows = (Sizes(1, tuple(parse_terms(" ".join(after))), markers=True),)
-    line = f"{' '.join(before) or '()'}{others} -> {' '.join(after) or '()'}"
+    line = f"{pattern(before)}{others} -> {pattern(after)}"
     return rule(line, sizes=sizes, frozen=frozen, follows=follows)
 
 
 @lru_cache(maxsize=4096)
 def regroup(before: Shape, after: Shape) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, int]] | None:
-    """Terms for the axes of two shapes of the same positions, and the sizes of names in products; None if their boundaries do not align."""
+    """Terms for the axes of two shapes of the same positions, and sizes of names in products.
+
+    None if the boundaries of the two do not align.
+    """
     if 0 in before or 0 in after:
         return None
     sizes: dict[str, int] = {}
@@ -77,7 +81,7 @@ def _product_text(names: Sequence[str]) -> str:
 
 @register("Transpose")
 def transpose(operation: Operation) -> Rule:
-    """"a b c -> c b a"."""
+    """`a b c -> c b a`."""
     names = letters(len(operation.shape(0)))
     order = operation.attribute("perm") or range(len(names))[::-1]
     return rule(f"{' '.join(names) or '()'} -> {' '.join(names[axis] for axis in order) or '()'}")
@@ -90,7 +94,7 @@ def expand(operation: Operation) -> Rule:
     names = letters(len(result))
     padded = (1,) * (len(result) - len(shape)) + shape
     operand = ["1" if size == 1 else name for size, name in zip(padded, names, strict=True)][len(result) - len(shape) :]
-    follows = ()
+    follows: tuple[Sizes, ...] = ()
     if operation.has(1):
         asked = operation.shape(1)[0]
         follows = (Sizes(1, tuple(parse_terms(" ".join(names[len(names) - asked :]))), markers=True),)
@@ -99,7 +103,7 @@ def expand(operation: Operation) -> Rule:
 
 @register("Tile")
 def tile(operation: Operation) -> Rule:
-    """Each axis is repeated as a whole: "a -> (r a)"."""
+    """Each axis is repeated as a whole: `a -> (r a)`."""
     names = letters(len(operation.shape(0)), avoid="r")
     repeats = [big // small if small else 1 for small, big in zip(operation.shape(0), operation.result(), strict=True)]
     result = [name if times == 1 else f"(r{name} {name})" for name, times in zip(names, repeats, strict=True)]
@@ -111,7 +115,7 @@ def tile(operation: Operation) -> Rule:
 # ------------------------------------------------------------------------------------------ joining, cutting
 @register("Concat")
 def concat(operation: Operation) -> Rule:
-    """"n a, n b -> n (a + b)"."""
+    """`n a, n b -> n (a + b)`."""
     axis = operation.axis()
     rank = len(operation.shape(0))
     names = letters(rank, avoid="x")
@@ -129,7 +133,7 @@ def concat(operation: Operation) -> Rule:
 
 @register("Split")
 def split(operation: Operation) -> Rule:
-    """"n (a + b) -> n a, n b"."""
+    """`n (a + b) -> n a, n b`."""
     axis = operation.axis(0)
     names = letters(len(operation.shape(0)), avoid="x")
     pieces = [f"x{k}" for k in range(len(operation.outputs))]
@@ -145,7 +149,7 @@ def split(operation: Operation) -> Rule:
 
 @register("Slice")
 def slice_(operation: Operation) -> Rule:
-    """"n (a + b + c) -> n b" for each axis that is cut."""
+    """`n (a + b + c) -> n b` for each axis that is cut."""
     shape, result = operation.shape(0), operation.result()
     rank = len(shape)
     axes = _numbers_if_known(operation, 3, "axes")
@@ -265,7 +269,7 @@ def pieces_of(chosen: np.ndarray, size: int, name: str) -> tuple[str, str, dict[
     cuts = sorted({0, size, *(bound for run in runs for bound in run)})
     if len(cuts) > MAX_RUNS:
         return None
-    sizes = {f"{name}{k}": end - start for k, (start, end) in enumerate(zip(cuts, cuts[1:], strict=False))}
+    sizes = {f"{name}{k}": end - start for k, (start, end) in enumerate(pairwise(cuts))}
     if set(sizes.values()) == {1}:  # single positions never go
         return None
     at = {start: k for k, start in enumerate(cuts)}

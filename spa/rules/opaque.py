@@ -22,9 +22,10 @@ REASONS = {
 
 
 def _refuse(reason: str) -> Callable[[Operation], Rule]:
-    def refuse(operation: Operation) -> Rule:
+    def refuse(_: Operation) -> Rule:
         raise Refusal(reason)
 
+    refuse.__doc__ = f"None: {reason}."
     return refuse
 
 

@@ -10,9 +10,9 @@ from spa.operation import Operation, Refusal, Shape, letters, register
 from spa.rule import Rule, rule
 
 UNARY = """
-    Abs Acos Acosh Asin Asinh Atan Atanh BitCast BitwiseNot Cast Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid HardSwish
-    Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus
-    Softsign Sqrt Swish Tan Tanh ThresholdedRelu
+    Abs Acos Acosh Asin Asinh Atan Atanh BitCast BitwiseNot Cast Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu
+    HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid
+    Sign Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu
 """
 BINARY = """
     Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod
@@ -22,7 +22,7 @@ RANDOM = "drawn at random, anew for every shape"
 
 
 @register(*UNARY.split())
-def unary(operation: Operation) -> Rule:
+def unary(_: Operation) -> Rule:
     """One operand, one result, the same axes."""
     return rule("*a -> *a")
 
@@ -36,19 +36,19 @@ def broadcast(operation: Operation) -> Rule:
 
 @register("Clip")
 def first_operand(operation: Operation) -> Rule:
-    """"*a, (), () -> *a"; bounds in three operands are scalars."""
+    """`*a, (), () -> *a`; bounds in three operands are scalars."""
     return rule("*a" + ", _" * (len(operation.inputs) - 1) + " -> *a")
 
 
 @register("CastLike")
-def cast_like(operation: Operation) -> Rule:
-    """"*a, *b -> *a": the second operand gives its type, whatever its axes."""
+def cast_like(_: Operation) -> Rule:
+    """`*a, *b -> *a`: the second operand gives its type, whatever its axes."""
     return rule("*a, *b -> *a")
 
 
 @register("Dropout")
 def dropout(operation: Operation) -> Rule:
-    """"*a, _, _ -> *a, *a"; in training the mask is drawn anew for every shape."""
+    """`*a, _, _ -> *a, *a`; in training the mask is drawn anew for every shape."""
     results = ", ".join(["*a"] * len(operation.outputs))
     trains = operation.constants.get(2, operation.has(2))
     return rule(f"*a{', _' * (len(operation.inputs) - 1)} -> {results}", frozen={"a": RANDOM} if np.any(trains) else {})
@@ -71,8 +71,6 @@ def broadcast_line(shapes: tuple[Shape, ...], *, tail: int = 0) -> str:
             sizes[at] = size if sizes[at] == 1 else sizes[at]
     patterns = []
     for shape in (*leading, tuple(sizes)):
-        terms = (
-            "1" if size == 1 else name for size, name in zip(shape, names[rank - len(shape) :], strict=True)
-        )
+        terms = ("1" if size == 1 else name for size, name in zip(shape, names[rank - len(shape) :], strict=True))
         patterns.append(" ".join(terms) or "()")
     return ", ".join(patterns[:-1]) + " -> " + patterns[-1]

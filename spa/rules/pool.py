@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import prod
-
 import numpy as np
 
 from spa.operation import Operation, Refusal, letters, pattern, register
@@ -18,14 +16,14 @@ REGION = "positions that regions of interest are cut from"
 
 
 @register("AveragePool", "LpPool")
-def pool(operation: Operation) -> Rule:
-    """"n c *s -> n c *t"."""
+def pool(_: Operation) -> Rule:
+    """`n c *s -> n c *t`."""
     return rule("n c *s -> n c *t", frozen={"s t": WINDOW})
 
 
 @register("MaxPool")
 def max_pool(operation: Operation) -> Rule:
-    """"n c *s -> n c *t"; with indices, "n c *s -> n c *t, n c *t", and these count through n and c."""
+    """`n c *s -> n c *t`; with indices, `n c *s -> n c *t, n c *t`, and these count through n and c."""
     if len(operation.outputs) < 2 or operation.outputs[1] is None:
         return pool(operation)
     return rule("n c *s -> n c *t, n c *t", frozen={"s t": WINDOW, "n c": ADDRESSED})
@@ -33,7 +31,7 @@ def max_pool(operation: Operation) -> Rule:
 
 @register("MaxUnpool")
 def max_unpool(operation: Operation) -> Rule:
-    """"n c *s, n c *s -> n c *t"."""
+    """`n c *s, n c *s -> n c *t`."""
     others = ", _" * (len(operation.inputs) - 2)
     return rule(f"n c *s, n c *s{others} -> n c *t", frozen={"s t": WINDOW, "n c": ADDRESSED})
 
@@ -43,33 +41,33 @@ GLOBAL = {"GlobalAveragePool": ZEROS_COUNT["ReduceMean"], "GlobalMaxPool": ZEROS
 
 @register("GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool")
 def global_pool(operation: Operation) -> Rule:
-    """"n c *s -> n c 1 1"."""
+    """`n c *s -> n c 1 1`."""
     result = pattern(["n", "c", *["1"] * (len(operation.shape(0)) - 2)])
     return rule(f"n c *s -> {result}", statistic={"s": GLOBAL[operation.name]} if operation.name in GLOBAL else {})
 
 
 @register("LRN")
-def local_response_norm(operation: Operation) -> Rule:
-    """"n c *s -> n c *s": each channel is divided by a sum over its neighbours."""
+def local_response_norm(_: Operation) -> Rule:
+    """`n c *s -> n c *s`: each channel is divided by a sum over its neighbours."""
     return rule("n c *s -> n c *s", statistic={"c": "enters a sum over neighbouring channels"})
 
 
 @register("MaxRoiPool", "RoiAlign")
 def region_pool(operation: Operation) -> Rule:
-    """"n c *s, r f, r -> r c *t": the regions r lie anywhere in the batch."""
+    """`n c *s, r f, r -> r c *t`: the regions r lie anywhere in the batch."""
     batch = ", r" if operation.has(2) else ""
     return rule(f"n c *s, r f{batch} -> r c *t", frozen={"n s f t": REGION})
 
 
 @register("GridSample")
-def grid_sample(operation: Operation) -> Rule:
-    """"n c *s, n *t f -> n c *t": the grid holds the coordinates f of each position t."""
+def grid_sample(_: Operation) -> Rule:
+    """`n c *s, n *t f -> n c *t`: the grid holds the coordinates f of each position t."""
     return rule("n c *s, n *t f -> n c *t", frozen={"s f": RESAMPLED})
 
 
 @register("AffineGrid")
 def affine_grid(operation: Operation) -> Rule:
-    """"n f h, _ -> n *t f"; the sizes begin with n."""
+    """`n f h, _ -> n *t f`; the sizes begin with n."""
     size = operation.shape(1)[0]
     names = (parse_terms("n")[0], *[None] * (size - 1))
     return rule("n f h, _ -> n *t f", frozen={"f h t": "coordinates"}, follows=(Sizes(1, names),))
@@ -78,7 +76,7 @@ def affine_grid(operation: Operation) -> Rule:
 # ------------------------------------------------------------------------------------------------ resampling
 @register("Resize", "Upsample")
 def resize(operation: Operation) -> Rule:
-    """"n c s t, _ -> n c sx tx": axes of scale one pass, the others are resampled."""
+    """`n c s t, _ -> n c sx tx`: axes of scale one pass, the others are resampled."""
     shape, result = operation.shape(0), operation.result()
     axes = [axis % len(shape) for axis in operation.attribute("axes") or range(len(shape))]
     names = letters(len(shape), avoid="x")
@@ -86,12 +84,14 @@ def resize(operation: Operation) -> Rule:
     still = [name for name in still if name not in _rescaled(operation, names, axes)]
     after = [name if name in still else name + "x" for name in names]
     moved = " ".join(f"{name} {name}x" for name in names if name not in still)
-    follows = ()
+    follows: tuple[Sizes, ...] = ()
     if operation.has(3) and any(names[axis] in still for axis in axes):
         sizes = (parse_terms(names[axis])[0] if names[axis] in still else None for axis in axes)
         follows = (Sizes(3, tuple(sizes)),)
     others = ", _" * (len(operation.inputs) - 1)
-    return rule(f"{pattern(names)}{others} -> {pattern(after)}", frozen={moved: RESAMPLED} if moved else {}, follows=follows)
+    return rule(
+        f"{pattern(names)}{others} -> {pattern(after)}", frozen={moved: RESAMPLED} if moved else {}, follows=follows
+    )
 
 
 def _rescaled(operation: Operation, names: list[str], axes: list[int]) -> list[str]:
@@ -108,11 +108,13 @@ def _rescaled(operation: Operation, names: list[str], axes: list[int]) -> list[s
         found += [name for name, start, end in zip(all_listed, *ends, strict=True) if (start, end) != (0, 1)]
     position = 2 if operation.name == "Resize" and operation.version > 10 else 1
     scales = operation.attribute("scales")
-    if scales is None and operation.has(position) and prod(operation.shape(position)):
+    if scales is None and operation.has(position) and operation.shape(position) != (0,):
         scales = _content(operation, position)
         if scales is None:
             return all_listed
-    return found + [name for name, scale in zip(all_listed, [] if scales is None else scales, strict=False) if scale != 1]
+    return found + [
+        name for name, scale in zip(all_listed, [] if scales is None else scales, strict=False) if scale != 1
+    ]
 
 
 def _text(operation: Operation, name: str, default: str) -> str:
@@ -127,12 +129,14 @@ def _content(operation: Operation, position: int) -> np.ndarray | None:
 # --------------------------------------------------------------------------------------------------- padding
 @register("Pad")
 def pad(operation: Operation) -> Rule:
-    """"n c -> n (p + c + q)": what a constant pads with can go again; other modes repeat positions."""
+    """`n c -> n (p + c + q)`: what a constant pads with can go again; other modes repeat positions."""
     shape, result = operation.shape(0), operation.result()
     axes = _listed(operation, 3, len(shape))
     pads = operation.numbers(1, "pads")
     names = letters(len(shape), avoid="pqx")
-    after, sizes, frozen = list(names), {}, {}
+    after = list(names)
+    sizes: dict[str, int] = {}
+    frozen: dict[str, str] = {}
     starts: list[str] = ["_"] * len(axes)
     ends = list(starts)
     for at, axis in enumerate(axes):
@@ -141,7 +145,13 @@ def pad(operation: Operation) -> Rule:
         before, behind = (None, None) if known is None else (int(known[at]), int(known[at + len(axes)]))
         if before == behind == 0:
             continue
-        if pads is None or before is None or behind is None or min(before, behind) < 0 or _text(operation, "mode", "constant") != "constant":
+        if (
+            pads is None
+            or before is None
+            or behind is None
+            or min(before, behind) < 0
+            or _text(operation, "mode", "constant") != "constant"
+        ):
             after[axis] = name + "x"
             frozen[f"{name} {name}x"] = COMPUTED if pads is None else "padded with its own positions, or cut"
             continue
@@ -174,7 +184,7 @@ def _listed(operation: Operation, position: int, rank: int) -> list[int]:
 
 @register("CenterCropPad")
 def center_crop_pad(operation: Operation) -> Rule:
-    """"a b, _ -> a bx": axes that keep their length pass, the others are cut or padded."""
+    """`a b, _ -> a bx`: axes that keep their length pass, the others are cut or padded."""
     shape, result = operation.shape(0), operation.result()
     names = letters(len(shape), avoid="x")
     after = [name if old == new else name + "x" for name, old, new in zip(names, shape, result, strict=True)]
@@ -194,7 +204,7 @@ BLOCK = "positions inside a block of pixels"
 
 @register("DepthToSpace", "SpaceToDepth")
 def blocks(operation: Operation) -> Rule:
-    """"n (p q c) h w -> n c (h p) (w q)", or the way back; mode CRD has "(c p q)"."""
+    """`n (p q c) h w -> n c (h p) (w q)`, or the way back; mode CRD has `(c p q)`."""
     size = int(operation.attribute("blocksize"))
     depth = "(c p q)" if _text(operation, "mode", "DCR") == "CRD" else "(p q c)"
     sides = [f"n {depth} h w", "n c (h p) (w q)"]
@@ -205,6 +215,6 @@ def blocks(operation: Operation) -> Rule:
 
 @register("Col2Im")
 def columns_to_image(operation: Operation) -> Rule:
-    """"n (c k) l, _, _ -> n c *t": the blocks k are summed into the image."""
+    """`n (c k) l, _, _ -> n c *t`: the blocks k are summed into the image."""
     channels = operation.result()[1]
     return rule("n (c k) l, _, _ -> n c *t", sizes={"c": channels}, frozen={"k l t": WINDOW})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from spa.operation import Operation, letters, pattern, register
 from spa.rule import Rule, Sizes, parse_terms, rule
 from spa.rules.linear import matrices, sliding
@@ -12,12 +14,12 @@ RANGE = "sets the range of the quantised numbers"
 @register("QuantizeLinear", "DequantizeLinear")
 @register("QuantizeLinear", "DequantizeLinear", domain="com.microsoft")
 def quantize(operation: Operation) -> Rule:
-    """"a b c, b, b -> a b c"; a scale for all is "()", a scale for every block of an axis "a (b k), a b -> a (b k)"."""
+    """`a b c, b, b -> a b c`; a scale for all is `()`, a scale for every block of an axis `a (b k), a b -> a (b k)`."""
     shape, scale = operation.shape(0), operation.shape(1)
     names = letters(len(shape), avoid="k")
     axis = operation.axis(1)
     data, by_block = list(names), list(names)
-    notes = {}
+    notes: dict[str, Any] = {}
     if len(scale) == len(shape) > 1 and scale != (1,) * len(shape):
         size = int(operation.attribute("block_size", 0)) or -(-shape[axis] // scale[axis])
         if shape[axis] % size:
@@ -48,7 +50,7 @@ def zeros(operation: Operation, *pairs: tuple[int, int]) -> tuple[tuple[int, int
 
 @register("DynamicQuantizeLinear")
 def dynamic_quantize(operation: Operation) -> Rule:
-    """"*a -> *a, (), ()": scale and zero point are found from all positions."""
+    """`*a -> *a, (), ()`: scale and zero point are found from all positions."""
     results = ["*a", "()", "()"][: len(operation.outputs)]
     return rule(f"*a -> {', '.join(results)}", statistic={"a": RANGE})
 
@@ -56,7 +58,7 @@ def dynamic_quantize(operation: Operation) -> Rule:
 # -------------------------------------------------------------------------------------------------- products
 @register("MatMulInteger")
 def matmul_integer(operation: Operation) -> Rule:
-    """"*b m k, *b k n, m, n -> *b m n"."""
+    """`*b m k, *b k n, m, n -> *b m n`."""
     mix = matrices(operation.shape(0), operation.shape(1), operation.weights)
     points = [along(operation, 2, mix.data.split(), -2), along(operation, 3, mix.weight.split(), -1)]
     operands = [mix.data, mix.weight, *points]
@@ -65,7 +67,7 @@ def matmul_integer(operation: Operation) -> Rule:
 
 @register("QLinearMatMul")
 def qlinear_matmul(operation: Operation) -> Rule:
-    """"*b m k, m, m, *b k n, n, n, (), () -> *b m n"."""
+    """`*b m k, m, m, *b k n, n, n, (), () -> *b m n`."""
     weights = frozenset(at for at, position in enumerate((0, 3)) if position in operation.weights)
     mix = matrices(operation.shape(0), operation.shape(3), weights)
     rows = [along(operation, position, mix.data.split(), -2) for position in (1, 2)]
@@ -76,7 +78,7 @@ def qlinear_matmul(operation: Operation) -> Rule:
 
 @register("ConvInteger")
 def conv_integer(operation: Operation) -> Rule:
-    """"n (g i) *s, (g o) i *k, (), (g o) -> n (g o) *t"."""
+    """`n (g i) *s, (g o) i *k, (), (g o) -> n (g o) *t`."""
     mix = sliding(operation)
     points = [along(operation, 2, [mix.bias], 0), along(operation, 3, [mix.bias], 0)]
     operands = [mix.data, mix.weight, *points]
@@ -86,7 +88,7 @@ def conv_integer(operation: Operation) -> Rule:
 @register("QLinearConv")
 @register("QLinearConv", domain="com.microsoft")
 def qlinear_conv(operation: Operation) -> Rule:
-    """"n (g i) *s, (), (), (g o) i *k, (g o), (g o), (), (), (g o) -> n (g o) *t"."""
+    """`n (g i) *s, (), (), (g o) i *k, (g o), (g o), (), (), (g o) -> n (g o) *t`."""
     mix = sliding(operation, at=(0, 3), channels_last=bool(operation.attribute("channels_last", 0)))
     scalars = [along(operation, position, [mix.bias], 0) for position in (1, 2, 4, 5, 6, 7)]
     operands = [mix.data, *scalars[:2], mix.weight, *scalars[2:], mix.bias]

@@ -11,7 +11,7 @@ STEPS = "steps of a recurrence"
 
 @register(*GATES)
 def recurrent(operation: Operation) -> Rule:
-    """"t n i, d (g h) i, d (g h) h, d (b h), n, d n h, d n h, d (p h) -> t d n h, d n h, d n h"."""
+    """`t n i, d (g h) i, d (g h) h, d (b h), n, d n h, d n h, d (p h) -> t d n h, d n h, d n h`."""
     gates = GATES[operation.name]
     batch_first = bool(operation.attribute("layout", 0))
     data, hidden, state = ("n t i", "n t d h", "n d h") if batch_first else ("t n i", "t d n h", "d n h")
@@ -26,7 +26,9 @@ def recurrent(operation: Operation) -> Rule:
         f"{', '.join(present[: len(operation.inputs)])} -> {', '.join(results[: len(operation.outputs)])}",
         sizes={name: sizes[name] for name in used},
         frozen=stays,
-        follows=(Sizes("hidden_size", tuple(parse_terms("h")), scalar=True),) if "hidden_size" in operation.attributes else (),
+        follows=(Sizes("hidden_size", tuple(parse_terms("h")), scalar=True),)
+        if "hidden_size" in operation.attributes
+        else (),
         kinds={"h": "hidden"},
         macs=tuple(("t", "n", "d", *(["g"] if gates > 1 else []), "h", read) for read in ("i", "h")),
         reads=((2, 2),),

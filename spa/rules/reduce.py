@@ -24,7 +24,7 @@ ALONG = {
 
 @register("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceSum", "ReduceSumSquare", *ZEROS_COUNT)
 def reduction(operation: Operation) -> Rule:
-    """"a b c -> a 1 c": b is contracted, or enters a statistic."""
+    """`a b c -> a 1 c`: b is contracted, or enters a statistic."""
     names = letters(len(operation.shape(0)))
     axes = _reduced_axes(operation)
     others = ", _" * (len(operation.inputs) - 1)
@@ -53,7 +53,7 @@ def reduced(operation: Operation, names: list[str], axes: set[int]) -> str:
 
 @register("ArgMax", "ArgMin")
 def position_of_extreme(operation: Operation) -> Rule:
-    """"a b -> a 1": the result is a position in b."""
+    """`a b -> a 1`: the result is a position in b."""
     names = letters(len(operation.shape(0)))
     axis = operation.axis(0)
     line = f"{pattern(names)} -> {reduced(operation, names, {axis} if names else set())}"
@@ -62,7 +62,7 @@ def position_of_extreme(operation: Operation) -> Rule:
 
 @register("TopK")
 def top(operation: Operation) -> Rule:
-    """"a b, _ -> a k, a k": k of b's positions, picked by value."""
+    """`a b, _ -> a k, a k`: k of b's positions, picked by value."""
     names = letters(len(operation.shape(0)), avoid="k")
     axis = operation.axis(-1)
     result = pattern([*names[:axis], "k", *names[axis + 1 :]])
@@ -72,7 +72,7 @@ def top(operation: Operation) -> Rule:
 
 @register("CumProd", "CumSum")
 def running(operation: Operation) -> Rule:
-    """"a b, _ -> a b": each position of b takes in those before it."""
+    """`a b, _ -> a b`: each position of b takes in those before it."""
     names = letters(len(operation.shape(0)))
     axis = operation.numbers(1)
     if axis is None:
@@ -82,7 +82,7 @@ def running(operation: Operation) -> Rule:
 
 @register("Hardmax", "LogSoftmax", "Softmax")
 def softmax(operation: Operation) -> Rule:
-    """"a b -> a b": positions of b share a sum; before opset 13, those of all later axes too."""
+    """`a b -> a b`: positions of b share a sum; before opset 13, those of all later axes too."""
     names = letters(len(operation.shape(0)))
     flattens = operation.version < 13
     axis = operation.axis(1 if flattens else -1)
@@ -93,7 +93,7 @@ def softmax(operation: Operation) -> Rule:
 
 @register("NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss")
 def loss(operation: Operation) -> Rule:
-    """"n c *s, n *s, c -> ()": a mean over all labels; without reduction "n c *s, n *s, c -> n *s"."""
+    """`n c *s, n *s, c -> ()`: a mean over all labels; without reduction `n c *s, n *s, c -> n *s`."""
     operands = ["n c *s", "n *s", "c"][: len(operation.inputs)]
     reduced = operation.attribute("reduction", b"mean") not in (b"none", "none")
     results = ["()" if reduced else "n *s", "n c *s"][: len(operation.outputs)]

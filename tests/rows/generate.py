@@ -1,5 +1,7 @@
 """Rows of operators that make tensors, or read sizes."""
 
+# A rule is one line of text, however long.
+
 from __future__ import annotations
 
 import numpy as np
@@ -25,11 +27,44 @@ ROWS: list[Row] = [
     row("HannWindow", [constant(8)], "_ -> n | frozen n: positions in time or frequency"),
     row("HammingWindow", [constant(8)], "_ -> n | frozen n: positions in time or frequency"),
     row("BlackmanWindow", [constant(8)], "_ -> n | frozen n: positions in time or frequency"),
-    row("MelWeightMatrix", [constant(8), constant(16), constant(8000), constant(0, np.float32), constant(4000, np.float32)], "_, _, _, _, _ -> f m | frozen f m: positions in time or frequency"),
-    row("STFT", [(2, 16, 1), constant(4), weight(8)], "n *s, _, w -> n f b c | frozen s w f b c: positions in time or frequency"),
-    row("STFT", [(2, 16, 1), constant(4), None, constant(8)], "n *s, _, _, _ -> n f b c | frozen s f b c: positions in time or frequency"),
-    row("DFT", [(2, 5, 3, 1), None, constant(1)], "a b c d, _, _ -> a bx c dx | frozen b bx d dx: positions in time or frequency"),
-    row("DFT", [(2, 5, 3, 2)], "a b c d -> a b cx dx | frozen c cx d dx: positions in time or frequency", opset=17, axis=2, inverse=1),
-    row("DFT", [(2, 5, 3, 1)], "a b c d -> a bx c dx | frozen b bx d dx: positions in time or frequency", opset=17, onesided=1),
-    row("DFT", [(2, 5, 1), None, given(1)], "a b c, _, _ -> ax bx cx | frozen a ax b bx c cx: positions in time or frequency"),
+    row(
+        "MelWeightMatrix",
+        [constant(8), constant(16), constant(8000), constant(0, np.float32), constant(4000, np.float32)],
+        "_, _, _, _, _ -> f m | frozen f m: positions in time or frequency",
+    ),
+    row(
+        "STFT",
+        [(2, 16, 1), constant(4), weight(8)],
+        "n *s, _, w -> n f b c | frozen s w f b c: positions in time or frequency",
+    ),
+    row(
+        "STFT",
+        [(2, 16, 1), constant(4), None, constant(8)],
+        "n *s, _, _, _ -> n f b c | frozen s f b c: positions in time or frequency",
+    ),
+    row(
+        "DFT",
+        [(2, 5, 3, 1), None, constant(1)],
+        "a b c d, _, _ -> a bx c dx | frozen b bx d dx: positions in time or frequency",
+    ),
+    row(
+        "DFT",
+        [(2, 5, 3, 2)],
+        "a b c d -> a b cx dx | frozen c cx d dx: positions in time or frequency",
+        opset=17,
+        axis=2,
+        inverse=1,
+    ),
+    row(
+        "DFT",
+        [(2, 5, 3, 1)],
+        "a b c d -> a bx c dx | frozen b bx d dx: positions in time or frequency",
+        opset=17,
+        onesided=1,
+    ),
+    row(
+        "DFT",
+        [(2, 5, 1), None, given(1)],
+        "a b c, _, _ -> ax bx cx | frozen a ax b bx c cx: positions in time or frequency",
+    ),
 ]

@@ -1,5 +1,7 @@
 """Rows of operators that get no rule, and say why."""
 
+# A rule is one line of text, however long.
+
 from __future__ import annotations
 
 from spa.rules.opaque import REASONS

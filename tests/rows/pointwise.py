@@ -1,5 +1,7 @@
 """Rows of operators that compute each position from the same position."""
 
+# A rule is one line of text, however long.
+
 from __future__ import annotations
 
 import numpy as np
