@@ -126,7 +126,8 @@ def _join(parts: Sequence[np.ndarray], name: str, declared: Declared) -> np.ndar
         return np.concatenate(parts)
     if len(shapes) > 1:
         raise DataError(
-            f"calibration data: all samples of {name!r} must have one shape, found {', '.join(map(str, sorted(shapes)[:4]))}"
+            f"calibration data: all samples of {name!r} must have one shape, "
+            f"found {', '.join(map(str, sorted(shapes)[:4]))}"
         )
     return np.stack(parts)
 
@@ -176,5 +177,6 @@ def _image(path: Path, shape: Sequence[int | None], options: ImageOptions) -> np
                 f"calibration data {path}: the input's height and width are open; give the size of the images"
             )
         values = np.asarray(colours, np.float32).reshape(colours.height, colours.width, -1) / np.float32(255)
-    values = (values - np.float32(options.mean)) / np.float32(options.std)
-    return values if last else np.ascontiguousarray(values.transpose(2, 0, 1))
+    mean, std = (np.array(numbers, np.float32) for numbers in (options.mean, options.std))
+    normal = np.asarray((values - mean) / std, np.float32)
+    return normal if last else np.ascontiguousarray(normal.transpose(2, 0, 1))

@@ -7,9 +7,11 @@ model, so that a file larger than memory can be made and pruned.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -52,7 +54,7 @@ class _Graph:
         self.weights: dict[str, tuple[int, ...]] = {}
         self.constants: list[TensorProto] = []
 
-    def add(self, operator: str, *inputs: str, to: str, **attributes: object) -> str:
+    def add(self, operator: str, *inputs: str, to: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(operator, list(inputs), [to], name=f"node/{to}", **attributes))
         return to
 
@@ -76,8 +78,12 @@ def _norm(graph: _Graph, x: str, name: str, width: int, kind: type) -> str:
 
 
 def _heads(graph: _Graph, x: str, name: str, sizes: Decoder, heads: int) -> str:
-    projected = graph.add("MatMul", x, graph.weight(f"{name}.weight", sizes.width, heads * sizes.head_dim), to=f"{name}/flat")
-    split = graph.add("Reshape", projected, graph.number(f"{name}/shape", [0, 0, heads, sizes.head_dim]), to=f"{name}/split")
+    projected = graph.add(
+        "MatMul", x, graph.weight(f"{name}.weight", sizes.width, heads * sizes.head_dim), to=f"{name}/flat"
+    )
+    split = graph.add(
+        "Reshape", projected, graph.number(f"{name}/shape", [0, 0, heads, sizes.head_dim]), to=f"{name}/split"
+    )
     return graph.add("Transpose", split, to=f"{name}/heads", perm=[0, 2, 1, 3])
 
 
@@ -117,7 +123,9 @@ def _layer(graph: _Graph, x: str, name: str, sizes: Decoder, kind: type) -> str:
     mixed = graph.add("MatMul", weights, value, to=f"{name}/mixed")
     back = graph.add("Transpose", mixed, to=f"{name}/back", perm=[0, 2, 1, 3])
     flat = graph.add("Reshape", back, graph.number("flat", [0, 0, sizes.width]), to=f"{name}/flat")
-    projected = graph.add("MatMul", flat, graph.weight(f"{name}.o.weight", sizes.width, sizes.width), to=f"{name}/projected")
+    projected = graph.add(
+        "MatMul", flat, graph.weight(f"{name}.o.weight", sizes.width, sizes.width), to=f"{name}/projected"
+    )
     x = graph.add("Add", x, projected, to=f"{name}/attended")
     normed = _norm(graph, x, f"{name}.mlp_norm", sizes.width, kind)
     gate = graph.add("MatMul", normed, graph.weight(f"{name}.gate.weight", sizes.width, sizes.ffn), to=f"{name}/gate")
@@ -146,7 +154,9 @@ def build(sizes: Decoder, folder: Path, *, dtype: str = "float16", seed: int = 0
     graph.add("MatMul", normed, graph.weight("head.weight", sizes.width, sizes.vocabulary), to="logits")
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "model.data").open("wb") as data:
-        stored = [_store(data, name, shape, element, kind, seed, k) for k, (name, shape) in enumerate(graph.weights.items())]
+        stored = [
+            _store(data, name, shape, element, kind, seed, k) for k, (name, shape) in enumerate(graph.weights.items())
+        ]
     ids = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", sizes.length])
     logits = helper.make_tensor_value_info("logits", element, ["batch", sizes.length, sizes.vocabulary])
     proto = helper.make_graph(graph.nodes, "decoder", [ids], [logits], [*graph.constants, *stored])
@@ -189,7 +199,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     path = build(PRESETS[arguments.preset], arguments.folder, dtype=arguments.dtype, seed=arguments.seed)
-    print(f"wrote {path}")
+    sys.stdout.write(f"wrote {path}\n")
 
 
 if __name__ == "__main__":

@@ -15,28 +15,29 @@ from spa.coupling import Application, Coupling
 from spa.dims import Kind
 from spa.group import Masks, keep_mask
 from spa.passes.fold import Names
-from spa.rule import Compound, Name, Term, names_of
+from spa.passes.normalize import RemoveUnusedInitializers
+from spa.rule import Compound, Name, Observed, Term, names_of
 
 
 def mask_consumers(model: ir.Model, coupling: Coupling, masks: Masks) -> None:
     """Zero what consumers read of removed units, in the coupled model, in place; it stays as large as it was."""
     names = Names(model)
-    stored = [value for graph in model.graphs() for value in graph.initializers.values() if value.uses()]
     for application in coupling.applications:
+        if any(isinstance(follow, Observed) for follow in application.rule.follows):
+            continue  # it reads sizes, not values
         contracted = application.rule.contracted - set(application.rule.frozen)
         done: set[str] = set()
         for position, axis, term, summed in _summed_axes(application, contracted):
-            if summed <= done:
+            read = (position, axis) in application.rule.reads
+            if summed <= done and not read:
                 continue
             mask = _term_mask(application, term, summed, masks)
             if mask is not None:
                 rank = len(application.operand_axes(position))
-                _zero(application.node, position, axis, rank, mask, names)
-            if (position, axis) not in application.rule.reads:
+                _zero(application.node, position, axis, rank, mask, names, _zero_point(application, position, rank))
+            if not read:
                 done |= summed
-    for value in stored:
-        if not value.uses() and not value.is_graph_input() and not value.is_graph_output() and value.graph is not None:
-            value.graph.initializers.pop(str(value.name))
+    RemoveUnusedInitializers()(model)
 
 
 def _summed_axes(
@@ -75,15 +76,38 @@ def _term_mask(application: Application, term: Term, names: set[str], masks: Mas
     return result
 
 
-def _zero(node: ir.Node, position: int, axis: int, rank: int, mask: np.ndarray, names: Names) -> None:
+def _zero_point(application: Application, position: int, rank: int) -> tuple[ir.Value, tuple[int, ...]] | None:
+    """What stands for zero in an operand, and the shape in which it broadcasts against it; None: zero does."""
+    at = dict(application.rule.zeros).get(position)
+    point = None if at is None else application.node.inputs[at]
+    if at is None or point is None:
+        return None
+    terms, shape = application.operand_axes(position), [1] * rank
+    for term in application.operand_axes(at):
+        if term in terms:
+            shape[terms.index(term)] = application.factor(term).size
+    return point, tuple(shape)
+
+
+def _zero(
+    node: ir.Node,
+    position: int,
+    axis: int,
+    rank: int,
+    mask: np.ndarray,
+    names: Names,
+    point: tuple[ir.Value, tuple[int, ...]] | None,
+) -> None:
     value = node.inputs[position]
     graph = node.graph
     assert value is not None
     assert isinstance(graph, ir.Graph)
     what = f"{node.outputs[0].name}/{position}.{axis}"
-    if value.const_value is not None:
+    told = None if point is None or point[0].const_value is None else point[0].const_value.numpy().reshape(point[1])
+    if value.const_value is not None and (point is None or told is not None):
         array = value.const_value.numpy().copy()
-        array[(slice(None),) * axis + (~mask,)] = 0
+        removed = np.moveaxis(array, axis, 0)
+        removed[~mask] = 0 if told is None else np.moveaxis(np.broadcast_to(told, array.shape), axis, 0)[~mask]
         zeroed = _stored(graph, names.free(f"{what}/read"), ir.Tensor(array, dtype=value.const_value.dtype))
         node.replace_input_with(position, zeroed)
         return
@@ -91,7 +115,11 @@ def _zero(node: ir.Node, position: int, axis: int, rank: int, mask: np.ndarray, 
     shape[axis] = mask.size
     dtype = value.dtype or ir.DataType.FLOAT
     keep = _stored(graph, names.free(f"{what}/keep"), ir.Tensor(mask.reshape(shape)))
-    zero = _stored(graph, names.free(f"{what}/zero"), ir.Tensor(np.zeros((), dtype.numpy()), dtype=dtype))
+    if point is not None and told is None:
+        zero = point[0]  # computed when the graph runs: a scalar
+    else:
+        nothing = np.zeros((), dtype.numpy()) if told is None else told.astype(dtype.numpy())
+        zero = _stored(graph, names.free(f"{what}/zero"), ir.Tensor(nothing, dtype=dtype))
     where = ir.node("Where", [keep, value, zero], name=names.free(f"{what}/masked"))
     where.outputs[0].name = where.name
     if value.type is not None:
@@ -100,9 +128,10 @@ def _zero(node: ir.Node, position: int, axis: int, rank: int, mask: np.ndarray, 
     node.replace_input_with(position, where.outputs[0])
 
 
-def _stored(graph: ir.Graph, name: str, tensor: ir.Tensor) -> ir.Value:
+def _stored(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
     """A new stored tensor."""
-    shape = ir.Shape(tensor.shape.numpy())
-    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor)
+    value = ir.Value(
+        name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()), const_value=tensor
+    )
     graph.initializers[name] = value
     return value

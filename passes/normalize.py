@@ -8,7 +8,7 @@ has a copy of its own (exporters merge equal ones: zero biases, scales of all on
 from __future__ import annotations
 
 import onnx_ir as ir
-from onnx_ir.passes.common import InlinePass, RemoveUnusedNodesPass, TopologicalSortPass
+from onnx_ir.passes.common import InlinePass, RemoveUnusedNodesPass
 
 from spa.errors import ModelError
 from spa.passes.fold import LISTED_INITIALIZERS, FoldConstants, Names, constant, values_of
@@ -25,10 +25,14 @@ def normalize(model: ir.Model) -> ir.Model:
     The copy computes the same, for every size of its symbolic axes, and has the same inputs, outputs, opset and IR
     versions, metadata and functions that no node calls. Normalising twice changes nothing more.
 
-    Raises ModelError where nodes or functions wait for each other.
+    Raises ModelError where nodes or functions wait for each other, or those of a subgraph are out of order.
     """
     try:
-        return _PASSES(_copy(model)).model
+        copy = _copy(model)
+    except RuntimeError as error:
+        raise ModelError("the graph cannot be read: the nodes of a subgraph are out of order") from error
+    try:
+        return _PASSES(copy).model
     except ir.passes.PassError as error:
         raise ModelError(f"the graph cannot be normalised: {error.__cause__ or error}") from error
 
@@ -193,7 +197,6 @@ _CLEANING = [
     RemoveUnusedInitializers(),
 ]
 _PASSES = ir.passes.Sequential(
-    TopologicalSortPass(),
     InlinePass(),
     ListInitializers(listed=False),
     ir.passes.PassManager(_CLEANING, steps=_ROUNDS, early_stop=True),

@@ -6,6 +6,7 @@ have to change are the ones that the nodes' rules name (`Sizes`, `Positions`, `O
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -61,8 +62,7 @@ class _Slicer:
         found: list[tuple[int, int] | None] = []
         for term in terms:
             dim = None if term is None else application.factor(term)
-            mask = None if dim is None else self.mask(dim)
-            found.append(None if dim is None or mask is None else (dim.size, int(mask.sum())))
+            found.append(None if dim is None or self.mask(dim) is None else (dim.size, self.kept(dim)))
         return found
 
     # ------------------------------------------------------------------------------ numbers that follow
@@ -87,9 +87,9 @@ class _Slicer:
         if value.const_value is not None and value.is_initializer():
             numbers = value.const_value.numpy().copy()
             flat = numbers.reshape(-1)
-            for at, change in enumerate(changes):
-                if change is not None and not self.stands(application, follow, at, int(flat[at]), change):
-                    flat[at] = _number(follow, change[1])
+            for at, term in enumerate(follow.terms):
+                if term is not None:
+                    flat[at] = self.number_after(application, follow, at, int(flat[at]), application.factor(term))
             _replace_input(node, follow.target, _own_initializer(self.names, node, value, numbers))
             return
         content = self.shapes.values.get(value)
@@ -104,16 +104,19 @@ class _Slicer:
     def dense_sizes(application: Application, follow: Sizes) -> list[int]:
         return [application.factor(term).size for term in follow.terms if term is not None]
 
-    def stands(self, application: Application, follow: Sizes, at: int, number: int, change: tuple[int, int]) -> bool:
-        """Whether a stored number is no size but a marker for one (-1, 0, 1) that says the same after the cut."""
-        if not follow.markers or number == change[0]:
-            return False
-        data = application.node.inputs[0]
-        axes = self.coupling.axes.get(data, ()) if data is not None else ()
-        if number or at >= len(axes):
-            return True
-        mask = self.mask(axes[at])  # 0: as long as that axis of the operand
-        return (axes[at].size if mask is None else int(mask.sum())) == change[1]
+    def number_after(self, application: Application, follow: Sizes, at: int, number: int, dim: Factor) -> int:
+        """What a stored number becomes that is the size of a dim, or a marker for it (-1, 0, 1)."""
+        kept = self.kept(dim)
+        if follow.markers and number != dim.size:
+            data = application.node.inputs[0]
+            axes = self.coupling.axes.get(data, ()) if data is not None else ()
+            copies = number == 0 and at < len(axes)  # as long as that axis of the operand
+            return kept if copies and self.kept(axes[at]) != kept else number
+        return number if kept == dim.size else _number(follow, kept)
+
+    def kept(self, dim: Factor) -> int:
+        mask = self.mask(dim)
+        return dim.size if mask is None else int(mask.sum())
 
     def renumber(self, application: Application, follow: Positions) -> None:
         dim = application.factor(follow.term)
@@ -144,8 +147,9 @@ class _Slicer:
 # -------------------------------------------------------------------------------------------------- tensors
 def _cut_value(value: ir.Value, cuts: Sequence[np.ndarray | None]) -> None:
     sizes = [None if cut is None else int(cut.sum()) for cut in cuts]
-    if value.shape is not None:
-        value.shape = ir.Shape([old if size is None else size for old, size in zip(value.shape, sizes, strict=True)])
+    if value.shape is not None:  # a symbolic axis was bound to a number that means nothing outside
+        pairs = zip(value.shape, sizes, strict=True)
+        value.shape = ir.Shape([old if size is None else size if isinstance(old, int) else None for old, size in pairs])
     tensor = value.const_value
     if tensor is None:
         return
@@ -159,8 +163,16 @@ def _cut_value(value: ir.Value, cuts: Sequence[np.ndarray | None]) -> None:
                 array = np.compress(mask, array, axis=axis)
         return ir.Tensor(np.ascontiguousarray(array), dtype=dense.dtype, name=value.name)
 
-    lazy = isinstance(dense, ir.ExternalTensor)
-    value.const_value = ir.LazyTensor(cut, dtype=dense.dtype, shape=shape, name=value.name) if lazy else cut()
+    lazy = ir.LazyTensor(cut, dtype=dense.dtype, shape=shape, name=value.name)
+    value.const_value = lazy if _lies_in_a_file(dense) else cut()
+
+
+def _lies_in_a_file(tensor: ir.TensorProtocol) -> bool:
+    """Whether a tensor is a view of a mapped file."""
+    holder = getattr(tensor, "raw", None)
+    while isinstance(holder, np.ndarray):
+        holder = holder.base
+    return isinstance(holder, memoryview) and isinstance(holder.obj, mmap.mmap)
 
 
 # ------------------------------------------------------------------------------------------ nodes and numbers

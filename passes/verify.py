@@ -116,20 +116,22 @@ def compare(masked: ir.Model, pruned: ir.Model, *, shapes: Mapping[str, Sequence
         shapes: input name -> shape to run with.
 
     Raises:
-        VerificationError: the pruned model does not load or run, or an output's shape or type differs.
+        VerificationError: the pruned model does not load or run where the masked one does, or the other way
+            round; or an output's shape or type differs.
     """
-    try:
-        left = runtime.session(masked, optimize=False)
-    except ModelError as error:
-        return Comparison(None, notes=(f"not compared: the dense model does not load: {error}",))
-    try:
-        right = runtime.session(pruned, optimize=False)
-    except ModelError as error:
-        raise VerificationError(f"the pruned model does not load: {error}") from error
+    left, refusal = _session(masked)
+    right, problem = _session(pruned)
+    if left is None and right is None:
+        return Comparison(None, notes=(f"not compared: the dense model does not load: {refusal}",))
+    if left is None or right is None:
+        which = f"pruned model does not load: {problem}" if left else f"reference does not load: {refusal}"
+        raise VerificationError(f"the {which}")
     runs = []
     for seed in SEEDS:
         expected, feeds, problem = _run_dense(left, shapes, seed)
         if expected is None:
+            if _runs(right, feeds):
+                raise VerificationError(f"the reference does not run where the pruned model does: {problem}")
             note = f"not compared: the dense model does not run on random inputs ({problem}); give --input NAME=SHAPE"
             return Comparison(None, notes=(note,))
         if not any(map(_tells, expected.values())):
@@ -141,15 +143,15 @@ def compare(masked: ir.Model, pruned: ir.Model, *, shapes: Mapping[str, Sequence
     worst = max(_largest_difference(expected, found) for _, expected, found in runs)
     if worst <= tolerance(masked):
         return Comparison(worst)
-    shaken = runtime.session(_shaken(masked), optimize=False)
-    rounding = max(_largest_difference(expected, runtime.run(shaken, feeds)) for feeds, expected, _ in runs)
+    moved = runtime.session(shaken(masked), optimize=False)
+    rounding = max(_largest_difference(expected, runtime.run(moved, feeds)) for feeds, expected, _ in runs)
     notes: tuple[str, ...] = ()
     if worst <= ROUNDING_MARGIN * rounding:
         notes = (f"this model amplifies rounding: weights off by {ROUNDING:.0e} move its outputs by {rounding:.1e}",)
     return Comparison(worst, rounding, notes)
 
 
-def _shaken(model: ir.Model) -> ir.Model:
+def shaken(model: ir.Model) -> ir.Model:
     """The model with every stored float off by a random relative error of a rounding or two."""
     copy = model.clone()
     rng = np.random.default_rng(0)
@@ -163,6 +165,21 @@ def _shaken(model: ir.Model) -> ir.Model:
     return copy
 
 
+def _session(model: ir.Model) -> tuple[Any, str]:
+    """A session, or why there is none."""
+    try:
+        return runtime.session(model, optimize=False), ""
+    except ModelError as error:
+        return None, str(error)
+
+
+def _runs(session: Any, feeds: Outputs) -> bool:
+    try:
+        return bool(runtime.run(session, feeds))
+    except DataError:
+        return False
+
+
 def _run_dense(session: Any, shapes: Mapping[str, Sequence[int]], seed: int) -> tuple[Outputs | None, Outputs, str]:
     """Outputs and feeds of a run that works: integer inputs are made smaller until they index no table's outside."""
     problem = ""
@@ -172,7 +189,7 @@ def _run_dense(session: Any, shapes: Mapping[str, Sequence[int]], seed: int) -> 
             return runtime.run(session, feeds), feeds, ""
         except DataError as error:
             problem = str(error)
-    return None, {}, problem
+    return None, feeds, problem
 
 
 def _largest_difference(expected: Outputs, found: Outputs) -> float:
@@ -217,7 +234,7 @@ def tolerance(model: ir.Model) -> float:
 
 
 def find_culprit(names: Sequence[str], fails: Callable[[Sequence[str]], bool]) -> list[str]:
-    """The smallest part of a plan found by halving that still fails; `fails` is called O(log n) times for one culprit."""
+    """The smallest part of a plan found by halving that still fails; one culprit takes O(log n) calls of `fails`."""
     suspects = list(names)
     while len(suspects) > 1:
         half = len(suspects) // 2

@@ -81,8 +81,8 @@ def prune(
     target = output or model.with_name(f"{model.stem}.pruned.onnx")
     with _progress() as step:
         result = pipeline.prune(
-            model, ratio=ratio, of=of, criterion=criterion, gather=gather, roles=roles, normalise=normalise, scope=scope,
-            align=align, min_keep=min_keep, include=include or (), exclude=exclude or (), only=only or (),
+            model, ratio=ratio, of=of, criterion=criterion, gather=gather, roles=roles, normalise=normalise,
+            scope=scope, align=align, min_keep=min_keep, include=include or (), exclude=exclude or (), only=only or (),
             inputs=_shapes(input_), verify=not no_verify, dry_run=dry_run, progress=step,
         )  # fmt: skip
         if not dry_run:

@@ -45,16 +45,14 @@ def _branch(node: ir.Node, body: ir.Graph) -> Links:
 def _loop(node: ir.Node, body: ir.Graph) -> Links:
     """Loop: (trip count, condition, carried...) -> (carried..., scanned...)."""
     carried = len(node.inputs) - 2
-    return _carried(node, node.inputs[2:], body.inputs[2:], body.outputs[1 : 1 + carried], body.outputs[1 + carried :]
-    )
+    return _carried(node, node.inputs[2:], body.inputs[2:], body.outputs[1 : 1 + carried], body.outputs[1 + carried :])
 
 
 def _scan(node: ir.Node, body: ir.Graph) -> Links:
     """Scan: (carried..., scanned...) -> (carried..., scanned...)."""
     scanned = node.attributes["num_scan_inputs"].as_int()
     carried = len(node.inputs) - scanned
-    links = _carried(node, node.inputs[:carried], body.inputs[:carried], body.outputs[:carried], body.outputs[carried:]
-    )
+    links = _carried(node, node.inputs[:carried], body.inputs[:carried], body.outputs[:carried], body.outputs[carried:])
     links.opaque += [value for value in (*node.inputs[carried:], *body.inputs[carried:]) if value is not None]
     return links
 

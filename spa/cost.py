@@ -7,6 +7,7 @@ One multiply-accumulate counts as two operations.  Symbolic axes count with the 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -85,27 +86,17 @@ def macs(application: Application) -> list[tuple[Factor, ...]]:
     rule = application.rule
     if rule.macs is not None:
         return [tuple(dim for name in names for dim in application.named(name)) for names in rule.macs]
-    operands: dict[str, int] = {}
-    for position in range(len(rule.operands)):
-        here = {name.name for term in application.operand_axes(position) for name in names_of(term)}
-        for name in here:
-            operands[name] = operands.get(name, 0) + 1
+    operands = [
+        {name.name for term in application.operand_axes(position) for name in names_of(term)}
+        for position in range(len(rule.operands))
+    ]
+    held = Counter(name for names in operands for name in names)
     contracted = {name for name in application.factors if name.split(".")[0] in rule.contracted}
-    if not any(operands.get(name, 0) > 1 for name in contracted):
+    if not any(held[name] > 1 for name in contracted):
         return []
-    # a factor that stands in one operand only and in no result is slid over, not summed
+    # what stands in one operand only and in no result is slid over, not summed: unless it is a kernel's taps
+    taps = set().union(*operands[1:])
     run_over = [
-        f
-        for name, f in application.factors.items()
-        if name not in contracted or operands[name] > 1 or _is_kernel(application, name)
+        f for name, f in application.factors.items() if name not in contracted or held[name] > 1 or name in taps
     ]
     return [tuple(run_over)]
-
-
-def _is_kernel(application: Application, name: str) -> bool:
-    """Whether a contracted name of one operand belongs to a weight (a kernel's taps), not to data."""
-    for position, value in enumerate(application.node.inputs):
-        names = {found.name for term in application.operand_axes(position) for found in names_of(term)}
-        if name in names:
-            return position > 0 and value is not None
-    return False

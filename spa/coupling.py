@@ -44,6 +44,7 @@ class Application:
     node: ir.Node
     rule: Rule
     factors: Mapping[str, Factor]  # a starred name `s` stands here as s.0, s.1 ...
+    terms: Sequence[tuple[Term, ...]] = ()  # of each operand's axes, stars written out
 
     def named(self, name: str) -> list[Factor]:
         """The factors of a name: one, or one for each axis of a starred name."""
@@ -60,13 +61,7 @@ class Application:
 
     def operand_axes(self, position: int) -> list[Term]:
         """The terms of an operand's axes, stars expanded; empty where the rule says nothing."""
-        value = self.node.inputs[position] if position < len(self.node.inputs) else None
-        pattern = self.rule.operands[position] if position < len(self.rule.operands) else None
-        if value is None or pattern is None:
-            return []
-        stars = [term.name for term in pattern if isinstance(term, Name) and term.star]
-        rank = len(pattern) - 1 + len(self.named(stars[0])) if stars else len(pattern)
-        return list(expand(pattern, rank))
+        return list(self.terms[position]) if position < len(self.terms) else []
 
 
 @dataclass(slots=True)
@@ -120,11 +115,34 @@ class _Solver:
         for word, found in (("frozen", self.result.frozen), ("statistic", self.result.statistic)):
             for factor, reason in self.notes[word]:
                 for leaf in leaves(factor):
-                    found.setdefault(leaf, reason)
+                    if leaf is not ONE:
+                        found.setdefault(leaf, reason)
         for factor, kind in self.kinds:
             for leaf in leaves(factor):
                 self.result.kinds.setdefault(leaf, set()).add(kind)
+        self.freeze_open_sums()
         return self.result
+
+    def freeze_open_sums(self) -> None:
+        """What lies beside positions whose number no stored tensor tells (learned tokens before a sequence) stays.
+
+        A size that is computed when the graph runs could not be corrected: by how much depends on that number.
+        """
+        dims = {dim.root for value in self.weights for dim in self.axes.get(value, ())}
+        stored = {leaf for dim in dims for leaf in leaves(dim)} | {ONE}
+        seen: set[Factor] = set()
+        for value, axes in self.axes.items():
+            waiting = list(axes)
+            while waiting:
+                root = waiting.pop().root
+                if root.kind is Kind.LEAF or root in seen:
+                    continue
+                seen.add(root)
+                waiting.extend(root.parts)
+                if root.kind is Kind.SUM and not stored.issuperset(leaves(root)):
+                    reason = Reason("joined with positions whose number is not stored", _named(value))
+                    for leaf in set(leaves(root)) - {ONE}:
+                        self.result.frozen.setdefault(leaf, reason)
 
     def couple_graph(self, graph: ir.Graph) -> None:
         for value in graph.initializers.values():
@@ -241,29 +259,35 @@ class _Solver:
 
     def apply(self, node: ir.Node, found: Rule) -> Application:
         factors: dict[str, Factor] = {}
+        operands: list[tuple[Term, ...]] = []
         for value, pattern in zip_longest(node.inputs, found.operands):
-            if value is None:
-                continue
-            if pattern is None:  # sizes, axes, scales: numbers that say how the node works
-                self.freeze(value, Reason("read as a whole", _called(node)))
-                continue
-            axes = self.known(value)
-            if axes is None:
-                raise Refusal(f"the shape of {_named(value)} is unknown")
-            for term, dim in zip(expand(pattern, len(axes)), axes, strict=True):
-                _meet(term, dim, factors, found.sizes)
+            operands.append(() if value is None else self.operand_axes(node, value, pattern, factors, found.sizes))
         for value, pattern in zip_longest(node.outputs, found.results):
             if pattern is None:
                 self.freeze(value, Reason("its rule says nothing of it", _called(node)))
                 continue
             self.result_axes(value, pattern, factors, found.sizes)
-        application = Application(node, found, factors)
-        where = _called(node)
+        application = Application(node, found, factors, operands)
         for word, reasons in (("frozen", found.frozen), ("statistic", found.statistic)):
             for name, text in reasons.items():
-                self.notes[word] += [(dim, Reason(text, where)) for dim in application.named(name)]
+                self.notes[word] += [(dim, Reason(text, _called(node))) for dim in application.named(name)]
         self.kinds += [(dim, kind) for name, kind in found.kinds.items() for dim in application.named(name)]
         return application
+
+    def operand_axes(
+        self, node: ir.Node, value: ir.Value, pattern: Pattern, factors: dict[str, Factor], sizes: Mapping[str, int]
+    ) -> tuple[Term, ...]:
+        """An operand meets its pattern; the terms of its axes."""
+        if pattern is None:  # sizes, axes, scales: numbers that say how the node works
+            self.freeze(value, Reason("read as a whole", _called(node)))
+            return ()
+        axes = self.known(value)
+        if axes is None:
+            raise Refusal(f"the shape of {_named(value)} is unknown")
+        terms = expand(pattern, len(axes))
+        for term, dim in zip(terms, axes, strict=True):
+            _meet(term, dim, factors, sizes)
+        return terms
 
     def result_axes(
         self, value: ir.Value, pattern: Pattern, factors: dict[str, Factor], sizes: Mapping[str, int]
@@ -328,6 +352,10 @@ def _build(term: Term, size: int | None, factors: dict[str, Factor], sizes: Mapp
     known = [_size(part, factors, sizes) for part in term.parts]
     if size is not None and None in known:
         known[known.index(None)] = _missing(term, known, size)
+    if term.kind is Kind.SUM:
+        for part, length in zip(term.parts, known, strict=True):
+            if length == 1 and isinstance(part, Name):  # one position among others: it may go on its own
+                factors.setdefault(part.name, Factor(1))
     parts = [_build(part, length, factors, sizes) for part, length in zip(term.parts, known, strict=True)]
     return product(*parts) if term.kind is Kind.PRODUCT else total(*parts)
 

@@ -9,9 +9,8 @@ constant belong to which unit, and whether that constant makes the unit or reads
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
-from math import prod
 
 import networkx as nx
 import numpy as np
@@ -19,9 +18,12 @@ import onnx_ir as ir
 
 from spa.coupling import Coupling, Reason, _named
 from spa.dims import ONE, Factor, Kind, leaves, show
+from spa.positions import Masks, keep_mask, leaf_positions, occurrences
 from spa.rule import names_of
 
-KINDS = ("heads", "head_dim", "experts", "conv_groups", "hidden", "channels", "ffn")
+__all__ = ["Frozen", "Group", "Masks", "Slice", "find_frozen", "find_groups", "keep_mask", "leaf_positions"]
+
+KINDS = ("heads", "kv_heads", "head_dim", "experts", "conv_groups", "hidden", "channels", "ffn")
 WIDTH = "width"
 """The kind of a group whose units enter a norm, mean or softmax: removing them is valid but not exact."""
 
@@ -84,62 +86,6 @@ class Frozen:
     params: int
 
 
-Masks = Mapping[Factor, np.ndarray]
-"""Which indices of a leaf stay; a leaf that is not there stays whole."""
-
-
-def keep_mask(dim: Factor, masks: Masks) -> np.ndarray | None:
-    """Which positions of a dim stay, (size,) bool; None: all of them."""
-    root = dim.root
-    if root.kind is Kind.LEAF:
-        return masks.get(root)
-    parts = root.parts
-    found = [keep_mask(part, masks) for part in parts]
-    if all(mask is None for mask in found):
-        return None
-    whole = [np.ones(part.size, bool) if mask is None else mask for part, mask in zip(parts, found, strict=True)]
-    if root.kind is Kind.SUM:
-        return np.concatenate(whole)
-    result = whole[0]
-    for mask in whole[1:]:
-        result = (result[:, None] & mask[None, :]).reshape(-1)
-    return result
-
-
-def leaf_positions(dim: Factor, wanted: Container[Factor]) -> Iterator[tuple[Factor, np.ndarray]]:
-    """For each occurrence of a wanted leaf: the leaf, and its index at each position of the dim (-1: elsewhere)."""
-    for leaf, start, index in _occurrences(dim, wanted):
-        yield leaf, _placed(index, start, dim.size)
-
-
-def _occurrences(dim: Factor, wanted: Container[Factor]) -> Iterator[tuple[Factor, int, np.ndarray]]:
-    """For each occurrence of a wanted leaf: the leaf, where it starts, and its index at each position from there on."""
-    root = dim.root
-    if root.kind is Kind.LEAF:
-        if root in wanted:
-            yield root, 0, np.arange(root.size)
-        return
-    sizes = [part.size for part in root.parts]
-    before = 0
-    for at, part in enumerate(root.parts):
-        for leaf, start, index in _occurrences(part, wanted):
-            if root.kind is Kind.SUM:
-                yield leaf, before + start, index
-            else:
-                outer, inner = prod(sizes[:at]), prod(sizes[at + 1 :])
-                yield leaf, 0, np.tile(np.repeat(_placed(index, start, part.size), inner), outer)
-        before += part.size
-
-
-def _placed(index: np.ndarray, start: int, size: int) -> np.ndarray:
-    """(size,) the index from `start` on, -1 elsewhere."""
-    if len(index) == size:
-        return index
-    whole = np.full(size, -1)
-    whole[start : start + len(index)] = index
-    return whole
-
-
 # --------------------------------------------------------------------------------------------------- groups
 def find_groups(coupling: Coupling) -> list[Group]:
     """The groups of a coupled graph, in graph order."""
@@ -153,12 +99,13 @@ def find_groups(coupling: Coupling) -> list[Group]:
     layers = _Layers(unit_of_leaf)
     for value in constants:
         for axis, dim in enumerate(coupling.axes[value]):
-            for number, consumer, unit_of in layers.of(dim, consumed.get(value, frozenset())):
+            read = {leaf for at, leaf in consumed.get(value, ()) if at in (None, axis)}
+            for number, consumer, unit_of in layers.of(dim, read):
                 found = Slice(value, axis, unit_of, not consumer, consumer, uses.get(value, ()))
                 slices[number].append(found)
     outer = _nesting(coupling, unit_of_leaf)
     named: list[Group] = []
-    names = _names(slices)
+    names = _names(coupling, slices)
     for number, group in enumerate(members):
         if not slices[number]:
             continue
@@ -179,11 +126,10 @@ def _constants(coupling: Coupling) -> list[ir.Value]:
 def _free_leaves(coupling: Coupling, constants: Iterable[ir.Value]) -> dict[Factor, None]:
     """Leaves that may go, in graph order."""
     found: dict[Factor, None] = {}
-    for value in constants:
-        for dim in coupling.axes[value]:
-            for leaf in leaves(dim):
-                if leaf is not ONE and leaf.size and leaf not in coupling.frozen:
-                    found[leaf] = None
+    for dim in {dim.root: None for value in constants for dim in coupling.axes[value]}:
+        for leaf in leaves(dim):
+            if leaf is not ONE and leaf.size and leaf not in coupling.frozen:
+                found[leaf] = None
     singles = {leaf for leaf in found if leaf.size == 1}
     if singles:
         for dim in {dim.root: None for axes in coupling.axes.values() for dim in axes}:
@@ -230,7 +176,7 @@ class _Layers:
         """
         root = dim.root
         if root not in self.occurrences:
-            self.occurrences[root] = list(_occurrences(root, self.unit_of_leaf))
+            self.occurrences[root] = list(occurrences(root, self.unit_of_leaf))
         here = frozenset(leaf for leaf, _, _ in self.occurrences[root] if leaf in consumed) if consumed else frozenset()
         if (root, here) not in self.known:
             self.known[root, here] = self.laid(root, here)
@@ -253,9 +199,12 @@ class _Layers:
         return [(number, consumer, layer) for (number, consumer), found in layers.items() for layer in found]
 
 
-def _consumed(coupling: Coupling) -> dict[ir.Value, set[Factor]]:
-    """For each constant, the leaves that some node sums over in it, seen through nodes on constants alone."""
-    found: dict[ir.Value, set[Factor]] = defaultdict(set)
+def _consumed(coupling: Coupling) -> dict[ir.Value, set[tuple[int | None, Factor]]]:
+    """For each constant, the leaves that some node sums over along an axis of it.
+
+    Seen through nodes on constants alone; then the axis may be another, and None stands for it.
+    """
+    found: dict[ir.Value, set[tuple[int | None, Factor]]] = defaultdict(set)
     for application in reversed(coupling.applications):
         rule, node = application.rule, application.node
         constants = [at for at, value in enumerate(node.inputs) if value is not None and value in coupling.weights]
@@ -269,9 +218,9 @@ def _consumed(coupling: Coupling) -> dict[ir.Value, set[Factor]]:
             for axis, term in enumerate(application.operand_axes(position)):
                 for name in names_of(term):
                     if name.name.split(".")[0] in summed or (position, axis) in rule.reads:
-                        found[value].update(leaves(application.factors[name.name]))
+                        found[value].update((axis, leaf) for leaf in leaves(application.factors[name.name]))
             for result in derived:
-                found[value] |= found[result]
+                found[value].update((None, leaf) for _, leaf in found[result])
     return found
 
 
@@ -307,12 +256,12 @@ def _nesting(coupling: Coupling, unit_of_leaf: Mapping[Factor, tuple[int, int]])
     return [set(graph.predecessors(number)) if number in graph else set() for number in range(size)]
 
 
-def _names(slices: list[list[Slice]]) -> list[str]:
+def _names(coupling: Coupling, slices: list[list[Slice]]) -> list[str]:
     """A name for each group: the first constant that makes it and the axis."""
     taken: dict[str, int] = {}
     names = []
     for found in slices:
-        best = min(found, key=lambda s: (not s.producer, len(s.value.shape or ()) < 2), default=None)
+        best = min(found, key=lambda s: (not s.producer, len(coupling.axes[s.value]) < 2), default=None)
         name = f"{best.value.name}:{best.axis}" if best else ""
         taken[name] = taken.get(name, 0) + 1
         names.append(name if taken[name] == 1 else f"{name}#{taken[name]}")

@@ -216,7 +216,7 @@ def added_behind(value: ir.Value) -> tuple[ir.Node, int] | None:
 
 
 def scaled_behind(value: ir.Value) -> tuple[ir.Node, Sequence[ir.Value]] | None:
-    """The node that scales and shifts each channel of a value by stored numbers, and scale, shift, mean and variance."""
+    """The node that scales and shifts each channel of a value by stored numbers; and scale, shift, mean, variance."""
     uses = list(value.uses())
     if len(uses) != 1 or value.is_graph_output():
         return None

@@ -45,10 +45,10 @@ class _Rung:
 
 
 # From what most graphs take to what few need: long enough for several strided windows; multiples, for graphs that halve
-# and join again; thousands, for raw audio; short, for short tables. None: by the rank of the input.
+# and join again; short, for short tables; thousands, for raw audio. None: by the rank of the input.
 _LADDER = (
-    None, _Rung(67), _Rung(3, 32), _Rung(251), _Rung(3, 64), _Rung(521), _Rung(1031), _Rung(4099), _Rung(16411),
-    _Rung(2),
+    None, _Rung(67), _Rung(3, 32), _Rung(251), _Rung(3, 64), _Rung(2), _Rung(521), _Rung(1031), _Rung(4099),
+    _Rung(16411),
 )  # fmt: skip
 _CHOICE = 6  # so many primes to choose from: one that divides no static axis, if possible
 _SEQUENCE, _IMAGE = _Rung(13), _Rung(67)

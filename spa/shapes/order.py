@@ -18,7 +18,7 @@ def in_order(graph: ir.Graph) -> Iterable[ir.Node]:
     before = {node: _producers(node, graph) for node in graph}
     done: set[ir.Node] = set()
     for node, producers in before.items():
-        if not producers <= done:
+        if not done.issuperset(producers):
             break
         done.add(node)
     else:
@@ -30,11 +30,11 @@ def in_order(graph: ir.Graph) -> Iterable[ir.Node]:
         raise ModelError(f"the graph has a cycle: {names}") from None
 
 
-def _producers(node: ir.Node, graph: ir.Graph) -> set[ir.Node]:
+def _producers(node: ir.Node, graph: ir.Graph) -> list[ir.Node]:
     """Nodes of the graph whose results a node, or a subgraph of it, reads."""
     readers = [node]
     for attribute in node.attributes.values():
         if attribute.type == ir.AttributeType.GRAPH:
             readers.extend(ir.traversal.RecursiveGraphIterator(attribute.as_graph()))
     produced = (value.producer() for reader in readers for value in reader.inputs if value is not None)
-    return {producer for producer in produced if producer is not None and producer.graph is graph}
+    return list(dict.fromkeys(producer for producer in produced if producer is not None and producer.graph is graph))

@@ -1,0 +1,3 @@
+"""What to remove, removing it, repairing what is left."""
+
+from __future__ import annotations
