@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -57,7 +58,7 @@ def convex_slopes(curve: np.ndarray) -> np.ndarray:
             hull.pop()
         hull.append(k)
     slopes = np.empty(len(curve) - 1)
-    for left, right in zip(hull, hull[1:], strict=False):
+    for left, right in pairwise(hull):
         slopes[left:right] = (curve[right] - curve[left]) / (right - left)
     return slopes
 
@@ -74,7 +75,11 @@ def fit_scale(losses: Sequence[float], measured: Sequence[float]) -> tuple[float
 
 
 def allocate(
-    curves: Mapping[str, Curve], groups: Sequence[Group], cost: Cost, of: str, select: Callable[[list[np.ndarray]], Plan]
+    curves: Mapping[str, Curve],
+    groups: Sequence[Group],
+    cost: Cost,
+    of: str,
+    select: Callable[[list[np.ndarray]], Plan],
 ) -> Plan:
     """A plan whose expected loss is small for what it frees.
 

@@ -15,11 +15,7 @@ def add_biases(model: ir.Model, layers: Iterable[Layer]) -> list[str]:
 
     A node that takes a bias gets it as an operand; behind another, an Add is put. The model computes the same.
     """
-    made = []
-    for layer in layers:
-        if layer.bias is None and layer.mixing.steps is None:
-            made.append(_add(model, layer))
-    return made
+    return [_add(model, layer) for layer in layers if layer.bias is None and layer.mixing.steps is None]
 
 
 def drop_zero_biases(model: ir.Model, names: Iterable[str]) -> None:
@@ -30,8 +26,11 @@ def drop_zero_biases(model: ir.Model, names: Iterable[str]) -> None:
         if np.any(value.const_value.numpy()):
             continue
         for node, position in list(value.uses()):
-            if node.op_type == "Add" and node.name == name:
-                ir.convenience.replace_all_uses_with(node.outputs[0], node.inputs[0], replace_graph_outputs=True)
+            result, total = node.inputs[0], node.outputs[0]
+            if node.op_type == "Add" and node.name == name and result is not None:
+                if total.is_graph_output():
+                    total.name, result.name = result.name, total.name
+                ir.convenience.replace_all_uses_with(total, result, replace_graph_outputs=True)
                 model.graph.remove(node, safe=True)
             else:
                 node.replace_input_with(position, None)
@@ -45,7 +44,12 @@ def _add(model: ir.Model, layer: Layer) -> str:
     dtype = layer.weight.dtype or ir.DataType.FLOAT
     name = _free_name(model, f"{layer.weight.name}/bias")
     zeros = np.zeros(layer.bias_shape(), dtype.numpy())
-    value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(zeros.shape), const_value=ir.Tensor(zeros, dtype=dtype, name=name))
+    value = ir.Value(
+        name=name,
+        type=ir.TensorType(dtype),
+        shape=ir.Shape(zeros.shape),
+        const_value=ir.Tensor(zeros, dtype=dtype, name=name),
+    )
     model.graph.register_initializer(value)
     if position is not None and (position >= len(node.inputs) or node.inputs[position] is None):
         node.resize_inputs(max(len(node.inputs), position + 1))

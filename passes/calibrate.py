@@ -54,8 +54,8 @@ def check_samples(given: Given, model: ir.Model) -> Calibration:
     """Calibration samples that fit a model.
 
     Args:
-        given: arrays by input name; or one array, for a model of one input; or an iterable of samples, each a mapping by
-            input name or an array without the axis of samples.
+        given: arrays by input name; or one array, for a model of one input; or an iterable of samples, each a
+            mapping by input name or an array without the axis of samples.
 
     Raises:
         DataError: names, shapes or types do not fit, there are no samples, or they say nothing (NaN, all zero).
@@ -95,9 +95,13 @@ def _by_name(given: Given, names: Sequence[str]) -> dict[str, np.ndarray]:
     if len(found) == 1 and len(names) == 1 and not set(found) & set(names) and next(iter(found)) in ("", "arr_0"):
         found = {names[0]: next(iter(found.values()))}
     if missing := [name for name in names if name not in found]:
-        raise DataError(f"calibration data: no samples for input {missing[0]!r}; found {', '.join(map(repr, found)) or 'nothing'}")
+        raise DataError(
+            f"calibration data: no samples for input {missing[0]!r}; found {', '.join(map(repr, found)) or 'nothing'}"
+        )
     if extra := [name for name in found if name not in names]:
-        raise DataError(f"calibration data: the model has no input {extra[0]!r}; its inputs are {', '.join(map(repr, names))}")
+        raise DataError(
+            f"calibration data: the model has no input {extra[0]!r}; its inputs are {', '.join(map(repr, names))}"
+        )
     return found
 
 
@@ -114,7 +118,8 @@ def _stack(samples: list[Any], names: Sequence[str]) -> dict[str, np.ndarray]:
         shapes = {part.shape for part in parts}
         if len(parts) < len(samples) or len(shapes) > 1:
             raise DataError(
-                f"calibration data: all samples of {name!r} must have one shape, found {sorted(shapes)} in {len(parts)} of {len(samples)}"
+                f"calibration data: all samples of {name!r} must have one shape, "
+                f"found {sorted(shapes)} in {len(parts)} of {len(samples)}"
             )
         found[str(name)] = np.stack(parts)
     return found
@@ -122,7 +127,8 @@ def _stack(samples: list[Any], names: Sequence[str]) -> dict[str, np.ndarray]:
 
 def _fit(array: np.ndarray, value: ir.Value) -> tuple[np.ndarray, int | None, list[str]]:
     """The array as the input takes it, how many samples it takes at a time, and notes."""
-    name, notes = value.name, []
+    name = value.name
+    notes: list[str] = []
     if value.shape is not None:
         declared = [dim if isinstance(dim, int) else None for dim in value.shape]
         if not declared:
@@ -157,7 +163,9 @@ def _cast(array: np.ndarray, value: ir.Value, notes: list[str]) -> np.ndarray:
             raise DataError(f"calibration data: input {name!r} is {dtype.name}, found {array.dtype}")
         wide = array.astype(np.float32) if array.dtype.kind != "f" else array
         if array.dtype == np.uint8:
-            notes.append(f"input {name!r} takes {dtype.name} and got whole numbers up to 255: are its samples normalised?")
+            notes.append(
+                f"input {name!r} takes {dtype.name} and got whole numbers up to 255: are its samples normalised?"
+            )
         if not np.isfinite(wide.sum(dtype=np.float64)):
             bad = int(np.flatnonzero(~np.isfinite(wide.reshape(len(wide), -1).sum(1, dtype=np.float64)))[0])
             raise DataError(f"calibration data: sample {bad} of input {name!r} holds NaN or infinite values")

@@ -1,4 +1,4 @@
-"""Mixing consumers: the layers that multiply what a group makes with a stored weight, each as one least-squares problem.
+"""Mixing consumers: the layers that multiply what a group makes with a stored weight, each one least-squares problem.
 
 A layer computes `rows x matrix + bias`: rows are the elements of its data that meet a column of weights, for every
 sample and position (for a convolution the patch under its window, zeros of the padding included). That form is read off
@@ -26,8 +26,8 @@ class Layer:
     """A node that multiplies data with a stored weight.
 
     Names are sorted into four sorts: `blocks` stand in data, weight and result (convolution groups, experts), and each
-    index of theirs is a problem of its own; `contracted` are summed over; `outputs` stand in the weight only; what else the
-    data have are samples and positions.
+    index of theirs is a problem of its own; `contracted` are summed over; `outputs` stand in the weight only; what else
+    the data have are samples and positions.
 
     Attributes:
         data: what it reads.
@@ -52,6 +52,13 @@ class Layer:
         return str(self.node.name or self.weight.name)
 
     @property
+    def after(self) -> ir.Value:
+        """The value that has to be there before the layer may be refitted: the last one before its node runs."""
+        value = self.node.inputs[0] if self.mixing.steps is not None else self.data
+        assert value is not None
+        return value
+
+    @property
     def block_count(self) -> int:
         """How many problems it consists of."""
         return self._total(self.blocks)
@@ -60,6 +67,11 @@ class Layer:
     def width(self) -> int:
         """Length of a row."""
         return self._total(self.contracted)
+
+    @property
+    def taps(self) -> int:
+        """How many elements of each channel are in a row."""
+        return prod(self.mixing.window.kernel) if self.mixing.window is not None else 1
 
     @property
     def output_width(self) -> int:
@@ -107,7 +119,9 @@ class Layer:
             part = bias.reshape(*bias.shape[:-1], self.mixing.bias_parts, -1)[..., self.mixing.bias_part, :].reshape(-1)
         if part.size == 1:
             part = np.broadcast_to(part, prod(shape))
-        return np.asarray(part.reshape(self._bias_sizes()).transpose(self._bias_order()).reshape(shape) * self.mixing.bias_scale)
+        return np.asarray(
+            part.reshape(self._bias_sizes()).transpose(self._bias_order()).reshape(shape) * self.mixing.bias_scale
+        )
 
     def bias_of(self, vector: np.ndarray, before: np.ndarray) -> np.ndarray:
         """The stored bias that is `vector` (blocks, outputs); `before` gives its shape, and its other parts."""
@@ -153,6 +167,15 @@ class Layer:
             total -= total // int(shape[self.mixing.steps])
         return total
 
+    def output_rows(self, result: np.ndarray, positions: np.ndarray | None = None) -> np.ndarray:
+        """What the node gives, in the order of `rows`: (blocks, positions, outputs)."""
+        axes = self.mixing.result_axes or ()
+        names = self._names(axes)
+        free = [at for at, name in enumerate(names) if name not in self.blocks and name not in self.outputs]
+        order = [*map(names.index, self.blocks), *free, *map(names.index, self.outputs)]
+        rows = self._split(result, axes).transpose(order).reshape(self.block_count, -1, self.output_width)
+        return rows if positions is None else rows[:, positions]
+
     def _places(self, window: Window, sizes: Sequence[int]) -> list[int]:
         pads, places = self._pads(window, sizes), []
         for axis, size in enumerate(sizes):
@@ -179,15 +202,23 @@ class Layer:
         sizes, rank = data.shape[2:], len(window.kernel)
         pads, places = self._pads(window, sizes), self._places(window, sizes)
         if window.spread:
-            wide = np.zeros((*data.shape[:2], *((size - 1) * gap + 1 for size, gap in zip(sizes, window.spread, strict=True))), data.dtype)
-            wide[(..., *(slice(None, None, gap) for gap in window.spread))] = data
+            wide = np.zeros(
+                (*data.shape[:2], *((size - 1) * gap + 1 for size, gap in zip(sizes, window.spread, strict=True))),
+                data.dtype,
+            )
+            wide[:, :, *(slice(None, None, gap) for gap in window.spread)] = data
             data = wide
         before, behind = pads[:rank], pads[rank:]
-        data = data[(..., *(slice(max(0, -b), size - max(0, -e)) for b, e, size in zip(before, behind, data.shape[2:], strict=True)))]
+        inside = [
+            slice(max(0, -b), size - max(0, -e)) for b, e, size in zip(before, behind, data.shape[2:], strict=True)
+        ]
+        data = data[:, :, *inside]
         data = np.pad(data, [(0, 0), (0, 0), *((max(0, b), max(0, e)) for b, e in zip(before, behind, strict=True))])
         reach = [gap * (taps - 1) + 1 for gap, taps in zip(window.dilations, window.kernel, strict=True)]
         view = np.lib.stride_tricks.sliding_window_view(data, reach, axis=tuple(range(2, 2 + rank)))
-        steps = tuple(slice(0, (count - 1) * stride + 1, stride) for count, stride in zip(places, window.strides, strict=True))
+        steps = tuple(
+            slice(0, (count - 1) * stride + 1, stride) for count, stride in zip(places, window.strides, strict=True)
+        )
         taps = tuple(slice(None, None, -gap if window.spread else gap) for gap in window.dilations)
         view = view[(slice(None), slice(None), *steps, *taps)]  # n (g i) *t *k
         view = np.moveaxis(view, 1, 1 + rank)  # n *t (g i) *k
@@ -251,8 +282,12 @@ def find_layers(model: ir.Model, coupling: Coupling) -> list[Layer]:
         node = application.node
         if node.graph is not model.graph:
             continue
-        weights = frozenset(at for at, value in enumerate(node.inputs) if value is not None and value in coupling.weights)
-        found += [layer for mixing in mixings(node, application.rule, weights) if (layer := _layer(application, mixing))]
+        weights = frozenset(
+            at for at, value in enumerate(node.inputs) if value is not None and value in coupling.weights
+        )
+        found += [
+            layer for mixing in mixings(node, application.rule, weights) if (layer := _layer(application, mixing))
+        ]
     return found
 
 
@@ -274,20 +309,25 @@ def _layer(application: Application, mixing: Mixing) -> Layer | None:
         return None
     shared = len(weight.uses()) > 1
     layer = Layer(node, mixing, data, weight, None, factors, blocks, contracted, outputs, shared)
-    return replace(layer, bias=_bias(node, mixing, layer.bias_shape()))
+    bias = _bias(node, mixing, layer.bias_shape())
+    if bias not in node.inputs:  # behind the node, whose factor on its own bias does not reach there
+        mixing = replace(mixing, bias=None, bias_scale=1.0) if bias is not None else mixing
+    return replace(layer, bias=bias, mixing=mixing)
 
 
 def _is_product(term: Term) -> bool:
-    return not isinstance(term, Compound) or (term.kind is Kind.PRODUCT and all(isinstance(part, Name) for part in term.parts))
+    return not isinstance(term, Compound) or (
+        term.kind is Kind.PRODUCT and all(isinstance(part, Name) for part in term.parts)
+    )
 
 
 def _bias(node: ir.Node, mixing: Mixing, shape: tuple[int, ...]) -> ir.Value | None:
     """The stored tensor that is added, as an operand or by the node behind, along the outputs and nothing else."""
-    if mixing.bias is not None and mixing.bias < len(node.inputs) and (value := node.inputs[mixing.bias]) is not None:
-        return _fitting(value, shape)
-    if mixing.bias is None and (found := added_behind(node.outputs[0])) is not None:
-        return _fitting(found[0].inputs[found[1]], shape)
-    return None
+    own = node.inputs[mixing.bias] if mixing.bias is not None and mixing.bias < len(node.inputs) else None
+    if own is not None and (found := _fitting(own, shape)) is not None:
+        return found
+    behind = added_behind(node.outputs[0]) if own is not None or mixing.bias is None else None
+    return None if behind is None else _fitting(behind[0].inputs[behind[1]], shape)
 
 
 def _fitting(value: ir.Value | None, shape: tuple[int, ...]) -> ir.Value | None:

@@ -76,7 +76,9 @@ class Network:
         if layer.bias is not None:
             weights[str(layer.bias.name)] = layer.bias_of(bias, self.array(layer.bias, weights))
 
-    def session(self, outputs: Sequence[ir.Value], sample: Batch, weights: Weights, *, threads: int | None = None) -> Any:
+    def session(
+        self, outputs: Sequence[ir.Value], sample: Batch, weights: Weights, *, threads: int | None = None
+    ) -> Any:
         """A session of the whole model that gives some values."""
         names = [str(value.name) for value in outputs]
         proto = piece(self.model, list(self.model.graph), sample, names, weights)
@@ -114,9 +116,7 @@ def _others(group: Group, coupling: Coupling, readers: Sequence[Reader]) -> list
 
 def _summed(application: Application) -> set[Any]:
     names = application.rule.contracted - set(application.rule.frozen)
-    return {
-        leaf for name, dim in application.factors.items() if name.split(".")[0] in names for leaf in leaves(dim)
-    }
+    return {leaf for name, dim in application.factors.items() if name.split(".")[0] in names for leaf in leaves(dim)}
 
 
 Fidelity = Callable[[Mapping[str, np.ndarray], Mapping[str, np.ndarray]], float]
@@ -128,8 +128,12 @@ def output_difference(dense: Sequence[np.ndarray], pruned: Sequence[np.ndarray])
     Args:
         dense, pruned: one output over all samples, a batch each.
     """
-    left = np.concatenate([array.reshape(-1, array.shape[-1] if array.ndim else 1) for array in dense]).astype(np.float64)
-    right = np.concatenate([array.reshape(-1, array.shape[-1] if array.ndim else 1) for array in pruned]).astype(np.float64)
+    left = np.concatenate([array.reshape(-1, array.shape[-1] if array.ndim else 1) for array in dense]).astype(
+        np.float64
+    )
+    right = np.concatenate([array.reshape(-1, array.shape[-1] if array.ndim else 1) for array in pruned]).astype(
+        np.float64
+    )
     scale = float(np.sum((left - left.mean(0)) ** 2)) or float(np.sum(left**2)) or 1.0
     found = {"relative_l2": float(np.sqrt(np.sum((left - right) ** 2) / scale))}
     if left.shape[1] > 1 and left.min(initial=0.0) >= 0 and np.allclose(left.sum(1), 1.0, atol=1e-3):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
 
-from spa.passes.consumers import Layer
-from spa.passes.secondorder.moments import Moments, is_held_out
+from spa.passes.problems import Key, Problem, Statistics
+from spa.passes.secondorder import Moments, is_held_out
 
 MULTIPLE, LEAST_MULTIPLE, LEAST_ROWS = 30, 4, 4096
 """Rows that are enough: so many times the width of a row, at least that many times, and at least so many in all."""
@@ -17,15 +17,20 @@ MULTIPLE, LEAST_MULTIPLE, LEAST_ROWS = 30, 4, 4096
 ENOUGH_FLOPS = 3e11
 """Above this a Gram matrix of `MULTIPLE` times its width in rows is made of fewer."""
 
+ENERGY_ROWS = 2048
+"""Of the dense network, on which the variance of outputs is measured where the moments are of another one."""
+
 Fetch = Callable[[ir.Value, int], np.ndarray]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Statistics:
-    """Moments of the rows of one layer, for each block: of samples that are fitted, and of those held out."""
+class Drift(Protocol):
+    """What the outputs of a layer should make up for, beside what its own input is off by."""
 
-    fitted: Sequence[Moments]
-    held_out: Sequence[Moments]
+    def width(self, problem: Problem) -> int:
+        """Number of outputs; 0: there is no drift."""
+
+    def rows(self, problem: Problem, number: int, positions: np.ndarray | None) -> np.ndarray:
+        """Of some rows of a batch, (blocks, positions, outputs)."""
 
 
 def enough_rows(width: int) -> int:
@@ -34,45 +39,69 @@ def enough_rows(width: int) -> int:
 
 
 def collect(
-    layers: Iterable[Layer], count: int, dense: Fetch, pruned: Fetch | None = None, *, weights: Fetch | None = None
-) -> dict[tuple[object, ...], Statistics]:
-    """Statistics of some layers, one for all that read the same rows.
+    problems: Iterable[Problem],
+    count: int,
+    dense: Fetch,
+    pruned: Fetch | None = None,
+    *,
+    drift: Drift | None = None,
+) -> dict[Key, Statistics]:
+    """Statistics of some problems, one for all that read the same rows.
 
     Args:
-        count: how many batches there are; the last of every six is held out, where there are six.
+        count: how many batches there are; the last of every six is held out, of fewer the last.
         dense, pruned: a value of a batch in the dense and in the pruned network; without the second, of one network.
+        drift: what outputs should make up for besides.
     """
-    readers = {layer.input_key: layer for layer in layers}
-    every = 6 if count >= 6 else max(2, count)
-    found = {key: _Collector(layer, count, symmetric=pruned is None) for key, layer in readers.items()}
+    found = {problem.key: _Collector(problem, count, symmetric=pruned is None, drift=drift) for problem in problems}
     for number in range(count):
-        held_out = count > 1 and is_held_out(number, every=every)
-        for layer, collector in zip(readers.values(), found.values(), strict=True):
-            collector.add(number, dense(layer.data, number), None if pruned is None else pruned(layer.data, number), held_out)
-    return {key: collector.statistics for key, collector in found.items()}
+        held_out = count > 1 and is_held_out(number, every=min(6, count))
+        for collector in found.values():
+            data = collector.problem.data
+            collector.add(number, dense(data, number), None if pruned is None else pruned(data, number), held_out)
+    return {key: collector.statistics() for key, collector in found.items()}
 
 
 class _Collector:
-    def __init__(self, layer: Layer, count: int, *, symmetric: bool) -> None:
-        dense_width = None if symmetric else layer.width
-        self.layer = layer
-        self.share = -(-enough_rows(layer.width) // count)  # rows of a batch
+    def __init__(self, problem: Problem, count: int, *, symmetric: bool, drift: Drift | None) -> None:
+        self.problem = problem
+        self.drift = drift if drift is not None and drift.width(problem) else None
+        drift_width = problem.layer.output_width if self.drift is not None else 0
+        self.count = count
+        self.share = -(-enough_rows(problem.width) // count)  # rows of a batch
+        dense_width = None if symmetric else problem.width
+        name = problem.layer.name
 
         def moments() -> list[Moments]:
-            return [Moments(layer.width, dense_width=dense_width, name=layer.name) for _ in range(layer.block_count)]
+            return [
+                Moments(problem.width, dense_width=dense_width, drift_width=drift_width, name=name)
+                for _ in range(problem.layer.block_count)
+            ]
 
-        self.statistics = Statistics(moments(), moments())
+        self.fitted, self.held_out = moments(), moments()
+        self.dense: list[np.ndarray] = []
+
+    def statistics(self) -> Statistics:
+        """What was collected."""
+        return Statistics(self.fitted, self.held_out, np.concatenate(self.dense, axis=1) if self.dense else None)
 
     def add(self, number: int, dense: np.ndarray, pruned: np.ndarray | None, held_out: bool) -> None:
-        total = self.layer.row_count(dense.shape)
+        total = self.problem.row_count(dense.shape)
         positions = None
         if total > self.share:  # the same rows of both networks, in any run
             positions = np.random.default_rng(number).choice(total, self.share, replace=False)
-        rows = self.layer.rows(dense, positions)
-        into = self.statistics.held_out if held_out else self.statistics.fitted
+        rows = self.problem.rows(dense, positions)
+        into = self.held_out if held_out else self.fitted
         if pruned is None:
             for moments, block in zip(into, rows, strict=True):
                 moments.update(block)
             return
-        for moments, block, other in zip(into, rows, self.layer.rows(pruned, positions), strict=True):
-            moments.update(other, block)
+        self.dense.append(rows[:, : -(-ENERGY_ROWS // self.count)])
+        found = self.problem.rows(pruned, positions)
+        if self.drift is None:
+            for moments, block, other in zip(into, rows, found, strict=True):
+                moments.update(other, block)
+            return
+        off = self.drift.rows(self.problem, number, positions)
+        for moments, block, other, missing in zip(into, rows, found, off, strict=True):
+            moments.update(other, block, drift=missing)

@@ -1,4 +1,4 @@
-"""Running a model piece by piece: the graph is cut behind chosen values, and what crosses a cut waits for the next piece.
+"""Running a model piece by piece: the graph is cut behind chosen values; what crosses a cut waits for the next piece.
 
 A full pass costs about one forward run. Between two pieces, weights that have not run yet may be replaced, so that a
 second stream can follow the first with other weights; it computes only what those change.
@@ -129,9 +129,12 @@ class Store:
         else:
             self.nbytes -= getattr(entry, "nbytes", 0)
 
-    def holds(self, value: ir.Value) -> bool:
-        """Whether the value is kept, for the first batch at least."""
-        return (value, 0) in self._entries
+    def __contains__(self, entry: tuple[ir.Value, int]) -> bool:
+        return entry in self._entries
+
+    def held(self) -> list[tuple[ir.Value, int]]:
+        """What is kept: values and batches."""
+        return list(self._entries)
 
     def close(self) -> None:
         """Forget everything."""
@@ -166,7 +169,7 @@ class Stream:
         if base is None:
             for value in stages.model.graph.inputs:
                 for number, batch in enumerate(batches):
-                    if value.name in batch:
+                    if value.name and value.name in batch:
                         self.store.put(value, number, batch[value.name])
 
     def advance(self) -> Sequence[ir.Value]:
@@ -184,12 +187,15 @@ class Stream:
             return self.base.value(value, batch)
         return self.store.get(value, batch)
 
+    def has(self, value: ir.Value) -> bool:
+        """Whether a value is there now."""
+        return (value, 0) in self.store or (self.base is not None and self.base.has(value))
+
     def forget(self) -> None:
         """Drop what no later stage reads; the base last, since another stream may still read from it."""
-        for value, _ in {(value, 0) for value, number in self.store._entries if number == 0}:
+        for value, number in self.store.held():
             if self.stages.last_use.get(value, -1) < self.done:
-                for number in range(len(self.batches)):
-                    self.store.drop(value, number)
+                self.store.drop(value, number)
 
     def close(self) -> None:
         """Forget everything."""
@@ -216,10 +222,14 @@ class Stream:
         if not gives:
             return
         constants = self.stages.model.graph.initializers
-        takes = list(dict.fromkeys(v for n in nodes for v in reads(n) if v not in set(made) and v.name not in constants))
+        takes = list(
+            dict.fromkeys(v for n in nodes for v in reads(n) if v not in set(made) and v.name not in constants)
+        )
         first = {str(value.name): self.value(value, 0) for value in takes}
         session = runtime.session(
-            piece(self.stages.model, nodes, first, [str(v.name) for v in gives], self.weights), optimize=True, threads=self.threads
+            piece(self.stages.model, nodes, first, [str(v.name) for v in gives], self.weights),
+            optimize=True,
+            threads=self.threads,
         )
         for number in range(len(self.batches)):
             feeds = {str(value.name): self.value(value, number) for value in takes}
@@ -241,11 +251,15 @@ def piece(
     stored = model.graph.initializers
     for node in nodes:
         graph.node.append(ir.serde.serialize_node(node))
-    for name in dict.fromkeys(str(v.name) for n in nodes for v in reads(n) if v.name in stored and v.name not in inputs):
+    for name in dict.fromkeys(
+        str(v.name) for n in nodes for v in reads(n) if v.name in stored and v.name not in inputs
+    ):
         tensor = stored[name].const_value
         assert tensor is not None
         if name in weights:
-            tensor = ir.Tensor(np.ascontiguousarray(weights[name].astype(tensor.dtype.numpy(), copy=False)), dtype=tensor.dtype)
+            tensor = ir.Tensor(
+                np.ascontiguousarray(weights[name].astype(tensor.dtype.numpy(), copy=False)), dtype=tensor.dtype
+            )
         proto = ir.serde.serialize_tensor(tensor)
         proto.name = name
         graph.initializer.append(proto)
@@ -261,7 +275,9 @@ def piece(
         elif (kind := values[name].type) is not None:
             ir.serde.serialize_type_into(info.type, kind)
     graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
-    opsets = [onnx.OperatorSetIdProto(domain=domain, version=version) for domain, version in model.graph.opset_imports.items()]
+    opsets = [
+        onnx.OperatorSetIdProto(domain=domain, version=version) for domain, version in model.graph.opset_imports.items()
+    ]
     return onnx.ModelProto(graph=graph, ir_version=max(model.ir_version or 0, 8), opset_import=opsets)
 
 

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from spa.errors import BudgetError
 from spa.passes.secondorder.linalg import Array, Indices
-from spa.passes.secondorder.solver import Consumer, choose_damping, default_damping
+from spa.passes.secondorder.problem import Consumer
+from spa.passes.secondorder.solver import choose_damping, default_damping
 from spa.passes.secondorder.system import HeldOut, Mask, System, by_input
 
 POOL = 4
@@ -26,8 +27,8 @@ class Removal:
 
     Attributes:
         order: units in the order in which the greedy pass removed them, (n,).
-        loss: cumulative loss e(s) after s = 0 ... n removals, (n + 1,): sum over consumers of alpha_c times the growth of
-            the damped mean squared output error over that of the optimum with all units. With alpha = 1 / energy each
+        loss: cumulative loss e(s) after s = 0 ... n removals, (n + 1,): sum over consumers of alpha_c times the growth
+            of the damped squared output error over that of the optimum with all units. With alpha = 1 / energy each
             consumer counts the share of its output variance that is lost.
         kept: units kept in the end, swaps included, ascending.
         swapped: units that swaps brought back.
@@ -60,15 +61,15 @@ def remove_units(
 ) -> Removal:
     """Remove units of one group so that all of its consumers, refitted, lose as little as possible.
 
-    Optimal Brain Surgeon (Hassibi and Stork 1993) on blocks of rows (OBC, Frantar and Alistarh 2022; ZipLM, Kurtic et al.
-    2023), summed over the consumers of a unit, on centred moments, and started from the optimum W* = Ht^-1 Gt of the
-    current targets, without which the saliency (3) is wrong whenever G != H W0 (asymmetric calibration).
+    Optimal Brain Surgeon (Hassibi and Stork 1993) on blocks of rows (OBC, Frantar and Alistarh 2022; ZipLM, Kurtic et
+    al. 2023), summed over the consumers of a unit, on centred moments, and started from the optimum W* = Ht^-1 Gt of
+    the current targets, without which the saliency (3) is wrong whenever G != H W0 (asymmetric calibration).
 
-    A round removes max(1, remove / rounds) units. All units are scored by (3); the best candidates, four for each unit that
-    is to go, are then removed one by one with exact downdates among themselves, so that of two duplicates only one goes;
-    what was chosen leaves the whole system in one block downdate (4). After every eighth of the units the inverse is
-    computed anew, which ends rounding drift and drops what was removed from the arrays. Units whose rows do not vary in any
-    input go first. Time O(d^3) and memory O(d^2) per distinct input.
+    A round removes max(1, remove / rounds) units. All units are scored by (3); the best candidates, four for each unit
+    that is to go, are then removed one by one with exact downdates among themselves, so that of two duplicates only one
+    goes; what was chosen leaves the whole system in one block downdate (4). After every eighth of the units the inverse
+    is computed anew, which ends rounding drift and drops what was removed from the arrays. Units whose rows do not vary
+    in any input go first. Time O(d^3) and memory O(d^2) for each distinct input.
 
     Args:
         consumers: all mixing layers that read the units; those with the same moments share one inverse.
@@ -83,38 +84,21 @@ def remove_units(
     Raises:
         BudgetError: fewer units than ``remove`` may go.
         DataError: moments without rows.
+        ValueError: a row belongs to a unit that does not exist.
     """
+    if any(int(consumer.unit_of_row.max(initial=-1)) >= units for consumer in consumers):
+        raise ValueError(f"unit_of_row must stay below the number of units, {units}")
     free: Mask = np.ones(units, np.bool_) if removable is None else np.array(removable, np.bool_)
     limit = min(int(free.sum()), units - min_keep)
     if not 0 <= remove <= limit:
-        raise BudgetError(f"{remove} of {units} units were to go; {limit} can: {free.sum()} are removable, {min_keep} must stay")
+        raise BudgetError(
+            f"{remove} of {units} units to go, {max(limit, 0)} can: {free.sum()} are removable, {min_keep} must stay"
+        )
     systems = _systems(consumers, free, remove, damping)
-    judges = [HeldOut(system) for system in systems if system.consumers[0].held_out is not None]
-    kept = np.ones(units, np.bool_)
-    for system in systems:
-        system.factorise(kept)
-    levels, held_out = [0], [sum(judge.loss() for judge in judges)]
-    dead = free & _dead(systems, units)
-    order: list[int] = []
-    losses: list[float] = []
-    refreshed = 0
-    while len(order) < remove:
-        if len(order) - refreshed >= max(1, units // REFRESHES):
-            refreshed = len(order)
-            for system in systems:
-                system.factorise(kept)
-            levels.append(refreshed)
-            held_out.append(sum(judge.loss() for judge in judges))
-        candidates = np.flatnonzero(dead & kept if np.any(dead & kept) else free & kept)
-        count = min(max(1, remove // rounds), remove - len(order), len(candidates))
-        gone, lost = cut(systems, kept, candidates, count)
-        order += gone
-        losses += lost
-    if levels[-1] != remove:
-        levels.append(remove)
-        held_out.append(sum(judge.loss() for judge in judges))
+    order, losses, held_out, kept = _greedy(systems, free, remove, rounds)
     final, swapped, gained = swap(systems, kept, free, rounds=swap_rounds)
     chosen = {id(consumer): system.damping for system in systems for consumer in system.consumers}
+    growth = np.array(list(held_out.values()))
     return Removal(
         order=np.array(order, np.intp),
         loss=np.concatenate([[0.0], np.cumsum(losses)]),
@@ -122,13 +106,41 @@ def remove_units(
         swapped=swapped,
         final_loss=float(sum(losses)) - gained,
         dampings=tuple(chosen[id(consumer)] for consumer in consumers),
-        held_out_levels=np.array(levels if judges else [], np.intp),
-        held_out_loss=np.array(held_out if judges else []) - (held_out[0] if judges else 0.0),
+        held_out_levels=np.array(list(held_out), np.intp),
+        held_out_loss=growth - growth[0] if len(growth) else growth,
     )
 
 
+def _greedy(
+    systems: Sequence[System], free: Mask, remove: int, rounds: int
+) -> tuple[list[int], list[float], dict[int, float], Mask]:
+    """Units in order of removal, the loss of each, held-out errors by number of removals, and the mask of kept ones."""
+    judges = [HeldOut(system) for system in systems if system.consumers[0].judge is not None]
+    kept = np.ones(len(free), np.bool_)
+    dead = free & _dead(systems, len(free))
+    order: list[int] = []
+    losses: list[float] = []
+    held_out: dict[int, float] = {}
+    refreshed = -len(free)
+    while len(order) < remove:
+        if len(order) - refreshed >= max(1, len(free) // REFRESHES):
+            refreshed = len(order)
+            for system in systems:
+                system.factorise(kept)
+            if judges:
+                held_out[refreshed] = sum(judge.loss() for judge in judges)
+        candidates = np.flatnonzero(dead & kept if np.any(dead & kept) else free & kept)
+        count = min(max(1, remove // rounds), remove - len(order), len(candidates))
+        gone, lost = cut(systems, kept, candidates, count)
+        order += gone
+        losses += lost
+    if judges and remove:
+        held_out[remove] = sum(judge.loss() for judge in judges)
+    return order, losses, held_out, kept
+
+
 def cut(systems: Sequence[System], kept: Mask, candidates: Indices, count: int) -> tuple[list[int], list[float]]:
-    """Remove ``count`` of the candidates from the systems and from ``kept``; return them and the loss of each, in order."""
+    """Remove ``count`` of the candidates from the systems and from ``kept``; return them and what each cost."""
     scores = sum(system.saliency(kept) for system in systems) + np.zeros(len(kept))
     near = candidates[np.argsort(scores[candidates], kind="stable")[: POOL * count if count > 1 else 1]]
     pools = [system.pool(near) for system in systems]
@@ -184,18 +196,22 @@ def swap(systems: Sequence[System], kept: Mask, free: Mask, *, rounds: int) -> t
 
 
 def _systems(consumers: Sequence[Consumer], free: Mask, remove: int, damping: float | None) -> list[System]:
-    """One system for each distinct input, damped as asked, or as held-out moments want it at a first guess of what goes."""
+    """One system for each distinct input, damped as asked, or as held-out moments ask for.
+
+    They are asked about a first guess of the cut, of at most half of the units: with all rows present and dense targets
+    every damping gives the dense weights.
+    """
     inputs = by_input(consumers)
     systems = [System(group, default_damping(group[0]) if damping is None else damping) for group in inputs]
-    if damping is not None or all(consumer.held_out is None for consumer in consumers):
+    if damping is not None or all(consumer.judge is None for consumer in consumers):
         return systems
     kept = np.ones(len(free), np.bool_)
     for system in systems:
         system.factorise(kept)
     scores = sum(system.saliency(kept) for system in systems) + np.where(free, 0.0, np.inf)
-    kept[np.argsort(scores, kind="stable")[:remove]] = False
+    kept[np.argsort(scores, kind="stable")[: min(remove, int(free.sum()) // 2)]] = False
     units = np.flatnonzero(kept)
-    chosen = [choose_damping(group, units) for group in inputs]
+    chosen = [default_damping(group[0]) if group[0].judge is None else choose_damping(group, units) for group in inputs]
     return [
         system if system.damping == value else System(system.consumers, value)
         for system, value in zip(systems, chosen, strict=True)

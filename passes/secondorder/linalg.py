@@ -19,15 +19,16 @@ EIGENVALUE_FLOOR = 1e-8
 def factorise(matrix: Array) -> tuple[Array, Array]:
     """Cholesky factor of a symmetric matrix after scaling its diagonal to one.
 
-    Scaling costs nothing, and the condition number of the scaled matrix is within a factor d of the best that any diagonal
-    scaling can reach (van der Sluis 1969). A matrix that is not positive definite gets a growing jitter; if that is not
-    enough, its eigenvalues are raised to a floor.
+    The condition number of the scaled matrix is within a factor d of the best that any diagonal scaling can reach
+    (van der Sluis 1969). A matrix that is not positive definite gets a growing jitter; if that is not enough, its
+    eigenvalues are raised to a floor.
 
     Args:
         matrix: symmetric, (d, d); left as it is.
 
     Returns:
-        ``lower`` (d, d) and ``scale`` (d,) with ``lower @ lower.T == scale * matrix * scale[:, None]``, up to the jitter.
+        ``lower`` (d, d) and ``scale`` (d,) with ``lower @ lower.T == scale * matrix * scale[:, None]``, but for the
+        jitter.
     """
     diagonal = np.diagonal(matrix)
     scale = 1.0 / np.sqrt(np.where(diagonal > 0.0, diagonal, 1.0))
@@ -49,14 +50,14 @@ def solve(matrix: Array, right: Array) -> Array:
 
 
 def inverse(matrix: Array) -> Array:
-    """Inverse (d, d) of a symmetric matrix, see `factorise`. Fortran order, so that BLAS can update it in place."""
+    """Inverse (d, d) of a symmetric matrix, see `factorise`."""
     lower, scale = factorise(matrix)
     half, _ = lapack.dpotri(lower, lower=1, overwrite_c=1)
-    full: Array = half + half.T
+    full: Array = np.add(half, half.T, order="C")
     np.fill_diagonal(full, np.diagonal(half))
     full *= scale
     full *= scale[:, None]
-    return np.asfortranarray(full)
+    return full
 
 
 def _scaled(matrix: Array, scale: Array, jitter: float) -> Array:

@@ -22,11 +22,11 @@ class Moments:
 
         mu = E xh    mu0 = E x    H = E (xh - mu)(xh - mu)^T    C = E (xh - mu)(x - mu0)^T    D = E (xh - mu)(r - E r)^T
 
-    Rows are gathered into chunks of about ``width`` rows. A chunk is centred in float64 about its own mean, multiplied in
-    ``precision``, and added in float64 by the pairwise update of Chan, Golub and LeVeque (1979; Pebay 2008 for
-    co-moments): between chunks a and b, H gains (n_a n_b / (n_a + n_b)) delta delta^T, delta = mu_b - mu_a. That term is one
-    more row of the centred chunk, so it costs nothing. No large mean is ever subtracted from a large product, the data are
-    read once, and memory stays O(d^2), however many rows there are.
+    Rows are gathered into chunks of about ``width`` rows. A chunk is centred in float64 about its own mean,
+    multiplied in ``precision``, and added in float64 by the pairwise update of Chan, Golub and LeVeque (1979; Pebay
+    2008 for co-moments): joining a and b, the sum of squares gains (n_a n_b / (n_a + n_b)) delta delta^T, delta =
+    mu_b - mu_a. That term is one more row of the centred chunk, so it costs nothing. No large mean is ever subtracted
+    from a large product, the data are read once, and memory stays O(d^2), however many rows there are.
 
     Args:
         width: d', width of the rows of the pruned network.
@@ -101,7 +101,10 @@ class Moments:
         omega = np.ones(len(parts[0])) if weights is None else np.asarray(weights, np.float64)
         lengths = [len(part) for part in parts]
         if omega.shape != (lengths[0],) or len(set(lengths)) > 1:
-            raise DataError(f"calibration of {self.name!r}: {lengths} rows and weights of shape {omega.shape} do not match")
+            raise DataError(
+                f"calibration of {self.name!r}: {lengths} rows (pruned, dense, drift), weights of shape {omega.shape} "
+                "do not match; one row of each and one weight are needed for each position"
+            )
         if not np.all(omega >= 0.0) or np.any(np.isinf(omega)):
             raise DataError(f"calibration of {self.name!r}: weights of rows must be finite and not negative")
         if not np.all(omega):
@@ -116,8 +119,9 @@ class Moments:
     def merge(self, other: Moments) -> None:
         """Add all that ``other`` has seen; afterwards both are as usable as before."""
         shape = (self.width, self.dense_width, self.drift_width)
-        if shape != (other.width, other.dense_width, other.drift_width):
-            raise ValueError(f"moments of widths {shape} cannot take {(other.width, other.dense_width, other.drift_width)}")
+        theirs = (other.width, other.dense_width, other.drift_width)
+        if shape != theirs:
+            raise ValueError(f"moments of widths {shape} cannot take in those of widths {theirs}")
         self._flush()
         other._flush()
         if not other._count:
@@ -185,6 +189,12 @@ class Moments:
         return self._drift_mean.copy()
 
     @property
+    def variance(self) -> Array:
+        """Diagonal of H, (d',)."""
+        self._require_rows()
+        return np.diagonal(self._gram) / self._weight
+
+    @property
     def gram(self) -> Array:
         """H, (d', d'), a new array."""
         return self._normalised("_gram")
@@ -200,13 +210,18 @@ class Moments:
         return self._normalised("_drift_cross")
 
     def _normalised(self, name: str) -> Array:
-        self._flush()
-        if not self._count:
-            raise DataError(f"calibration of {self.name!r}: no rows were seen; give at least one sample of positive weight")
-        if not np.all(np.isfinite(np.diagonal(self._gram))):
-            raise DataError(f"calibration of {self.name!r}: squares of the values do not fit {self.precision}; check the samples")
+        self._require_rows()
         total: Array = getattr(self, name)
         return total / self._weight
+
+    def _require_rows(self) -> None:
+        self._flush()
+        if not self._count:
+            raise DataError(
+                f"calibration of {self.name!r}: no rows were seen; at least one of positive weight is needed"
+            )
+        if not np.all(np.isfinite(np.diagonal(self._gram))):
+            raise DataError(f"calibration of {self.name!r}: the values are too large to square; check the samples")
 
     def _checked(self, values: npt.ArrayLike, width: int, what: str) -> Rows:
         array = np.asarray(values)
@@ -214,6 +229,7 @@ class Moments:
             raise DataError(f"calibration of {self.name!r}: {what} of shape (N, {width}) expected, found {array.shape}")
         return array
 
+    @np.errstate(over="ignore")
     def _buffer(self, parts: tuple[Rows, Rows, Rows, Array]) -> None:
         """Copy rows into the chunk under construction; absorb it each time it is full."""
         chunk = min(max(self.width, MIN_CHUNK), MAX_CHUNK)
@@ -239,6 +255,7 @@ class Moments:
             if len(rows):
                 self._absorb((rows, dense, drift, weights))
 
+    @np.errstate(over="ignore", invalid="ignore")  # what overflows is reported by _require_rows
     def _absorb(self, parts: tuple[Rows, Rows, Rows, Rows]) -> None:
         omega = np.asarray(parts[3][:, 0], np.float64)
         weight = float(omega.sum())
@@ -268,7 +285,7 @@ class Moments:
 def is_held_out(sample: int, *, every: int = 6) -> bool:
     """Whether calibration sample number ``sample`` belongs to the held-out moments: the last of every six (17 %).
 
-    Split by samples, never by rows: positions of one image or tokens of one text resemble each other, and a held-out loss
+    Split by samples, never by rows: positions of one image or tokens of one text resemble each other, and a loss
     measured on neighbours of the rows that were fitted shows no overfit.
     """
     return sample % every == every - 1

@@ -1,4 +1,4 @@
-"""The quadratic problem of one distinct input, as units leave it and come back: exact downdates of inverse and optimum."""
+"""The quadratic problem of one distinct input as units leave it: exact downdates of its inverse and its optimum."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import blas
 
 from spa.passes.secondorder.linalg import Array, Indices, inverse, solve
-from spa.passes.secondorder.solver import VARIANCE_FLOOR, Consumer, importance, normal_equations, ridge
+from spa.passes.secondorder.problem import Consumer, importance, normal_equations
+from spa.passes.secondorder.solver import VARIANCE_FLOOR, ridge
+
+PANEL = 512
 
 Mask = npt.NDArray[np.bool_]
 
@@ -28,9 +30,8 @@ def blocks(unit_of_row: Indices) -> list[Blocks]:
     order = np.argsort(unit_of_row, kind="stable")
     order = order[unit_of_row[order] >= 0]
     units, start, sizes = np.unique(unit_of_row[order], return_index=True, return_counts=True)
-    return [
-        Blocks(units[sizes == size], order[start[sizes == size][:, None] + np.arange(size)]) for size in np.unique(sizes)
-    ]
+    alike = [(size, sizes == size) for size in np.unique(sizes)]
+    return [Blocks(units[these], order[start[these, None] + np.arange(size)]) for size, these in alike]
 
 
 def traces(inverses: Array, grams: Array) -> Array:
@@ -45,11 +46,11 @@ class System:
 
     With Ht = H + Lambda, Gt = G + Lambda A (Lambda the damping, A the anchor) and rows S of the kept units,
 
-        W_S = Ht_SS^-1 Gt_S        L(S) = -tr(F Gt_S^T Ht_SS^-1 Gt_S)                                                     (2)
+        W_S = Ht_SS^-1 Gt_S        L(S) = -tr(F Gt_S^T Ht_SS^-1 Gt_S)                                                (2)
 
-    Consumers of one input share Ht: their Gt stand side by side, each times sqrt(alpha) R with F = R R^T, so that (2) and
-    all that follows from it is a plain trace. Outputs are rotated into the row space of Gt when there are more outputs than
-    rows: no trace changes.
+    Consumers of one input share Ht: their Gt stand side by side, each times sqrt(alpha) R with F = R R^T, so that (2)
+    and all that follows from it is a plain trace. When there are more outputs than rows, outputs are rotated into the
+    row space of Gt, which changes no trace.
 
     Attributes:
         rows: rows of the input that the arrays below hold, a superset of S, (r,).
@@ -90,7 +91,7 @@ class System:
     def saliency(self, kept: Mask) -> Array:
         """Loss that removing each kept unit alone would cause, (units,); zero for the others:
 
-        s(j) = sum_c alpha_c tr(F_c W_c,B^T [(Ht_c,SS^-1)_BB]^-1 W_c,B), B the rows of unit j                               (3)
+        s(j) = sum_c alpha_c tr(F_c W_c,B^T [(Ht_c,SS^-1)_BB]^-1 W_c,B), B the rows of unit j                       (3)
         """
         scores = np.zeros(len(kept))
         for block in self.blocks:
@@ -108,7 +109,7 @@ class System:
     def gains(self, outside: Indices) -> Array:
         """Loss that letting each of the units ``outside`` back in alone would save, one for each:
 
-        gain(j) = tr(g^T Z^-1 g), g = Gt_B - Ht_BS W_S, Z = Ht_BB - Ht_BS Ht_SS^-1 Ht_SB                                    (5)
+        gain(j) = tr(g^T Z^-1 g), g = Gt_B - Ht_BS W_S, Z = Ht_BB - Ht_BS Ht_SS^-1 Ht_SB                            (5)
 
         Only right after `factorise`, when the rows held are those of S.
         """
@@ -120,9 +121,10 @@ class System:
         for block in blocks(self.unit_of_row[at]):
             inner = block.positions
             rows = at[inner]
-            complement = self.gram[rows[:, :, None], rows[:, None, :]] - explained[inner] @ cross[inner].transpose(0, 2, 1)
+            own = self.gram[rows[:, :, None], rows[:, None, :]]
+            unexplained = own - explained[inner] @ cross[inner].transpose(0, 2, 1)
             pulls = residual[inner]
-            gains[block.units] = traces(complement, pulls @ pulls.transpose(0, 2, 1))
+            gains[block.units] = traces(unexplained, pulls @ pulls.transpose(0, 2, 1))
         return np.asarray(gains[outside])
 
     def pool(self, units: Indices) -> Pool:
@@ -134,7 +136,7 @@ class System:
     def remove(self, units: Indices) -> None:
         """Remove units, exactly: with B all of their rows,
 
-        W -= Ht^-1[:, B] (Ht^-1_BB)^-1 W_B        Ht^-1 -= Ht^-1[:, B] (Ht^-1_BB)^-1 Ht^-1[B, :]                            (4)
+        W -= Ht^-1[:, B] (Ht^-1_BB)^-1 W_B        Ht^-1 -= Ht^-1[:, B] (Ht^-1_BB)^-1 Ht^-1[B, :]                    (4)
         """
         at = np.flatnonzero(np.isin(self.unit, units))
         if not len(at):
@@ -149,13 +151,14 @@ class System:
 
 
 class HeldOut:
-    """Error of a system's current weights on held-out moments, with biases fitted on the others; a constant is left out."""
+    """Error of a system's current weights on held-out moments, biases fitted on the others; a constant is left out."""
 
     def __init__(self, system: System) -> None:
         self.system = system
-        targets, gaps = [], []
+        targets: list[Array] = []
+        gaps: list[Array] = []
         for consumer in system.consumers:
-            fitted, held = normal_equations(consumer), normal_equations(consumer, consumer.held_out)
+            fitted, held = normal_equations(consumer), normal_equations(consumer, consumer.judge)
             scale = np.sqrt(importance(consumer, fitted))
             targets.append(consumer.weigh(held.target) * scale)
             gaps.append(consumer.weigh(held.output_mean - fitted.output_mean) * scale)
@@ -163,7 +166,8 @@ class HeldOut:
         self.gram, self.mean_gap = held.gram, held.mean - fitted.mean
         # What lies outside the row space that the system's outputs were rotated into no weights can reach: a constant.
         rotation = system.rotation
-        self.target, self.output_gap = (target, gap) if rotation is None else (target @ rotation, gap @ rotation)
+        self.target: Array = target if rotation is None else target @ rotation
+        self.output_gap: Array = gap if rotation is None else gap @ rotation
 
     def loss(self) -> float:
         """tr(W^T H W) - 2 tr(W^T G) + ||gap of means||^2 of the rows that are left."""
@@ -208,8 +212,9 @@ class Pool:
 
 
 def subtract_product(matrix: Array, left: Array, right: Array) -> None:
-    """matrix -= left.T @ right, in place and without a temporary array; all in C order."""
-    blas.dgemm(-1.0, right.T, left.T, beta=1.0, c=matrix.T, trans_b=True, overwrite_c=True)
+    """matrix -= left.T @ right, a panel of rows at a time, without a temporary array of the size of the matrix."""
+    for start in range(0, len(matrix), PANEL):
+        matrix[start : start + PANEL] -= left[:, start : start + PANEL].T @ right
 
 
 def by_input(consumers: Sequence[Consumer]) -> list[list[Consumer]]:

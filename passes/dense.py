@@ -1,0 +1,234 @@
+"""What the dense network says of each group: the order in which its units would go, and what that costs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from spa.group import Group
+from spa.passes.allocation import Curve, fit_scale
+from spa.passes.calibrate import Calibration
+from spa.passes.consumers import Layer
+from spa.passes.network import Network, Reader, output_difference
+from spa.passes.problems import Key, Problem, Statistics
+from spa.passes.secondorder import Baseline, Consumer, is_held_out, refit, remove_units
+from spa.passes.statistics import collect
+from spa.passes.streaming import Batch, Weights
+
+Progress = Callable[[str, float], None]
+
+STATISTICS_NBYTES = 1 << 30
+"""Of moments held at a time; with more, the dense network runs several times."""
+
+BATCH_NBYTES = 1 << 27
+"""Of the values that one batch keeps."""
+
+LARGEST_BATCH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """How much work goes into a repair.
+
+    Attributes:
+        samples: how many are used at most.
+        probes: how many of them the outputs are measured on for the allocation; 0: losses are taken as they are.
+        everything: whether layers that read no cut group are refitted too, where what they read has changed.
+        swap_rounds: of exchanging removed units for kept ones.
+        widest: rows of convolutions that would be longer are channels only.
+        drift: the share that a layer makes up for of what the other branch of a residual connection is off by.
+    """
+
+    samples: int | None
+    probes: int
+    everything: bool
+    swap_rounds: int
+    widest: int
+    drift: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Refitted:
+    """A layer's new weight (blocks, width, outputs) and bias (blocks, outputs).
+
+    Attributes:
+        loss: share of the outputs' variance that is lost, by the moments that were fitted.
+        note: why there was no refit, if there was none.
+    """
+
+    matrix: np.ndarray
+    bias: np.ndarray
+    loss: float
+    note: str
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """A network, its samples, and what the steps of a repair share."""
+
+    network: Network
+    data: Calibration
+    preset: Preset
+    threads: int | None
+    progress: Progress
+    baseline: Baseline | None = None  # a published way instead of ours
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    recurrent: dict[Key, Statistics] = field(default_factory=dict)  # of layers that read their own node's result
+    _batches: list[dict[str, np.ndarray]] | None = None
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether layers are repaired from what the dense network reads."""
+        return self.baseline is not None and self.baseline.repair is not refit
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Count the time of a step."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def problem(self, layer: Layer) -> Problem:
+        """A layer as it is fitted."""
+        return Problem.of(layer, widest=self.preset.widest)
+
+    def batches(self, values: Sequence[ir.Value]) -> list[dict[str, np.ndarray]]:
+        """The samples in batches that are small enough to hold out one in six, and to keep some values of."""
+        if self._batches is None:
+            probe = self.data.first(1).batches(1)[0]
+            results = self.network.session(values, probe, {}, threads=self.threads).run(None, probe)
+            nbytes = sum(array.nbytes for array in results if isinstance(array, np.ndarray))
+            size = min(LARGEST_BATCH, BATCH_NBYTES // max(nbytes, 1), len(self.data) // 12)
+            self._batches = self.data.batches(max(1, int(size)))
+        return self._batches
+
+    def held_out(self) -> list[int]:
+        """The numbers of the batches that no fit sees; of a single one, that one."""
+        count = len(self.batches([]))
+        return [number for number in range(count) if is_held_out(number, every=min(6, count))]
+
+    def consumers(self, layer: Layer, units: np.ndarray, statistics: Mapping[Key, Statistics]) -> list[Consumer]:
+        """A layer as least-squares problems; `units` as those of `Reader`."""
+        problem = self.problem(layer)
+        matrix, bias = self.network.dense_matrix(layer), self.network.dense_bias(layer)
+        return problem.consumers(statistics[problem.key], matrix, bias, problem.units(units), self.preset.drift)
+
+    def refit(self, layer: Layer, gone: np.ndarray, statistics: Mapping[Key, Statistics]) -> Refitted:
+        """New weight and bias of a layer when elements of its rows are `gone`, (blocks, width)."""
+        consumers = self.consumers(layer, np.where(gone, 0, -1), statistics)
+        repair = refit if self.baseline is None else self.baseline.repair
+        fits = [repair(consumer, np.flatnonzero(consumer.unit_of_row < 0)) for consumer in consumers]
+        matrix, bias = self.network.dense_matrix(layer), self.network.dense_bias(layer)
+        reasons = [fit.reason for fit in fits if fit.reason]
+        loss = float(np.mean([fit.loss for fit in fits]))
+        return Refitted(*self.problem(layer).assembled(fits, matrix, bias), loss, reasons[0] if reasons else "")
+
+    # -------------------------------------------------------------------------------------------- curves
+    def curves(self, groups: Sequence[Group], ratio: float) -> dict[str, Curve]:
+        """The loss curve of each group, from one run of the dense network for as many as fit into memory."""
+        found: dict[str, Curve] = {}
+        probe = None
+        for part in self.parts(groups):
+            layers = [reader.layer for group in part for reader in self.network.readers[group.name]]
+            with self.step("statistics"):
+                statistics = self.dense_statistics(layers)
+            for group in part:
+                self.progress("select", len(found) / len(groups))
+                with self.step("select"):
+                    curve = self.curve(group, statistics)
+                if self.preset.probes and self.baseline is None:
+                    with self.step("measure"):
+                        probe = probe or Probe(self)
+                        curve = probe.scaled(curve, statistics, ratio)
+                found[group.name] = curve
+        return found
+
+    def parts(self, groups: Sequence[Group]) -> Iterator[list[Group]]:
+        """Groups whose statistics fit into memory together."""
+        part: list[Group] = []
+        sizes: dict[Key, int] = {}
+        for group in groups:
+            problems = [self.problem(reader.layer) for reader in self.network.readers[group.name]]
+            mine = {problem.key: 16 * problem.layer.block_count * problem.width**2 for problem in problems}
+            if part and sum((sizes | mine).values()) > STATISTICS_NBYTES:
+                yield part
+                part, sizes = [], {}
+            part.append(group)
+            sizes |= mine
+        if part:
+            yield part
+
+    def dense_statistics(self, layers: Sequence[Layer]) -> dict[Key, Statistics]:
+        """What some layers read in the dense network."""
+        values = list(dict.fromkeys(layer.data for layer in layers))
+        names = [str(value.name) for value in values]
+        batches = self.batches(values)
+        session = self.network.session(values, batches[0], {}, threads=self.threads)
+        results: dict[int, dict[ir.Value, np.ndarray]] = {}
+
+        def fetch(value: ir.Value, number: int) -> np.ndarray:
+            if number not in results:
+                self.progress("statistics", number / len(batches))
+                results.clear()
+                results[number] = dict(zip(values, session.run(names, dict(batches[number])), strict=True))
+            return results[number][value]
+
+        problems = [self.problem(layer) for layer in layers]
+        found = collect(problems, len(batches), fetch)
+        self.recurrent |= {p.key: found[p.key] for p in problems if p.layer.mixing.steps is not None}
+        return found
+
+    def curve(self, group: Group, statistics: Mapping[Key, Statistics]) -> Curve:
+        """Order and losses of a group's units, by greedy removal."""
+        readers = self.network.readers[group.name]
+        consumers = [c for reader in readers for c in self.consumers(reader.layer, reader.units, statistics)]
+        if self.baseline is not None:
+            scores = self.baseline.score(consumers, group.size)
+            order = np.argsort(scores, kind="stable")[: group.size - 1]
+            total = float(np.sum(scores)) or 1.0
+            return Curve(group, order, np.concatenate([[0.0], np.cumsum(scores[order]) / total]))
+        found = remove_units(consumers, units=group.size, remove=group.size - 1, swap_rounds=0)
+        return Curve(group, found.order, found.loss)
+
+
+class Probe:
+    """What the outputs lose when one group does, measured on samples held out."""
+
+    def __init__(self, session: Session) -> None:
+        self.session, self.network = session, session.network
+        batches = session.batches([])
+        held_out = [batches[number] for number in session.held_out()]
+        size = len(next(iter(held_out[0].values())))
+        self.batches: Sequence[Batch] = held_out[: max(1, session.preset.probes // size)]
+        self.dense = self.outputs({})
+
+    def outputs(self, weights: Weights) -> list[list[np.ndarray]]:
+        """Each output of the model, batch by batch."""
+        values = list(self.network.model.graph.outputs)
+        session = self.network.session(values, self.batches[0], weights, threads=self.session.threads)
+        results = [session.run(None, dict(batch)) for batch in self.batches]
+        return [[result[at] for result in results] for at in range(len(values))]
+
+    def scaled(self, curve: Curve, statistics: Mapping[Key, Statistics], ratio: float) -> Curve:
+        """The curve with its scale measured: the group alone cut by `ratio`, and by half of it."""
+        size, levels = curve.group.size, range(1, len(curve.losses))
+        counts = sorted({max(1, round(share * size)) for share in (0.5 * ratio, ratio)} & set(levels))
+        readers = self.network.readers[curve.group.name]
+        measured = [self.loss(readers, curve.order[:count], statistics) for count in counts]
+        scale, power = fit_scale([float(curve.losses[count]) for count in counts], measured)
+        return Curve(curve.group, curve.order, curve.losses, scale, power)
+
+    def loss(self, readers: Sequence[Reader], units: np.ndarray, statistics: Mapping[Key, Statistics]) -> float:
+        """Squared relative difference of the outputs, or KL of probabilities, with units gone and readers refitted."""
+        weights: dict[str, np.ndarray] = {}
+        for reader in readers:
+            new = self.session.refit(reader.layer, np.isin(reader.units, units), statistics)
+            self.network.put(weights, reader.layer, new.matrix, new.bias)
+        found = [output_difference(*pair) for pair in zip(self.dense, self.outputs(weights), strict=True)]
+        return float(np.mean([one.get("kl", one["relative_l2"] ** 2) for one in found]))

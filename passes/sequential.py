@@ -1,0 +1,216 @@
+"""Both networks side by side, stage by stage: units chosen by what readers really see, and every reader refitted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from spa.group import Group
+from spa.passes.allocation import Curve
+from spa.passes.consumers import Layer
+from spa.passes.dense import Refitted, Session
+from spa.passes.network import output_difference
+from spa.passes.problems import Key, Problem, Statistics
+from spa.passes.secondorder import remove_units
+from spa.passes.statistics import collect
+from spa.passes.streaming import Stream, cut
+from spa.plan import Plan
+from spa.rules.mixing import joined_behind, scaled_behind
+
+MEASURED_ROWS = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class LayerReport:
+    """What a repair did to one layer.
+
+    Attributes:
+        removed, width: elements of a row that went, and all.
+        predicted, measured: share of the outputs' variance that is lost: by the moments that were fitted, and on
+            samples held out; NaN where it was not measured.
+        note: why the layer was not refitted, if it was not.
+    """
+
+    name: str
+    removed: int
+    width: int
+    predicted: float
+    measured: float
+    note: str = ""
+
+
+@dataclass(slots=True, eq=False)
+class Repair:
+    """The sequential pass.
+
+    Attributes:
+        removed: for each group (by name) the units that go.
+        difference: of each output on held-out samples.
+    """
+
+    session: Session
+    curves: Mapping[str, Curve]
+    removed: dict[str, np.ndarray]
+    reports: list[LayerReport] = field(default_factory=list)
+    difference: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def run(self) -> Plan:
+        """Refit, in the network's weights; the plan with the units that were chosen on the way."""
+        session, network = self.session, self.session.network
+        layers = self.layers()
+        batches = session.batches([layer.after for layer in layers])
+        stages = cut(network.model, [layer.after for layer in layers])
+        with (
+            Stream(stages, batches, threads=session.threads) as dense,
+            Stream(stages, batches, base=dense, weights=network.weights, threads=session.threads) as pruned,
+        ):
+            for number in range(len(stages)):
+                session.progress("repair", number / len(stages))
+                with session.step("run"):
+                    there = set(dense.advance())
+                    pruned.advance()
+                self.stage([layer for layer in layers if layer.after in there], dense, pruned)
+                dense.forget()
+                pruned.forget()
+            for value in network.model.graph.outputs:
+                pair = [[stream.value(value, n) for n in session.held_out()] for stream in (dense, pruned)]
+                self.difference[str(value.name)] = output_difference(*pair)
+        return Plan.of(network.groups, {name: units.tolist() for name, units in self.removed.items()})
+
+    def stage(self, layers: Sequence[Layer], dense: Stream, pruned: Stream) -> None:
+        """Choose and refit what is fed by the values that are there now."""
+        session = self.session
+        with session.step("statistics"):
+            statistics = self.statistics(layers, dense, pruned)
+        with session.step("select"):
+            self.choose_again(layers, statistics)
+        with session.step("refit"):
+            for layer in layers:
+                self.refit(layer, statistics, dense, pruned)
+
+    def groups(self) -> Iterator[Group]:
+        """The groups that are cut."""
+        return (group for group in self.session.network.groups if group.name in self.removed)
+
+    def layers(self) -> list[Layer]:
+        """The layers to be refitted, in graph order."""
+        network = self.session.network
+        readers = {reader.layer for group in self.groups() for reader in network.readers[group.name]}
+        return [
+            layer
+            for layer in network.layers
+            if layer in readers
+            or (self.session.preset.everything and self.session.baseline is None and _is_plain(layer))
+        ]
+
+    def statistics(self, layers: Sequence[Layer], dense: Stream, pruned: Stream) -> dict[Key, Statistics]:
+        """What layers read, in the pruned network and in the dense one where that differs."""
+        count = len(dense.batches)
+        problems = [self.session.problem(layer) for layer in layers]
+        now = [problem for problem in problems if problem.layer.mixing.steps is None]
+        same = [problem for problem in now if problem.data not in pruned.changed]
+        moved = [problem for problem in now if problem.data in pruned.changed]
+        if self.session.symmetric:
+            same, moved = now, []
+        again = {p.key: self.session.recurrent[p.key] for p in problems if p.layer.mixing.steps is not None}
+        drift = self.drift(dense, pruned) if self.session.preset.drift else None
+        found = collect(same, count, dense.value) | again
+        return found | collect(moved, count, dense.value, pruned.value, drift=drift)
+
+    def choose_again(self, layers: Sequence[Layer], statistics: Mapping[Key, Statistics]) -> None:
+        """Units of the groups whose readers are all here, from what they really read."""
+        session = self.session
+        for group in self.groups() if session.baseline is None else ():
+            readers = session.network.readers[group.name]
+            free = len(self.curves[group.name].order) == group.size - 1 and len(group.leaves) == 1
+            if free and all(reader.layer in layers for reader in readers):
+                consumers = [c for r in readers for c in session.consumers(r.layer, r.units, statistics)]
+                count, swaps = len(self.removed[group.name]), session.preset.swap_rounds
+                kept = remove_units(consumers, units=group.size, remove=count, swap_rounds=swaps).kept
+                self.removed[group.name] = np.setdiff1d(np.arange(group.size), kept)
+
+    def refit(self, layer: Layer, statistics: Mapping[Key, Statistics], dense: Stream, pruned: Stream) -> None:
+        """Refit one layer, and say how well that went."""
+        network = self.session.network
+        gone = np.zeros((layer.block_count, layer.width), bool)
+        for group in self.groups():
+            for reader in network.readers[group.name]:
+                if reader.layer is layer:
+                    gone |= np.isin(reader.units, self.removed[group.name])
+        if not gone.any() and (layer.data not in pruned.changed or self.session.baseline is not None):
+            return
+        if layer.shared:
+            matrix = np.where(gone[..., None], 0.0, network.dense_matrix(layer))
+            note = "left alone: its weight is used by several nodes"
+            new = Refitted(matrix, network.dense_bias(layer), float("nan"), note)
+        else:
+            new = self.session.refit(layer, gone, statistics)
+        network.put(network.weights, layer, new.matrix, new.bias)
+        measured = float("nan") if layer.mixing.steps is not None else self.measured(layer, new, dense, pruned)
+        self.reports.append(LayerReport(layer.name, int(gone.sum()), gone.size, new.loss, measured, new.note))
+
+    def measured(self, layer: Layer, new: Refitted, dense: Stream, pruned: Stream) -> float:
+        """Share of the variance of a layer's outputs that is lost, on rows of the last held-out batch."""
+        network, number = self.session.network, self.session.held_out()[-1]
+        data = dense.value(layer.data, number)
+        total = layer.row_count(data.shape)
+        positions = np.random.default_rng(0).choice(total, min(total, MEASURED_ROWS), replace=False)
+        wanted = layer.rows(data, positions) @ network.dense_matrix(layer) + network.dense_bias(layer)[:, None]
+        found = layer.rows(pruned.value(layer.data, number), positions) @ new.matrix + new.bias[:, None]
+        scale = float(np.sum((wanted - wanted.mean(1, keepdims=True)) ** 2)) or 1.0
+        return float(np.sum((wanted - found) ** 2)) / scale
+
+    def drift(self, dense: Stream, pruned: Stream) -> Drift:
+        """What the other branch of a residual connection is off by, for the layers whose result is added to it."""
+        return Drift(self.session, dense, pruned)
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """Dense less pruned values of the branch that a layer's result is added to, in units of that result."""
+
+    session: Session
+    dense: Stream
+    pruned: Stream
+
+    def width(self, problem: Problem) -> int:
+        """How many columns the drift of a problem has: its outputs, or none."""
+        found = None if problem.coarse else self.junction(problem.layer)
+        return 0 if found is None else problem.layer.output_width
+
+    def rows(self, problem: Problem, number: int, positions: np.ndarray | None) -> np.ndarray:
+        """(blocks, positions, outputs)"""
+        found = self.junction(problem.layer)
+        assert found is not None
+        other, scale = found
+        off = self.dense.value(other, number) - self.pruned.value(other, number)
+        return problem.layer.output_rows(off * scale, positions)
+
+    def junction(self, layer: Layer) -> tuple[ir.Value, np.ndarray] | None:
+        """The other branch, and what one of its units is worth in the layer's result; None where there is none yet."""
+        value, scale = layer.node.outputs[0], np.ones(())
+        if layer.mixing.result_axes is None:
+            return None
+        if layer.bias is not None and layer.bias not in layer.node.inputs:
+            value = next(iter(value.uses()))[0].outputs[0]
+        if (found := scaled_behind(value)) is not None:
+            node, stored = found
+            factor, _, _, variance = (self.session.network.array(v) for v in stored)
+            with np.errstate(divide="ignore"):
+                inverse = np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5)) / factor
+            rank = len(layer.mixing.result_axes)
+            scale = np.where(np.isfinite(inverse), inverse, 0.0).reshape(-1, *[1] * (rank - 2)).astype(np.float32)
+            value = node.outputs[0]
+        other = joined_behind(value)
+        if other is None or other not in self.pruned.changed or not self.dense.has(other):
+            return None
+        shapes = self.session.network.shapes.of
+        return (other, scale) if shapes.get(other) == shapes.get(value) is not None else None
+
+
+def _is_plain(layer: Layer) -> bool:
+    """Whether refitting a layer for its own sake is worth it."""
+    return layer.block_count == 1 and not layer.shared and layer.mixing.steps is None
