@@ -81,7 +81,11 @@ def dense(b: Builder, x: Tensor) -> Tensor:
     """Concatenations of everything so far."""
     parts = [x]
     for _ in range(b.pick([1, 2, 3])):
-        joined = b.op("Concat", *parts, shape=_same_but(x, 1, sum(part.size(1) for part in parts)), axis=1) if len(parts) > 1 else x
+        joined = (
+            b.op("Concat", *parts, shape=_same_but(x, 1, sum(part.size(1) for part in parts)), axis=1)
+            if len(parts) > 1
+            else x
+        )
         joined = batch_norm(b, joined) if b.chance(0.5) else joined
         parts.append(b.activation(conv(b, joined, group=1)))
     if b.chance(0.2):
@@ -166,7 +170,9 @@ def group_norm(b: Builder, x: Tensor) -> Tensor:
     """As an operator, or as exporters below opset 21 write it."""
     width, groups = x.size(1), b.divisor(x.size(1))
     if b.opset >= 21 and b.chance(0.5):
-        return b.op("GroupNormalization", x, b.vector(width, center=1.0), b.vector(width), shape=x.shape, num_groups=groups)
+        return b.op(
+            "GroupNormalization", x, b.vector(width, center=1.0), b.vector(width), shape=x.shape, num_groups=groups
+        )
     if b.chance(0.3):
         return b.op("InstanceNormalization", x, b.vector(width, center=1.0), b.vector(width), shape=x.shape)
     flat = (width // groups) * x.size(2) * x.size(3)
@@ -265,8 +271,9 @@ def chosen_image(b: Builder, x: Tensor) -> Tensor:
 
 
 IMAGE_BLOCKS: Sequence[Block] = (
-    conv_block, conv_block, conv_block, depthwise, residual, residual, inverted, excite, dense, parallel, partial, partial,
-    shuffle, pool, upsample, pad, group_norm, pixels, pick_channels, tied, channels_last, maxout, radix, chosen_image,
+    conv_block, conv_block, conv_block, depthwise, residual, residual, inverted, excite, dense, parallel, partial,
+    partial, shuffle, pool, upsample, pad, group_norm, pixels, pick_channels, tied, channels_last, maxout, radix,
+    chosen_image,
 )  # fmt: skip
 
 
@@ -275,7 +282,7 @@ def linear(b: Builder, x: Tensor, out: int | None = None) -> Tensor:
     """The last axis mixed by a matrix: MatMul and Add, Gemm between two Reshapes, Einsum."""
     width, out = x.size(-1), out or b.width()
     shape = _same_but(x, -1, out)
-    if len(x.shape) == 2 and b.chance(0.7) or len(x.shape) == 3 and b.chance(0.2):
+    if (len(x.shape) == 2 and b.chance(0.7)) or (len(x.shape) == 3 and b.chance(0.2)):
         rows = x.shape[0] if len(x.shape) == 2 else b.flat(x)
         turned = int(b.chance(0.5))
         weight = b.weight(out, width) if turned else b.weight(width, out, fan=width)
@@ -344,6 +351,8 @@ def attention(b: Builder, x: Tensor) -> Tensor:
         query, key = rotary(b, query), rotary(b, key)
     if repeat > 1:
         key, value = (repeated(b, side, repeat) for side in (key, value))
+    if b.chance(0.2):
+        return folded_heads(b, x, query, key, value)
     if b.chance(0.3):
         scale = b.constant(np.array(inside**-0.5, np.float32))
         query = b.op("Mul", query, scale, shape=query.shape)
@@ -360,6 +369,17 @@ def attention(b: Builder, x: Tensor) -> Tensor:
     return b.op("Add", x, y, shape=x.shape) if b.chance(0.7) else y
 
 
+def folded_heads(b: Builder, x: Tensor, *sides: Tensor) -> Tensor:
+    """Heads counted as part of the batch, as torch's nn.MultiheadAttention does."""
+    n, heads, t, inside = sides[0].shape
+    rows = n * heads if isinstance(n, int) and isinstance(heads, int) else f"{n}*{heads}"
+    query, key, value = (b.reshape(side, [rows, t, inside]) for side in sides)
+    scores = b.op("MatMul", query, b.transpose(key, 0, 2, 1), shape=(rows, t, t))
+    context = b.op("MatMul", b.op("Softmax", scores, shape=scores.shape, axis=-1), value, shape=(rows, t, inside))
+    context = b.transpose(b.reshape(context, [n, heads, t, inside]), 0, 2, 1, 3)
+    return linear(b, b.reshape(context, [n, t, context.size(2) * context.size(3)]), x.size(-1))
+
+
 def projections(b: Builder, x: Tensor, heads: int, shared: int, inside: int) -> list[Tensor]:
     """Queries, keys and values (n, t, heads * inside)."""
     n, t, _ = x.shape
@@ -373,7 +393,8 @@ def projections(b: Builder, x: Tensor, heads: int, shared: int, inside: int) -> 
     else:
         stacked = b.transpose(b.reshape(packed, [n, t, 3, heads, inside]), 2, 0, 1, 3, 4)
         parts = [
-            b.op("Gather", stacked, b.constant(np.array(k, np.int64)), shape=(n, t, heads, inside), axis=0) for k in range(3)
+            b.op("Gather", stacked, b.constant(np.array(k, np.int64)), shape=(n, t, heads, inside), axis=0)
+            for k in range(3)
         ]
     return [b.reshape(part, [n, t, heads * inside]) for part in parts]
 
@@ -405,7 +426,7 @@ def repeated(b: Builder, x: Tensor, times: int) -> Tensor:
 
 def recurrent(b: Builder, x: Tensor) -> Tensor:
     """LSTM, GRU or RNN, in one direction or both."""
-    n, t, width = x.shape
+    n, t, _ = x.shape
     kind, hidden, directions = b.pick(["LSTM", "GRU", "RNN"]), b.width(), b.pick([1, 2])
     gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[kind] * hidden
     data = b.weight(directions, gates, x.size(2), fan=x.size(2))
@@ -460,7 +481,9 @@ def looped(b: Builder, x: Tensor) -> Tensor:
     names = {part: b.name(part) for part in ("round", "going", "state", "mixed", "next", "still")}
     body = helper.make_graph(
         [
-            helper.make_node("MatMul", [names["state"], outer.name if outer else inner], [names["mixed"]], name=b.name("/inner")),
+            helper.make_node(
+                "MatMul", [names["state"], outer.name if outer else inner], [names["mixed"]], name=b.name("/inner")
+            ),
             helper.make_node("Tanh", [names["mixed"]], [names["next"]], name=b.name("/inner")),
             helper.make_node("Identity", [names["going"]], [names["still"]], name=b.name("/inner")),
         ],
@@ -532,7 +555,7 @@ def folded(b: Builder, x: Tensor) -> Tensor:
 
 
 SEQUENCE_BLOCKS: Sequence[Block] = (
-    mixed, feed_forward, feed_forward, gated, gated, attention, attention, attention, recurrent, tokens, experts, looped,
-    normed, normed, joined, scaled, folded,
+    mixed, feed_forward, feed_forward, gated, gated, attention, attention, attention, recurrent, tokens, experts,
+    looped, normed, normed, joined, scaled, folded,
 )  # fmt: skip
 ROW_BLOCKS: Sequence[Block] = (mixed, mixed, feed_forward, gated, joined, scaled, folded, normed)

@@ -69,7 +69,9 @@ class Builder:
     def op(self, kind: str, *operands: Tensor | None, shape: Sequence[Axis], **attributes: Any) -> Tensor:
         return self.ops(kind, *operands, shapes=[shape], **attributes)[0]
 
-    def ops(self, kind: str, *operands: Tensor | None, shapes: Sequence[Sequence[Axis]], **attributes: Any) -> list[Tensor]:
+    def ops(
+        self, kind: str, *operands: Tensor | None, shapes: Sequence[Sequence[Axis]], **attributes: Any
+    ) -> list[Tensor]:
         names = [operand.name if operand else "" for operand in operands]
         while names and not names[-1]:
             names.pop()
@@ -146,6 +148,8 @@ class Builder:
 
     def measured(self, length: str) -> Tensor:
         """The length of a symbolic axis, as a vector of one."""
+        if length.isdigit():
+            return self.numbers(int(length))
         if length not in self.sources:
             first, second = (self.measured(part) for part in length.split("*"))
             return self.op("Mul", first, second, shape=(1,))
@@ -199,4 +203,5 @@ class Builder:
     def model(self) -> onnx.ModelProto:
         weights = [numpy_helper.from_array(array, name) for name, array in self.constants.items()]
         graph = helper.make_graph(self.nodes, "random", self.inputs, self.outputs, weights)
-        return helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", self.opset)])
+        model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", self.opset)])
+        return onnx.shape_inference.infer_shapes(model) if self.chance(0.5) else model

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -119,7 +118,12 @@ class Builder:
 
     def model(self, output: ir.Value) -> ir.Model:
         graph = ir.Graph(
-            [self.input], [output], nodes=self.nodes, initializers=self.initializers, opset_imports={"": 20}, name="chain"
+            [self.input],
+            [output],
+            nodes=self.nodes,
+            initializers=self.initializers,
+            opset_imports={"": 20},
+            name="chain",
         )
         return ir.Model(graph, ir_version=10)
 
@@ -180,7 +184,7 @@ def attention(builder: Builder, value: ir.Value) -> ir.Value:
     heads = [builder.reshape(builder.linear(value, WIDTH, WIDTH), 1, TOKENS, HEADS, size) for _ in range(3)]
     query, content = (builder.add("Transpose", heads[k], perm=[0, 2, 1, 3]) for k in (0, 2))
     key = builder.add("Transpose", heads[1], perm=[0, 2, 3, 1])
-    scaled = builder.add("Mul", builder.add("MatMul", query, key), builder.constant(np.float32([size**-0.5])))
+    scaled = builder.add("Mul", builder.add("MatMul", query, key), builder.constant(np.array([size**-0.5], np.float32)))
     mixed = builder.add("MatMul", builder.add("Softmax", scaled, axis=-1), content)
     merged = builder.reshape(builder.add("Transpose", mixed, perm=[0, 2, 1, 3]), 1, TOKENS, WIDTH)
     return builder.linear(merged, WIDTH, WIDTH)
