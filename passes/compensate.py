@@ -19,7 +19,7 @@ import numpy as np
 import onnx_ir as ir
 
 from spa.errors import UsageError
-from spa.passes.allocation import allocate
+from spa.passes.allocation import Curve, allocate
 from spa.passes.biases import drop_zero_biases
 from spa.passes.calibrate import Calibration
 from spa.passes.dense import Preset, Progress, Session
@@ -27,6 +27,7 @@ from spa.passes.network import Network, prepare
 from spa.passes.secondorder import BASELINES
 from spa.passes.selection import select
 from spa.passes.sequential import LayerReport, Repair
+from spa.passes.workers import one_thread_each
 from spa.plan import Plan
 
 OURS = "spa"
@@ -98,7 +99,7 @@ def compensate(
     )
     groups = [group for group in network.groups if _can_be_scored(network, group.name)]
     session.notes += _left_alone(network)
-    curves = session.curves([group for group in groups if group.off is None or include], ratio)
+    curves: dict[str, Curve] = {}
 
     def choose(scores: list[np.ndarray]) -> Plan:
         unscored = [group.name for group in network.groups if group.name not in curves]
@@ -108,10 +109,12 @@ def compensate(
         )  # fmt: skip
         return found.plan
 
-    with session.step("allocate"):
-        plan = allocate(curves, network.groups, network.cost, of, choose)
-    repair = Repair(session, curves, {name: np.array(units) for name, units in plan.removed.items()})
-    plan = repair.run()
+    with one_thread_each():
+        curves |= session.curves([group for group in groups if group.off is None or include], ratio)
+        with session.step("allocate"):
+            plan = allocate(curves, network.groups, network.cost, of, choose)
+        repair = Repair(session, curves, {name: np.array(units) for name, units in plan.removed.items()})
+        plan = repair.run()
     _store(network)
     return Compensation(network.model, plan, repair.reports, repair.difference, session.seconds, session.notes)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
@@ -19,6 +20,7 @@ from spa.passes.problems import Key, Problem, Statistics
 from spa.passes.secondorder import Baseline, Consumer, is_held_out, refit, remove_units
 from spa.passes.statistics import collect
 from spa.passes.streaming import Batch, Weights
+from spa.passes.workers import Item, Result, at_once, each
 
 Progress = Callable[[str, float], None]
 
@@ -138,16 +140,24 @@ class Session:
             layers = [reader.layer for group in part for reader in self.network.readers[group.name]]
             with self.step("statistics"):
                 statistics = self.dense_statistics(layers)
-            for group in part:
+            with self.step("select"):
                 self.progress("select", len(found) / len(groups))
-                with self.step("select"):
-                    curve = self.curve(group, statistics)
+                curves = self.at_once(partial(self.curve, statistics=statistics), part, layers)
+            for curve in curves:
+                self.progress("measure", len(found) / len(groups))
                 if self.preset.probes and self.baseline is None:
                     with self.step("measure"):
                         probe = probe or Probe(self)
                         curve = probe.scaled(curve, statistics, ratio)
-                found[group.name] = curve
+                found[curve.group.name] = curve
         return found
+
+    def at_once(
+        self, function: Callable[[Item], Result], items: Iterable[Item], layers: Iterable[Layer]
+    ) -> list[Result]:
+        """`function` of every item, some at a time: as many as fit into memory with the problems of these layers."""
+        widest = max((self.problem(layer).width for layer in layers), default=1)
+        return each(function, items, workers=at_once(widest, self.threads))
 
     def parts(self, groups: Sequence[Group]) -> Iterator[list[Group]]:
         """Groups whose statistics fit into memory together."""
@@ -180,7 +190,7 @@ class Session:
             return results[number][value]
 
         problems = [self.problem(layer) for layer in layers]
-        found = collect(problems, len(batches), fetch)
+        found = collect(problems, len(batches), fetch, threads=self.threads)
         self.recurrent |= {p.key: found[p.key] for p in problems if p.layer.mixing.steps is not None}
         return found
 

@@ -88,8 +88,8 @@ class Repair:
         with session.step("select"):
             self.choose_again(layers, statistics)
         with session.step("refit"):
-            for layer in layers:
-                self.refit(layer, statistics, dense, pruned)
+            found = session.at_once(lambda layer: self.refit(layer, statistics, dense, pruned), layers, layers)
+            self.reports += [report for report in found if report is not None]
 
     def groups(self) -> Iterator[Group]:
         """The groups that are cut."""
@@ -117,13 +117,15 @@ class Repair:
             same, moved = now, []
         again = {p.key: self.session.recurrent[p.key] for p in problems if p.layer.mixing.steps is not None}
         drift = self.drift(dense, pruned) if self.session.preset.drift else None
-        found = collect(same, count, dense.value) | again
-        return found | collect(moved, count, dense.value, pruned.value, drift=drift)
+        threads = self.session.threads
+        found = collect(same, count, dense.value, threads=threads) | again
+        return found | collect(moved, count, dense.value, pruned.value, drift=drift, threads=threads)
 
     def choose_again(self, layers: Sequence[Layer], statistics: Mapping[Key, Statistics]) -> None:
         """Units of the groups whose readers are all here, from what they really read."""
         session = self.session
-        for group in self.groups() if session.baseline is None else ():
+
+        def choose(group: Group) -> None:
             readers = session.network.readers[group.name]
             free = len(self.curves[group.name].order) == group.size - 1 and len(group.leaves) == 1
             if free and all(reader.layer in layers for reader in readers):
@@ -132,8 +134,13 @@ class Repair:
                 kept = remove_units(consumers, units=group.size, remove=count, swap_rounds=swaps).kept
                 self.removed[group.name] = np.setdiff1d(np.arange(group.size), kept)
 
-    def refit(self, layer: Layer, statistics: Mapping[Key, Statistics], dense: Stream, pruned: Stream) -> None:
-        """Refit one layer, and say how well that went."""
+        if session.baseline is None:
+            session.at_once(choose, list(self.groups()), layers)
+
+    def refit(
+        self, layer: Layer, statistics: Mapping[Key, Statistics], dense: Stream, pruned: Stream
+    ) -> LayerReport | None:
+        """Refit one layer, and say how well that went; None where there is nothing to make up for."""
         network = self.session.network
         gone = np.zeros((layer.block_count, layer.width), bool)
         for group in self.groups():
@@ -141,7 +148,7 @@ class Repair:
                 if reader.layer is layer:
                     gone |= np.isin(reader.units, self.removed[group.name])
         if not gone.any() and (layer.data not in pruned.changed or self.session.baseline is not None):
-            return
+            return None
         if layer.shared:
             matrix = np.where(gone[..., None], 0.0, network.dense_matrix(layer))
             note = "left alone: its weight is used by several nodes"
@@ -150,7 +157,7 @@ class Repair:
             new = self.session.refit(layer, gone, statistics)
         network.put(network.weights, layer, new.matrix, new.bias)
         measured = float("nan") if layer.mixing.steps is not None else self.measured(layer, new, dense, pruned)
-        self.reports.append(LayerReport(layer.name, int(gone.sum()), gone.size, new.loss, measured, new.note))
+        return LayerReport(layer.name, int(gone.sum()), gone.size, new.loss, measured, new.note)
 
     def measured(self, layer: Layer, new: Refitted, dense: Stream, pruned: Stream) -> float:
         """Share of the variance of a layer's outputs that is lost, on rows of the last held-out batch."""

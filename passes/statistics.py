@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from spa.passes.problems import Key, Problem, Statistics
 from spa.passes.secondorder import Moments, is_held_out
+from spa.passes.workers import at_once, each
 
 MULTIPLE, LEAST_MULTIPLE, LEAST_ROWS = 30, 4, 4096
 """Rows that are enough: so many times the width of a row, at least that many times, and at least so many in all."""
@@ -20,6 +21,7 @@ ENOUGH_FLOPS = 3e11
 ENERGY_ROWS = 2048
 """Of the dense network, on which the variance of outputs is measured where the moments are of another one."""
 
+_Arrays = Mapping[ir.Value, tuple[np.ndarray, np.ndarray | None]]
 Fetch = Callable[[ir.Value, int], np.ndarray]
 
 
@@ -45,6 +47,7 @@ def collect(
     pruned: Fetch | None = None,
     *,
     drift: Drift | None = None,
+    threads: int | None = None,
 ) -> dict[Key, Statistics]:
     """Statistics of some problems, one for all that read the same rows.
 
@@ -52,13 +55,19 @@ def collect(
         count: how many batches there are; the last of every six is held out, of fewer the last.
         dense, pruned: a value of a batch in the dense and in the pruned network; without the second, of one network.
         drift: what outputs should make up for besides.
+        threads: how many problems are added to at once; by default one a core.
     """
     found = {problem.key: _Collector(problem, count, symmetric=pruned is None, drift=drift) for problem in problems}
+    inputs = dict.fromkeys(collector.problem.data for collector in found.values())
+    workers = at_once(max((collector.problem.width for collector in found.values()), default=1), threads)
     for number in range(count):
         held_out = count > 1 and is_held_out(number, every=min(6, count))
-        for collector in found.values():
-            data = collector.problem.data
-            collector.add(number, dense(data, number), None if pruned is None else pruned(data, number), held_out)
+        arrays = {data: (dense(data, number), pruned and pruned(data, number)) for data in inputs}
+
+        def add(one: _Collector, number: int = number, held_out: bool = held_out, arrays: _Arrays = arrays) -> None:
+            one.add(number, *arrays[one.problem.data], held_out)
+
+        each(add, found.values(), workers=workers)
     return {key: collector.statistics() for key, collector in found.items()}
 
 

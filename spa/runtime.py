@@ -65,6 +65,9 @@ def session(
     options.log_severity_level = _FATAL_ONLY
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+    options.add_session_config_entry(
+        "session.intra_op.allow_spinning", "0"
+    )  # numpy's threads want the cores between runs
     if threads is not None:
         options.intra_op_num_threads = threads
     chosen = list(providers) if providers is not None else ([CUDA, CPU] if _cuda_works() else [CPU])
