@@ -201,7 +201,7 @@ def test_progress_is_told():
     model = mlp()
     data = check_samples(samples(model, 60), model)
     compensate(model, data, ratio=0.5, of="channels", progress=lambda step, share: seen.append((step, share)))
-    assert {step for step, _ in seen} == {"statistics", "select", "repair"}
+    assert {step for step, _ in seen} == {"statistics", "select", "measure", "repair"}
     assert all(0 <= share <= 1 for _, share in seen)
 
 
