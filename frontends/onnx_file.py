@@ -17,12 +17,12 @@ from google.protobuf.message import DecodeError
 from spa.errors import ModelError
 from spa.frontends import check, wire
 from spa.frontends.weights import Fingerprint, Origin, Weights, open_mapped, origin_of, set_origin
-from spa.frontends.writing import save
+from spa.frontends.writing import check_target, save, save_text
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
-__all__ = ["load", "origin_of", "save"]
+__all__ = ["check_target", "load", "origin_of", "save", "save_text"]
 
 _HEAD_NBYTES = 40
 

@@ -67,6 +67,32 @@ def save(model: ir.Model, path: str | os.PathLike[str]) -> None:
         raise UsageError(f"cannot write {str(path)!r}: {error.strerror or error}") from None
 
 
+def check_target(path: str | os.PathLike[str]) -> None:
+    """Refuse a target that `save` could not write, before the work that comes first.
+
+    Raises:
+        UsageError: its folder is missing or read-only, or it is no regular file.
+    """
+    target = _target(Path(path), Origin())
+    if not os.access(target.parent, os.W_OK):
+        raise UsageError(f"cannot write {str(path)!r}: the folder {str(target.parent)!r} is read-only")
+
+
+def save_text(text: str, path: str | os.PathLike[str]) -> None:
+    """Write a text file, atomically.
+
+    Raises:
+        UsageError: if it cannot be written.
+    """
+    try:
+        with _terminated_by_exception(), _Staging(_target(Path(path), Origin()), ()) as staging:
+            with staging.model() as file:
+                file.write(text.encode())
+            staging.commit()
+    except OSError as error:
+        raise UsageError(f"cannot write {str(path)!r}: {error.strerror or error}") from None
+
+
 def _target(path: Path, origin: Origin) -> Path:
     """Where to write: the path with links followed, so that a link stays one."""
     try:

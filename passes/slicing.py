@@ -14,7 +14,8 @@ import numpy as np
 import onnx_ir as ir
 
 from spa.coupling import Application, Coupling
-from spa.dims import Factor
+from spa.dims import Factor, show
+from spa.errors import ModelError
 from spa.group import Masks, keep_mask
 from spa.passes.fold import Names
 from spa.rule import Observed, Positions, Sizes, Term
@@ -25,6 +26,9 @@ def slice_model(model: ir.Model, coupling: Coupling, shapes: Shapes, masks: Mask
     """Remove what `masks` drop from a coupled model, in place.
 
     Weights that lie outside the file (memory-mapped) are cut when they are read, so they never pile up.
+
+    Raises:
+        ModelError: nothing would be left of an axis.
     """
     _Slicer(model, coupling, shapes, masks).run()
 
@@ -54,7 +58,10 @@ class _Slicer:
     def mask(self, dim: Factor) -> np.ndarray | None:
         root = dim.root
         if root not in self.known:
-            self.known[root] = keep_mask(root, self.masks)
+            found = keep_mask(root, self.masks)
+            if found is not None and found.size and not found.any():
+                raise ModelError(f"the plan leaves nothing of an axis of size {root.size}: {show(root)}")
+            self.known[root] = found
         return self.known[root]
 
     def sizes(self, application: Application, terms: Sequence[Term | None]) -> list[tuple[int, int] | None]:

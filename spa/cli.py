@@ -6,7 +6,7 @@ Exit status: 0 done; 1 nothing to prune, budget not met, verification failed; 2 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +19,16 @@ from spa import pipeline, report
 from spa.errors import ModelError, SpaError, UsageError
 from spa.frontends import onnx_file
 from spa.operation import registered
+from spa.passes.importance import (
+    CRITERIA,
+    DEFAULT_GATHER,
+    DEFAULT_NORMALISE,
+    DEFAULT_ROLES,
+    GATHERS,
+    NORMALISATIONS,
+    ROLES,
+)
+from spa.passes.selection import DEFAULT_SCOPE, SCOPES
 from spa.plan import Plan
 
 app = typer.Typer(
@@ -32,8 +42,16 @@ app = typer.Typer(
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 err = Console(stderr=True, highlight=False)
 
-Model = Annotated[Path, typer.Argument(help="An ONNX file.", show_default=False)]
-Output = Annotated[Path | None, typer.Option("-o", "--output", help="Where to write; default: beside the model.")]
+
+def _words(choices: Iterable[str]) -> str:
+    *names, last = choices
+    return f"{', '.join(names)} or {last}"
+
+
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.", show_default=False)]
+Output = Annotated[
+    Path | None, typer.Option("-o", "--output", metavar="FILE", help="Where to write; default: beside the model.")
+]
 Input = Annotated[
     list[str] | None,
     typer.Option("--input", metavar="NAME=1,3,224,224", help="An input's shape, for analysis, FLOPs and verification."),
@@ -45,40 +63,73 @@ NoVerify = Annotated[bool, typer.Option("--no-verify", help="Write the result un
 @app.command()
 def prune(
     model: Model,
-    ratio: Annotated[float, typer.Option(help="The share to remove, between 0 and 1.")],
+    ratio: Annotated[float, typer.Option(metavar="SHARE", help="The share to remove, between 0 and 1.")],
     of: Annotated[
-        str, typer.Option(help="Of what: params, flops, bytes, or channels (the same share of every group).")
+        str,
+        typer.Option(
+            metavar="WHAT",
+            help="Of the whole model's params, flops or bytes; or channels: the same share of every group.",
+        ),
     ] = "params",
     output: Output = None,
-    criterion: Annotated[str, typer.Option(help="How units are scored.")] = "l2",
-    gather: Annotated[str | None, typer.Option(help="Over a unit's weights: sum, mean, max or l2.")] = None,
-    roles: Annotated[str | None, typer.Option(help="Which weights count: producers, consumers or both.")] = None,
+    criterion: Annotated[
+        str, typer.Option(metavar="NAME", help=f"What a unit is scored by: {_words(CRITERIA)}.")
+    ] = "l2",
+    gather: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help=f"How a unit's tensors make one score: {_words(GATHERS)}. [default: {DEFAULT_GATHER}]"
+        ),
+    ] = None,
+    roles: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help=f"Which of them count: {_words(ROLES)}. [default: {DEFAULT_ROLES}]"),
+    ] = None,
     normalise: Annotated[
-        str | None, typer.Option(help="Scores within a group: none, mean, max, sum or standard.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"What a group's scores are divided by: {_words(NORMALISATIONS)} (score). "
+            f"[default: {DEFAULT_NORMALISE}]",
+        ),
     ] = None,
     scope: Annotated[
-        str | None, typer.Option(help="Who competes: global, local (same share everywhere) or isomorphic.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"Whose units compete: {_words(SCOPES)}; local takes the same share of every group, isomorphic of "
+            f"all groups of one kind and structure. [default: {DEFAULT_SCOPE}]",
+        ),
     ] = None,
-    align: Annotated[int, typer.Option(help="Kept widths are multiples of this where the group allows.")] = 1,
-    min_keep: Annotated[float, typer.Option(help="The share of each group that stays at least.")] = 0.1,
+    align: Annotated[int, typer.Option(metavar="N", help="Kept widths are multiples of N where the group allows.")] = 1,
+    min_keep: Annotated[
+        float, typer.Option(metavar="SHARE", help="The share of its units that each group keeps at least.")
+    ] = 0.1,
     include: Annotated[
-        list[str] | None, typer.Option(help="Kinds or groups that are off by default (width, head_dim).")
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Kinds or groups that are off by default: width, head_dim."),
     ] = None,
     exclude: Annotated[
-        list[str] | None, typer.Option(help="Patterns of groups, tensors or nodes to leave alone.")
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Groups to leave alone, by group, kind, tensor or node; may be repeated."),
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option(help="Patterns of groups, tensors or nodes to prune, nothing else.")
+        list[str] | None, typer.Option(metavar="PATTERN", help="Groups to prune, and no others; may be repeated.")
     ] = None,
     input_: Input = None,
-    save_plan: Annotated[Path | None, typer.Option(help="Write the plan as JSON; `spa apply` repeats it.")] = None,
+    save_plan: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the plan as JSON; `spa apply` repeats it.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Stop at the plan and write no model.")] = False,
     no_verify: NoVerify = False,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="List every group.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="List every group, not only the kinds.")] = False,
     json: Json = False,
 ) -> None:
-    """Remove a share of a model: fewer channels, heads, FFN units; same inputs and outputs."""
-    target = output or model.with_name(f"{model.stem}.pruned.onnx")
+    """Make a model smaller: same inputs and outputs, fewer channels, heads and FFN units."""
+    target = _target(model, output, "pruned")
+    if not dry_run:
+        _check_targets(target, save_plan)
+    _check_targets(save_plan, model)
     with _progress() as step:
         result = pipeline.prune(
             model, ratio=ratio, of=of, criterion=criterion, gather=gather, roles=roles, normalise=normalise,
@@ -89,46 +140,50 @@ def prune(
             step("save")
             result.save(target)
     if save_plan is not None:
-        _write_text(save_plan, result.plan.to_json())
+        onnx_file.save_text(result.plan.to_json(), save_plan)
     _show(result, None if dry_run else target, json=json, verbose=verbose)
 
 
 @app.command()
 def normalize(model: Model, output: Output = None) -> None:
-    """Write the graph that the coupling sees: the same function, folded and with constants of each node's own."""
-    target = output or model.with_name(f"{model.stem}.normal.onnx")
+    """Write the graph that pruning starts from: the same function, folded, each node with constants of its own."""
+    target = _target(model, output, "normal")
+    _check_targets(target)
     with _progress() as step:
         step("normalise")
         normal = pipeline.load_normal(model)
         onnx_file.save(normal, target)
-    err.print(f"wrote {target}")
+    out.print(f"wrote {target}", markup=False, soft_wrap=True)
 
 
 @app.command()
 def groups(model: Model, input_: Input = None, json: Json = False) -> None:
-    """List what could go: groups of coupled units, their sizes and kinds; and what stays and why."""
+    """List what could go, group by group, and what stays and why."""
     with _progress() as step:
         step("couple")
         analysis = pipeline.analyse(pipeline.load_normal(model), inputs=_shapes(input_))
     found = pipeline.report_on(analysis, Plan({}, {}))
+    axes = report.frozen_axes(analysis.coupling)
     if json:
-        typer.echo(found.to_json())
+        typer.echo(report.inventory_json(found, axes))
         return
-    report.print_groups(found.groups, out, all_groups=True)
-    report.print_frozen(found.frozen, out, most=20)
+    report.print_inventory(found, axes, out)
 
 
 @app.command()
 def apply(
     model: Model,
-    plan: Annotated[Path, typer.Argument(help="A plan that `spa prune --save-plan` wrote.", show_default=False)],
+    plan: Annotated[
+        Path, typer.Argument(metavar="PLAN", help="A plan that `spa prune --save-plan` wrote.", show_default=False)
+    ],
     output: Output = None,
     input_: Input = None,
     no_verify: NoVerify = False,
     json: Json = False,
 ) -> None:
-    """Prune a model by a saved plan; the same plan gives the same bytes."""
-    target = output or model.with_name(f"{model.stem}.pruned.onnx")
+    """Prune by a saved plan; the same plan gives the same bytes."""
+    target = _target(model, output, "pruned")
+    _check_targets(target, plan)
     with _progress() as step:
         step("apply")
         result = pipeline.apply_plan(model, _read_plan(plan), inputs=_shapes(input_), verify=not no_verify)
@@ -138,13 +193,15 @@ def apply(
 
 @app.command()
 def verify(
-    dense: Annotated[Path, typer.Argument(help="The model before.", show_default=False)],
-    pruned: Annotated[Path, typer.Argument(help="The model after.", show_default=False)],
-    plan: Annotated[Path, typer.Option(help="The plan that led from one to the other.", show_default=False)],
+    dense: Annotated[Path, typer.Argument(metavar="DENSE", help="The model before.", show_default=False)],
+    pruned: Annotated[Path, typer.Argument(metavar="PRUNED", help="The model after.", show_default=False)],
+    plan: Annotated[
+        Path, typer.Option(metavar="FILE", help="The plan that led from one to the other.", show_default=False)
+    ],
     input_: Input = None,
     json: Json = False,
 ) -> None:
-    """Check a pruned model against the dense one with what the plan removed read as zero."""
+    """Check a pruned model against the dense model and the plan."""
     with _progress() as step:
         step("verify")
         found = pipeline.verify_files(dense, pruned, _read_plan(plan), inputs=_shapes(input_))
@@ -156,7 +213,9 @@ def verify(
 
 @app.command()
 def rule(
-    operator: Annotated[str | None, typer.Argument(help="An operator; all of them if left out.")] = None,
+    operator: Annotated[
+        str | None, typer.Argument(metavar="OPERATOR", help="An operator; all of them if left out.")
+    ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print README's table of operators.")] = False,
 ) -> None:
     """Print what an operator's rule says."""
@@ -174,8 +233,25 @@ def _show(result: pipeline.PruneResult, target: Path | None, *, json: bool, verb
         typer.echo(result.report.to_json())
         return
     report.print_report(result.report, out, all_groups=verbose)
-    if target is not None:
-        out.print(f"wrote {target}", markup=False)
+    if target is None:
+        out.print("dry run: nothing was written")
+        return
+    if not result.report.verified:
+        out.print("not verified")
+    out.print(f"wrote {target}", markup=False, soft_wrap=True)
+
+
+def _target(model: Path, output: Path | None, word: str) -> Path:
+    return output or model.parent / f"{model.stem}.{word}.onnx"
+
+
+def _check_targets(target: Path | None, *others: Path | None) -> None:
+    """Refuse a target that cannot be written, or that is another file of the command, before any work."""
+    if target is None:
+        return
+    if any(other is not None and target.resolve() == other.resolve() for other in others):
+        raise UsageError(f"cannot write {str(target)!r}: the command reads or writes it already; choose another name")
+    onnx_file.check_target(target)
 
 
 def _shapes(items: list[str] | None) -> dict[str, list[int]]:
@@ -196,13 +272,6 @@ def _read_plan(path: Path) -> Plan:
         return Plan.from_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"cannot read the plan {str(path)!r}: {error}") from error
-
-
-def _write_text(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot write {str(path)!r}: {error.strerror}") from error
 
 
 @contextmanager

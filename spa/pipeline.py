@@ -6,11 +6,12 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import onnx
 import onnx_ir as ir
 
+from spa import runtime
 from spa.cost import MEASURES, Cost, measure
 from spa.coupling import Coupling, couple
 from spa.errors import VerificationError
@@ -110,14 +111,17 @@ def prune(
         ModelError, UsageError: the source or an option is wrong.
         NothingToPrune, BudgetError: nothing can go, or not as much as asked for.
         VerificationError: the result failed its checks; names the group at fault.
+        MissingExtra: it is to be checked, and onnxruntime is not installed.
     """
-    clock = _Clock(progress)
+    if verify and not dry_run:
+        runtime.require()
+    clock, notes = _Clock(progress), list[str]()
     with clock.step("normalise"):
         dense = load_normal(source)
     with clock.step("couple"):
         analysis = analyse(dense, inputs=inputs)
     with clock.step("score"):
-        scores = score_groups(analysis.groups, criterion, gather=gather, roles=roles, normalise=normalise)
+        scores = score_groups(analysis.groups, criterion, gather=gather, roles=roles, normalise=normalise, notes=notes)
     with clock.step("select"):
         selection = select(
             analysis.groups, scores, analysis.cost, ratio=ratio, of=of, scope=scope, align=align, min_keep=min_keep,
@@ -125,6 +129,7 @@ def prune(
         )  # fmt: skip
     report = report_on(analysis, selection.plan)
     report.seconds = clock.seconds
+    report.notes += [*notes, *selection.limits]
     if dry_run:
         return PruneResult(dense, selection.plan, report, dense)
     reference = dense.clone()  # the analysed model itself is cut: clones share weights, so this costs no memory
@@ -142,7 +147,14 @@ def cut(analysis: Analysis, plan: Plan) -> None:
 
 
 def apply_plan(source: Source, plan: Plan, *, inputs: InputShapes | None = None, verify: bool = True) -> PruneResult:
-    """Prune a model by a plan that was saved; the same plan gives the same bytes."""
+    """Prune a model by a plan that was saved; the same plan gives the same bytes.
+
+    Raises:
+        ModelError: the source is no valid model, or the plan was made for another.
+        VerificationError: the result failed its checks; names the group at fault.
+    """
+    if verify:
+        runtime.require()
     dense = load_normal(source)
     analysis = analyse(dense, inputs=inputs)
     report = report_on(analysis, plan)
@@ -188,22 +200,19 @@ def verify_plan(
     Raises:
         VerificationError: with the group at fault, found by halving the plan.
     """
-    report.notes += verification.check_structure(dense, pruned)
-    limit = verification.tolerance(dense)
     try:
-        found = _compare(dense, pruned, plan, inputs)
+        found = _check(dense, pruned, plan, inputs, exact=report.exact)
     except VerificationError as error:
-        raise VerificationError(f"{error}{_culprit(dense, plan, limit, inputs)}") from error
+        raise VerificationError(f"{error}; {_culprit(dense, plan, inputs, exact=report.exact)}") from error
+    report.verified = True
     report.notes += found.notes
     report.difference = found.difference
-    if report.exact and not found.agrees(limit):
-        raise VerificationError(
-            f"the pruned model differs from the masked dense model by {found.difference:.1e} (relative), more than "
-            f"{limit:.0e}{_culprit(dense, plan, limit, inputs)}"
-        )
 
 
-def _compare(dense: ir.Model, pruned: ir.Model, plan: Plan, inputs: InputShapes | None) -> verification.Comparison:
+def _check(
+    dense: ir.Model, pruned: ir.Model, plan: Plan, inputs: InputShapes | None, *, exact: bool
+) -> verification.Comparison:
+    notes = verification.check_structure(dense, pruned)
     masked = dense.clone()
     analysis = analyse(masked, inputs=inputs)
     shapes = {
@@ -212,21 +221,33 @@ def _compare(dense: ir.Model, pruned: ir.Model, plan: Plan, inputs: InputShapes 
         if v in analysis.shapes.of and not v.is_initializer()
     }
     mask_consumers(masked, analysis.coupling, plan.masks(analysis.groups))
-    return verification.compare(masked, pruned, shapes=shapes)
+    found = verification.compare(masked, pruned, shapes=shapes)
+    limit = verification.tolerance(dense)
+    if exact and not found.agrees(limit):
+        raise VerificationError(
+            f"the pruned model differs from the masked dense model by {found.difference:.1e} (relative), more than "
+            f"{limit:.0e}"
+        )
+    return replace(found, notes=(*notes, *found.notes))
 
 
-def _culprit(dense: ir.Model, plan: Plan, limit: float, inputs: InputShapes | None) -> str:
+def _culprit(dense: ir.Model, plan: Plan, inputs: InputShapes | None, *, exact: bool) -> str:
     def fails(names: Sequence[str]) -> bool:
         part = Plan({n: plan.removed[n] for n in names}, {n: plan.sizes[n] for n in names})
         pruned = dense.clone()
+        cut(analyse(pruned, inputs=inputs), part)
         try:
-            cut(analyse(pruned, inputs=inputs), part)
-            return not _compare(dense, pruned, part, inputs).agrees(limit)
+            _check(dense, pruned, part, inputs, exact=exact)
         except VerificationError:
             return True
+        return False
 
-    names = verification.find_culprit(list(plan.removed), fails)
-    return f"; at fault: {', '.join(map(repr, names[:3]))}{' ...' if len(names) > 3 else ''} (please report this model)"
+    names = list(plan.removed)
+    if not fails(names):
+        return "what the plan makes of the dense model does pass: the pruned model is another one, or was changed since"
+    names = verification.find_culprit(names, fails)
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"at fault: {', '.join(map(repr, names[:3]))}{more}; leave it out with exclude, and please report the model"
 
 
 class _Clock:

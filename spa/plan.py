@@ -38,7 +38,7 @@ class Plan:
         """Which indices of each leaf factor stay.
 
         Raises:
-            ModelError: a group of the plan is not in this model, or has another size here.
+            ModelError: a group of the plan is not in this model, has another size here, or would lose all its units.
         """
         here = {group.name: group for group in groups}
         masks: dict[Any, np.ndarray] = {}
@@ -48,8 +48,13 @@ class Plan:
                 raise ModelError(
                     f"the plan removes units of {name!r}, which is no group of this model; was it made for another?"
                 )
-            if group.size != self.sizes[name] or not 0 <= units[0] <= units[-1] < group.size:
+            if group.size != self.sizes[name]:
                 raise ModelError(f"the plan expects {self.sizes[name]} units in {name!r}, this model has {group.size}")
+            if not 0 <= units[0] <= units[-1] < group.size:
+                wrong = units[0] if units[0] < 0 else units[-1]
+                raise ModelError(f"the plan removes unit {wrong} of {name!r}, whose units are 0 to {group.size - 1}")
+            if len(units) == group.size:
+                raise ModelError(f"the plan removes all {group.size} units of {name!r}; at least one must stay")
             mask = np.ones(group.size, bool)
             mask[list(units)] = False
             for leaf in group.leaves:

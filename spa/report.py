@@ -5,27 +5,38 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from fractions import Fraction
 from typing import Any
 
+import onnx_ir as ir
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from spa.cost import NUMBERS
 from spa.coupling import Coupling
 from spa.dims import ONE, leaves
-from spa.group import Group
+from spa.group import Frozen, Group, find_frozen
 from spa.operation import RuleFunction, registered
 from spa.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
 class GroupRow:
-    """One group before and after."""
+    """One group before and after.
+
+    Attributes:
+        params: stored numbers that belong to its units, those that other groups share included.
+        inside: names of the groups whose units hold whole copies of this one (heads, for head_dim).
+        off: why it is left alone unless included.
+    """
 
     name: str
     kind: str
     units: int
     removed: int
+    params: int = 0
+    inside: tuple[str, ...] = ()
     off: str | None = None
 
 
@@ -39,6 +50,22 @@ class FrozenShare:
     example: str
 
 
+@dataclass(frozen=True, slots=True)
+class FrozenAxes:
+    """Axes of stored tensors that stay, by reason.
+
+    Attributes:
+        axes: how many.
+        params: stored numbers of the tensors that they are axes of.
+        example: the axis with most parameters, and the node or tensor that holds it.
+    """
+
+    reason: str
+    axes: int
+    params: int
+    example: str
+
+
 @dataclass(slots=True)
 class Report:
     """What was removed, what was kept and why.
@@ -47,6 +74,7 @@ class Report:
         before, after: params, flops, bytes of the whole model.
         difference: largest relative difference from the masked dense model; None: not compared.
         exact: whether the theorem covers the plan.
+        verified: whether all checks were made, and passed.
     """
 
     before: Mapping[str, float]
@@ -55,6 +83,7 @@ class Report:
     frozen: Sequence[FrozenShare]
     difference: float | None = None
     exact: bool = True
+    verified: bool = False
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -73,8 +102,23 @@ def group_rows(groups: Sequence[Group], plan: Plan | None = None) -> list[GroupR
     """A row for each group."""
     removed = plan.removed if plan is not None else {}
     return [
-        GroupRow(g.name, g.kind, g.size, len(removed.get(g.name, ())), str(g.off) if g.off else None) for g in groups
-    ]
+        GroupRow(
+            g.name, g.kind, g.size, len(removed.get(g.name, ())), _params(g), tuple(sorted(g.outer)),
+            str(g.off) if g.off else None,
+        )
+        for g in groups
+    ]  # fmt: skip
+
+
+def _params(group: Group) -> int:
+    """The stored numbers along a group's units, each once."""
+    held: dict[ir.Value, Fraction] = {}  # the share of a tensor that stays when all units go
+    for piece in group.slices:
+        tensor = piece.value.const_value
+        if tensor is not None and tensor.dtype not in NUMBERS:
+            free = Fraction(int((piece.unit_of < 0).sum()), max(1, piece.unit_of.size))
+            held[piece.value] = held.get(piece.value, Fraction(1)) * free
+    return sum(round(value.const_value.size * (1 - free)) for value, free in held.items() if value.const_value)
 
 
 def frozen_shares(coupling: Coupling, groups: Sequence[Group], total: float) -> list[FrozenShare]:
@@ -97,6 +141,30 @@ def frozen_shares(coupling: Coupling, groups: Sequence[Group], total: float) -> 
     return sorted(shares, key=lambda share: -share.params)
 
 
+def frozen_axes(coupling: Coupling) -> list[FrozenAxes]:
+    """The axes of stored tensors that cannot shrink, by reason, most parameters first."""
+    found: dict[str, list[Frozen]] = {}
+    for entry in find_frozen(coupling):
+        found.setdefault(entry.reason.text, []).append(entry)
+    rows = []
+    for reason, entries in found.items():
+        params = sum({entry.name.rpartition(":")[0]: entry.params for entry in entries}.values())
+        example = f"{entries[0].name} in {entries[0].reason.where}".replace("'", "")
+        rows.append(FrozenAxes(reason, len(entries), params, example))
+    return sorted(rows, key=lambda row: -row.params)
+
+
+def inventory_json(report: Report, axes: Sequence[FrozenAxes]) -> str:
+    """What could go, and what stays and why, as one JSON object."""
+    data = {
+        "cost": report.before,
+        "groups": [asdict(row) for row in report.groups],
+        "frozen_tensors": [asdict(share) for share in report.frozen],
+        "frozen_axes": [asdict(entry) for entry in axes],
+    }
+    return json.dumps(data, indent=1)
+
+
 # ------------------------------------------------------------------------------------------------- for people
 def quantity(number: float) -> str:
     """1234567 -> 1.23 M."""
@@ -108,67 +176,65 @@ def quantity(number: float) -> str:
 
 def print_report(report: Report, console: Console, *, all_groups: bool = False) -> None:
     """The tables a person reads after `spa prune`."""
-    cost = Table(show_edge=False, box=None)
-    for column in ("", "before", "after", "removed"):
-        cost.add_column(column, justify="left" if not column else "right")
+    cost = _table("", "before >", "after >", "removed >")
     for measure in report.before:
-        cost.add_row(
-            measure,
-            quantity(report.before[measure]),
-            quantity(report.after[measure]),
-            f"{report.removed_share(measure):.1%}",
-        )
-    console.print(cost)
-    console.print()
+        sizes = (quantity(report.before[measure]), quantity(report.after[measure]))
+        _add(cost, measure, *sizes, f"{report.removed_share(measure):.1%}")
+    _print(cost, console)
     print_groups(report.groups, console, all_groups=all_groups)
     print_frozen(report.frozen, console)
     print_verdict(report, console)
 
 
 def print_verdict(report: Report, console: Console) -> None:
-    """What verification found, in a line."""
-    if report.difference is not None:
-        what = "the dense model with what was removed read as zero"
-        word = "exact" if report.exact else "not exact by construction: units that enter a norm were removed"
-        console.print(
-            f"verified: same outputs, largest relative difference from {what} {report.difference:.1e} ({word})"
-        )
+    """What verification found, in a line, and what else a user should know."""
+    if report.verified:
+        line = "verified: valid, same inputs and outputs"
+        if report.difference is not None:
+            what = "the dense model with the removed units read as zero"
+            line += f"; differs by {report.difference:.1e} of the largest output from {what}"
+        if not report.exact:
+            line += " (not exact by construction: units that enter a norm, mean or softmax were removed)"
+        console.print(line, markup=False, soft_wrap=True)
     for note in report.notes:
-        console.print(f"note: {note}", markup=False)
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
 
 
 def print_groups(rows: Sequence[GroupRow], console: Console, *, all_groups: bool = False) -> None:
-    """By kind; with `all_groups`, group by group."""
+    """What goes, by kind; with `all_groups`, group by group."""
     if not rows:
         return
-    table = Table(show_edge=False, box=None)
-    table.add_column("group" if all_groups else "kind", overflow="fold")
     if all_groups:
-        table.add_column("kind")
-    for column in () if all_groups else ("groups",):
-        table.add_column(column, justify="right")
-    for column in ("units", "removed", "share"):
-        table.add_column(column, justify="right")
-    table.add_column("")
-    if all_groups:
+        table = _table("group", "kind", "units >", "removed >", "share >", "")
         for row in rows:
-            table.add_row(
-                row.name,
-                row.kind,
-                str(row.units),
-                str(row.removed),
-                f"{row.removed / row.units:.0%}",
-                f"off: {row.off}" if row.off else "",
-            )
+            off = f"off: {row.off}" if row.off else ""
+            _add(table, row.name, row.kind, row.units, row.removed, f"{row.removed / row.units:.0%}", off)
     else:
-        kinds = dict.fromkeys((row.kind, row.off is not None) for row in rows)
-        for kind, off in kinds:
-            mine = [row for row in rows if (row.kind, row.off is not None) == (kind, off)]
+        table = _table("kind", "groups >", "units >", "removed >", "share >", "")
+        for kind, is_off in dict.fromkeys((row.kind, row.off is not None) for row in rows):
+            mine = [row for row in rows if (row.kind, row.off is not None) == (kind, is_off)]
             units, gone = sum(row.units for row in mine), sum(row.removed for row in mine)
-            hint = f"off, --include {kind} turns it on: {mine[0].off}" if off and not gone else ""
-            table.add_row(kind, str(len(mine)), str(units), str(gone), f"{gone / units:.0%}", hint)
-    console.print(table)
-    console.print()
+            hint = f"off, --include {kind} turns it on" if is_off and not gone else ""
+            _add(table, kind, len(mine), units, gone, f"{gone / units:.0%}", hint)
+    _print(table, console)
+
+
+def print_inventory(report: Report, axes: Sequence[FrozenAxes], console: Console) -> None:
+    """The tables of `spa groups`: what could go, and what stays and why."""
+    table = _table("group", "kind", "units >", "params >", "inside", "")
+    for row in report.groups:
+        off = f"off, --include {row.kind} turns it on: {row.off}" if row.off else ""
+        _add(table, row.name, row.kind, row.units, quantity(row.params), ", ".join(row.inside), off)
+    if report.groups:
+        _print(table, console)
+    else:
+        console.print("no group of units can be removed\n")
+    print_frozen(report.frozen, console, most=20)
+    table = _table("stays: axes that cannot shrink", "axes >", "params >", "for example")
+    for entry in axes:
+        _add(table, entry.reason, entry.axes, quantity(entry.params), entry.example)
+    if axes:
+        _print(table, console)
 
 
 def print_frozen(shares: Sequence[FrozenShare], console: Console, *, most: int = 6) -> None:
@@ -176,13 +242,32 @@ def print_frozen(shares: Sequence[FrozenShare], console: Console, *, most: int =
     shown = [share for share in shares if share.params][:most]
     if not shown:
         return
-    table = Table(show_edge=False, box=None)
-    for column in ("stays: tensors with no axis to cut", "params", "share", "for example"):
-        table.add_column(column, justify="right" if column in ("params", "share") else "left", overflow="fold")
+    table = _table("stays: tensors with no axis to cut", "params >", "share >", "for example")
     for share in shown:
-        table.add_row(share.reason, quantity(share.params), f"{share.share:.1%}", share.example)
-    console.print(table)
-    console.print()
+        _add(table, share.reason, quantity(share.params), f"{share.share:.1%}", share.example)
+    _print(table, console)
+
+
+def _table(*columns: str) -> Table:
+    """A table without lines; columns that end in > hold numbers."""
+    table = Table(show_edge=False, box=None, pad_edge=False)
+    for column in columns:
+        numbers = column.endswith(" >")
+        name = column.removesuffix(" >")
+        table.add_column(name, justify="right" if numbers else "left", overflow="fold", no_wrap=numbers)
+    return table
+
+
+def _add(table: Table, *cells: object) -> None:
+    table.add_row(*(Text(str(cell)) for cell in cells))
+
+
+def _print(table: Table, console: Console) -> None:
+    """The table and an empty line; no blanks at the ends of lines, which rich fills up."""
+    with console.capture() as captured:
+        console.print(table)
+    for line in (*captured.get().splitlines(), ""):
+        console.file.write(f"{line.rstrip()}\n")
 
 
 # ----------------------------------------------------------------------------------------------------- rules
@@ -220,9 +305,7 @@ def rules_markdown(rows: Sequence[RuleRow]) -> str:
 
 def print_rules(rows: Sequence[RuleRow], console: Console) -> None:
     """The rules for a person."""
-    table = Table(show_edge=False, box=None)
-    for column in ("operators", "rule"):
-        table.add_column(column, overflow="fold")
+    table = _table("operators", "rule")
     for row in rows:
-        table.add_row(Text(", ".join(row.operators)), Text(row.text))
-    console.print(table)
+        _add(table, ", ".join(row.operators), row.text.replace("`", ""))
+    _print(table, console)

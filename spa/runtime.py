@@ -99,6 +99,15 @@ def _source(
     return _lend_weights(ir.from_proto(model) if isinstance(model, onnx.ModelProto) else model, options)
 
 
+def require() -> None:
+    """Find out early whether models can be run.
+
+    Raises:
+        MissingExtra: without onnxruntime; names the extra that brings it.
+    """
+    _onnxruntime()
+
+
 def _onnxruntime() -> Any:
     try:
         import onnxruntime

@@ -37,9 +37,9 @@ CRITERIA: Mapping[str, Criterion] = {
     "random": random(),
 }
 
-DEFAULT_GATHER = "l2"
+DEFAULT_GATHER = "sum"
 DEFAULT_ROLES = "both"
-DEFAULT_NORMALISE = "mean"
+DEFAULT_NORMALISE = "max"
 SELF_SCALED = frozenset({"lamp", "bn_scale", "random"})
 """Criteria whose numbers can be compared between groups as they are: not normalised unless asked for."""
 
