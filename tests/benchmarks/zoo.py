@@ -2,11 +2,9 @@
 
     python tests/benchmarks/zoo.py [PATTERN ...] [--ratio 0.5] [--of channels] [--table FILE.md] [--jobs 1]
 
-Each graph is filled with seeded weights, normalised, pruned and compared in a process of its own (time and
-peak memory are its own too).  A row: nodes, groups, units, share of parameters and FLOPs removed, seconds
-of each step, peak memory relative to the model file, the oracle's largest relative difference, our own
-verification's, whether symbolic axes are still symbolic, and what stayed frozen, by share of parameters.
-The graphs and the oracle are looked for in ../shared beside the project; `SPA_SHARED` names another place.
+Each graph is filled with seeded weights, pruned with no help and compared in a process of its own (time and peak
+memory are its own too). What a row says: see `COLUMNS`. The graphs, their manifest and the oracle are looked for in
+../shared beside the project; `SPA_SHARED` names another place.
 """
 
 from __future__ import annotations
@@ -21,15 +19,24 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
 
 SHARED = Path(os.environ.get("SPA_SHARED", Path(__file__).parents[3] / "shared"))
 TIMEOUT = 600
+EXACT = 1e-3  # relative: what the oracle may find
+Row = dict[str, Any]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("patterns", nargs="*", default=["*"])
     parser.add_argument("--ratio", type=float, default=0.5)
     parser.add_argument("--of", default="channels")
@@ -43,13 +50,13 @@ def main() -> None:
         return
     if not (SHARED / "graphs" / "manifest.json").exists():
         sys.exit(f"no zoo at {SHARED.name}/graphs: set SPA_SHARED to the folder that holds graphs/ and tools/")
-    names = sorted(json.loads((SHARED / "graphs" / "manifest.json").read_text()))
+    names = sorted(manifest())
     chosen = [n for n in names if any(fnmatch.fnmatch(n, p) or n.startswith(p) for p in arguments.patterns)]
     rows = []
     with ThreadPoolExecutor(arguments.jobs) as pool:
         for row in pool.map(lambda name: in_process(name, arguments), chosen):
             rows.append(row)
-            print(line(row), flush=True)
+            print(" | ".join(cells(row)), flush=True)
             if arguments.rows:
                 arguments.rows.write_text("".join(json.dumps(r) + "\n" for r in rows))
     print(summary(rows))
@@ -57,56 +64,88 @@ def main() -> None:
         arguments.table.write_text(table(rows, arguments))
 
 
-def in_process(name: str, arguments: argparse.Namespace) -> dict:
+def manifest() -> Mapping[str, Row]:
+    """What is known of each graph."""
+    found: dict[str, Row] = json.loads((SHARED / "graphs" / "manifest.json").read_text())
+    return found
+
+
+def in_process(name: str, arguments: argparse.Namespace) -> Row:
     command = [sys.executable, __file__, "--one", name, "--ratio", str(arguments.ratio), "--of", arguments.of]
+    known = {"graph": name, "family": family(manifest()[name]["ops"])}
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
-        return {"graph": name, "status": f"no result in {TIMEOUT} s"}
+        return known | {"status": f"no result in {TIMEOUT} s"}
     lines = done.stdout.strip().splitlines()
     if done.returncode or not lines:
-        return {"graph": name, "status": (done.stderr.strip().splitlines() or ["no output"])[-1][:200]}
-    return json.loads(lines[-1])
+        return known | {"status": (done.stderr.strip().splitlines() or ["no output"])[-1][:200]}
+    row: Row = json.loads(lines[-1])
+    return known | row
 
 
-def one(name: str, ratio: float, of: str) -> dict:
+def one(name: str, ratio: float, of: str) -> Row:
     """The row of one graph."""
     from spa import pipeline
-    from spa.errors import SpaError
+    from spa.errors import NothingToPrune, SpaError
     from spa.frontends import onnx_file
 
-    entry = json.loads((SHARED / "graphs" / "manifest.json").read_text())[name]
-    row: dict = {"graph": name, "params": entry["params"]}
+    entry = manifest()[name]
+    row: Row = {"graph": name, "family": family(entry["ops"]), "params": entry["params"]}
     with tempfile.TemporaryDirectory() as folder:
         dense, normal, pruned = (Path(folder) / f"{part}.onnx" for part in ("dense", "normal", "pruned"))
-        fill = [
-            sys.executable,
-            str(SHARED / "tools" / "skeleton.py"),
-            "fill",
-            str(SHARED / "graphs" / name),
-            str(dense),
-        ]
-        subprocess.run(fill, check=True, capture_output=True)  # elsewhere: the peak below is the pruner's own
+        subprocess.run([sys.executable, "-c", _FILL, str(SHARED / "graphs" / name), str(dense)], check=True)
         inputs = {k: v["run_shape"] for k, v in entry["inputs"].items() if v.get("run_shape") is not None}
         base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         start = time.perf_counter()
         try:
             result = pipeline.prune(dense, ratio=ratio, of=of, inputs=inputs, verify=False)
-            row["peak"] = round(
-                (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) * 1024 / dense.stat().st_size, 2
-            )
+            row["peak"] = round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) / 1024)
             report = result.report
             onnx_file.save(result.dense, normal)
             result.save(pruned)
             row["seconds"] = round(time.perf_counter() - start, 2)
             pipeline.verify_plan(result.dense, result.model, result.plan, report, inputs=inputs)
         except SpaError as error:
-            return row | {"status": f"{type(error).__name__}: {error}"[:300]}
+            word = "nothing to prune" if isinstance(error, NothingToPrune) else type(error).__name__
+            return row | {"status": word, "reason": str(error)[:300]}
         row |= facts(result, report) | {"oracle": oracle(normal, pruned, entry)}
     return row
 
 
-def facts(result, report) -> dict:
+# In a process of its own, so that the peak memory of the row is the pruner's alone.
+_FILL = f"""
+import sys
+sys.path[:0] = [{str(Path(__file__).parents[2])!r}]
+from tests.benchmarks import zoo
+zoo.fill(*sys.argv[1:])
+"""
+
+
+def fill(skeleton: str, target: str) -> None:
+    """Write the graph with seeded weights."""
+    sys.path.append(str(SHARED / "tools"))
+    import skeleton as tool
+
+    model = tool.fill(onnx.load(skeleton))
+    for position, tensor in enumerate(tool.tensors(model.graph)):
+        spread(tensor, seed=position)
+    onnx.save(model, target)
+
+
+def spread(tensor: onnx.TensorProto, *, seed: int) -> None:
+    """Zero biases and scales of one get values that differ: the oracle tells positions by what they hold."""
+    if tensor.data_type != onnx.TensorProto.FLOAT or max(tensor.dims, default=0) <= 4:
+        return
+    if sum(size > 1 for size in tensor.dims) != 1:
+        return
+    array = numpy_helper.to_array(tensor)
+    if np.all(array == 0) or np.all(array == 1):
+        noise = np.random.default_rng(seed).uniform(-0.1, 0.1, array.shape).astype(array.dtype)
+        tensor.CopyFrom(numpy_helper.from_array(array + noise, tensor.name))
+
+
+def facts(result: Any, report: Any) -> Row:
     """What a row says of a model that was pruned."""
     kinds: dict[str, list[int]] = {}
     for group in report.groups:
@@ -117,7 +156,6 @@ def facts(result, report) -> dict:
         "status": "ok",
         "nodes": len(result.dense.graph),
         "groups": sum(group.off is None for group in report.groups),
-        "units": sum(group.units for group in report.groups if group.off is None),
         "removed_params": round(report.removed_share("params"), 4),
         "removed_flops": round(report.removed_share("flops"), 4),
         "step_seconds": {step: round(seconds, 3) for step, seconds in report.seconds.items()},
@@ -126,91 +164,137 @@ def facts(result, report) -> dict:
         "notes": report.notes,
         "kinds": kinds,  # removed and all
         "frozen": [[share.reason, round(share.share, 4)] for share in report.frozen[:4]],
-        "symbolic": symbolic(result.dense, result.model),
+        "boundary": boundary(result.dense, result.model),
     }
 
 
-def symbolic(dense, pruned) -> bool:
-    """Whether inputs and outputs kept their axes, symbolic ones included."""
+def boundary(dense: Any, pruned: Any) -> bool:
+    """Whether inputs and outputs kept their names, types and axes, symbolic ones included."""
     return all(
-        [str(v.shape) for v in side(dense)] == [str(v.shape) for v in side(pruned)]
-        for side in (lambda m: m.graph.inputs, lambda m: m.graph.outputs)
+        [(v.name, str(v.type), str(v.shape)) for v in side(dense)]
+        == [(v.name, str(v.type), str(v.shape)) for v in side(pruned)]
+        for side in (lambda m: [v for v in m.graph.inputs if not v.is_initializer()], lambda m: m.graph.outputs)
     )
 
 
-def oracle(dense: Path, pruned: Path, entry: dict) -> float | str:
+def oracle(dense: Path, pruned: Path, entry: Row) -> float | str:
     """The oracle's last word: the largest relative difference, or why it cannot tell."""
     command = [sys.executable, str(SHARED / "tools" / "subnetwork_check.py"), str(dense), str(pruned)]
-    for name, facts in entry["inputs"].items():
-        if facts.get("run_shape") is not None:
-            command += ["--set", f"{name}={','.join(map(str, facts['run_shape']))}"]
-        if facts.get("values"):
-            command += ["--feed", f"{name}={facts['values']}"]
+    for name, known in entry["inputs"].items():
+        if known.get("run_shape") is not None:
+            command += ["--set", f"{name}={','.join(map(str, known['run_shape']))}"]
+        if known.get("values"):
+            command += ["--feed", f"{name}={known['values']}"]
     done = subprocess.run(command, capture_output=True, text=True)
     last = (done.stdout.strip().splitlines() or done.stderr.strip().splitlines() or ["no output"])[-1]
     found = re.search(r"difference (\S+)$", last)
     return float(found[1]) if found else last[:160]
 
 
+# ------------------------------------------------------------------------------------------------- families
+ATTENTION = ("Attention", "MultiHeadAttention", "GroupQueryAttention", "QAttention", "Softmax")
+CONVOLUTION = ("Conv", "ConvTranspose", "FusedConv", "QLinearConv", "ConvInteger")
+PRODUCT = (
+    "MatMul", "Gemm", "Einsum", "FusedMatMul", "FusedGemm", "MatMulInteger", "MatMulIntegerToFloat", "QLinearMatMul",
+    "DynamicQuantizeMatMul", "QGemm",
+)  # fmt: skip
+RECURRENT = ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM", "Scan")
+
+
+def family(operators: Mapping[str, int]) -> str:
+    """What kind of network a graph is, told by how often each operator stands in it.
+
+    transformer: at least two attentions (softmaxes count) and more products of matrices than convolutions;
+    convolutional: fewer attentions than that, no recurrence, and a convolution for every three products or more;
+    mixed: attention among more convolutions;  recurrent: LSTM, GRU, RNN or Scan;  other: what is left.
+    """
+
+    def count(names: Sequence[str]) -> int:
+        return sum(number for name, number in operators.items() if name.rpartition(".")[2].rpartition(":")[2] in names)
+
+    attention, convolution, product = count(ATTENTION), count(CONVOLUTION), count(PRODUCT)
+    if count(RECURRENT):
+        return "recurrent"
+    if attention >= 2 or attention > count(("Softmax",)):
+        return "transformer" if product > convolution else "mixed"
+    return "convolutional" if convolution and 3 * convolution >= product else "other"
+
+
 # ------------------------------------------------------------------------------------------------- printing
-COLUMNS = (
-    "graph",
-    "nodes",
-    "groups",
-    "units",
-    "params",
-    "flops",
-    "seconds",
-    "peak",
-    "oracle",
-    "own check",
-    "symbolic",
-    "stays",
-)
+COLUMNS = {
+    "graph": "its file in the zoo",
+    "family": "see `family` in tests/benchmarks/zoo.py",
+    "groups": "index sets that were cut",
+    "params": "share of the parameters that went",
+    "flops": "share of the floating-point operations that went",
+    "seconds": "from the file to the smaller file, without the checks",
+    "peak MB": "growth of the process's peak memory meanwhile, pages of mapped weights included",
+    "oracle": "largest relative difference between the pruned model and the dense one whose removed weights are zero, "
+    "or why it cannot tell",
+    "own check": "the same by the pruner's own verification",
+    "stays": "share of the parameters that stay because no axis of theirs can be cut, by reason",
+}
 
 
-def cells(row: dict) -> list[str]:
+def cells(row: Row) -> list[str]:
     if row.get("status") != "ok":
-        return [row["graph"], *[""] * (len(COLUMNS) - 2), row["status"]]
-    stays = "; ".join(f"{share:.0%} {reason}" for reason, share in row["frozen"] if share >= 0.01)
+        return [row["graph"], row["family"], *[""] * (len(COLUMNS) - 3), f"{row['status']}: {row.get('reason', '')}"]
+    stays = "; ".join(f"{share:.0%} {reason}" for reason, share in row["frozen"] if share >= 0.005)
     shown = row["oracle"] if isinstance(row["oracle"], str) else f"{row['oracle']:.0e}"
     own = "-" if row["difference"] is None else f"{row['difference']:.0e}"
-    numbers = [row["nodes"], row["groups"], row["units"], f"{row['removed_params']:.1%}", f"{row['removed_flops']:.1%}"]
-    return [
-        row["graph"],
-        *map(str, numbers),
-        str(row["seconds"]),
-        str(row["peak"]),
-        shown,
-        own,
-        "yes" if row["symbolic"] else "NO",
-        stays,
-    ]
+    if not row["exact"]:
+        own += " (not exact by construction)"
+    if not row["boundary"]:
+        own += " INPUTS OR OUTPUTS CHANGED"
+    shares = [f"{row['removed_params']:.1%}", f"{row['removed_flops']:.1%}"]
+    numbers = [str(row["groups"]), *shares, str(row["seconds"]), str(row["peak"])]
+    return [row["graph"], row["family"], *numbers, shown, own, stays]
 
 
-def line(row: dict) -> str:
-    return " | ".join(cells(row))
-
-
-def summary(rows: list[dict]) -> str:
+def summary(rows: Sequence[Row]) -> str:
+    """The figures over all graphs, a line each."""
     good = [r for r in rows if r.get("status") == "ok"]
-    exact = [r for r in good if isinstance(r["oracle"], float) and r["oracle"] <= 1e-3]
-    own = [r for r in good if r["difference"] is not None and r["difference"] <= 1e-3]
-    removed = sorted(r["removed_params"] for r in good)
-    median = removed[len(removed) // 2] if removed else 0
-    return (
-        f"{len(rows)} graphs: {len(good)} pruned and valid, {len(exact)} exact by the oracle, "
-        f"{len(own)} by our own check; "
-        f"median of parameters removed {median:.1%}"
-    )
+    nothing = [r for r in rows if r.get("status") == "nothing to prune"]
+    failed = [r for r in rows if r.get("status") not in ("ok", "nothing to prune")]
+    told = [r for r in good if isinstance(r["oracle"], float)]
+    exact = [r for r in told if r["oracle"] <= EXACT]
+    own = [r for r in good if r["difference"] is not None and r["difference"] <= EXACT]
+    compared = [r for r in good if r["difference"] is not None]
+    lines = [
+        f"{len(rows)} graphs: {len(good)} pruned and valid, of them {sum(r['boundary'] for r in good)} with unchanged "
+        f"inputs and outputs; {len(nothing)} with nothing to prune; {len(failed)} failed",
+        f"exact: {len(exact)} of the {len(told)} that the oracle can tell of, "
+        f"{len(own)} of the {len(compared)} that run by the pruner's own check",
+    ]
+    families = defaultdict(list)
+    for row in good:
+        families[row["family"]].append(row)
+    for name, members in sorted(families.items()):
+        params, flops = (middle(r[f"removed_{what}"] for r in members) for what in ("params", "flops"))
+        lines.append(f"{name}: {len(members)} graphs, median removed {params:.1%} of params, {flops:.1%} of flops")
+    lines += [f"{r['status']}: {r['graph']}: {r.get('reason', '')}" for r in (*nothing, *failed)]
+    return "\n".join(lines)
 
 
-def table(rows: list[dict], arguments: argparse.Namespace) -> str:
-    command = (
-        f"python tests/benchmarks/zoo.py {' '.join(arguments.patterns)} --ratio {arguments.ratio} --of {arguments.of}"
-    )
-    head = f"`{command}`\n\n{summary(rows)}\n\n| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}\n"
-    return head + "".join("| " + " | ".join(cell.replace("|", "/") for cell in cells(row)) + " |\n" for row in rows)
+def middle(numbers: Iterable[float]) -> float:
+    return float(np.median(list(numbers)))
+
+
+def table(rows: Sequence[Row], arguments: argparse.Namespace) -> str:
+    patterns = "" if arguments.patterns == ["*"] else " ".join(arguments.patterns) + " "
+    command = f"python tests/benchmarks/zoo.py {patterns}--ratio {arguments.ratio} --of {arguments.of}"
+    reasons: dict[str, float] = defaultdict(float)
+    for row in rows:
+        for reason, share in row.get("frozen", ()):
+            reasons[reason] += share / len(rows)
+    largest = sorted(reasons.items(), key=lambda item: -item[1])
+    lines = [f"`{command}`", "", *(f"- {line}" for line in summary(rows).splitlines())]
+    lines += ["", "What stays, mean share of the parameters over all graphs:", ""]
+    lines += [f"- {share:.2%} {reason}" for reason, share in largest if share >= 0.0001]
+    lines += ["", *(f"- {name}: {what}" for name, what in COLUMNS.items())]
+    lines += ["", f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
+    lines += ["| " + " | ".join(cell.replace("|", "/") for cell in cells(row)) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
