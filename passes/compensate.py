@@ -20,6 +20,7 @@ import onnx_ir as ir
 
 from spa.errors import UsageError
 from spa.passes.allocation import Curve, allocate
+from spa.passes.batchnorm import batch_statistics
 from spa.passes.biases import drop_zero_biases
 from spa.passes.calibrate import Calibration
 from spa.passes.dense import Preset, Progress, Session
@@ -29,6 +30,7 @@ from spa.passes.selection import select
 from spa.passes.sequential import LayerReport, Repair
 from spa.passes.workers import one_thread_each
 from spa.plan import Plan
+from spa.rules.mixing import running_statistics
 
 OURS = "spa"
 
@@ -70,6 +72,7 @@ def compensate(
     exclude: Sequence[str] = (),
     only: Sequence[str] = (),
     inputs: Mapping[str, Sequence[int]] | None = None,
+    made_up: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Compensation:
@@ -82,6 +85,7 @@ def compensate(
         preset: fast, default or best.
         method: spa, or a published way from `spa.passes.secondorder.BASELINES`, for comparison.
         inputs: shapes to analyse with.
+        made_up: the samples are noise: what batch normalisations know of the training data makes up for that.
         progress: called with the step and the share of it that is done.
 
     Raises:
@@ -110,11 +114,15 @@ def compensate(
         return found.plan
 
     with one_thread_each():
+        trained = _align(network, session) if made_up else {}
         curves |= session.curves([group for group in groups if group.off is None or include], ratio)
         with session.step("allocate"):
             plan = allocate(curves, network.groups, network.cost, of, choose)
         repair = Repair(session, curves, {name: np.array(units) for name, units in plan.removed.items()})
         plan = repair.run()
+        _restore(network, trained)
+        if not made_up and (session.baseline is None or session.baseline.batch_norm):
+            _normalise_again(session, repair)
     _store(network)
     return Compensation(network.model, plan, repair.reports, repair.difference, session.seconds, session.notes)
 
@@ -131,6 +139,45 @@ def _can_be_scored(network: Network, name: str) -> bool:
 def _left_alone(network: Network) -> list[str]:
     names = [group.name for group in network.groups if group.off is None and not _can_be_scored(network, group.name)]
     return [f"left alone, since nodes without weights sum over them: {', '.join(names)}"] if names else []
+
+
+def _align(network: Network, session: Session) -> dict[str, ir.TensorProtocol]:
+    """Let batch normalisations take their statistics from the samples; those that they had."""
+    batches = session.batches(
+        [value for node in network.model.graph if running_statistics(node) for value in node.inputs[:1] if value]
+    )
+    found = batch_statistics(network.model, batches, threads=session.threads)
+    trained = {}
+    for name, array in found.items():
+        value = network.model.graph.initializers[name]
+        assert value.const_value is not None
+        trained[name] = value.const_value
+        value.const_value = ir.Tensor(array.astype(value.const_value.dtype.numpy()), name=name)
+    return trained
+
+
+def _restore(network: Network, trained: Mapping[str, ir.TensorProtocol]) -> None:
+    for name, tensor in trained.items():
+        network.model.graph.initializers[name].const_value = tensor
+
+
+def _normalise_again(session: Session, repair: Repair) -> None:
+    """Batch normalisations take statistics from the pruned network: always for a baseline, else where outputs gain."""
+    network, batches = session.network, session.batches([])
+    held_out = set(session.held_out())
+    fitted = [batch for number, batch in enumerate(batches) if number not in held_out or len(batches) == 1]
+    found = batch_statistics(network.model, fitted, weights=network.weights, threads=session.threads)
+    if not found:
+        return
+    difference = repair.measured_outputs({**network.weights, **found})
+    if session.baseline is not None or _total(difference) < _total(repair.difference):
+        network.weights.update(found)
+        repair.difference = difference
+        session.notes.append("batch normalisations took their statistics from the pruned network")
+
+
+def _total(difference: Mapping[str, Mapping[str, float]]) -> float:
+    return sum(found["relative_l2"] ** 2 for found in difference.values())
 
 
 def _store(network: Network) -> None:

@@ -16,7 +16,7 @@ from spa.passes.network import output_difference
 from spa.passes.problems import Key, Problem, Statistics
 from spa.passes.secondorder import remove_units
 from spa.passes.statistics import collect
-from spa.passes.streaming import Stream, cut
+from spa.passes.streaming import Stream, Weights, cut
 from spa.plan import Plan
 from spa.rules.mixing import joined_behind, scaled_behind
 
@@ -79,6 +79,18 @@ class Repair:
                 pair = [[stream.value(value, n) for n in session.held_out()] for stream in (dense, pruned)]
                 self.difference[str(value.name)] = output_difference(*pair)
         return Plan.of(network.groups, {name: units.tolist() for name, units in self.removed.items()})
+
+    def measured_outputs(self, weights: Weights) -> dict[str, dict[str, float]]:
+        """How far the outputs are off on held-out samples with some weights."""
+        network, session = self.session.network, self.session
+        values = list(network.model.graph.outputs)
+        batches = [session.batches([])[number] for number in session.held_out()]
+        runs = []
+        for used in ({}, weights):
+            runner = network.session(values, batches[0], used, threads=session.threads)
+            results = [runner.run(None, dict(batch)) for batch in batches]
+            runs.append([[result[at] for result in results] for at in range(len(values))])
+        return {str(v.name): output_difference(*pair) for v, *pair in zip(values, *runs, strict=True)}
 
     def stage(self, layers: Sequence[Layer], dense: Stream, pruned: Stream) -> None:
         """Choose and refit what is fed by the values that are there now."""

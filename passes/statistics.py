@@ -105,7 +105,7 @@ class _Collector:
             for moments, block in zip(into, rows, strict=True):
                 moments.update(block)
             return
-        self.dense.append(rows[:, : -(-ENERGY_ROWS // self.count)])
+        self.dense.append(rows[:, :: max(1, rows.shape[1] * self.count // ENERGY_ROWS)])
         found = self.problem.rows(pruned, positions)
         if self.drift is None:
             for moments, block, other in zip(into, rows, found, strict=True):

@@ -6,19 +6,33 @@ Exit status: 0 done; 1 nothing to prune, budget not met, verification failed; 2 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 import spa
 from spa import pipeline, report
 from spa.errors import ModelError, SpaError, UsageError
 from spa.frontends import onnx_file
+from spa.frontends.data import ImageOptions
 from spa.operation import registered
+from spa.passes.compensate import PRESETS
 from spa.passes.importance import (
     CRITERIA,
     DEFAULT_GATHER,
@@ -30,6 +44,7 @@ from spa.passes.importance import (
 )
 from spa.passes.selection import DEFAULT_SCOPE, SCOPES
 from spa.plan import Plan
+from spa.repair import METHODS
 
 app = typer.Typer(
     name="spa",
@@ -72,9 +87,35 @@ def prune(
         ),
     ] = "params",
     output: Output = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SAMPLES",
+            help="Calibration samples, by which to choose what goes and to refit what stays: an .npz keyed by input "
+            "name, a folder of .npy, .npz or images, or module:function.",
+        ),
+    ] = None,
+    data_free: Annotated[
+        bool, typer.Option("--data-free", help="The same, with samples made up from the model alone.")
+    ] = False,
+    preset: Annotated[
+        str, typer.Option(metavar="NAME", help=f"With samples, how much work to put in: {_words(PRESETS)}.")
+    ] = "default",
+    image_mean: Annotated[
+        str, typer.Option(metavar="R,G,B", help="Subtracted from images, whose values are 0 to 1.")
+    ] = "0",
+    image_std: Annotated[str, typer.Option(metavar="R,G,B", help="What images are divided by then.")] = "1",
+    size: Annotated[
+        str | None, typer.Option(metavar="H,W", help="Of images, where the model's input leaves it open.")
+    ] = None,
     criterion: Annotated[
-        str, typer.Option(metavar="NAME", help=f"What a unit is scored by: {_words(CRITERIA)}.")
-    ] = "l2",
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"What a unit is scored by: {_words(CRITERIA)} [default: l2]; with samples {_words(METHODS)} "
+            f"[default: {METHODS[0]}].",
+        ),
+    ] = None,
     gather: Annotated[
         str | None,
         typer.Option(
@@ -134,7 +175,8 @@ def prune(
         result = pipeline.prune(
             model, ratio=ratio, of=of, criterion=criterion, gather=gather, roles=roles, normalise=normalise,
             scope=scope, align=align, min_keep=min_keep, include=include or (), exclude=exclude or (), only=only or (),
-            inputs=_shapes(input_), verify=not no_verify, dry_run=dry_run, progress=step,
+            inputs=_shapes(input_), data=data, data_free=data_free, preset=preset,
+            images=_images(image_mean, image_std, size), verify=not no_verify, dry_run=dry_run, progress=step,
         )  # fmt: skip
         if not dry_run:
             step("save")
@@ -254,6 +296,23 @@ def _check_targets(target: Path | None, *others: Path | None) -> None:
     onnx_file.check_target(target)
 
 
+def _images(mean: str, std: str, size: str | None) -> ImageOptions:
+    means, stds = _numbers(mean, "--image-mean"), _numbers(std, "--image-std")
+    sides = None if size is None else _numbers(size, "--size")
+    if sides is not None and (len(sides) != 2 or any(side < 1 or side != int(side) for side in sides)):
+        raise UsageError(f"--size {size!r}: expected a height and a width such as 224,224")
+    if not all(stds):
+        raise UsageError(f"--image-std {std!r}: expected numbers other than zero")
+    return ImageOptions(tuple(means), tuple(stds), None if sides is None else (int(sides[0]), int(sides[1])))
+
+
+def _numbers(text: str, option: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{option} {text!r}: expected numbers separated by commas") from None
+
+
 def _shapes(items: list[str] | None) -> dict[str, list[int]]:
     shapes = {}
     for item in items or ():
@@ -274,11 +333,30 @@ def _read_plan(path: Path) -> Plan:
         raise ModelError(f"cannot read the plan {str(path)!r}: {error}") from error
 
 
+class _Rate(ProgressColumn):
+    """How much of a step is done each second."""
+
+    def render(self, task: Task) -> Text:
+        """The share, or nothing yet."""
+        return Text(f"{task.speed:.1%}/s" if task.total is not None and task.speed else "")
+
+
 @contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    """A spinner on stderr that says which step is running; nothing where stderr is no terminal."""
-    with err.status("load", spinner="dots") as status:
-        yield lambda step: status.update(step)
+def _progress() -> Iterator[pipeline.Progress]:
+    """A line on stderr: which step is running, how far it is and how long it will take; none without a terminal."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), _Rate())
+    with Progress(*columns, TimeRemainingColumn(), console=err, transient=True, disable=not err.is_terminal) as bars:
+        shown: dict[str, TaskID] = {}
+
+        def step(name: str, share: float | None = None) -> None:
+            if name not in shown:
+                for task in shown.values():
+                    bars.update(task, visible=False)
+                shown[name] = bars.add_task(name, total=None)
+            if share is not None:
+                bars.update(shown[name], total=1.0, completed=share, visible=True)
+
+        yield step
 
 
 @app.callback(invoke_without_command=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import onnx
 import onnx_ir as ir
@@ -16,6 +17,7 @@ from spa.cost import MEASURES, Cost, measure
 from spa.coupling import Coupling, couple
 from spa.errors import VerificationError
 from spa.frontends import onnx_file
+from spa.frontends.data import ImageOptions
 from spa.group import Group, find_frozen, find_groups
 from spa.passes import verify as verification
 from spa.passes.importance import score_groups
@@ -24,12 +26,18 @@ from spa.passes.normalize import normalize
 from spa.passes.selection import select
 from spa.passes.slicing import slice_model
 from spa.plan import Plan
+from spa.repair import RepairOptions, Samples
 from spa.report import Report, frozen_shares, group_rows
 from spa.shapes import Shapes, infer_shapes
 
 Source = str | os.PathLike[str] | onnx.ModelProto | ir.Model
 InputShapes = Mapping[str, Sequence[int]]
-Progress = Callable[[str], None]
+
+
+class Progress(Protocol):
+    """Told of each step before it, and on the way of the share (0..1) of it that is done."""
+
+    def __call__(self, step: str, share: float | None = None, /) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +83,7 @@ def prune(
     *,
     ratio: float,
     of: str = "params",
-    criterion: str = "l2",
+    criterion: str | None = None,
     gather: str | None = None,
     roles: str | None = None,
     normalise: str | None = None,
@@ -86,59 +94,108 @@ def prune(
     exclude: Sequence[str] = (),
     only: Sequence[str] = (),
     inputs: InputShapes | None = None,
+    data: Samples | None = None,
+    data_free: bool = False,
+    preset: str = "default",
+    images: ImageOptions | None = None,
     verify: bool = True,
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> PruneResult:
     """Remove a share of a model, whole structures at a time.
 
+    With samples (`data` or `data_free`), what goes is chosen by what its readers lose, and they are refitted in closed
+    form so that the outputs stay: no labels, no training (`spa.passes.compensate`). Without, by weights alone, and the
+    weights that stay do not change.
+
     Args:
         source: a path, `onnx.ModelProto` or `onnx_ir.Model`; never changed.
         ratio: the share to remove, between 0 and 1.
         of: of what: params, flops or bytes of the whole model, or channels (the same share of every group).
-        criterion, gather, roles, normalise: how units are scored; see `spa.passes.importance`.
+        criterion: what a unit is scored by: a name from `spa.passes.importance.CRITERIA`, l2 by default; with samples
+            one from `spa.repair.METHODS`, spa by default.
+        gather, roles, normalise: how scores of weights are put together; see `spa.passes.importance`.
         scope: global, local (the same share of every group) or isomorphic.
         align: kept widths are multiples of this where the group allows.
         min_keep: the share of each group that stays at least.
         include: kinds or groups that are off by default and shall take part (width, head_dim).
         exclude, only: patterns of group, tensor or node names.
         inputs: shapes to analyse and verify with, by input name, where symbolic axes are not enough.
+        data: calibration samples: arrays by input name, an iterable of samples, or a path or 'module:function' that
+            gives them (`spa.frontends.data.read_samples`).
+        data_free: make samples up from the model alone (`spa.passes.datafree`).
+        preset: how much work goes into choosing and refitting: fast, default or best.
+        images: how images in a folder become samples.
         verify: check the result (`spa.passes.verify`).
         dry_run: stop at the plan; the model returned is the dense one.
-        progress: called with a few words before each step.
+        progress: called with the name of each step before it, and on the way with the share (0..1) of it that is done.
 
     Raises:
-        ModelError, UsageError: the source or an option is wrong.
+        ModelError, UsageError, DataError: the source, an option or the samples are wrong.
         NothingToPrune, BudgetError: nothing can go, or not as much as asked for.
         VerificationError: the result failed its checks; names the group at fault.
         MissingExtra: it is to be checked, and onnxruntime is not installed.
     """
-    if verify and not dry_run:
+    repair = RepairOptions.of(data, data_free, criterion, preset, images)
+    if repair is not None or (verify and not dry_run):
         runtime.require()
-    clock, notes = _Clock(progress), list[str]()
+    budget: dict[str, Any] = {
+        "ratio": ratio, "of": of, "scope": scope, "align": align, "min_keep": min_keep,
+        "include": include, "exclude": exclude, "only": only,
+    }  # fmt: skip
+    clock = _Clock(progress)
     with clock.step("normalise"):
         dense = load_normal(source)
+    if repair is None:
+        how = {"criterion": criterion or "l2", "gather": gather, "roles": roles, "normalise": normalise}
+        chosen = _by_weights(dense, how, budget, inputs, clock)
+    else:
+        chosen = _by_samples(dense, repair, budget, inputs, clock)
+    analysis, plan, report = chosen
+    report.seconds = clock.seconds
+    if dry_run:
+        return PruneResult(analysis.model, plan, report, analysis.model)
+    reference = analysis.model.clone()  # the analysed model itself is cut: clones share weights, at no cost in memory
+    with clock.step("slice"):
+        cut(analysis, plan)
+    if verify:
+        with clock.step("verify"):
+            verify_plan(reference, analysis.model, plan, report, inputs=inputs)
+    return PruneResult(analysis.model, plan, report, reference)
+
+
+def _by_weights(
+    dense: ir.Model, how: Mapping[str, Any], budget: Mapping[str, Any], inputs: InputShapes | None, clock: _Clock
+) -> tuple[Analysis, Plan, Report]:
+    """What goes by the size of weights; nothing else changes."""
+    notes: list[str] = []
     with clock.step("couple"):
         analysis = analyse(dense, inputs=inputs)
     with clock.step("score"):
-        scores = score_groups(analysis.groups, criterion, gather=gather, roles=roles, normalise=normalise, notes=notes)
+        scores = score_groups(analysis.groups, notes=notes, **how)
     with clock.step("select"):
-        selection = select(
-            analysis.groups, scores, analysis.cost, ratio=ratio, of=of, scope=scope, align=align, min_keep=min_keep,
-            include=include, exclude=exclude, only=only, frozen=find_frozen(analysis.coupling),
-        )  # fmt: skip
+        frozen = find_frozen(analysis.coupling)
+        selection = select(analysis.groups, scores, analysis.cost, frozen=frozen, **budget)
     report = report_on(analysis, selection.plan)
-    report.seconds = clock.seconds
     report.notes += [*notes, *selection.limits]
-    if dry_run:
-        return PruneResult(dense, selection.plan, report, dense)
-    reference = dense.clone()  # the analysed model itself is cut: clones share weights, so this costs no memory
-    with clock.step("slice"):
-        cut(analysis, selection.plan)
-    if verify:
-        with clock.step("verify"):
-            verify_plan(reference, dense, selection.plan, report, inputs=inputs)
-    return PruneResult(dense, selection.plan, report, reference)
+    return analysis, selection.plan, report
+
+
+def _by_samples(
+    dense: ir.Model, repair: RepairOptions, budget: Mapping[str, Any], inputs: InputShapes | None, clock: _Clock
+) -> tuple[Analysis, Plan, Report]:
+    """What goes by what its readers lose on samples; the model analysed has the refitted weights."""
+    with clock.step("samples"):
+        samples = repair.samples(dense, inputs, clock.share)
+    found = repair.run(dense, samples, inputs=inputs, progress=clock.share, **budget)
+    clock.seconds |= found.seconds
+    with clock.step("couple"):
+        analysis = analyse(found.model, inputs=inputs)
+    plan = replace(found.plan, repair=f"{repair.method}, {repair.preset}, {len(samples)} samples")
+    report = report_on(analysis, plan)
+    report.layers, report.outputs = found.layers, found.difference
+    report.notes += [*samples.notes, *found.notes]
+    return analysis, plan, report
 
 
 def cut(analysis: Analysis, plan: Plan) -> None:
@@ -149,6 +206,8 @@ def cut(analysis: Analysis, plan: Plan) -> None:
 def apply_plan(source: Source, plan: Plan, *, inputs: InputShapes | None = None, verify: bool = True) -> PruneResult:
     """Prune a model by a plan that was saved; the same plan gives the same bytes.
 
+    Weights are not refitted, even if the plan was made with samples; the report says so.
+
     Raises:
         ModelError: the source is no valid model, or the plan was made for another.
         VerificationError: the result failed its checks; names the group at fault.
@@ -158,6 +217,8 @@ def apply_plan(source: Source, plan: Plan, *, inputs: InputShapes | None = None,
     dense = load_normal(source)
     analysis = analyse(dense, inputs=inputs)
     report = report_on(analysis, plan)
+    if plan.repair:
+        report.notes.append(f"this plan was made with repair ({plan.repair}); applied to the dense model it only cuts")
     reference = dense.clone()
     cut(analysis, plan)
     if verify:
@@ -168,12 +229,19 @@ def apply_plan(source: Source, plan: Plan, *, inputs: InputShapes | None = None,
 def verify_files(dense: Source, pruned: Source, plan: Plan, *, inputs: InputShapes | None = None) -> Report:
     """Check a pruned model that was written earlier against its dense model and the plan.
 
+    Where the plan was made with repair, the difference that is reported is the distance from the dense model itself:
+    weights were refitted, so that no reference is to be met.
+
     Raises:
         VerificationError: it is not what the plan makes of the dense model.
     """
     before = load_normal(dense)
     report = report_on(analyse(before, inputs=inputs), plan)
-    verify_plan(before, onnx_file.load(pruned), plan, report, inputs=inputs)
+    if plan.repair:
+        report.reference = f"the dense model, whose weights were refitted ({plan.repair})"
+        verify_plan(before, onnx_file.load(pruned), Plan({}, {}), report, inputs=inputs, exact=False)
+    else:
+        verify_plan(before, onnx_file.load(pruned), plan, report, inputs=inputs)
     return report
 
 
@@ -193,17 +261,27 @@ def is_exact(groups: Sequence[Group], plan: Plan) -> bool:
 
 # ------------------------------------------------------------------------------------------------ verification
 def verify_plan(
-    dense: ir.Model, pruned: ir.Model, plan: Plan, report: Report, *, inputs: InputShapes | None = None
+    dense: ir.Model,
+    pruned: ir.Model,
+    plan: Plan,
+    report: Report,
+    *,
+    inputs: InputShapes | None = None,
+    exact: bool | None = None,
 ) -> None:
     """All checks of a pruned model against the normalised dense one; fills the report.
+
+    Args:
+        exact: whether no more than rounding may separate the two; by default where the theorem covers the plan.
 
     Raises:
         VerificationError: with the group at fault, found by halving the plan.
     """
+    exact = report.exact if exact is None else exact
     try:
-        found = _check(dense, pruned, plan, inputs, exact=report.exact)
+        found = _check(dense, pruned, plan, inputs, exact=exact)
     except VerificationError as error:
-        raise VerificationError(f"{error}; {_culprit(dense, plan, inputs, exact=report.exact)}") from error
+        raise VerificationError(f"{error}; {_culprit(dense, plan, inputs, exact=exact)}") from error
     report.verified = True
     report.notes += found.notes
     report.difference = found.difference
@@ -258,7 +336,12 @@ class _Clock:
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
         if self.progress is not None:
-            self.progress(name)
+            self.progress(name, None)
         start = time.perf_counter()
         yield
-        self.seconds[name] = time.perf_counter() - start
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def share(self, name: str, share: float) -> None:
+        """Say how much of a step is done."""
+        if self.progress is not None:
+            self.progress(name, share)

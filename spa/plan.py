@@ -17,10 +17,15 @@ FORMAT = "spa-plan-1"
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Removed units by group name, ascending; `sizes` are the groups' sizes before, to notice a wrong model."""
+    """Removed units by group name, ascending; `sizes` are the groups' sizes before, to notice a wrong model.
+
+    Attributes:
+        repair: how the weights that stayed were refitted; empty: they are the dense model's.
+    """
 
     removed: Mapping[str, tuple[int, ...]]
     sizes: Mapping[str, int]
+    repair: str = ""
 
     @classmethod
     def of(cls, groups: Iterable[Group], removed: Mapping[str, Iterable[int]]) -> Plan:
@@ -69,7 +74,8 @@ class Plan:
         groups = [
             {"group": name, "size": self.sizes[name], "removed": list(units)} for name, units in self.removed.items()
         ]
-        return json.dumps({"format": FORMAT, "groups": groups}, indent=1) + "\n"
+        head = {"format": FORMAT, **({"repair": self.repair} if self.repair else {})}
+        return json.dumps({**head, "groups": groups}, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
@@ -86,6 +92,7 @@ class Plan:
                 str(g["group"]): tuple(sorted({int(u) for u in g["removed"]})) for g in data["groups"] if g["removed"]
             }
             sizes = {str(g["group"]): int(g["size"]) for g in data["groups"] if g["removed"]}
+            repair = str(data.get("repair", ""))
         except (ValueError, KeyError, TypeError) as error:
             raise ModelError(f"this is no plan of format {FORMAT!r}: {type(error).__name__}: {error}") from error
-        return cls(removed, sizes)
+        return cls(removed, sizes, repair)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
+from math import isnan
 from typing import Any
 
 import onnx_ir as ir
@@ -18,7 +19,10 @@ from spa.coupling import Coupling
 from spa.dims import ONE, leaves
 from spa.group import Frozen, Group, find_frozen
 from spa.operation import RuleFunction, registered
+from spa.passes.sequential import LayerReport
 from spa.plan import Plan
+
+WORST_LAYERS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +76,13 @@ class Report:
 
     Attributes:
         before, after: params, flops, bytes of the whole model.
-        difference: largest relative difference from the masked dense model; None: not compared.
+        difference: largest relative difference from the reference; None: not compared.
+        reference: what was compared with.
         exact: whether the theorem covers the plan.
         verified: whether all checks were made, and passed.
+        layers: what was refitted, layer by layer; empty where weights did not change.
+        outputs: for each output how far it moved on samples held out: relative_l2, cosine, and kl where it holds
+            probabilities or could hold logits.
     """
 
     before: Mapping[str, float]
@@ -82,8 +90,11 @@ class Report:
     groups: Sequence[GroupRow]
     frozen: Sequence[FrozenShare]
     difference: float | None = None
+    reference: str = "the dense model with the removed units read as zero"
     exact: bool = True
     verified: bool = False
+    layers: Sequence[LayerReport] = ()
+    outputs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -182,6 +193,8 @@ def print_report(report: Report, console: Console, *, all_groups: bool = False) 
         _add(cost, measure, *sizes, f"{report.removed_share(measure):.1%}")
     _print(cost, console)
     print_groups(report.groups, console, all_groups=all_groups)
+    print_layers(report.layers, console, all_layers=all_groups)
+    print_outputs(report.outputs, console)
     print_frozen(report.frozen, console)
     print_verdict(report, console)
 
@@ -191,8 +204,7 @@ def print_verdict(report: Report, console: Console) -> None:
     if report.verified:
         line = "verified: valid, same inputs and outputs"
         if report.difference is not None:
-            what = "the dense model with the removed units read as zero"
-            line += f"; differs by {report.difference:.1e} of the largest output from {what}"
+            line += f"; differs by {report.difference:.1e} of the largest output from {report.reference}"
         if not report.exact:
             line += " (not exact by construction: units that enter a norm, mean or softmax were removed)"
         console.print(line, markup=False, soft_wrap=True)
@@ -216,6 +228,30 @@ def print_groups(rows: Sequence[GroupRow], console: Console, *, all_groups: bool
             units, gone = sum(row.units for row in mine), sum(row.removed for row in mine)
             hint = f"off, --include {kind} turns it on" if is_off and not gone else ""
             _add(table, kind, len(mine), units, gone, f"{gone / units:.0%}", hint)
+    _print(table, console)
+
+
+def print_layers(layers: Sequence[LayerReport], console: Console, *, all_layers: bool = False) -> None:
+    """What was refitted, the layers that lost most first; with `all_layers`, in graph order and every one."""
+    if not layers:
+        return
+    worst = sorted(layers, key=lambda layer: -(layer.predicted if isnan(layer.measured) else layer.measured))
+    table = _table("refitted layer", "inputs >", "removed >", "predicted loss >", "measured loss >", "")
+    for layer in layers if all_layers else worst[:WORST_LAYERS]:
+        losses = (f"{layer.predicted:.2%}", "" if isnan(layer.measured) else f"{layer.measured:.2%}")
+        _add(table, layer.name, layer.width, layer.removed, *losses, layer.note)
+    more = "" if all_layers or len(layers) <= WORST_LAYERS else f"; {len(layers) - WORST_LAYERS} lost less: --verbose"
+    _print(table, console, foot=f"loss: share of the variance of a layer's outputs, measured on samples held out{more}")
+
+
+def print_outputs(outputs: Mapping[str, Mapping[str, float]], console: Console) -> None:
+    """How far the outputs moved on samples that nothing was fitted to."""
+    measures = list(dict.fromkeys(measure for found in outputs.values() for measure in found))
+    if not measures:
+        return
+    table = _table("output, on samples held out", *(f"{measure} >" for measure in measures))
+    for name, found in outputs.items():
+        _add(table, name, *(f"{found[measure]:.3g}" if measure in found else "" for measure in measures))
     _print(table, console)
 
 
@@ -262,11 +298,11 @@ def _add(table: Table, *cells: object) -> None:
     table.add_row(*(Text(str(cell)) for cell in cells))
 
 
-def _print(table: Table, console: Console) -> None:
-    """The table and an empty line; no blanks at the ends of lines, which rich fills up."""
+def _print(table: Table, console: Console, *, foot: str = "") -> None:
+    """The table, a line below it and an empty one; no blanks at the ends of lines, which rich fills up."""
     with console.capture() as captured:
         console.print(table)
-    for line in (*captured.get().splitlines(), ""):
+    for line in (*captured.get().splitlines(), *filter(None, [foot]), ""):
         console.file.write(f"{line.rstrip()}\n")
 
 

@@ -740,6 +740,6 @@ def test_end_to_end_selection_and_refit_beat_what_was_published() -> None:
     assert kl["ours"] < 0.1 * kl["magnitude"]
     assert kl["ours"] < 0.2 * kl["flap"] < 0.2 * kl["wanda-sp"]
     assert kl["ours"] < 0.5 * kl["obspa"]
-    assert kl["ours"] < kl["ours, symmetric"] < 0.75 * kl["one-shot-obs"] < 0.75 * kl["magnitude+refit"]
+    assert kl["ours"] < kl["ours, symmetric"] < 0.75 * kl["one-shot-obs"] < 0.75 * kl["l2+refit"]
     assert accuracy["ours"] > accuracy["magnitude"] + 0.3
     assert accuracy["ours"] == max(accuracy.values())

@@ -92,18 +92,23 @@ def obs_update(consumer: Consumer, kept_rows: Indices) -> Refit:
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """A score (units,), higher is kept, and a repair of each consumer."""
+    """A score (units,), higher is kept, and a repair of each consumer.
+
+    Attributes:
+        batch_norm: whether batch normalisations are re-estimated at the end.
+    """
 
     score: Callable[[Sequence[Consumer], int], Array]
     repair: Callable[[Consumer, Indices], Refit]
+    batch_norm: bool = False
 
 
 BASELINES: Mapping[str, Baseline] = {
     "magnitude": Baseline(magnitude, keep_weights),
-    "magnitude+refit": Baseline(magnitude, refit),
+    "l2+refit": Baseline(magnitude, refit),
     "wanda-sp": Baseline(wanda_sp, keep_weights),
     "flap": Baseline(fluctuation, correct_bias),
-    "obspa": Baseline(obspa, obs_update),
+    "obspa": Baseline(obspa, obs_update, batch_norm=True),
     "one-shot-obs": Baseline(one_shot_obs, refit),
 }
 

@@ -221,11 +221,23 @@ def scaled_behind(value: ir.Value) -> tuple[ir.Node, Sequence[ir.Value]] | None:
     if len(uses) != 1 or value.is_graph_output():
         return None
     node, position = uses[0]
-    stored = [v for v in node.inputs[1:5] if v is not None and v.const_value is not None and v.is_initializer()]
-    training = node.attributes.get_int("training_mode", 0)
-    if node.op_type != "BatchNormalization" or position or len(stored) < 4 or training:
+    stored = _normalising(node)
+    return None if position or stored is None else (node, stored)
+
+
+def running_statistics(node: ir.Node) -> tuple[ir.Value, ir.Value] | None:
+    """The stored mean and variance by which a node normalises its channels; None: it does not."""
+    stored = _normalising(node)
+    return None if stored is None else (stored[2], stored[3])
+
+
+def _normalising(node: ir.Node) -> Sequence[ir.Value] | None:
+    """Scale, shift, mean and variance of a batch normalisation, all stored."""
+    training = node.attributes.get("training_mode")
+    if node.op_type != "BatchNormalization" or (training is not None and training.as_int()):
         return None
-    return node, stored
+    stored = [v for v in node.inputs[1:5] if v is not None and v.const_value is not None and v.is_initializer()]
+    return stored if len(stored) == 4 else None
 
 
 def joined_behind(value: ir.Value) -> ir.Value | None:

@@ -1,0 +1,243 @@
+"""Samples from the model alone, for where there are no data: the ladder of data-free calibration, chosen by the graph.
+
+- Images: random fields with the power spectrum 1 / f^2 and the colour covariance of natural images, and edges.
+- Other numbers: noise whose spectrum falls off along the last axis, as that of sound does; white where it is short.
+- Whole numbers that index a table: uniform over the table's rows. Where the model gives, at each position, a score for
+  each of those rows, it is a language model, and writes the samples itself: they are drawn from its own distribution.
+- Whole numbers that index nothing, and truth values: ones (attention masks).
+
+How large a table is, is found by trying: a number beyond its end fails. Nothing here knows an operator or a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from spa import runtime
+from spa.errors import DataError
+from spa.passes.calibrate import Calibration, check_samples
+
+Progress = Callable[[str, float], None]
+
+COLOURS = np.array([[0.5, 0.3, 0.15], [0.5, 0.0, -0.28], [0.5, -0.3, 0.15]])
+"""Columns are the directions of natural colour: brightness, blue to yellow, green to magenta, by falling strength."""
+
+OPEN_SIDE, OPEN_LENGTH, OPEN_STEPS = 224, 64, 128
+"""What open axes become: sides of images, positions of whole numbers, steps of other numbers."""
+
+LARGEST_TABLE = 1 << 24
+ROUNDS = 8
+"""Of a language model rewriting all positions at once: the first that many are drawn exactly, the others nearly so."""
+
+WRITTEN_AT_ONCE = 8
+SHORT_AXIS = 16
+STEADY = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class _Input:
+    """An input of the model.
+
+    Attributes:
+        shape: with open axes filled in and the axis of samples first.
+        rows: how many rows the table has that it indexes; 0: none, or it is no whole number.
+    """
+
+    name: str
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    rows: int = 0
+
+
+def make_samples(
+    model: ir.Model,
+    *,
+    count: int = 512,
+    inputs: Mapping[str, Sequence[int]] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Calibration:
+    """Samples that a model can be calibrated with.
+
+    Args:
+        model: normalised.
+        count: how many, at most.
+        inputs: shapes by input name, where open axes are to be of some length.
+
+    Raises:
+        DataError: an input is of no type that samples can be made of, or the model runs on none.
+    """
+    rng = np.random.default_rng(seed)
+    session = runtime.session(model, optimize=True)
+    found = [_described(value, inputs or {}) for value in model.graph.inputs if not value.is_initializer()]
+    found = [_with_rows(one, found, session) for one in found]
+    counts = [one.shape[0] for one in found if _fixed_count(model, one.name)]
+    total = max([count, *counts])
+    samples = {one.name: _values(one, total, rng) for one in found}
+    said = "samples were made up from the model alone"
+    words = [one for one in found if one.rows > 2]
+    if len(words) == 1 and _writes(session, words[0], samples):
+        total = min(total, max(WRITTEN_AT_ONCE, count // 8))
+        samples = {name: array[:total] for name, array in samples.items()}
+        _write(session, words[0], samples, rng, progress)
+        said = "samples were written by the model itself"
+    checked = check_samples(samples, model)
+    return Calibration(checked.samples, checked.batch_size, (*checked.notes, said))
+
+
+def _described(value: ir.Value, inputs: Mapping[str, Sequence[int]]) -> _Input:
+    name, dtype = str(value.name), value.dtype
+    if dtype is None or value.shape is None or not len(value.shape):
+        raise DataError(f"input {name!r}: samples can only be made of tensors whose type and rank are known")
+    given = inputs.get(name)
+    declared = [size if isinstance(size, int) else None for size in (given if given is not None else value.shape)]
+    numbers = dtype.is_floating_point()
+    image = len(declared) == 4 and numbers
+    fill = OPEN_SIDE if image else OPEN_STEPS if numbers else OPEN_LENGTH
+    shape = [size if size is not None else (1 if axis == 0 else fill) for axis, size in enumerate(declared)]
+    return _Input(name, np.dtype(dtype.numpy()), tuple(shape))
+
+
+def _fixed_count(model: ir.Model, name: str) -> bool:
+    value = next(value for value in model.graph.inputs if value.name == name)
+    return value.shape is not None and isinstance(value.shape[0], int)
+
+
+# ------------------------------------------------------------------------------------------------------ tables
+def _with_rows(one: _Input, others: Sequence[_Input], session: Any) -> _Input:
+    """The input with the size of the table that it indexes, by halving: a larger number makes the model fail."""
+    if one.dtype.kind not in "iu":
+        return one
+
+    def runs(number: int) -> bool:
+        feeds = {other.name: np.ones(other.shape, other.dtype) for other in others}
+        feeds |= {other.name: np.zeros(other.shape, other.dtype) for other in others if other.dtype.kind in "iu"}
+        feeds[one.name] = np.full(one.shape, number, one.dtype)
+        try:
+            return bool(runtime.run(session, feeds))
+        except DataError:
+            return False
+
+    if not runs(0):
+        raise DataError(
+            f"the model does not run on inputs of zeros and ones of shapes {[other.shape for other in others]}: "
+            "give shapes with --input NAME=SIZES, or calibration data"
+        )
+    most = min(LARGEST_TABLE, int(np.iinfo(one.dtype).max))
+    if runs(most):
+        return one
+    least = 0
+    while most - least > 1:
+        middle = (least + most) // 2
+        least, most = (middle, most) if runs(middle) else (least, middle)
+    return _Input(one.name, one.dtype, one.shape, rows=most)
+
+
+# ------------------------------------------------------------------------------------------------------ values
+def _values(one: _Input, count: int, rng: np.random.Generator) -> np.ndarray:
+    shape = (count, *one.shape[1:])
+    if one.dtype.kind == "b":
+        return np.ones(shape, one.dtype)
+    if one.dtype.kind in "iu":
+        top = one.rows if one.rows > 2 else 1  # a table of one or two rows tells segments apart: the first
+        return rng.integers(0, top, shape).astype(one.dtype) if one.rows else np.ones(shape, one.dtype)
+    if len(shape) == 4 and (shape[1] in (1, 3) or shape[3] in (1, 3)):
+        last = shape[1] not in (1, 3)
+        channels, height, width = (shape[3], *shape[1:3]) if last else shape[1:]
+        pictures = images(count, channels, height, width, rng)
+        return (pictures.transpose(0, 2, 3, 1) if last else pictures).astype(one.dtype)
+    if len(shape) > 1 and shape[-1] >= SHORT_AXIS:
+        return _sounds(shape, rng).astype(one.dtype)
+    return rng.standard_normal(shape).astype(one.dtype)
+
+
+def images(count: int, channels: int, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """(count, channels, height, width) float32 of mean zero and variance one: 1 / f^2 fields under random edges.
+
+    The spectrum is that of natural images (Field 1987); half the samples are two fields on either side of an edge, as
+    in the dead-leaves model (Lee, Mumford and Huang 2001), whose corners and contours Gaussian fields lack.
+    """
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
+    frequency[0, 0] = 1.0 / max(height, width)
+    found = np.empty((count, channels, height, width), np.float32)
+    rows, columns = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    for sample in range(count):
+        layers = [_field(channels, height, width, frequency, rng) for _ in range(2)]
+        angle, reach, bend = rng.uniform(0, 2 * np.pi), rng.uniform(-0.7, 0.7), rng.uniform(-0.8, 0.8)
+        side = np.cos(angle) * rows + np.sin(angle) * columns + bend * rows * columns > reach
+        found[sample] = np.where(side, *layers) if sample % 2 else layers[0]
+    return found
+
+
+def _field(channels: int, height: int, width: int, frequency: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """One random field, brightness and contrast its own, as those of pictures are."""
+    noise = np.fft.rfft2(rng.standard_normal((channels, height, width)))
+    fields = np.fft.irfft2(noise / frequency, s=(height, width))
+    fields -= fields.mean(axis=(1, 2), keepdims=True)
+    fields /= fields.std(axis=(1, 2), keepdims=True) + STEADY
+    level = rng.standard_normal((channels, 1, 1))
+    fields = rng.uniform(0.4, 1.0) * fields + 0.6 * level
+    if channels == len(COLOURS):
+        mixing = COLOURS / np.linalg.norm(COLOURS, axis=1, keepdims=True)
+        fields = np.einsum("ck,khw->chw", mixing, fields)
+    return np.asarray(fields)
+
+
+def _sounds(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Pink noise along the last axis, of variance one, each sample of a loudness of its own."""
+    noise = np.fft.rfft(rng.standard_normal(shape))
+    steps = np.sqrt(np.maximum(np.arange(noise.shape[-1]), 1.0))
+    found = np.fft.irfft(noise / steps, n=shape[-1])
+    found /= found.std(axis=-1, keepdims=True) + STEADY
+    return np.asarray(found * np.exp(0.5 * rng.standard_normal((shape[0], *[1] * (len(shape) - 1)))))
+
+
+# ------------------------------------------------------------------------------------------------------ words
+def _writes(session: Any, words: _Input, samples: Mapping[str, np.ndarray]) -> bool:
+    """Whether the first output scores, at each position, each row of the table that the words index."""
+    size = words.shape[0]
+    first = runtime.run(session, {name: array[:size] for name, array in samples.items()})
+    scores = next(iter(first.values()))
+    if scores.dtype.kind != "f" or scores.shape[1:] != (words.shape[1], words.rows):
+        return False
+    return _looks_back(session, words, samples)
+
+
+def _looks_back(session: Any, words: _Input, samples: Mapping[str, np.ndarray]) -> bool:
+    """Whether a word changes no score before it."""
+    feeds = {name: array[: words.shape[0]].copy() for name, array in samples.items()}
+    before = next(iter(runtime.run(session, feeds).values()))
+    feeds[words.name][:, -1] = (feeds[words.name][:, -1] + 1) % words.rows
+    after = next(iter(runtime.run(session, feeds).values()))
+    return bool(np.allclose(before[:, :-1], after[:, :-1], atol=1e-4 * np.abs(before).max()))
+
+
+def _write(
+    session: Any,
+    words: _Input,
+    samples: dict[str, np.ndarray],
+    rng: np.random.Generator,
+    progress: Progress | None,
+) -> None:
+    """Words drawn from the model, in place: all positions at once, again and again, with the same random numbers.
+
+    Drawing with Gumbel noise that stays makes the rewriting deterministic: a position is final as soon as all before it
+    are (the Jacobi iteration of parallel decoding).
+    """
+    written = samples[words.name]
+    total = len(written)
+    size = words.shape[0] if words.shape[0] > 1 else WRITTEN_AT_ONCE
+    for start in range(0, total, size):
+        part = np.arange(start, start + size) % total
+        noise = -np.log(rng.standard_exponential((len(part), words.shape[1] - 1, words.rows), np.float32) + 1e-20)
+        for number in range(ROUNDS):
+            if progress is not None:
+                progress("samples", (start + size * number / ROUNDS) / (total + size))
+            feeds = {name: array[part] for name, array in samples.items()}
+            scores = next(iter(runtime.run(session, feeds).values()))
+            written[part, 1:] = np.argmax(scores[:, :-1] + noise, axis=-1)
