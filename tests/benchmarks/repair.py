@@ -1,0 +1,175 @@
+"""Pruning without fine-tuning, on real pretrained models: ours, without data, and published ways beside it.
+
+    python tests/benchmarks/repair.py [TASK ...] [--methods spa ...] [--cuts 0.2 0.3 0.5] [--rows FILE] [--table FILE]
+
+Every model loses a share of its FLOPs (language models: of the parameters of their layers, embeddings not counted)
+and is measured on the task's test samples beside the dense model: the task's metric, its fidelity measure, and the
+seconds that pruning took.  All methods see the same calibration samples, which carry no labels and are no test
+samples; `l2` sees none, `spa, data-free` makes its own.  Each run is a process of its own.  With --rows a run that was
+stopped goes on where it was.  The tasks are looked for in ../shared/eval beside the project; `SPA_SHARED` names another
+place for ../shared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+SHARED = Path(os.environ.get("SPA_SHARED", Path(__file__).parents[3] / "shared"))
+METHODS = ("l2", "l2+refit", "flap", "obspa", "spa", "spa, data-free")
+CUTS = (0.2, 0.3, 0.5)
+LAYERS_ONLY = ("minilm_sim", "minilm_probe", "smollm2")
+"""Tasks whose cut is a share of the parameters of the layers: embeddings are most of these models."""
+TWINS = {"minilm_probe": "minilm_sim"}
+"""Tasks of one model: it is pruned once."""
+EXTRA = {"fmnist_resnet": (0.7,), "crepe_full": (0.7,)}
+TIMEOUT = 3600
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("tasks", nargs="*")
+    parser.add_argument("--methods", nargs="*", default=METHODS)
+    parser.add_argument("--cuts", nargs="*", type=float)
+    parser.add_argument("--preset", default="default")
+    parser.add_argument("--rows", type=Path, help="keep each row here, and do not measure what is there")
+    parser.add_argument("--table", type=Path)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if not (SHARED / "eval" / "tasks.py").exists():
+        sys.exit(f"no tasks at {SHARED.name}/eval: set SPA_SHARED to the folder that holds eval/")
+    sys.path.insert(0, str(SHARED / "eval"))
+    if arguments.one:
+        print(json.dumps(one(*json.loads(arguments.one))))
+        return
+    import tasks
+
+    rows = [json.loads(line) for line in arguments.rows.read_text().splitlines()] if known(arguments.rows) else []
+    done = {(row["task"], row["cut"], row["method"]) for row in rows}
+    for task in arguments.tasks or [name for name in tasks.TASKS if name not in TWINS]:
+        for cut in arguments.cuts or sorted({*CUTS, *EXTRA.get(task, ())}):
+            for method in arguments.methods:
+                if (task, cut, method) in done:
+                    continue
+                found = in_process(task, cut, method, arguments.preset)
+                rows += found
+                for row in found:
+                    print(json.dumps(row), flush=True)
+                if arguments.rows:
+                    arguments.rows.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = table(rows)
+    print(text)
+    if arguments.table:
+        arguments.table.write_text(text)
+
+
+def known(path: Path | None) -> bool:
+    return path is not None and path.exists()
+
+
+def in_process(task: str, cut: float, method: str, preset: str) -> list[dict]:
+    question = json.dumps([task, cut, method, preset])
+    command = [sys.executable, __file__, "--one", question]
+    try:
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
+    except subprocess.TimeoutExpired:
+        return [{"task": task, "cut": cut, "method": method, "failed": f"no result in {TIMEOUT} s"}]
+    if ran.returncode:
+        why = (ran.stderr.strip().splitlines() or ["no output"])[-1]
+        return [{"task": task, "cut": cut, "method": method, "failed": why[:200]}]
+    return json.loads(ran.stdout.strip().splitlines()[-1])
+
+
+def one(task: str, cut: float, method: str, preset: str) -> list[dict]:
+    """The rows of one pruned model: one for each task that it does."""
+    import harness
+    import tasks
+
+    from spa import pipeline
+
+    dense = harness.dense_model(tasks.TASKS[task], SHARED / "eval")
+    of, ratio = ("params", cut * share_of_layers(dense)) if task in LAYERS_ONLY else ("flops", cut)
+    options: dict = {"ratio": ratio, "of": of, "preset": preset}
+    if method == "spa, data-free":
+        options["data_free"] = True
+    elif method != "l2":
+        options |= {"data": tasks.calibration(task), "criterion": method}
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        result = pipeline.prune(dense, verify=False, **options)
+        seconds = time.perf_counter() - start
+        pruned = Path(folder) / "pruned.onnx"
+        result.save(pruned)
+        found = []
+        for name in (task, *(twin for twin, first in TWINS.items() if first == task)):
+            row = harness.evaluate(tasks.TASKS[name], pruned, reference=dense)
+            metric = next(iter(row["metrics"]))
+            fidelity, value = next(iter(row["fidelity"].items()))
+            found.append({
+                "task": name, "cut": cut, "method": method, "seconds": round(seconds, 1), "metric": metric,
+                "dense": row["reference"]["metrics"][metric], "pruned": row["metrics"][metric],
+                "paired_se": row["paired_se"], "fidelity": fidelity, "loss": value, "steps": result.report.seconds,
+                "removed": {m: round(result.report.removed_share(m), 4) for m in ("params", "flops")},
+            })  # fmt: skip
+    return found
+
+
+def share_of_layers(path: Path) -> float:
+    """The share of a model's parameters that some group can reach."""
+    from spa import pipeline
+
+    analysis = pipeline.analyse(pipeline.load_normal(path))
+    tensors = {piece.value.const_value for group in analysis.groups if group.off is None for piece in group.slices}
+    return sum(tensor.size for tensor in tensors if tensor is not None) / analysis.cost.of("params")
+
+
+# -------------------------------------------------------------------------------------------------- printing
+def distance(row: dict) -> float:
+    """The fidelity loss: KL and relative L2 as they are, one less the cosine."""
+    return max(1.0 - row["loss"] if row["fidelity"] == "cosine" else row["loss"], 1e-9)
+
+
+def table(rows: list[dict]) -> str:
+    methods = [method for method in METHODS if any(row["method"] == method for row in rows)]
+    cells: dict[tuple[str, float], dict[str, dict]] = defaultdict(dict)
+    for row in rows:
+        cells[row["task"], row["cut"]][row["method"]] = row
+    lines = [f"| task | cut | {' | '.join(methods)} |", "|---|--:|" + "---|" * len(methods)]
+    for (task, cut), found in cells.items():
+        dense = next((row for row in found.values() if "dense" in row), None)
+        label = f"{task} ({dense['metric']} {dense['dense']:.4g}; {dense['fidelity']})" if dense else task
+        lines.append(f"| {label} | {cut:.0%} | {' | '.join(cell(found.get(method)) for method in methods)} |")
+    return "`python tests/benchmarks/repair.py`\n\n" + "\n".join(lines) + "\n\n" + summary(cells)
+
+
+def cell(row: dict | None) -> str:
+    if row is None:
+        return ""
+    if "failed" in row:
+        return row["failed"].replace("|", "/")
+    return f"{row['pruned']:.4g}; {row['loss']:.3g}; {row['seconds']:.0f} s"
+
+
+def summary(cells: dict[tuple[str, float], dict[str, dict]]) -> str:
+    """The fidelity loss of ours over that of each other method, as geometric means."""
+    lines = ["Each cell: the metric, the fidelity measure, and the seconds that pruning took.", ""]
+    for method in METHODS:
+        pairs = [(found["spa"], found[method]) for found in cells.values() if "spa" in found and method in found]
+        ratios = [distance(a) / distance(b) for a, b in pairs if "loss" in a and "loss" in b]
+        if ratios and method != "spa":
+            mean = float(np.exp(np.mean(np.log(ratios))))
+            lines.append(f"- fidelity loss of spa over that of {method}: {mean:.2f} (geometric mean of {len(ratios)})")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
