@@ -17,7 +17,7 @@ from spa.passes.calibrate import Calibration
 from spa.passes.consumers import Layer
 from spa.passes.network import Network, Reader, output_difference
 from spa.passes.problems import Key, Problem, Statistics
-from spa.passes.secondorder import Baseline, Consumer, is_held_out, refit, remove_units
+from spa.passes.secondorder import Baseline, Consumer, Removal, is_held_out, refit, remove_units
 from spa.passes.statistics import collect
 from spa.passes.streaming import Batch, Weights
 from spa.passes.workers import Item, Result, at_once, each
@@ -204,7 +204,18 @@ class Session:
             total = float(np.sum(scores)) or 1.0
             return Curve(group, order, np.concatenate([[0.0], np.cumsum(scores[order]) / total]))
         found = remove_units(consumers, units=group.size, remove=group.size - 1, swap_rounds=0)
-        return Curve(group, found.order, found.loss)
+        return Curve(group, found.order, expected_losses(found))
+
+
+def expected_losses(found: Removal) -> np.ndarray:
+    """(removals + 1,) loss on samples that were not fitted: what was measured on them, where it is more than the fit's.
+
+    With fewer samples than inputs a fit loses nothing on its own samples, however many units go.
+    """
+    if not len(found.held_out_levels):
+        return found.loss
+    measured = np.maximum.accumulate(np.maximum(found.held_out_loss, 0.0))
+    return np.maximum(found.loss, np.interp(np.arange(len(found.loss)), found.held_out_levels, measured))
 
 
 class Probe:
