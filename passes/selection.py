@@ -25,7 +25,7 @@ from spa.plan import Plan
 CHANNELS = "channels"
 BUDGETS = (*MEASURES, CHANNELS)
 SCOPES = ("global", "local", "isomorphic")
-DEFAULT_SCOPE = "global"
+DEFAULT_SCOPE = "global"  # the least damaging in tests/benchmarks/defaults.md
 DEFAULT_MIN_KEEP = 0.1
 
 _ROUNDING = 1e-9  # of a share

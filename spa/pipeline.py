@@ -96,7 +96,7 @@ def prune(
         source: a path, `onnx.ModelProto` or `onnx_ir.Model`; never changed.
         ratio: the share to remove, between 0 and 1.
         of: of what: params, flops or bytes of the whole model, or channels (the same share of every group).
-        criterion, gather, roles, normalise: how units are scored; see `spa.passes.importance`.
+        criterion, gather, roles, normalise: how units are scored; see `spa.passes.importance.score_groups`.
         scope: global, local (the same share of every group) or isomorphic.
         align: kept widths are multiples of this where the group allows.
         min_keep: the share of each group that stays at least.

@@ -298,8 +298,9 @@ def rules_markdown(rows: Sequence[RuleRow]) -> str:
     """README's table of operators."""
     lines = ["| family | operators | rule |", "|---|---|---|"]
     for row in rows:
-        text = row.text.replace("|", "\\|").replace("*", "\\*")
-        lines.append(f"| {row.family} | {', '.join(row.operators)} | {text} |")
+        parts = row.text.replace("|", "\\|").split("`")  # every other one is code, which knows no escapes
+        parts[::2] = [part.replace("*", "\\*") for part in parts[::2]]
+        lines.append(f"| {row.family} | {', '.join(row.operators)} | {'`'.join(parts)} |")
     return "\n".join(lines)
 
 
