@@ -192,7 +192,8 @@ def print_verdict(report: Report, console: Console) -> None:
         line = "verified: valid, same inputs and outputs"
         if report.difference is not None:
             what = "the dense model with the removed units read as zero"
-            line += f"; differs by {report.difference:.1e} of the largest output from {what}"
+            size = f"{report.difference:.1e}" if report.difference else "0"
+            line += f"; differs by {size} of the largest output from {what}"
         if not report.exact:
             line += " (not exact by construction: units that enter a norm, mean or softmax were removed)"
         console.print(line, markup=False, soft_wrap=True)
@@ -214,7 +215,7 @@ def print_groups(rows: Sequence[GroupRow], console: Console, *, all_groups: bool
         for kind, is_off in dict.fromkeys((row.kind, row.off is not None) for row in rows):
             mine = [row for row in rows if (row.kind, row.off is not None) == (kind, is_off)]
             units, gone = sum(row.units for row in mine), sum(row.removed for row in mine)
-            hint = f"off, --include {kind} turns it on" if is_off and not gone else ""
+            hint = f"off by default, see --include {kind}" if is_off and not gone else ""
             _add(table, kind, len(mine), units, gone, f"{gone / units:.0%}", hint)
     _print(table, console)
 

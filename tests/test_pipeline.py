@@ -105,7 +105,7 @@ def test_align_and_min_keep() -> None:
     assert all((row.units - row.removed) % 4 == 0 for row in result.report.groups if row.removed)
     result = spa.prune(models.residual_cnn(), ratio=0.2, min_keep=0.75)
     assert all(row.removed <= 0.25 * row.units for row in result.report.groups)
-    with pytest.raises(BudgetError, match=r"at most 3\d\.\d % can go; what holds the rest: min_keep=0.75"):
+    with pytest.raises(BudgetError, match=r"at most 3\d\.\d % can go; the rest is held by min_keep=0.75"):
         spa.prune(models.residual_cnn(), ratio=0.9, min_keep=0.75)
 
 
