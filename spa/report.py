@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
+from math import isfinite
 from typing import Any
 
 import onnx_ir as ir
@@ -94,6 +95,8 @@ class Report:
     def to_json(self) -> str:
         """The report as one JSON object."""
         data: dict[str, Any] = asdict(self)
+        if self.difference is not None and not isfinite(self.difference):
+            data["difference"] = None  # JSON knows no infinity
         data["removed_share"] = {measure: self.removed_share(measure) for measure in self.before}
         return json.dumps(data, indent=1)
 

@@ -138,6 +138,10 @@ def test_pruned_and_verified(model: Callable[[], onnx.ModelProto]) -> None:
     assert result.report.verified
     assert result.report.difference is not None
     assert result.report.difference < 1e-5
+    for value in result.model.graph.initializers.values():
+        assert value.uses(), f"{value.name} is read by nothing"
+    for node in result.model.graph:
+        assert any(value.uses() or value.is_graph_output() for value in node.outputs), f"{node} is dead"
     before, after = model(), ir.to_proto(result.model)
     assert list(after.graph.input) == list(before.graph.input)
     assert list(after.graph.output) == list(before.graph.output)

@@ -88,6 +88,12 @@ def test_json_of_a_report() -> None:
     ]
 
 
+def test_json_knows_no_infinity() -> None:
+    found = reported(models.gated_mlp())
+    found.difference = float("inf")
+    assert json.loads(found.to_json(), parse_constant=pytest.fail)["difference"] is None
+
+
 def test_tables_of_a_prune() -> None:
     found = reported(models.layer_normed(), {"w1:1": [0, 1, 2]})
     found.verified, found.difference, found.notes = True, 1.5e-7, ["[markup] is text"]

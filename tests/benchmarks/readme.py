@@ -84,7 +84,7 @@ def speed() -> str:
         "(a) times faster": "coupling and groups, times faster",
         "(b) times faster": "whole prune, times faster",
         "(b) all times faster": "with normalising and shapes",
-        "SPA's peak memory / file": "peak memory / file",
+        "SPA's peak memory / file": "peak memory above idle / file",
     }
     header, *rows = cells("speed.md")
     at = [header.index(name) for name in columns]
