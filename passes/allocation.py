@@ -9,7 +9,7 @@ widths; widths and slopes are iterated, because what a channel frees depends on 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -21,6 +21,27 @@ from spa.plan import Plan
 ROUNDS = 4
 
 
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Local losses as differences of the outputs: straight lines between points, and on beyond the last.
+
+    A power law through two points near the origin looked finer, and sent groups far beyond them to ruin: it is the
+    large removals that have to be measured.
+
+    Attributes:
+        losses, measured: the points, both ascending from zero.
+    """
+
+    losses: tuple[float, ...] = (0.0, 1.0)
+    measured: tuple[float, ...] = (0.0, 1.0)
+
+    def of(self, losses: np.ndarray) -> np.ndarray:
+        """(any shape) the differences that losses make."""
+        x, y = np.array(self.losses), np.array(self.measured)
+        steepest = max(y[-1] / x[-1], (y[-1] - y[-2]) / max(x[-1] - x[-2], 1e-12))
+        return np.asarray(np.interp(losses, x, y) + steepest * np.maximum(losses - x[-1], 0.0))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Curve:
     """What a group loses.
@@ -28,19 +49,18 @@ class Curve:
     Attributes:
         order: units, the first to go first; those that are not in it never go.
         losses: (len(order) + 1,) summed relative error of the group's readers when the first k units are gone.
-        scale, power: losses become differences of the model's outputs as scale * losses ** power.
+        scale: what losses of its readers are as differences of the model's outputs.
     """
 
     group: Group
     order: np.ndarray
     losses: np.ndarray
-    scale: float = 1.0
-    power: float = 1.0
+    scale: Scale = field(default_factory=lambda: Scale())
 
     @property
     def predicted(self) -> np.ndarray:
         """(len(order) + 1,) expected squared relative difference of the outputs."""
-        return np.asarray(self.scale * np.maximum(self.losses, 0.0) ** self.power)
+        return self.scale.of(np.maximum(self.losses, 0.0))
 
     def slopes(self) -> np.ndarray:
         """(len(order),) loss that each unit adds, ascending: slopes of the largest convex curve below."""
@@ -63,15 +83,13 @@ def convex_slopes(curve: np.ndarray) -> np.ndarray:
     return slopes
 
 
-def fit_scale(losses: Sequence[float], measured: Sequence[float]) -> tuple[float, float]:
-    """(scale, power) of `measured = scale * losses ** power`, the power between one half and two."""
-    pairs = [(x, y) for x, y in zip(losses, measured, strict=True) if x > 0 and y > 0]
+def through(losses: Sequence[float], measured: Sequence[float]) -> Scale:
+    """The scale through points that were measured: pieces of straight lines, from zero on, that never fall."""
+    pairs = sorted((x, y) for x, y in zip(losses, measured, strict=True) if x > 0 and y > 0)
     if not pairs:
-        return 1.0, 1.0
-    x, y = (np.log(values) for values in np.array(pairs).T)
-    spread = float(np.sum((x - x.mean()) ** 2))
-    power = float(np.clip(np.sum((x - x.mean()) * (y - y.mean())) / spread, 0.5, 2.0)) if spread > 1e-6 else 1.0
-    return float(np.exp(np.mean(y - power * x))), power
+        return Scale()
+    x, y = np.array(pairs).T
+    return Scale((0.0, *map(float, x)), (0.0, *map(float, np.maximum.accumulate(y))))
 
 
 def allocate(

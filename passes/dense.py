@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from spa.group import Group
-from spa.passes.allocation import Curve, fit_scale
+from spa.passes.allocation import Curve, through
 from spa.passes.calibrate import Calibration
 from spa.passes.consumers import Layer
 from spa.passes.network import Network, Reader, output_difference
@@ -31,6 +31,9 @@ BATCH_NBYTES = 1 << 27
 """Of the values that one batch keeps."""
 
 LARGEST_BATCH = 32
+
+FAR = (0.5, 0.8)
+"""Shares of a group beyond the ratio at which the outputs are measured too: an allocation may go that far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,13 +240,14 @@ class Probe:
         return [[result[at] for result in results] for at in range(len(values))]
 
     def scaled(self, curve: Curve, statistics: Mapping[Key, Statistics], ratio: float) -> Curve:
-        """The curve with its scale measured: the group alone cut by `ratio`, and by half of it."""
+        """The curve with its scale measured: the group alone cut by `ratio`, by half of it, and further."""
         size, levels = curve.group.size, range(1, len(curve.losses))
-        counts = sorted({max(1, round(share * size)) for share in (0.5 * ratio, ratio)} & set(levels))
+        shares = (0.5 * ratio, ratio, *(share for share in FAR if share > ratio))
+        counts = sorted({max(1, round(share * size)) for share in shares} & set(levels))
         readers = self.network.readers[curve.group.name]
         measured = [self.loss(readers, curve.order[:count], statistics) for count in counts]
-        scale, power = fit_scale([float(curve.losses[count]) for count in counts], measured)
-        return Curve(curve.group, curve.order, curve.losses, scale, power)
+        scale = through([float(curve.losses[count]) for count in counts], measured)
+        return Curve(curve.group, curve.order, curve.losses, scale)
 
     def loss(self, readers: Sequence[Reader], units: np.ndarray, statistics: Mapping[Key, Statistics]) -> float:
         """Squared relative difference of the outputs, or KL of probabilities, with units gone and readers refitted."""

@@ -25,7 +25,7 @@ from spa.plan import Plan
 CHANNELS = "channels"
 BUDGETS = (*MEASURES, CHANNELS)
 SCOPES = ("global", "local", "isomorphic")
-DEFAULT_SCOPE = "global"
+DEFAULT_SCOPE = "global"  # the least damaging in tests/benchmarks/defaults.md
 DEFAULT_MIN_KEEP = 0.1
 
 _ROUNDING = 1e-9  # of a share
@@ -239,18 +239,16 @@ def _why(problem: _Problem, frozen: Sequence[Frozen]) -> str:
         relaxed = _Problem.of(problem.groups, problem.scores, problem.cost, options)
         further = relaxed.share(relaxed.all_that_may, measure)
         if further - reach >= _SHOWN:
-            held.append(f"{text} {_percent(further - reach)}")
+            held.append(f"{text} ({_percent(further - reach)})")
             reach = further
     if 1 - reach >= _SHOWN:
         stays = "" if measure == CHANNELS else what_stays(problem.groups, frozen)
-        rest = (
-            f"tensors that stay ({stays}) and the last unit of each group" if stays else "the last unit of each group"
-        )
-        held.append(f"{rest} {_percent(1 - reach)}")
+        tensors = "tensors that stay and " if stays else ""
+        held.append(f"{tensors}the last unit of each group ({_percent(1 - reach)}{f': {stays}' if stays else ''})")
     most = _percent(floor(1000 * best + _ROUNDING) / 1000)  # rounded down, so that asking for it succeeds
     return (
         f"ratio {problem.options.ratio:g} of {measure} cannot be met: at most {most} can go; "
-        f"what holds the rest: {', '.join(held)}"
+        f"the rest is held by {', '.join(held)}"
     )
 
 

@@ -114,7 +114,8 @@ def prune(
         of: of what: params, flops or bytes of the whole model, or channels (the same share of every group).
         criterion: what a unit is scored by: a name from `spa.passes.importance.CRITERIA`, l2 by default; with samples
             one from `spa.repair.METHODS`, spa by default.
-        gather, roles, normalise: how scores of weights are put together; see `spa.passes.importance`.
+        gather, roles, normalise: how scores of weights are put together; see
+            `spa.passes.importance.score_groups`.
         scope: global, local (the same share of every group) or isomorphic.
         align: kept widths are multiples of this where the group allows.
         min_keep: the share of each group that stays at least.

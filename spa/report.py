@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
-from math import isnan
+from math import isfinite, isnan
 from typing import Any
 
 import onnx_ir as ir
@@ -106,7 +106,16 @@ class Report:
         """The report as one JSON object."""
         data: dict[str, Any] = asdict(self)
         data["removed_share"] = {measure: self.removed_share(measure) for measure in self.before}
-        return json.dumps(data, indent=1)
+        return json.dumps(_finite(data), indent=1)
+
+
+def _finite(data: Any) -> Any:
+    """The data without infinities and what is no number, which JSON does not know: null stands for them."""
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not isfinite(data) else data
 
 
 def group_rows(groups: Sequence[Group], plan: Plan | None = None) -> list[GroupRow]:
@@ -204,7 +213,8 @@ def print_verdict(report: Report, console: Console) -> None:
     if report.verified:
         line = "verified: valid, same inputs and outputs"
         if report.difference is not None:
-            line += f"; differs by {report.difference:.1e} of the largest output from {report.reference}"
+            size = f"{report.difference:.1e}" if report.difference else "0"
+            line += f"; differs by {size} of the largest output from {report.reference}"
         if not report.exact:
             line += " (not exact by construction: units that enter a norm, mean or softmax were removed)"
         console.print(line, markup=False, soft_wrap=True)
@@ -226,7 +236,7 @@ def print_groups(rows: Sequence[GroupRow], console: Console, *, all_groups: bool
         for kind, is_off in dict.fromkeys((row.kind, row.off is not None) for row in rows):
             mine = [row for row in rows if (row.kind, row.off is not None) == (kind, is_off)]
             units, gone = sum(row.units for row in mine), sum(row.removed for row in mine)
-            hint = f"off, --include {kind} turns it on" if is_off and not gone else ""
+            hint = f"off by default, see --include {kind}" if is_off and not gone else ""
             _add(table, kind, len(mine), units, gone, f"{gone / units:.0%}", hint)
     _print(table, console)
 
@@ -334,8 +344,9 @@ def rules_markdown(rows: Sequence[RuleRow]) -> str:
     """README's table of operators."""
     lines = ["| family | operators | rule |", "|---|---|---|"]
     for row in rows:
-        text = row.text.replace("|", "\\|").replace("*", "\\*")
-        lines.append(f"| {row.family} | {', '.join(row.operators)} | {text} |")
+        parts = row.text.replace("|", "\\|").split("`")  # every other one is code, which knows no escapes
+        parts[::2] = [part.replace("*", "\\*") for part in parts[::2]]
+        lines.append(f"| {row.family} | {', '.join(row.operators)} | {'`'.join(parts)} |")
     return "\n".join(lines)
 
 

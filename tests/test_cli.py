@@ -185,7 +185,7 @@ def test_rule(run: Callable[..., Ran]) -> None:
 
 @pytest.mark.usefixtures("here")
 def test_options_reach_the_pipeline(run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = {}
+    seen: dict[str, object] = {}
 
     def stop(source: Path, **options: object) -> None:
         seen.update(options, source=source)

@@ -37,16 +37,19 @@ CRITERIA: Mapping[str, Criterion] = {
     "random": random(),
 }
 
+DEFAULT_CRITERION = "l2"
 DEFAULT_GATHER = "sum"
 DEFAULT_ROLES = "both"
 DEFAULT_NORMALISE = "max"
+"""The least damaging of those tried on six pretrained models: tests/benchmarks/defaults.py and its table."""
+
 SELF_SCALED = frozenset({"lamp", "bn_scale", "random"})
 """Criteria whose numbers can be compared between groups as they are: not normalised unless asked for."""
 
 
 def score_groups(
     groups: Sequence[Group],
-    criterion: str | Criterion = "l2",
+    criterion: str | Criterion = DEFAULT_CRITERION,
     *,
     gather: str | None = None,
     roles: str | None = None,
@@ -56,10 +59,11 @@ def score_groups(
     """Score the units of all groups; what is higher is kept.
 
     Args:
-        criterion: a name from `CRITERIA`, or a criterion.
-        gather: how the numbers of a unit's tensors become one: sum, mean, max or l2.
-        roles: which tensors count: producers, consumers or both.
-        normalise: by what the scores of a group are divided: none, mean, max, sum, or standard (score).
+        criterion: a name from `CRITERIA`, or a criterion; l2 unless told.
+        gather: how the numbers of a unit's tensors become one: sum (unless told), mean, max or l2.
+        roles: which tensors count: producers, consumers or both (unless told).
+        normalise: by what the scores of a group are divided: none, mean, max (unless told), sum, or standard
+            (score). Criteria that need no scale (`SELF_SCALED`) are not divided unless asked for.
         notes: filled with what a user should know of the scores.
 
     Returns:

@@ -111,6 +111,8 @@ def sliding(
     layout = "n *{} (g {})" if channels_last else "n (g {1}) *{0}"
     texts = (layout.format("s", "i"), weight, "(g o)", layout.format("s" if pointwise else "t", "o"))
     notes: dict[str, Any] = {"frozen": {"k" if pointwise else "s k t": WINDOW}, "kinds": {"i o": "channels"}}
+    if transposed and not pointwise:  # each position of the data is spread over the result
+        notes["macs"] = (("n", *(["g"] if group > 1 else []), "i", "s", "o", "k"),)
     if group == 1:
         data_text, weight, bias, result = (text.replace("(g i)", "i").replace("(g o)", "o") for text in texts)
         return Mix(data_text, weight, bias, result, notes)

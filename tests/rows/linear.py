@@ -101,20 +101,20 @@ ROWS: list[Row] = [
     row(
         "ConvTranspose",
         [IMAGE, weight(4, 6, 3, 3), weight(6)],
-        "n i *s, i o *k, o -> n o *t | frozen s k t: positions of a sliding window | i is channels | o is channels",
+        "n i *s, i o *k, o -> n o *t | frozen s k t: positions of a sliding window | i is channels | o is channels | macs n i s o k",
         strides=[2, 2],
         output_padding=[1, 1],
     ),
     row(
         "ConvTranspose",
         [IMAGE, weight(4, 3, 2, 2)],
-        "n (g i) *s, (g i) o *k -> n (g o) *t | g=2 | frozen s k t: positions of a sliding window | g is conv_groups | i is channels | o is channels | attribute group=g",
+        "n (g i) *s, (g i) o *k -> n (g o) *t | g=2 | frozen s k t: positions of a sliding window | g is conv_groups | i is channels | o is channels | attribute group=g | macs n g i s o k",
         group=2,
     ),
     row(
         "ConvTranspose",
         [IMAGE, weight(4, 1, 2, 2)],
-        "n (g i) *s, (g i) o *k -> n (g o) *t | g=4 | frozen s k t: positions of a sliding window | g is channels | attribute group=g",
+        "n (g i) *s, (g i) o *k -> n (g o) *t | g=4 | frozen s k t: positions of a sliding window | g is channels | attribute group=g | macs n g i s o k",
         group=4,
     ),
     row(

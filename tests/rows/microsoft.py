@@ -150,7 +150,7 @@ ROWS: list[Row] = [
     ours(
         "ConvTransposeWithDynamicPads",
         [IMAGE, weight(4, 6, 3, 3), constant([0, 0, 0, 0]), weight(6)],
-        "n i *s, i o *k, _, o -> n o *t | frozen s k t: positions of a sliding window | i is channels | o is channels",
+        "n i *s, i o *k, _, o -> n o *t | frozen s k t: positions of a sliding window | i is channels | o is channels | macs n i s o k",
     ),
     ours(
         "NhwcMaxPool",

@@ -1,0 +1,121 @@
+"""What README shows and did not make up: a session, the operators' rules, and figures from the committed tables.
+
+    python tests/benchmarks/readme.py [--check]
+
+Runs the session's commands in a folder that holds a copy of models/, and writes their output, what `spa rule
+--markdown` prints, and rows of speed.md and defaults.md between README's markers.  With --check nothing is written:
+the exit status is 1 where README says something else; the difference that verification measures depends on the
+machine's rounding and is left out of that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+README = ROOT / "README.md"
+SESSION = (
+    "spa prune models/fashion_resnet.onnx --ratio 0.3",
+    "spa groups models/fashion_resnet.onnx",
+    "spa rule Conv",
+)
+DIFFERENCE = re.compile(r"(differs by )\S+")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--check", action="store_true")
+    arguments = parser.parse_args()
+    before = README.read_text()
+    after = filled(before)
+    if not arguments.check:
+        README.write_text(after)
+    elif comparable(before) != comparable(after):
+        sys.exit("README is not what tests/benchmarks/readme.py writes")
+
+
+def filled(text: str) -> str:
+    """README with new content between its markers."""
+    for marker, make in SECTIONS.items():
+        start, end = f"<!-- {marker} -->\n", f"<!-- /{marker} -->\n"
+        head, _, rest = text.partition(start)
+        _, found, tail = rest.partition(end)
+        if not found:
+            sys.exit(f"README has no {start.strip()} ... {end.strip()}")
+        text = f"{head}{start}{make()}\n{end}{tail}"
+    return text
+
+
+def comparable(text: str) -> str:
+    return DIFFERENCE.sub(r"\1...", text)
+
+
+def session() -> str:
+    """The commands and what they print, stdout and stderr, as on a terminal."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(ROOT / "models", Path(folder) / "models", ignore=shutil.ignore_patterns("*.py*", "*.md"))
+        text = ""
+        for command in SESSION:
+            arguments = [sys.executable, "-m", "spa.cli", *command.split()[1:]]
+            done = subprocess.run(arguments, cwd=folder, check=True, text=True, stdout=-1, stderr=subprocess.STDOUT)
+            text += f"$ {command}\n{done.stdout.rstrip()}\n\n"
+    return f"```\n{text.rstrip()}\n```"
+
+
+def operators() -> str:
+    command = [sys.executable, "-m", "spa.cli", "rule", "--markdown"]
+    return subprocess.run(command, check=True, text=True, stdout=-1).stdout.rstrip()
+
+
+def speed() -> str:
+    """Rows of the table of speed.py: coupling and groups, the whole prune, memory."""
+    columns = {
+        "model": "model",
+        "couple ms": "coupling, ms",
+        "groups ms": "groups, ms",
+        "(a) times faster": "coupling and groups, times faster",
+        "(b) times faster": "whole prune, times faster",
+        "(b) all times faster": "with normalising and shapes",
+        "SPA's peak memory / file": "peak memory above idle / file",
+    }
+    header, *rows = cells("speed.md")
+    at = [header.index(name) for name in columns]
+    lines = [[row[k].partition(" (")[0] for k in at] for row in rows]
+    return table(list(columns.values()), lines)
+
+
+def defaults() -> str:
+    """The last round of defaults.py: the best settings, the first guess, chance."""
+    header, *rows = cells("defaults.md", after="## Confirmation")
+    return table([*header[:-1]], [row[:-1] for row in rows])
+
+
+def cells(name: str, after: str = "") -> list[list[str]]:
+    """The cells of a committed table, its header first."""
+    text = (HERE / name).read_text().partition(after)[2] if after else (HERE / name).read_text()
+    lines = [line for line in text.splitlines() if line.startswith("|") and not line.startswith("|---")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in (header, *rows)]
+    return "\n".join([lines[0], "|---|" + "--:|" * (len(header) - 1), *lines[1:]])
+
+
+SECTIONS: dict[str, Callable[[], str]] = {
+    "session": session,
+    "speed": speed,
+    "defaults": defaults,
+    "operators": operators,
+}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""A dense model made ready for repair."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from spa import runtime
+from spa.passes.network import output_difference, prepare
+from spa.pipeline import load_normal
+from tests import models
+
+
+def test_the_same_function_with_a_bias_on_every_layer() -> None:
+    model = load_normal(models.residual_cnn())
+    before = ir.to_proto(model).SerializeToString(deterministic=True)
+    network = prepare(model)
+    assert ir.to_proto(model).SerializeToString(deterministic=True) == before
+    assert len(network.new_biases) == 1  # of the one convolution that had none
+    assert all(layer.bias is not None for layer in network.layers)
+    feeds = runtime.random_feeds(model, shapes={"x": (2, 3, 8, 8)}, seed=0)
+    expected, found = (runtime.run(runtime.session(m, optimize=False), feeds)["y"] for m in (model, network.model))
+    assert np.array_equal(expected, found)
+
+
+def test_readers_of_a_group() -> None:
+    network = prepare(load_normal(models.residual_cnn()))
+    readers = {name: [reader.layer.weight.name for reader in found] for name, found in network.readers.items()}
+    assert readers == {"c0:0": ["c1", "w"], "c1:0": ["c2"]}
+    assert network.others == {"c0:0": [], "c1:0": []}
+    (reader,) = network.readers["c1:0"]
+    units = reader.units[reader.units >= 0]
+    assert np.unique(units).tolist() == list(range(6))
+
+
+def test_sums_that_no_weight_makes_up_for() -> None:
+    """Queries times keys sums over the head_dim without a weight."""
+    network = prepare(load_normal(models.attention()))
+    assert len(network.others["wq:1#2"]) == 1
+    assert network.others["wv:1"] == []
+    assert [reader.layer.weight.name for reader in network.readers["wv:1"]] == ["wo"]
+
+
+def test_changed_weights_stand_for_the_stored_ones() -> None:
+    network = prepare(load_normal(models.gated_mlp()))
+    layer = next(layer for layer in network.layers if layer.weight.name == "w1")
+    matrix, bias = network.dense_matrix(layer), network.dense_bias(layer)
+    assert matrix.shape == (1, 8, 6)
+    assert matrix.dtype == np.float64
+    network.put(network.weights, layer, 2 * matrix, bias + 1)
+    assert np.allclose(network.array(layer.weight), 2 * models.filled("w1", [8, 6]))
+    assert np.allclose(network.dense_matrix(layer), matrix), "the dense weight stays"
+
+
+def test_differences_of_outputs() -> None:
+    random = np.random.default_rng(0)
+    left = [random.standard_normal((4, 5)) for _ in range(2)]
+    assert output_difference(left, left) == {"relative_l2": 0.0}
+    moved = output_difference(left, [array + 0.1 for array in left])["relative_l2"]
+    whole = np.concatenate(left)
+    assert moved == pytest.approx(0.1 * np.sqrt(whole.size) / np.linalg.norm(whole - whole.mean(0)))
+
+
+def test_divergence_of_probabilities() -> None:
+    left, right = np.array([[0.5, 0.5], [0.9, 0.1]]), np.array([[0.25, 0.75], [0.9, 0.1]])
+    found = output_difference([left], [right])["kl"]
+    assert found == pytest.approx(0.5 * (0.5 * np.log(2) + 0.5 * np.log(0.5 / 0.75)))
+    assert output_difference([left], [left])["kl"] == pytest.approx(0)
