@@ -14,7 +14,7 @@ import onnx_ir as ir
 from spa import runtime
 from spa.cost import MEASURES, Cost, measure
 from spa.coupling import Coupling, couple
-from spa.errors import VerificationError
+from spa.errors import NothingToPrune, VerificationError
 from spa.frontends import onnx_file
 from spa.group import Group, find_frozen, find_groups
 from spa.passes import verify as verification
@@ -122,7 +122,7 @@ def prune(
         analysis = analyse(dense, inputs=inputs)
     with clock.step("score"):
         scores = score_groups(analysis.groups, criterion, gather=gather, roles=roles, normalise=normalise, notes=notes)
-    with clock.step("select"):
+    with clock.step("select"), _hint_at_inputs(dense, inputs):
         selection = select(
             analysis.groups, scores, analysis.cost, ratio=ratio, of=of, scope=scope, align=align, min_keep=min_keep,
             include=include, exclude=exclude, only=only, frozen=find_frozen(analysis.coupling),
@@ -248,6 +248,25 @@ def _culprit(dense: ir.Model, plan: Plan, inputs: InputShapes | None, *, exact: 
     names = verification.find_culprit(names, fails)
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"at fault: {', '.join(map(repr, names[:3]))}{more}; leave it out with exclude, and please report the model"
+
+
+@contextmanager
+def _hint_at_inputs(model: ir.Model, inputs: InputShapes | None) -> Iterator[None]:
+    """Where nothing can go, it may be that the graph takes certain sizes only and was analysed with others."""
+    try:
+        yield
+    except NothingToPrune as error:
+        open_ = [
+            str(value.name)
+            for value in model.graph.inputs
+            if not value.is_initializer() and (value.shape is None or not value.shape.is_static())
+        ]
+        if inputs or not open_:
+            raise
+        raise NothingToPrune(
+            f"{error}; if the model takes certain sizes only, give the shape of {', '.join(map(repr, open_[:3]))} "
+            f"with inputs, on the command line --input"
+        ) from error
 
 
 class _Clock:
