@@ -384,6 +384,18 @@ def test_a_failed_verification_writes_nothing(
     assert entries(here) == ["model.onnx"]
 
 
+def test_external_weights_are_not_written_over(here: Path, run: Callable[..., Ran]) -> None:
+    onnx.save(models.residual_cnn(), "model.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    before = {path.name: path.read_bytes() for path in here.iterdir()}
+    for option in ("-o", "--save-plan"):
+        ran = run("prune", "model.onnx", "--ratio", 0.3, option, "weights.bin")
+        assert (ran.code, ran.out) == (2, "")
+        assert ran.err.startswith("error: cannot write 'weights.bin': the model was read from it")
+    assert {path.name: path.read_bytes() for path in here.iterdir()} == before
+    assert run("prune", "model.onnx", "--ratio", 0.3, "--save-plan", "plan.json").code == 0
+    assert entries(here) == ["model.onnx", "model.pruned.onnx", "model.pruned.onnx.data", "plan.json", "weights.bin"]
+
+
 def test_interrupted(here: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
