@@ -67,25 +67,26 @@ def save(model: ir.Model, path: str | os.PathLike[str]) -> None:
         raise UsageError(f"cannot write {str(path)!r}: {error.strerror or error}") from None
 
 
-def check_target(path: str | os.PathLike[str]) -> None:
-    """Refuse a target that `save` could not write, before the work that comes first.
+def check_target(path: str | os.PathLike[str], *, model: ir.Model | None = None) -> None:
+    """Refuse a target that could not be written, before the work that comes first.
 
     Raises:
-        UsageError: its folder is missing or read-only, or it is no regular file.
+        UsageError: its folder is missing or read-only, it is no regular file, or the model was read from it.
     """
-    target = _target(Path(path), Origin())
+    target = _target(Path(path), Origin() if model is None else origin_of(model))
     if not os.access(target.parent, os.W_OK):
         raise UsageError(f"cannot write {str(path)!r}: the folder {str(target.parent)!r} is read-only")
 
 
-def save_text(text: str, path: str | os.PathLike[str]) -> None:
+def save_text(text: str, path: str | os.PathLike[str], *, model: ir.Model | None = None) -> None:
     """Write a text file, atomically.
 
     Raises:
-        UsageError: if it cannot be written.
+        UsageError: if it cannot be written, or is one of the files that the model was read from.
     """
+    target = _target(Path(path), Origin() if model is None else origin_of(model))
     try:
-        with _terminated_by_exception(), _Staging(_target(Path(path), Origin()), ()) as staging:
+        with _terminated_by_exception(), _Staging(target, ()) as staging:
             with staging.model() as file:
                 file.write(text.encode())
             staging.commit()

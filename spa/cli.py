@@ -178,11 +178,13 @@ def prune(
             inputs=_shapes(input_), data=data, data_free=data_free, preset=preset,
             images=_images(image_mean, image_std, size), verify=not no_verify, dry_run=dry_run, progress=step,
         )  # fmt: skip
+        if save_plan is not None:
+            onnx_file.check_target(save_plan, model=result.dense)
         if not dry_run:
             step("save")
             result.save(target)
     if save_plan is not None:
-        onnx_file.save_text(result.plan.to_json(), save_plan)
+        onnx_file.save_text(result.plan.to_json(), save_plan, model=result.dense)
     _show(result, None if dry_run else target, json=json, verbose=verbose)
 
 
@@ -329,8 +331,12 @@ def _shapes(items: list[str] | None) -> dict[str, list[int]]:
 def _read_plan(path: Path) -> Plan:
     try:
         return Plan.from_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"cannot read the plan {str(path)!r}: {error}") from error
+    except OSError as error:
+        raise ModelError(f"cannot read the plan {str(path)!r}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ModelError(f"cannot read the plan {str(path)!r}: it is no text") from error
+    except ModelError as error:
+        raise ModelError(f"{str(path)!r}: {error}") from error
 
 
 class _Rate(ProgressColumn):

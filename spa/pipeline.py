@@ -15,7 +15,7 @@ import onnx_ir as ir
 from spa import runtime
 from spa.cost import MEASURES, Cost, measure
 from spa.coupling import Coupling, couple
-from spa.errors import VerificationError
+from spa.errors import NothingToPrune, VerificationError
 from spa.frontends import onnx_file
 from spa.frontends.data import ImageOptions
 from spa.group import Group, find_frozen, find_groups
@@ -174,7 +174,7 @@ def _by_weights(
         analysis = analyse(dense, inputs=inputs)
     with clock.step("score"):
         scores = score_groups(analysis.groups, notes=notes, **how)
-    with clock.step("select"):
+    with clock.step("select"), _hint_at_inputs(dense, inputs):
         frozen = find_frozen(analysis.coupling)
         selection = select(analysis.groups, scores, analysis.cost, frozen=frozen, **budget)
     report = report_on(analysis, selection.plan)
@@ -188,7 +188,8 @@ def _by_samples(
     """What goes by what its readers lose on samples; the model analysed has the refitted weights."""
     with clock.step("samples"):
         samples = repair.samples(dense, inputs, clock.share)
-    found = repair.run(dense, samples, inputs=inputs, progress=clock.share, **budget)
+    with _hint_at_inputs(dense, inputs):
+        found = repair.run(dense, samples, inputs=inputs, progress=clock.share, **budget)
     clock.seconds |= found.seconds
     with clock.step("couple"):
         analysis = analyse(found.model, inputs=inputs)
@@ -327,6 +328,25 @@ def _culprit(dense: ir.Model, plan: Plan, inputs: InputShapes | None, *, exact: 
     names = verification.find_culprit(names, fails)
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"at fault: {', '.join(map(repr, names[:3]))}{more}; leave it out with exclude, and please report the model"
+
+
+@contextmanager
+def _hint_at_inputs(model: ir.Model, inputs: InputShapes | None) -> Iterator[None]:
+    """Where nothing can go, it may be that the graph takes certain sizes only and was analysed with others."""
+    try:
+        yield
+    except NothingToPrune as error:
+        open_ = [
+            str(value.name)
+            for value in model.graph.inputs
+            if not value.is_initializer() and (value.shape is None or not value.shape.is_static())
+        ]
+        if inputs or not open_:
+            raise
+        raise NothingToPrune(
+            f"{error}; if the model takes certain sizes only, give the shape of {', '.join(map(repr, open_[:3]))} "
+            f"with inputs, on the command line --input"
+        ) from error
 
 
 class _Clock:

@@ -213,8 +213,10 @@ def print_verdict(report: Report, console: Console) -> None:
     if report.verified:
         line = "verified: valid, same inputs and outputs"
         if report.difference is not None:
-            size = f"{report.difference:.1e}" if report.difference else "0"
-            line += f"; differs by {size} of the largest output from {report.reference}"
+            size = (
+                f"differs by {report.difference:.1e} of the largest output" if report.difference else "does not differ"
+            )
+            line += f"; {size} from {report.reference}"
         if not report.exact:
             line += " (not exact by construction: units that enter a norm, mean or softmax were removed)"
         console.print(line, markup=False, soft_wrap=True)

@@ -222,6 +222,7 @@ class _Input:
     name: str
     dtype: ir.DataType
     shape: tuple[int | str | None, ...]  # a name or None: known only when the model runs
+    ranked: bool = True  # whether a shape without axes means a scalar; onnxruntime shows an unknown rank like one
 
 
 def random_feeds(
@@ -277,7 +278,8 @@ def _inputs(source: onnxruntime.InferenceSession | ir.Model) -> list[_Input]:
         match = re.fullmatch(r"tensor\((\w+)\)", argument.type)
         if match is None:
             raise UsageError(f"input {argument.name!r} is a {argument.type}, so no input can be made up for it")
-        inputs.append(_Input(argument.name, ir.DataType[match[1].upper()], tuple(argument.shape)))
+        shape = tuple(argument.shape)
+        inputs.append(_Input(argument.name, ir.DataType[match[1].upper()], shape, ranked=bool(shape)))
     return inputs
 
 
@@ -288,9 +290,10 @@ def _bound_shape(entry: _Input, given: Sequence[int] | None) -> tuple[int, ...]:
             axes = ",".join(str(size) if size else "?" for size in entry.shape)
             raise UsageError(f"input {entry.name!r} has the shape {axes}: give a number for each axis")
         given = static
-    fits = len(given) == len(entry.shape) and all(
+    declared_shape = entry.shape if entry.ranked else (None,) * len(given)
+    fits = len(given) == len(declared_shape) and all(
         size >= 0 and (size == declared or not isinstance(declared, int))
-        for size, declared in zip(given, entry.shape, strict=True)
+        for size, declared in zip(given, declared_shape, strict=True)
     )
     if not fits:
         axes = ",".join(str(size) if size else "?" for size in entry.shape)

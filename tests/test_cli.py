@@ -62,7 +62,8 @@ def test_prune(here: Path, run: Callable[..., Ran]) -> None:
     before = (here / "model.onnx").read_bytes()
     ran = run("prune", "model.onnx", "--ratio", 0.3)
     assert (ran.code, ran.err) == (0, "")
-    assert "verified: valid, same inputs and outputs; differs by " in ran.out
+    assert "verified: valid, same inputs and outputs; d" in ran.out
+    assert "from the dense model with the removed units read as zero" in ran.out
     assert ran.out.endswith("\nwrote model.pruned.onnx\n")
     assert all(line == line.rstrip() for line in ran.out.splitlines())
     assert (here / "model.onnx").read_bytes() == before
@@ -381,6 +382,18 @@ def test_a_failed_verification_writes_nothing(
     assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
     assert "at fault: 'c1:0';" in ran.err
     assert entries(here) == ["model.onnx"]
+
+
+def test_external_weights_are_not_written_over(here: Path, run: Callable[..., Ran]) -> None:
+    onnx.save(models.residual_cnn(), "model.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    before = {path.name: path.read_bytes() for path in here.iterdir()}
+    for option in ("-o", "--save-plan"):
+        ran = run("prune", "model.onnx", "--ratio", 0.3, option, "weights.bin")
+        assert (ran.code, ran.out) == (2, "")
+        assert ran.err.startswith("error: cannot write 'weights.bin': the model was read from it")
+    assert {path.name: path.read_bytes() for path in here.iterdir()} == before
+    assert run("prune", "model.onnx", "--ratio", 0.3, "--save-plan", "plan.json").code == 0
+    assert entries(here) == ["model.onnx", "model.pruned.onnx", "model.pruned.onnx.data", "plan.json", "weights.bin"]
 
 
 def test_interrupted(here: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:

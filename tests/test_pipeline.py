@@ -15,7 +15,7 @@ import pytest
 
 import spa
 from spa import pipeline, runtime
-from spa.errors import BudgetError, ModelError, VerificationError
+from spa.errors import BudgetError, ModelError, NothingToPrune, VerificationError
 from spa.frontends import onnx_file
 from spa.passes.slicing import slice_model
 from tests import models
@@ -274,3 +274,25 @@ def test_outputs_do_not_move_without_removal() -> None:
         runtime.run(runtime.session(model, optimize=False), feeds)["y"] for model in (onnx_file.load(proto), normal)
     )
     assert np.array_equal(expected, found)
+
+
+def test_an_input_of_unknown_rank() -> None:
+    text = "(float[N,8] x) => (float[N,3] y) { a = MatMul(x, w)  b = Relu(a)  y = MatMul(b, v) }"
+    proto = build(text, {"w": [8, 6], "v": [6, 3]})
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.ClearField("shape")
+    with pytest.raises(NothingToPrune, match=r"; if the model takes certain sizes only, give the shape of 'x' with"):
+        spa.prune(proto, ratio=0.5)
+    result = spa.prune(proto, ratio=0.5, inputs={"x": (2, 8)})
+    assert result.report.difference is not None
+    assert not ir.to_proto(result.model).graph.input[0].type.tensor_type.HasField("shape")
+
+
+def test_a_model_that_takes_one_size_only() -> None:
+    text = "(float[N,S,8] x) => (float[N,S,3] y) { p = Add(x, t)  a = MatMul(p, w)  b = Relu(a)  y = MatMul(b, v) }"
+    proto = build(text, {"t": [40, 8], "w": [8, 6], "v": [6, 3]})
+    with pytest.raises(NothingToPrune, match=r"do not broadcast.*; if the model takes certain sizes only"):
+        spa.prune(proto, ratio=0.1)
+    result = spa.prune(proto, ratio=0.1, inputs={"x": (1, 40, 8)})
+    assert result.report.difference is not None
+    assert result.model.graph.inputs[0].shape == ir.Shape(["N", "S", 8])

@@ -121,6 +121,14 @@ def test_operators_that_onnxruntime_does_not_know_are_a_note() -> None:
     assert found.notes[0].startswith("not compared: the dense model does not load")
 
 
+def test_inputs_that_cannot_be_made_up_are_a_note() -> None:
+    text = "(seq(float[N,4]) s, int64 i) => (float[N,3] y) { x = SequenceAt(s, i)  y = MatMul(x, w) }"
+    weights: dict[str, Weight] = {"w": [4, 3]}
+    found = compare(model(text, weights), model(text, weights), shapes={})
+    assert found.difference is None
+    assert found.notes[0].startswith("not compared: input 's' is a seq(")
+
+
 def test_integers_that_index_a_small_table() -> None:
     text = "(int64[N] i) => (float[N,4] y) { y = Gather(table, i) }"
     weights: dict[str, Weight] = {"table": [3, 4]}

@@ -72,7 +72,7 @@ def bindings(graph: ir.Graph, inputs: Mapping[str, Sequence[int]]) -> Iterator[B
     Raises UsageError where ``inputs`` names no input of the graph or contradicts its static axes.
     """
     declared = _declared(graph)
-    given = _given(declared, inputs)
+    given = _given(declared, inputs, unranked=_unranked(graph))
     axes = _free_axes(declared, given)
     occupied = {dim for dims in declared.values() for dim in dims if isinstance(dim, int) and dim > 1}
     occupied.update(
@@ -130,12 +130,22 @@ def _declared(graph: ir.Graph) -> dict[str, tuple[int | str, ...]]:
     }
 
 
-def _given(declared: Mapping[str, tuple[int | str, ...]], inputs: Mapping[str, Sequence[int]]) -> dict[str, int]:
+def _unranked(graph: ir.Graph) -> list[str]:
+    """Names of the inputs of which not even the rank is declared."""
+    return [value.name for value in graph.inputs if value.name and value.shape is None and not value.is_initializer()]
+
+
+def _given(
+    declared: Mapping[str, tuple[int | str, ...]], inputs: Mapping[str, Sequence[int]], *, unranked: Sequence[str]
+) -> dict[str, int]:
     """The symbols that the caller's shapes settle."""
     given: dict[str, int] = {}
     for name, shape in inputs.items():
+        if name in unranked:
+            continue
         if name not in declared:
-            raise UsageError(f"no input is named {name!r}; the graph's inputs are {', '.join(declared) or 'none'}")
+            known = ", ".join((*declared, *unranked)) or "none"
+            raise UsageError(f"no input is named {name!r}; the graph's inputs are {known}")
         dims = declared[name]
         if len(shape) != len(dims) or any(
             dim != size for dim, size in zip(dims, shape, strict=True) if isinstance(dim, int)

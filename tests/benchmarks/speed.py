@@ -1,7 +1,7 @@
 """SPA against Torch-Pruning on the same models: coupling, the whole prune in memory, and peak memory.
 
-    python -m venv /tmp/peer && /tmp/peer/bin/pip install torch torchvision torch-pruning onnx onnxscript
-    python tests/benchmarks/speed.py --peer /tmp/peer/bin/python [MODEL ...] [--repeat 7] [--exports FOLDER]
+    python -m venv ../peer && ../peer/bin/pip install torch torchvision torch-pruning onnx onnxscript
+    python tests/benchmarks/speed.py --peer ../peer/bin/python [MODEL ...] [--repeat 7] [--exports FOLDER]
         [--table FILE.md]
 
 The peer's interpreter makes torchvision models with random weights and exports each once (`torch.onnx.export`,
