@@ -35,9 +35,9 @@ from spa.rules.mixing import running_statistics
 OURS = "spa"
 
 PRESETS = {
-    "fast": Preset(128, 0, everything=False, swap_rounds=0, widest=600),
-    "default": Preset(512, 32, everything=True, swap_rounds=2, widest=1200),
-    "best": Preset(None, 128, everything=True, swap_rounds=4, widest=4608),
+    "fast": Preset(256, 0, everything=False, swap_rounds=0, widest=600),
+    "default": Preset(1024, 32, everything=True, swap_rounds=2, widest=1200),
+    "best": Preset(None, 128, everything=True, swap_rounds=4, widest=4608, probe_flops=2e13),
 }
 
 

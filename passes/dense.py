@@ -35,6 +35,9 @@ LARGEST_BATCH = 32
 FAR = (0.5, 0.8)
 """Shares of a group beyond the ratio at which the outputs are measured too: an allocation may go that far."""
 
+LEVELS, LEAST_PROBES = 4, 4
+"""Cuts of a group at which it is measured, and samples below which there are fewer of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Preset:
@@ -47,6 +50,7 @@ class Preset:
         swap_rounds: of exchanging removed units for kept ones.
         widest: rows of convolutions that would be longer are channels only.
         drift: the share that a layer makes up for of what the other branch of a residual connection is off by.
+        probe_flops: what all these measurements may cost.
     """
 
     samples: int | None
@@ -54,7 +58,8 @@ class Preset:
     everything: bool
     swap_rounds: int
     widest: int
-    drift: float = 0.0
+    drift: float = 0.5
+    probe_flops: float = 2e12
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -221,6 +226,13 @@ def expected_losses(found: Removal) -> np.ndarray:
     return np.maximum(found.loss, np.interp(np.arange(len(found.loss)), found.held_out_levels, measured))
 
 
+def affordable(flops: float, groups: int, preset: Preset) -> tuple[int, int]:
+    """(samples, levels) on which each group is measured: fewer samples, then fewer levels, for large models."""
+    most = preset.probe_flops / max(flops * max(groups, 1), 1.0)
+    levels = int(np.clip(most / LEAST_PROBES, 1, LEVELS))
+    return int(np.clip(most / levels, 1, preset.probes)), levels
+
+
 class Probe:
     """What the outputs lose when one group does, measured on samples held out."""
 
@@ -228,9 +240,23 @@ class Probe:
         self.session, self.network = session, session.network
         batches = session.batches([])
         held_out = [batches[number] for number in session.held_out()]
-        size = len(next(iter(held_out[0].values())))
-        self.batches: Sequence[Batch] = held_out[: max(1, session.preset.probes // size)]
+        probes, self.levels = affordable(self.flops(held_out[0]), len(session.network.groups), session.preset)
+        held_out = held_out[: -(-probes // len(next(iter(held_out[0].values()))))]
+        self.batches: Sequence[Batch] = [{n: array[:probes] for n, array in batch.items()} for batch in held_out]
+        if session.data.batch_size is not None:
+            self.batches = held_out
         self.dense = self.outputs({})
+
+    def flops(self, batch: Batch) -> float:
+        """Of one sample, from the cost of the model at the sizes that it was analysed with."""
+        shapes = self.network.shapes.of
+        sizes = [
+            (array.size / len(array), int(np.prod(shapes[value])))
+            for value in self.network.model.graph.inputs
+            if value in shapes and (array := batch.get(str(value.name))) is not None
+        ]
+        sample, analysed = max(sizes, default=(1, 1))
+        return self.network.cost.of("flops") * sample / max(analysed, 1)
 
     def outputs(self, weights: Weights) -> list[list[np.ndarray]]:
         """Each output of the model, batch by batch."""
@@ -240,10 +266,10 @@ class Probe:
         return [[result[at] for result in results] for at in range(len(values))]
 
     def scaled(self, curve: Curve, statistics: Mapping[Key, Statistics], ratio: float) -> Curve:
-        """The curve with its scale measured: the group alone cut by `ratio`, by half of it, and further."""
+        """The curve with its scale measured: the group alone cut by more than `ratio`, by `ratio`, and by less."""
         size, levels = curve.group.size, range(1, len(curve.losses))
-        shares = (0.5 * ratio, ratio, *(share for share in FAR if share > ratio))
-        counts = sorted({max(1, round(share * size)) for share in shares} & set(levels))
+        shares = [share for share in (FAR[0], ratio, FAR[1], 0.5 * ratio) if share not in FAR or share > ratio]
+        counts = sorted({max(1, round(share * size)) for share in shares[: self.levels]} & set(levels))
         readers = self.network.readers[curve.group.name]
         measured = [self.loss(readers, curve.order[:count], statistics) for count in counts]
         scale = through([float(curve.losses[count]) for count in counts], measured)

@@ -270,8 +270,8 @@ def piece(
             info.type.tensor_type.elem_type = int(ir.DataType.from_numpy(sample.dtype))
             rank = info.type.tensor_type.shape
             rank.SetInParent()
-            for _ in range(sample.ndim):
-                rank.dim.add()
+            for axis in range(sample.ndim):  # named: shape inference reads nameless sizes as no sizes at all
+                rank.dim.add(dim_param=f"{name}/{axis}")
         elif (kind := values[name].type) is not None:
             ir.serde.serialize_type_into(info.type, kind)
     graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)

@@ -1,0 +1,87 @@
+"""Samples made up from a model alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from spa import runtime
+from spa.errors import DataError
+from spa.passes.datafree import images, make_samples
+from spa.passes.normalize import normalize
+from tests.models import Weight, build
+
+
+def model_of(text: str, weights: dict[str, Weight]) -> ir.Model:
+    return normalize(ir.from_proto(build(text, weights)))
+
+
+def test_images_have_the_spectrum_and_colours_of_pictures() -> None:
+    found = images(64, 3, 32, 32, np.random.default_rng(0))
+    assert found.shape == (64, 3, 32, 32)
+    assert found.dtype == np.float32
+    assert abs(float(found.mean())) < 0.2
+    assert 0.5 < float(found.std()) < 1.5
+    near = np.corrcoef(found[..., :-1].ravel(), found[..., 1:].ravel())[0, 1]
+    far = np.corrcoef(found[..., :-16].ravel(), found[..., 16:].ravel())[0, 1]
+    assert near > far + 0.2 > 0.2, "brightness changes slowly from place to place"
+    red, green, blue = (found[:, channel].ravel() for channel in range(3))
+    assert np.corrcoef(red, green)[0, 1] > 0.5
+    assert np.corrcoef(red, blue)[0, 1] < np.corrcoef(red, green)[0, 1]
+
+
+CONV = "(float[n,3,8,8] x) => (float[n,4,8,8] y) { y = Conv(x, w) }"
+
+
+def test_the_same_seed_gives_the_same_samples() -> None:
+    model = model_of(CONV, {"w": [4, 3, 1, 1]})
+    first, again, other = (make_samples(model, count=5, seed=seed).samples["x"] for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [("n,3,8,8", (6, 3, 8, 8)), ("n,8,8,3", (6, 8, 8, 3)), ("n,40", (6, 40)), ("n,t,5", (6, 128, 5)), ("2,7", (6, 7))],
+)
+def test_numbers_fit_the_input(shape: str, expected: tuple[int, ...]) -> None:
+    model = model_of(f"(float[{shape}] x) => (float[{shape}] y) {{ y = Mul(x, w) }}", {"w": np.full(1, 2, np.float32)})
+    found = make_samples(model, count=6)
+    assert found.samples["x"].shape == expected
+    assert found.samples["x"].std() > 0.1
+    assert "samples were made up from the model alone" in found.notes
+
+
+def test_tables_are_found_by_trying_and_masks_are_ones() -> None:
+    model = model_of(
+        """(int64[n,t] ids, int64[n,t] kind, int64[n,t] mask) => (float[n,t,4] y) {
+        a = Gather(words, ids)  b = Gather(kinds, kind)  c = Add(a, b)
+        m = Cast<to=1>(mask)  u = Unsqueeze(m, last)  y = Mul(c, u) }""",
+        {"words": [37, 4], "kinds": [2, 4], "last": np.array([-1])},
+    )
+    found = make_samples(model, count=40, inputs={"ids": [1, 9], "kind": [1, 9], "mask": [1, 9]}).samples
+    assert (found["ids"].min(), found["ids"].max()) == (0, 36)
+    assert not found["kind"].any()
+    assert (found["mask"] == 1).all()
+
+
+def test_a_language_model_writes_its_own_samples() -> None:
+    """The next word is the last one plus one, surely: a causal model over eight words."""
+    following = np.roll(40 * np.eye(8, dtype=np.float32), 1, axis=1)
+    model = model_of(
+        "(int64[n,6] ids) => (float[n,6,8] y) { e = Gather(words, ids)  y = MatMul(e, next) }",
+        {"words": np.eye(8, dtype=np.float32), "next": following},
+    )
+    found = make_samples(model, count=64)
+    ids = found.samples["ids"]
+    assert (np.diff(ids, axis=1) % 8 == 1).all()
+    assert "samples were written by the model itself" in found.notes
+    assert runtime.run(runtime.session(model, optimize=False), {"ids": ids[:1]})
+
+
+def test_a_model_that_runs_on_nothing_made_up_is_refused() -> None:
+    model = model_of("(int64[n,t] ids) => (float[n,4] y) { f = Cast<to=1>(ids)  y = MatMul(f, w) }", {"w": [5, 4]})
+    with pytest.raises(DataError, match="give shapes with --input NAME=SIZES, or calibration data"):
+        make_samples(model, count=4)
+    assert len(make_samples(model, count=4, inputs={"ids": [1, 5]})) == 4
