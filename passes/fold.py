@@ -164,8 +164,8 @@ def _shrinking(candidates: Mapping[ir.Node, None], sizes: Mapping[ir.Value, int]
     """
     linked: nx.Graph[ir.Node] = nx.Graph()
     linked.add_nodes_from(candidates)
-    readers = {value: {use.node for use in value.uses()} for node in candidates for value in (*node.inputs, *node.outputs)
-               if value is not None and sizes[value] > SMALL}  # fmt: skip
+    touched = {value for node in candidates for value in (*node.inputs, *node.outputs) if value is not None}
+    readers = {value: {use.node for use in value.uses()} for value in touched if sizes[value] > SMALL}
     for value, users in readers.items():
         around = [user for user in users if user in candidates]
         producer = value.producer()

@@ -271,11 +271,12 @@ def summary(rows: Sequence[Row]) -> str:
     exact = [r for r in told if r["oracle"] <= EXACT]
     own = [r for r in good if r["difference"] is not None and r["difference"] <= EXACT]
     compared = [r for r in good if r["difference"] is not None]
+    unchanged = sum(r["boundary"] for r in good)
+    fate = f"{len(nothing)} with nothing to prune; {len(failed)} failed"
+    tale = f"{len(own)} of the {len(compared)} that run by the pruner's own check"
     lines = [
-        f"{len(rows)} graphs: {len(good)} pruned and valid, of them {sum(r['boundary'] for r in good)} with unchanged "
-        f"inputs and outputs; {len(nothing)} with nothing to prune; {len(failed)} failed",
-        f"exact: {len(exact)} of the {len(told)} that the oracle can tell of, "
-        f"{len(own)} of the {len(compared)} that run by the pruner's own check",
+        f"{len(rows)} graphs: {len(good)} pruned and valid, {unchanged} with unchanged inputs and outputs; {fate}",
+        f"exact: {len(exact)} of the {len(told)} that the oracle can tell of, {tale}",
     ]
     families = defaultdict(list)
     for row in good:
