@@ -6,6 +6,7 @@ import collections
 import math
 from collections.abc import Mapping, Sequence
 
+import networkx as nx
 import numpy as np
 import onnx_ir as ir
 
@@ -148,11 +149,38 @@ def _large(nodes: Sequence[ir.Node], static: Shapes, inference: NodeInference) -
             if known and can_evaluate(call.payload, call.version):
                 folded.update(node.outputs)
                 candidates[node] = None
-    while growing := [node for node in candidates if _grows(node, candidates, folded, sizes)]:
+    together = _shrinking(candidates, sizes)
+    while growing := [n for n in candidates if n not in together and _grows(n, candidates, folded, sizes)]:
         for node in growing:
             del candidates[node]
             folded.difference_update(node.outputs)
     return set(candidates)
+
+
+def _shrinking(candidates: Mapping[ir.Node, None], sizes: Mapping[ir.Value, int]) -> set[ir.Node]:
+    """Candidates joined by large tensors that all become no more than the weights they alone read.
+
+    What lies between (a weight minus its mean, read twice) counts for nothing.
+    """
+    linked: nx.Graph[ir.Node] = nx.Graph()
+    linked.add_nodes_from(candidates)
+    touched = {value for node in candidates for value in (*node.inputs, *node.outputs) if value is not None}
+    readers = {value: {use.node for use in value.uses()} for value in touched if sizes[value] > SMALL}
+    for value, users in readers.items():
+        around = [user for user in users if user in candidates]
+        producer = value.producer()
+        around += [producer] if producer is not None and producer in candidates else []
+        nx.add_path(linked, around)
+    found: set[ir.Node] = set()
+    for nodes in nx.connected_components(linked):
+        read = {value for node in nodes for value in node.inputs if value in readers}
+        made = {value for node in nodes for value in node.outputs if value in readers}
+        stay = {value for value in made if value.is_graph_output() or not readers[value] <= nodes}
+        weights = read - made
+        gone = {value for value in weights if constant(value) is not None and readers[value] <= nodes}
+        if weights == gone and sum(sizes[value] for value in stay) <= sum(sizes[value] for value in gone):
+            found |= nodes
+    return found
 
 
 def _grows(

@@ -12,6 +12,7 @@ from onnx_ir.passes.common import InlinePass, RemoveUnusedNodesPass
 
 from spa.errors import ModelError
 from spa.passes.fold import LISTED_INITIALIZERS, FoldConstants, Names, constant, values_of
+from spa.passes.loops import LiftInvariants
 from spa.shapes import in_order
 from spa.shapes.types import STANDARD
 
@@ -192,6 +193,7 @@ def _is_tied(value: ir.Value) -> bool:
 _CLEANING = [
     FoldConstants(),
     EliminateIdentities(),
+    LiftInvariants(),
     RemoveUnusedNodesPass(),
     ForgetSubgraphs(),
     RemoveUnusedInitializers(),

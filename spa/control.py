@@ -17,17 +17,19 @@ class Links:
     Attributes:
         entering: (outer, inner) pairs; inner is an input of the body.
         leaving: pairs that are one tensor once the body has run.
-        opaque: tensors that change shape on the way (scanned axes): they stay as they are.
+        stacked: (outer, inner, axis): the outer tensor holds one inner tensor for each round, along that axis.
+        opaque: tensors that nothing is known of: they stay as they are.
     """
 
     entering: list[Pair] = field(default_factory=list)
     leaving: list[Pair] = field(default_factory=list)
+    stacked: list[tuple[ir.Value, ir.Value, int]] = field(default_factory=list)
     opaque: list[ir.Value] = field(default_factory=list)
 
     @property
     def linked(self) -> set[ir.Value]:
-        """Inputs of the body that an outer tensor is handed to."""
-        return {inner for _, inner in self.entering}
+        """Inputs of the body that an outer tensor is handed to, whole or in rounds."""
+        return {inner for _, inner in self.entering} | {inner for _, inner, _ in self.stacked}
 
 
 def passes_through(node: ir.Node, body: ir.Graph) -> Links:
@@ -43,21 +45,31 @@ def _branch(node: ir.Node, body: ir.Graph) -> Links:
 
 
 def _loop(node: ir.Node, body: ir.Graph) -> Links:
-    """Loop: (trip count, condition, carried...) -> (carried..., scanned...)."""
+    """Loop: (trip count, condition, carried...) -> (carried..., stacked...)."""
     carried = len(node.inputs) - 2
-    return _carried(node, node.inputs[2:], body.inputs[2:], body.outputs[1 : 1 + carried], body.outputs[1 + carried :])
-
-
-def _scan(node: ir.Node, body: ir.Graph) -> Links:
-    """Scan: (carried..., scanned...) -> (carried..., scanned...)."""
-    scanned = node.attributes["num_scan_inputs"].as_int()
-    carried = len(node.inputs) - scanned
-    links = _carried(node, node.inputs[:carried], body.inputs[:carried], body.outputs[:carried], body.outputs[carried:])
-    links.opaque += [value for value in (*node.inputs[carried:], *body.inputs[carried:]) if value is not None]
+    links = _carried(node, node.inputs[2:], body.inputs[2:], body.outputs[1 : 1 + carried])
+    results, rounds = node.outputs[carried:], body.outputs[1 + carried :]
+    links.stacked += [(outer, inner, 0) for outer, inner in zip(results, rounds, strict=False)]
     return links
 
 
-def _carried(node: ir.Node, initial, inner, final, scanned) -> Links:  # type: ignore[no-untyped-def]
+def _scan(node: ir.Node, body: ir.Graph) -> Links:
+    """Scan: (carried..., unstacked...) -> (carried..., stacked...)."""
+    scanned = node.attributes["num_scan_inputs"].as_int()
+    carried = len(node.inputs) - scanned
+    links = _carried(node, node.inputs[:carried], body.inputs[:carried], body.outputs[:carried])
+    for name, outers, inners in (
+        ("scan_input_axes", node.inputs[carried:], body.inputs[carried:]),
+        ("scan_output_axes", node.outputs[carried:], body.outputs[carried:]),
+    ):
+        axes = node.attributes.get_ints(name, [0] * len(inners))
+        links.stacked += [
+            (outer, inner, axis) for outer, inner, axis in zip(outers, inners, axes, strict=False) if outer is not None
+        ]
+    return links
+
+
+def _carried(node: ir.Node, initial, inner, final) -> Links:  # type: ignore[no-untyped-def]
     links = Links()
     for start, value, end, result in zip(initial, inner, final, node.outputs, strict=False):
         if start is None:
@@ -65,7 +77,6 @@ def _carried(node: ir.Node, initial, inner, final, scanned) -> Links:  # type: i
             continue
         links.entering.append((start, value))
         links.leaving += [(end, value), (result, end)]
-    links.opaque += [*scanned, *node.outputs[len(final) :]]
     return links
 
 

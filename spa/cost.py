@@ -74,7 +74,8 @@ def measure(coupling: Coupling) -> Cost:
         tensor = value.const_value
         if tensor is None or value not in coupling.weights:
             continue
-        stored.append(Term(tensor.dtype.bitwidth / 8, axes))
+        if tensor.dtype != ir.DataType.STRING:  # text has no fixed width
+            stored.append(Term(tensor.dtype.bitwidth / 8, axes))
         if tensor.dtype not in NUMBERS:
             params.append(Term(1, axes))
     flops = [Term(2, dims) for application in coupling.applications for dims in macs(application)]

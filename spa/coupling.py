@@ -175,15 +175,29 @@ class _Solver:
     def equate(self, left: ir.Value, right: ir.Value, reason: Reason) -> None:
         """Two tensors with the same axes: what a body hands in or out."""
         left_axes, right_axes = self.known(left), self.known(right)
-        if left_axes is None or right_axes is None or len(left_axes) != len(right_axes):
+        if not self.equate_axes(left_axes, right_axes, reason):
             self.freeze(left, reason)
             self.freeze(right, reason)
+
+    def equate_rounds(self, outer: ir.Value, inner: ir.Value, axis: int, reason: Reason) -> None:
+        """A tensor that holds another once for each round of a loop; the rounds stay."""
+        axes = self.known(outer)
+        if not axes or not self.equate_axes(_without(axes, axis), self.known(inner), reason):
+            self.freeze(outer, reason)
+            self.freeze(inner, reason)
             return
+        self.notes["frozen"].append((axes[axis], Reason("rounds of a loop", reason.where)))
+
+    def equate_axes(self, left_axes: Axes | None, right_axes: Axes | None, reason: Reason) -> bool:
+        """Make axes one; False if that cannot be, because their number differs or is unknown."""
+        if left_axes is None or right_axes is None or len(left_axes) != len(right_axes):
+            return False
         for x, y in zip(left_axes, right_axes, strict=True):
             try:
                 unify(x, y)
             except Misfit:
                 self.notes["frozen"] += [(x, reason), (y, reason)]
+        return True
 
     # ------------------------------------------------------------------------------------------- nodes
     def couple_node(self, node: ir.Node) -> None:
@@ -221,12 +235,17 @@ class _Solver:
                 for outer, inner in links.entering:
                     if outer in self.axes and inner not in self.axes:
                         self.axes[inner] = self.axes[outer]
+                for outer, inner, axis in links.stacked:
+                    if outer in self.axes and inner not in self.axes:
+                        self.axes[inner] = _without(self.axes[outer], axis)
                 for value in body.inputs:
                     if value not in links.linked:
                         self.freeze(value, reason)
                 self.couple_graph(body)
                 for left, right in (*links.entering, *links.leaving):
                     self.equate(left, right, reason)
+                for outer, inner, axis in links.stacked:
+                    self.equate_rounds(outer, inner, axis, reason)
                 for value in links.opaque:
                     self.freeze(value, reason)
 
@@ -379,6 +398,11 @@ def _size(term: Term, factors: Mapping[str, Factor], sizes: Mapping[str, int]) -
     if len(known) < len(parts):
         return None
     return prod(known) if term.kind is Kind.PRODUCT else sum(known)
+
+
+def _without(axes: Axes, axis: int) -> Axes:
+    at = axis % len(axes) if axes else 0
+    return axes[:at] + axes[at + 1 :]
 
 
 def _is_body(attribute: Any) -> bool:

@@ -34,19 +34,20 @@ def names(pairs: list[tuple[ir.Value, ir.Value]]) -> list[tuple[str | None, str 
 
 
 @pytest.mark.parametrize(
-    ("text", "attribute", "entering", "leaving", "opaque"),
+    ("text", "attribute", "entering", "leaving", "stacked", "opaque"),
     [
-        (IF, "then_branch", [], [("y", "p"), ("z", "q")], []),
-        (IF, "else_branch", [], [("y", "r"), ("z", "s")], []),
-        (LOOP, "body", [("x", "h")], [("next", "h"), ("y", "next")], ["seen", "z"]),
-        (SCAN, "body", [("x", "h")], [("next", "h"), ("y", "next")], ["out", "z", "rows", "row"]),
-        (UNKNOWN, "body", [], [], ["x", "y", "next"]),
+        (IF, "then_branch", [], [("y", "p"), ("z", "q")], [], []),
+        (IF, "else_branch", [], [("y", "r"), ("z", "s")], [], []),
+        (LOOP, "body", [("x", "h")], [("next", "h"), ("y", "next")], [("z", "seen", 0)], []),
+        (SCAN, "body", [("x", "h")], [("next", "h"), ("y", "next")], [("rows", "row", 0), ("z", "out", 0)], []),
+        (UNKNOWN, "body", [], [], [], ["x", "y", "next"]),
     ],
     ids=["If then", "If else", "Loop", "Scan", "unknown"],
 )
-def test_links(text: str, attribute: str, entering: list, leaving: list, opaque: list) -> None:
+def test_links(text: str, attribute: str, entering: list, leaving: list, stacked: list, opaque: list) -> None:
     found = links(text, attribute)
     assert names(found.entering) == entering
     assert names(found.leaving) == leaving
     assert [value.name for value in found.opaque] == opaque
-    assert {value.name for value in found.linked} == {inner for _, inner in entering}
+    assert [(outer.name, inner.name, axis) for outer, inner, axis in found.stacked] == stacked
+    assert {value.name for value in found.linked} == {inner for _, inner, *_ in (*entering, *stacked)}

@@ -222,6 +222,52 @@ GRAPHS: dict[str, tuple[str, Weights, str, set[str] | None]] = {
         "Add Identity Loop MatMul Mul",
         {"three", "on", "t", "b", "k"},
     ),
+    "weights carried by a loop": (
+        """(float[N,8] x) => (float[N,8] y, float[3,N,8] all) <int64 three = {3}, bool on = {1}> {
+            y, same, all = Loop (three, on, x, w) <body = l (int64 i, bool go, float[N,8] h, float[8,8] v) =>
+                (bool again, float[N,8] g, float[8,8] u, float[N,8] k)
+                { again = Identity(go)  m = MatMul(h, v)  g = Add(m, b)  u = Identity(v)  k = Tanh(m) }>
+        }""",
+        {"w": (8, 8), "b": (8,)},
+        "Add Identity Loop MatMul Tanh",
+        {"three", "on", "w", "b"},
+    ),
+    "weights carried by a scan": (
+        """(float[3,N,8] x, float[N,8] h0) => (float[N,8] y, float[3,N,8] all) {
+            same, y, all = Scan (w, h0, x) <num_scan_inputs=1, body = l (float[8,8] v, float[N,8] h, float[N,8] t) =>
+                (float[8,8] u, float[N,8] g, float[N,8] k)
+                { m = MatMul(h, v)  g = Add(m, t)  u = Identity(v)  k = Tanh(m) }>
+        }""",
+        {"w": (8, 8)},
+        "Add MatMul Scan Tanh",
+        {"w"},
+    ),
+    "carried weights that are an output": (
+        """(float[N,8] x) => (float[N,8] y, float[8,8] same) <int64 three = {3}, bool on = {1}> {
+            y, same = Loop (three, on, x, w) <body = l (int64 i, bool go, float[N,8] h, float[8,8] v) =>
+                (bool again, float[N,8] g, float[8,8] u)
+                { again = Identity(go)  g = MatMul(h, v)  u = Identity(v) }>
+        }""",
+        {"w": (8, 8)},
+        "Identity Identity Loop MatMul",
+        {"three", "on", "w"},
+    ),
+    "standardised weight": (
+        """(float[N,80] x) => (float[N,64] y) <int64[1] rows = {1}> {
+            m = ReduceMean(w, rows)  d = Sub(w, m)  q = Mul(d, d)  v = ReduceMean(q, rows)  s = Sqrt(v)
+            u = Div(d, s)  y = Gemm<transB=1>(x, u) }""",
+        {"w": (64, 80)},
+        "Gemm",
+        {"u"},
+    ),
+    "standardised weight that is read raw as well": (
+        """(float[N,80] x) => (float[N,64] y) <int64[1] rows = {1}> {
+            m = ReduceMean(w, rows)  d = Sub(w, m)  q = Mul(d, d)  v = ReduceMean(q, rows)  s = Sqrt(v)
+            u = Div(d, s)  a = Gemm<transB=1>(x, u)  b = Gemm<transB=1>(x, w)  y = Add(a, b) }""",
+        {"w": (64, 80)},
+        "Add Div Gemm Gemm Mul ReduceMean Sqrt Sub",
+        None,
+    ),
     "function": (
         """(float[N,8] x) => (float[N,8] y) { a = local.twice(x)  b = local.twice(a)  y = Relu(b) }
         <domain: "local", opset_import: ["": 18]> twice (u) => (v) { h = Add(u, u)  v = Tanh(h) }

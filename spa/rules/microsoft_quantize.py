@@ -6,7 +6,7 @@ from spa.operation import MICROSOFT, Operation, letters, pattern, register
 from spa.rule import Rule, Sizes, parse_terms, rule
 from spa.rules.linear import WINDOW, Mix, addend, gemm_mix, matrices
 from spa.rules.pointwise import broadcast_line
-from spa.rules.quantize import RANGE, along, zeros
+from spa.rules.quantize import RANGE, along, ranged, zeros
 from spa.rules.recurrent import GATES, STEPS
 from spa.rules.reduce import ALONG, ZEROS_COUNT, reduced
 
@@ -119,10 +119,9 @@ def dynamic_matmul(operation: Operation) -> Rule:
     mix = matrices(operation.shape(0), operation.shape(1), operation.weights)
     scales = {at: along(operation, at, mix.weight.split(), -1) for at in (2, 3)}
     operands = {0: mix.data, 1: mix.weight, **scales, 4: mix.bias}
-    ranged = " ".join(name for name in mix.data.split() if name != "1")
     return rule(
         _line(operation, {at: text for at, text in operands.items() if operation.has(at)}, mix.result),
-        statistic={ranged: RANGE},
+        reads=ranged(operation, 0),
         kinds=mix.notes["kinds"],
         zeros=zeros(operation, (1, 3)),
     )

@@ -11,6 +11,11 @@ from spa.rules.linear import matrices, sliding
 RANGE = "sets the range of the quantised numbers"
 
 
+def ranged(operation: Operation, position: int) -> tuple[tuple[int, int], ...]:
+    """The axes of an operand that is quantised when the graph runs: its range, which holds zero, is found from all."""
+    return tuple((position, axis) for axis in range(len(operation.shape(position))))
+
+
 @register("QuantizeLinear", "DequantizeLinear")
 @register("QuantizeLinear", "DequantizeLinear", domain="com.microsoft")
 def quantize(operation: Operation) -> Rule:
@@ -50,9 +55,10 @@ def zeros(operation: Operation, *pairs: tuple[int, int]) -> tuple[tuple[int, int
 
 @register("DynamicQuantizeLinear")
 def dynamic_quantize(operation: Operation) -> Rule:
-    """`*a -> *a, (), ()`: scale and zero point are found from all positions."""
-    results = ["*a", "()", "()"][: len(operation.outputs)]
-    return rule(f"*a -> {', '.join(results)}", statistic={"a": RANGE})
+    """`a b -> a b, (), ()`: scale and zero point are found from all positions, among which zeros tell nothing."""
+    names = pattern(letters(len(operation.shape(0))))
+    results = [names, "()", "()"][: len(operation.outputs)]
+    return rule(f"{names} -> {', '.join(results)}", reads=ranged(operation, 0))
 
 
 # -------------------------------------------------------------------------------------------------- products

@@ -122,12 +122,18 @@ def _declared(graph: ir.Graph) -> dict[str, tuple[int | str, ...]]:
     """Input name -> shape as declared, an unnamed axis named after its place; inputs of unknown rank left out."""
     return {
         value.name: tuple(
-            dim if isinstance(dim, int) and dim >= 0 else str(getattr(dim, "value", None) or f"{value.name}[{axis}]")
+            dim if isinstance(dim, int) and dim >= 0 else symbol_of(dim) or f"{value.name}[{axis}]"
             for axis, dim in enumerate(value.shape)
         )
         for value in graph.inputs
         if value.name and value.shape is not None and not value.is_initializer()
     }
+
+
+def symbol_of(dim: object) -> str | None:
+    """The name of a symbolic axis; None for an unnamed one, which some exporters write as ``?`` or ``None``."""
+    name = getattr(dim, "value", None)
+    return str(name) if name and name != "None" and any(letter.isalpha() for letter in str(name)) else None
 
 
 def _unranked(graph: ir.Graph) -> list[str]:

@@ -52,7 +52,11 @@ ROWS: list[Row] = [
         block_size=3,
     ),
     row("DequantizeLinear", [weight(3, dtype=np.int32), scale(3)], "a, a -> a", axis=0),
-    row("DynamicQuantizeLinear", [(3, 4)], "*a -> *a, (), () | statistic a: sets the range of the quantised numbers"),
+    row(
+        "DynamicQuantizeLinear",
+        [(3, 4)],
+        "a b -> a b, (), () | operand 0 sums over axis 0 | operand 0 sums over axis 1",
+    ),
     row("MatMulInteger", [DATA, weight(4, 5, dtype=I8)], "m k, k n -> m n | k is ffn | n is ffn"),
     row(
         "MatMulInteger",
@@ -233,7 +237,8 @@ ROWS: list[Row] = [
     row(
         "com.microsoft::DynamicQuantizeMatMul",
         [(2, 3, 4), weight(4, 5, dtype=I8), scale(5), zero(0, 5, dtype=I8), weight(5)],
-        "a m k, k n, n, n, n -> a m n | statistic a m k: sets the range of the quantised numbers | k is ffn | n is ffn | operand 1 is zero at operand 3",
+        "a m k, k n, n, n, n -> a m n | k is ffn | n is ffn | operand 0 sums over axis 0 | operand 0 sums over axis 1 "
+        "| operand 0 sums over axis 2 | operand 1 is zero at operand 3",
     ),
     row(
         "com.microsoft::DynamicQuantizeLSTM",
