@@ -17,7 +17,7 @@ from rich.console import Console
 import spa
 from spa import pipeline, report
 from spa.errors import ModelError, SpaError, UsageError
-from spa.frontends import onnx_file
+from spa.frontends import onnx_file, sources
 from spa.operation import registered
 from spa.plan import Plan
 
@@ -33,6 +33,13 @@ out = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 err = Console(stderr=True, highlight=False)
 
 Model = Annotated[Path, typer.Argument(help="An ONNX file.", show_default=False)]
+Framework = Annotated[
+    Path,
+    typer.Argument(
+        help="An ONNX file, package.module:factory, a .keras file, a Hugging Face folder or a .pt2 program.",
+        show_default=False,
+    ),
+]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="Where to write; default: beside the model.")]
 Input = Annotated[
     list[str] | None,
@@ -44,7 +51,7 @@ NoVerify = Annotated[bool, typer.Option("--no-verify", help="Write the result un
 
 @app.command()
 def prune(
-    model: Model,
+    model: Framework,
     ratio: Annotated[float, typer.Option(help="The share to remove, between 0 and 1.")],
     of: Annotated[
         str, typer.Option(help="Of what: params, flops, bytes, or channels (the same share of every group).")
@@ -78,10 +85,18 @@ def prune(
     json: Json = False,
 ) -> None:
     """Remove a share of a model: fewer channels, heads, FFN units; same inputs and outputs."""
-    target = output or model.with_name(f"{model.stem}.pruned.onnx")
+    target = output or _beside(model, "pruned.onnx")
+    back = _gives_back(model, output)
     with _progress() as step:
+        if back is not None:
+            _give_back(back, model, target, ratio=ratio, of=of, criterion=criterion, gather=gather, roles=roles,
+                       normalise=normalise, scope=scope, align=align, min_keep=min_keep, include=include or (),
+                       exclude=exclude or (), only=only or (), verify=not no_verify, json=json, verbose=verbose,
+                       save_plan=save_plan)  # fmt: skip
+            return
+        found = _exported(model, step)
         result = pipeline.prune(
-            model, ratio=ratio, of=of, criterion=criterion, gather=gather, roles=roles, normalise=normalise,
+            found, ratio=ratio, of=of, criterion=criterion, gather=gather, roles=roles, normalise=normalise,
             scope=scope, align=align, min_keep=min_keep, include=include or (), exclude=exclude or (), only=only or (),
             inputs=_shapes(input_), verify=not no_verify, dry_run=dry_run, progress=step,
         )  # fmt: skip
@@ -91,6 +106,25 @@ def prune(
     if save_plan is not None:
         _write_text(save_plan, result.plan.to_json())
     _show(result, None if dry_run else target, json=json, verbose=verbose)
+
+
+@app.command()
+def export(
+    source: Framework,
+    output: Output = None,
+    opset: Annotated[int | None, typer.Option(help="Of ONNX; the exporter's own default if left out.")] = None,
+    cache: Annotated[
+        bool, typer.Option("--cache", help="A language model takes and gives the keys and values of earlier tokens.")
+    ] = False,
+) -> None:
+    """Write a framework's model as ONNX, checked against the framework."""
+    target = output or _beside(source, "onnx")
+    options: dict[str, Any] = {} if opset is None else {"opset": opset}
+    with _progress() as step:
+        step("export")
+        model = sources.export(source, **options, **({"cache": True} if cache else {}))
+        onnx_file.save(model, target)
+    err.print(f"wrote {target}", markup=False)
 
 
 @app.command()
@@ -167,6 +201,56 @@ def rule(
         typer.echo(report.rules_markdown(rows))
     else:
         report.print_rules(rows, out)
+
+
+def _beside(source: Path, ending: str) -> Path:
+    """Where a result goes by default: beside a file; for package.module:factory, into the working directory."""
+    if not source.exists() and sources.is_framework(source):
+        return Path(f"{str(source).partition(':')[2]}.{ending}")
+    return source.with_name(f"{source.stem}.{ending}")
+
+
+def _exported(source: Path, step: Callable[[str], None]) -> Any:
+    """A path to ONNX as it is; what a framework holds, exported."""
+    if not sources.is_framework(source):
+        return source
+    step("export")
+    return sources.export(source)
+
+
+def _gives_back(source: Path, output: Path | None) -> sources.Opened | None:
+    """What is to come back as the framework's: a folder that goes into a folder, a .keras file into a .keras file."""
+    if output is None or output.suffix == ".onnx" or not sources.is_framework(source):
+        return None
+    if (source.is_dir() and not output.suffix) or (source.suffix == output.suffix == ".keras"):
+        return sources.open_source(source)
+    raise UsageError(
+        f"--output {str(output)!r}: expected a name that ends in .onnx; a folder may go into a folder, "
+        "a .keras file into another"
+    )
+
+
+def _give_back(
+    opened: sources.Opened,
+    source: Path,
+    target: Path,
+    *,
+    json: bool,
+    verbose: bool,
+    save_plan: Path | None,
+    **options: Any,
+) -> None:
+    """Prune a framework's model and write it as the framework does."""
+    from spa import restore
+
+    even = bool(getattr(opened.frontend, "EVEN", False))
+    if even and options["scope"] is None:
+        options["scope"] = "local"
+    restored = restore.prune(opened.frontend, opened.model, opened.inputs, even=even, **options)
+    opened.frontend.save(restored.source, target, like=source)
+    if save_plan is not None:
+        _write_text(save_plan, restored.result.plan.to_json())
+    _show(restored.result, target, json=json, verbose=verbose)
 
 
 def _show(result: pipeline.PruneResult, target: Path | None, *, json: bool, verbose: bool = False) -> None:
