@@ -5,7 +5,7 @@ The package is imported on use only: no one who has files pays for it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import onnx
 import onnx_ir as ir
@@ -35,6 +35,13 @@ def load(graph: gs.Graph) -> ir.Model:
     if graph.ir_version is None:
         proto.ir_version = _IR_VERSION
     return onnx_file.from_proto(proto)
+
+
+def prune(graph: gs.Graph, *, ratio: float, **options: Any) -> gs.Graph:
+    """A smaller graph; the one given is not changed. Options and errors as for `spa.prune`."""
+    from spa import restore
+
+    return to_graph(restore.prune_model(load(graph), ratio=ratio, **options))
 
 
 def to_graph(model: ir.Model) -> gs.Graph:

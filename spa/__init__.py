@@ -5,13 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from spa.ir_pass import SpaPass
     from spa.pipeline import PruneResult, apply_plan, prune
     from spa.plan import Plan
 
 __version__ = "0.1.0"
-__all__ = ["Plan", "PruneResult", "__version__", "apply_plan", "prune"]
+__all__ = ["Plan", "PruneResult", "SpaPass", "__version__", "apply_plan", "prune"]
 
-_HOMES = {"prune": "spa.pipeline", "apply_plan": "spa.pipeline", "PruneResult": "spa.pipeline", "Plan": "spa.plan"}
+_HOMES = {
+    "prune": "spa.pipeline",
+    "apply_plan": "spa.pipeline",
+    "PruneResult": "spa.pipeline",
+    "Plan": "spa.plan",
+    "SpaPass": "spa.ir_pass",
+}
 
 
 def __getattr__(name: str) -> Any:

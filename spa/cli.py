@@ -29,7 +29,7 @@ from rich.text import Text
 import spa
 from spa import pipeline, report
 from spa.errors import ModelError, SpaError, UsageError
-from spa.frontends import onnx_file
+from spa.frontends import onnx_file, sources
 from spa.frontends.data import ImageOptions
 from spa.operation import registered
 from spa.passes.compensate import PRESETS
@@ -64,6 +64,14 @@ def _words(choices: Iterable[str]) -> str:
 
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.", show_default=False)]
+Framework = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL",
+        help="An ONNX file, package.module:factory, a .keras file, a Hugging Face folder or a .pt2 program.",
+        show_default=False,
+    ),
+]
 Output = Annotated[
     Path | None, typer.Option("-o", "--output", metavar="FILE", help="Where to write; default: beside the model.")
 ]
@@ -77,7 +85,7 @@ NoVerify = Annotated[bool, typer.Option("--no-verify", help="Write the result un
 
 @app.command()
 def prune(
-    model: Model,
+    model: Framework,
     ratio: Annotated[float, typer.Option(metavar="SHARE", help="The share to remove, between 0 and 1.")],
     of: Annotated[
         str,
@@ -167,13 +175,23 @@ def prune(
     json: Json = False,
 ) -> None:
     """Make a model smaller: same inputs and outputs, fewer channels, heads and FFN units."""
-    target = _target(model, output, "pruned")
-    if not dry_run:
+    target = output or _beside(model, "pruned.onnx")
+    back = _gives_back(model, output)
+    if back is not None and (data is not None or data_free):
+        raise UsageError("what is refitted with samples comes back as ONNX: give --output a name that ends in .onnx")
+    if back is None and not dry_run:
         _check_targets(target, save_plan)
     _check_targets(save_plan, model)
     with _progress() as step:
+        if back is not None:
+            _give_back(back, model, target, ratio=ratio, of=of, criterion=criterion, gather=gather, roles=roles,
+                       normalise=normalise, scope=scope, align=align, min_keep=min_keep, include=include or (),
+                       exclude=exclude or (), only=only or (), verify=not no_verify, json=json, verbose=verbose,
+                       save_plan=save_plan)  # fmt: skip
+            return
+        found = _exported(model, step)
         result = pipeline.prune(
-            model, ratio=ratio, of=of, criterion=criterion, gather=gather, roles=roles, normalise=normalise,
+            found, ratio=ratio, of=of, criterion=criterion, gather=gather, roles=roles, normalise=normalise,
             scope=scope, align=align, min_keep=min_keep, include=include or (), exclude=exclude or (), only=only or (),
             inputs=_shapes(input_), data=data, data_free=data_free, preset=preset,
             images=_images(image_mean, image_std, size), verify=not no_verify, dry_run=dry_run, progress=step,
@@ -186,6 +204,25 @@ def prune(
     if save_plan is not None:
         onnx_file.save_text(result.plan.to_json(), save_plan, model=result.dense)
     _show(result, None if dry_run else target, json=json, verbose=verbose)
+
+
+@app.command()
+def export(
+    source: Framework,
+    output: Output = None,
+    opset: Annotated[int | None, typer.Option(help="Of ONNX; the exporter's own default if left out.")] = None,
+    cache: Annotated[
+        bool, typer.Option("--cache", help="A language model takes and gives the keys and values of earlier tokens.")
+    ] = False,
+) -> None:
+    """Write a framework's model as ONNX, checked against the framework."""
+    target = output or _beside(source, "onnx")
+    options: dict[str, Any] = {} if opset is None else {"opset": opset}
+    with _progress() as step:
+        step("export")
+        model = sources.export(source, **options, **({"cache": True} if cache else {}))
+        onnx_file.save(model, target)
+    out.print(f"wrote {target}", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -270,6 +307,56 @@ def rule(
         typer.echo(report.rules_markdown(rows))
     else:
         report.print_rules(rows, out)
+
+
+def _beside(source: Path, ending: str) -> Path:
+    """Where a result goes by default: beside a file; for package.module:factory, into the working directory."""
+    if not source.exists() and sources.is_framework(source):
+        return Path(f"{str(source).partition(':')[2]}.{ending}")
+    return source.parent / f"{source.stem}.{ending}"
+
+
+def _exported(source: Path, step: pipeline.Progress) -> Any:
+    """A path to ONNX as it is; what a framework holds, exported."""
+    if not sources.is_framework(source):
+        return source
+    step("export")
+    return sources.export(source)
+
+
+def _gives_back(source: Path, output: Path | None) -> sources.Opened | None:
+    """What is to come back as the framework's: a folder that goes into a folder, a .keras file into a .keras file."""
+    if output is None or output.suffix == ".onnx" or not sources.is_framework(source):
+        return None
+    if (source.is_dir() and not output.suffix) or (source.suffix == output.suffix == ".keras"):
+        return sources.open_source(source)
+    raise UsageError(
+        f"--output {str(output)!r}: expected a name that ends in .onnx; a folder may go into a folder, "
+        "a .keras file into another"
+    )
+
+
+def _give_back(
+    opened: sources.Opened,
+    source: Path,
+    target: Path,
+    *,
+    json: bool,
+    verbose: bool,
+    save_plan: Path | None,
+    **options: Any,
+) -> None:
+    """Prune a framework's model and write it as the framework does."""
+    from spa import restore
+
+    even = bool(getattr(opened.frontend, "EVEN", False))
+    if even and options["scope"] is None:
+        options["scope"] = "local"
+    restored = restore.prune(opened.frontend, opened.model, opened.inputs, even=even, **options)
+    opened.frontend.save(restored.source, target, like=source)
+    if save_plan is not None:
+        onnx_file.save_text(restored.result.plan.to_json(), save_plan)
+    _show(restored.result, target, json=json, verbose=verbose)
 
 
 def _show(result: pipeline.PruneResult, target: Path | None, *, json: bool, verbose: bool = False) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Union
 
 import onnx
 import onnx_ir as ir
@@ -30,7 +30,10 @@ from spa.repair import RepairOptions, Samples
 from spa.report import Report, frozen_shares, group_rows
 from spa.shapes import Shapes, infer_shapes
 
-Source = str | os.PathLike[str] | onnx.ModelProto | ir.Model
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+Source = Union[str, "os.PathLike[str]", onnx.ModelProto, ir.Model, "gs.Graph"]
 InputShapes = Mapping[str, Sequence[int]]
 
 
@@ -38,6 +41,13 @@ class Progress(Protocol):
     """Told of each step before it, and on the way of the share (0..1) of it that is done."""
 
     def __call__(self, step: str, share: float | None = None, /) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Normal:
+    """A model that is normalised as the caller wants it; the steps that follow cut it in place."""
+
+    model: ir.Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +83,15 @@ def analyse(model: ir.Model, *, inputs: InputShapes | None = None) -> Analysis:
     return Analysis(model, shapes, coupling, groups, measure(coupling))
 
 
-def load_normal(source: Source) -> ir.Model:
+def load_normal(source: Source | Normal) -> ir.Model:
     """A model as the coupling sees it."""
+    if isinstance(source, Normal):
+        return source.model
     return normalize(onnx_file.load(source))
 
 
 def prune(
-    source: Source,
+    source: Source | Normal,
     *,
     ratio: float,
     of: str = "params",
@@ -109,7 +121,7 @@ def prune(
     weights that stay do not change.
 
     Args:
-        source: a path, `onnx.ModelProto` or `onnx_ir.Model`; never changed.
+        source: a path, `onnx.ModelProto`, `onnx_ir.Model` or `onnx_graphsurgeon.Graph`; never changed.
         ratio: the share to remove, between 0 and 1.
         of: of what: params, flops or bytes of the whole model, or channels (the same share of every group).
         criterion: what a unit is scored by: a name from `spa.passes.importance.CRITERIA`, l2 by default; with samples
