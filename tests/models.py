@@ -84,6 +84,19 @@ def dense_block() -> onnx.ModelProto:
     )  # fmt: skip
 
 
+def picked_shuffle() -> onnx.ModelProto:
+    """A channel shuffle written as a table of positions, between grouped convolutions."""
+    return build(
+        """(float[N,3,4,4] x) => (float[N,2,4,4] y) {
+        a = Conv(x, c0)  b = Relu(a)  s = Gather<axis=1>(b, order)  c = Conv<group=2>(s, c1)  d = Relu(c)
+        y = Conv(d, c2) }""",
+        {
+            "c0": [12, 3, 1, 1], "order": np.arange(12).reshape(2, 6).T.reshape(-1), "c1": [8, 6, 1, 1],
+            "c2": [2, 8, 1, 1],
+        },
+    )  # fmt: skip
+
+
 def channel_shuffle() -> onnx.ModelProto:
     """Two grouped convolutions with a shuffle between them, then a split (ShuffleNet)."""
     return build(
@@ -342,7 +355,8 @@ def unknown_operator() -> onnx.ModelProto:
 
 
 RUNNABLE: Sequence[Callable[[], onnx.ModelProto]] = (
-    residual_cnn, grouped_cnn, dense_block, channel_shuffle, resized, padded, sliced, quantized, gated_mlp, attention,
+    residual_cnn, grouped_cnn, dense_block, channel_shuffle, picked_shuffle, resized, padded, sliced, quantized,
+    gated_mlp, attention,
     packed_attention, shared_keys, rotary_halves, folded_heads, computed_targets, recurrent, tied_embedding,
     shared_biases, layer_normed, branches, rounds,
 )  # fmt: skip

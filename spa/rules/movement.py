@@ -270,7 +270,7 @@ def pieces_of(chosen: np.ndarray, size: int, name: str) -> tuple[str, str, dict[
     if len(cuts) > MAX_RUNS:
         return None
     sizes = {f"{name}{k}": end - start for k, (start, end) in enumerate(pairwise(cuts))}
-    if set(sizes.values()) == {1}:  # single positions never go
+    if set(sizes.values()) == {1} and len(set(positions)) < len(positions):  # a table, looked up again and again
         return None
     at = {start: k for k, start in enumerate(cuts)}
     chosen_terms = [f"{name}{k}" for start, end in runs for k in range(at[start], at[end])]

@@ -221,7 +221,17 @@ ROWS: list[Row] = [
         axis=-1,
     ),
     row(
-        "Gather", [(2, 4), constant([3, 2, 1, 0])], "a b, p0 -> a p0 | frozen b: picked by a table of positions", axis=1
+        "Gather",
+        [(2, 4), constant([3, 2, 1, 0])],
+        "a (p0 + p1 + p2 + p3), (p3 + p2 + p1 + p0) -> a (p3 + p2 + p1 + p0) | p0=1 | p1=1 | p2=1 | p3=1 "
+        "| operand 1 counts (p0 + p1 + p2 + p3)",
+        axis=1,
+    ),
+    row(
+        "Gather",
+        [(2, 4), constant([3, 2, 3, 1, 0])],
+        "a b, p0 -> a p0 | frozen b: picked by a table of positions",
+        axis=1,
     ),
     row(
         "Gather",
