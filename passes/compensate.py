@@ -143,9 +143,10 @@ def _left_alone(network: Network) -> list[str]:
 
 def _align(network: Network, session: Session) -> dict[str, ir.TensorProtocol]:
     """Let batch normalisations take their statistics from the samples; those that they had."""
-    batches = session.batches(
-        [value for node in network.model.graph if running_statistics(node) for value in node.inputs[:1] if value]
-    )
+    normalised = [node.inputs[0] for node in network.model.graph if running_statistics(node) is not None]
+    if not normalised:
+        return {}
+    batches = session.batches([value for value in normalised if value is not None])
     found = batch_statistics(network.model, batches, threads=session.threads)
     trained = {}
     for name, array in found.items():

@@ -70,6 +70,14 @@ def test_without_data(model):
     assert set(np.unique(kept["v"].const_value.numpy())) == {1.0}, "running statistics stay those of training"
 
 
+def test_without_data_and_without_batch_normalisations():
+    net = build(
+        "(float[n,20] x) => (float[n,3] y) { a = MatMul(x, u)  b = Relu(a)  y = MatMul(b, v) }",
+        {"u": [20, 12], "v": [12, 3]},
+    )
+    assert spa.prune(net, ratio=0.4, data_free=True).report.verified
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
