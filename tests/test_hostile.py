@@ -54,7 +54,7 @@ def branches(depth: int) -> onnx.ModelProto:
         other = f"else_branch = e{level} () => (float[N,3] z{level}) {{ z{level} = MatMul(r, u) }}"
         body = f"h{level} = If (flag) <{inner}, {other}>"
     return build(
-        f"(float[N,4] x, bool flag) => (float[N,3] y) {{ a = MatMul(x, w)  r = Relu(a)  {body}  y = Identity(h{depth}) }}",
+        f"(float[N,4] x, bool flag) => (float[N,3] y) {{ a = MatMul(x, w)  r = Relu(a)  {body}  y = Abs(h{depth}) }}",
         {"w": [4, 8], "v": [8, 3], "u": [8, 3]},
     )
 
