@@ -120,6 +120,21 @@ class EliminateIdentities(ir.passes.InPlacePass):
         return True
 
 
+class CountAxesFromFront(ir.passes.InPlacePass):
+    """The axes of a Transpose are counted from the front, as the standard wants; some exporters write negative ones."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Apply to ``model``."""
+        modified = False
+        for node in ir.traversal.RecursiveGraphIterator(model.graph):
+            if node.op_type == "Transpose" and node.domain in STANDARD:
+                order = node.attributes.get_ints("perm", ())
+                if any(axis < 0 for axis in order):
+                    node.attributes["perm"] = ir.AttrInt64s("perm", [axis % len(order) for axis in order])
+                    modified = True
+        return ir.passes.PassResult(model, modified=modified)
+
+
 class RemoveUnusedInitializers(ir.passes.InPlacePass):
     """Initializers that nothing reads go, in subgraphs too."""
 
@@ -201,6 +216,7 @@ _CLEANING = [
 _PASSES = ir.passes.Sequential(
     InlinePass(),
     ListInitializers(listed=False),
+    CountAxesFromFront(),
     ir.passes.PassManager(_CLEANING, steps=_ROUNDS, early_stop=True),
     UnshareConstants(),
     ListInitializers(listed=True),

@@ -344,6 +344,35 @@ def rounds() -> onnx.ModelProto:
     )
 
 
+def collected_rounds() -> onnx.ModelProto:
+    """A Loop that carries its weight along and hands out every round's state; all of it is read."""
+    return build(
+        """(float[N,5] x) => (float[4,N,3] y) {
+        a = MatMul(x, w0)
+        b, same, all = Loop(count, going, a, w1) <
+            body = body (int64 i, bool on, float[N,6] h, float[6,6] w) =>
+                (bool still, float[N,6] next, float[6,6] kept, float[N,6] out) {
+                    still = Identity(on)  u = MatMul(h, w)  next = Tanh(u)  kept = Identity(w)  out = Relu(next) }
+        >
+        y = MatMul(all, w2) }""",
+        {"w0": [5, 6], "w1": [6, 6], "w2": [6, 3], "count": np.array(4), "going": np.array(True)},
+    )
+
+
+def scanned() -> onnx.ModelProto:
+    """A Scan over the steps of a sequence, its results collected along the second axis."""
+    return build(
+        """(float[3,N,5] x, float[N,4] s) => (float[N,3,2] y) {
+        h0 = MatMul(s, w0)  z = MatMul(x, w1)
+        last, all = Scan(h0, z) <num_scan_inputs = 1, scan_output_axes = [1],
+            body = step (float[N,6] h, float[N,6] t) => (float[N,6] next, float[N,6] out) {
+                r = MatMul(h, w2)  q = Add(r, t)  next = Tanh(q)  out = Relu(next) }
+        >
+        y = MatMul(all, w3) }""",
+        {"w0": [4, 6], "w1": [5, 6], "w2": [6, 6], "w3": [6, 2]},
+    )
+
+
 def unknown_operator() -> onnx.ModelProto:
     """An operator that no rule is known of, in the middle."""
     return build(
@@ -358,5 +387,5 @@ RUNNABLE: Sequence[Callable[[], onnx.ModelProto]] = (
     residual_cnn, grouped_cnn, dense_block, channel_shuffle, picked_shuffle, resized, padded, sliced, quantized,
     gated_mlp, attention,
     packed_attention, shared_keys, rotary_halves, folded_heads, computed_targets, recurrent, tied_embedding,
-    shared_biases, layer_normed, branches, rounds,
+    shared_biases, layer_normed, branches, rounds, collected_rounds, scanned,
 )  # fmt: skip

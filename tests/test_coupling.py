@@ -82,6 +82,8 @@ EXPECTED = [
     (models.branches, "b", "7! 8"),
     (models.rounds, "inner", "6 4"),
     (models.rounds, "b", "7! 6"),
+    (models.collected_rounds, "all", "4! 7! 6"),
+    (models.scanned, "all", "7! 3! 6"),
 ]
 
 

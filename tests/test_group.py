@@ -64,6 +64,8 @@ EXPECTED: list[tuple[Callable[[], onnx.ModelProto], list[str]]] = [
     (models.layer_normed, ["w0:1 8 width off", "w1:1 12 ffn"]),
     (models.branches, ["w0:1 6 ffn", "w1:1 8 ffn"]),
     (models.rounds, ["w0:1 6 ffn", "inner:1 4 ffn"]),
+    (models.collected_rounds, ["w0:1 6 ffn"]),
+    (models.scanned, ["w0:1 6 ffn"]),
     (models.unknown_operator, ["c0:0 8 channels"]),
 ]
 
