@@ -71,19 +71,14 @@ def export(model: keras.Model, inputs: Inputs = None, *, opset: int = OPSET) -> 
         ModelError: tf2onnx cannot convert the model, or the result computes something else.
     """
     _keras()
-    import tensorflow
     import tf2onnx
 
     _only_tensorflow()
-    before = tensorflow.config.functions_run_eagerly()
     try:
-        with quiet(*_LOGGERS):
-            tensorflow.config.run_functions_eagerly(True)  # jit-compiled calls would stay opaque
+        with quiet(*_LOGGERS), _inlining():
             proto, _ = tf2onnx.convert.from_keras(model, opset=opset, custom_op_handlers=_handlers())
     except Exception as error:
         raise ModelError(f"tf2onnx cannot convert {model.name!r}: {' '.join(str(error).split())[:300]}") from error
-    finally:
-        tensorflow.config.run_functions_eagerly(before)
     made = onnx_file.load(proto)
     arrays = example_inputs(model, inputs)
     name_weights(made, {_name(variable): np.asarray(variable) for variable in model.variables})
@@ -117,8 +112,11 @@ def trace(model: keras.Model, inputs: Inputs = None, *, opset: int = OPSET) -> T
         for at, (shape, array) in enumerate(zip(shapes, arrays, strict=True))
     ]
     try:
-        with quiet(*_LOGGERS):
+        with quiet(*_LOGGERS), _inlining():
             function = tensorflow.function(call, input_signature=specs, jit_compile=False)
+            # Constants that layers made outside come in as inputs besides those of the signature.
+            captures = function.get_concrete_function().graph.captures
+            captured = {inside.name.partition(":")[0]: outside for outside, inside in captures}
             proto, _ = tf2onnx.convert.from_function(
                 function, input_signature=specs, opset=opset, custom_op_handlers=_handlers()
             )
@@ -126,11 +124,16 @@ def trace(model: keras.Model, inputs: Inputs = None, *, opset: int = OPSET) -> T
         raise ModelError(f"tf2onnx cannot convert {model.name!r}: {' '.join(str(error).split())[:300]}") from error
     made = onnx_file.load(proto)
     names = {}
+    constants = {}
     for value in made.graph.inputs:
+        outside = captured.get(str(value.name).partition(":")[0])
+        if outside is not None:
+            constants[str(value.name)] = np.asarray(outside)
         kind, _, at = str(value.name).partition(":")[0].rpartition("_")
-        if kind == "variable":
+        if kind == "variable" and at.isdigit():
             value.name = _name(variables[int(at)])
             names[value.name] = np.asarray(variables[int(at)])
+    close_inputs(made, constants)
     made = say_squeezed_axes(made)
     close_inputs(made, names)
     feeds = {f"input_{at}": array for at, array in enumerate(arrays)}
@@ -193,7 +196,7 @@ def rebuild(
         RebuildError: no numbers of a layer's config give these sizes, or the model computes something else.
     """
     keras = _keras()
-    layers = {_path(layer): layer for layer in _layers(model) if layer.variables}
+    layers = {_path(layer): layer for layer in _layers(model) if getattr(layer, "variables", ())}
     holders = [
         Holder(path, type(layer).__name__, _numbers(layer.get_config()), frozenset(layer.get_config()))
         for path, layer in layers.items()
@@ -280,7 +283,7 @@ def _set(config: dict[str, Any], choice: Choice, value: int) -> None:
 def _open_shape(layer: Any, config: dict[str, Any]) -> dict[str, Any]:
     """A Reshape to (1, 1, channels) says the only size there is: it may as well be left open."""
     shape = config.get("target_shape")
-    if not layer.variables and shape and sum(size != 1 for size in shape) == 1:
+    if not getattr(layer, "variables", ()) and shape and sum(size != 1 for size in shape) == 1:
         config["target_shape"] = [size if size == 1 else -1 for size in shape]
     return config
 
@@ -304,6 +307,19 @@ def _quiet_start() -> Iterator[None]:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with quiet(*_LOGGERS):
         yield
+
+
+@contextmanager
+def _inlining() -> Iterator[None]:
+    """Functions inside the one that is traced, such as jit-compiled convolutions, as their operators."""
+    import tensorflow
+
+    before = tensorflow.config.functions_run_eagerly()
+    tensorflow.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tensorflow.config.run_functions_eagerly(before)
 
 
 def _only_tensorflow() -> None:

@@ -210,9 +210,9 @@ class _Attempt:
         kinds = {group.kind for group in found}
         alike = [
             group
-            for path in (error.alike if where == error.where else ())
-            for group in _inside(self.analysis.groups, path)
-            if group.kind in kinds
+            for path in (error.alike if all(_whole(group, where) for group in found) else ())
+            for group in self.analysis.groups
+            if group.kind in kinds and _whole(group, path)
         ]
         return list(dict.fromkeys(group.name for group in (*found, *alike)))
 
@@ -234,8 +234,13 @@ def _inside(groups: Sequence[Group], path: str) -> list[Group]:
     """Groups that lie in the arrays under a path: those that lie nowhere else, or else all that touch it."""
     start = f"{path}." if path else ""
     touching = [g for g in groups if any(str(piece.value.name).startswith(start) for piece in g.slices)]
-    whole = [g for g in touching if all(str(piece.value.name).startswith(start) for piece in g.slices)]
-    return whole or touching
+    return [g for g in touching if _whole(g, path)] or touching
+
+
+def _whole(group: Group, path: str) -> bool:
+    """Whether a group lies in the arrays under a path and nowhere else."""
+    start = f"{path}." if path else ""
+    return all(str(piece.value.name).startswith(start) for piece in group.slices)
 
 
 def _parts(axis: int, dim: Factor, masks: Masks) -> Iterator[tuple[tuple[int, int, int], tuple[int, int]]]:
