@@ -3,9 +3,9 @@
     python tests/benchmarks/readme.py [--check]
 
 Runs the session's commands in a folder that holds a copy of models/, and writes their output, what `spa rule
---markdown` prints, and rows of speed.md and defaults.md between README's markers.  With --check nothing is written:
-the exit status is 1 where README says something else; the difference that verification measures depends on the
-machine's rounding and is left out of that.
+--markdown` prints, and rows of speed.md, defaults.md and repair.md between README's markers.  With --check nothing
+is written: the exit status is 1 where README says something else; the difference that verification measures depends
+on the machine's rounding and is left out of that.
 """
 
 from __future__ import annotations
@@ -110,10 +110,17 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join([lines[0], "|---|" + "--:|" * (len(header) - 1), *lines[1:]])
 
 
+def repair() -> str:
+    """The table of repair.py."""
+    header, *rows = cells("repair.md")
+    return table(header, rows)
+
+
 SECTIONS: dict[str, Callable[[], str]] = {
     "session": session,
     "speed": speed,
     "defaults": defaults,
+    "repair": repair,
     "operators": operators,
 }
 

@@ -148,7 +148,10 @@ def table(rows: list[dict]) -> str:
         dense = next((row for row in found.values() if "dense" in row), None)
         label = f"{task} ({dense['metric']} {dense['dense']:.4g}; {dense['fidelity']})" if dense else task
         lines.append(f"| {label} | {cut:.0%} | {' | '.join(cell(found.get(method)) for method in methods)} |")
-    return "`python tests/benchmarks/repair.py`\n\n" + "\n".join(lines) + "\n\n" + summary(cells)
+    tasks = " ".join(dict.fromkeys(task for task, _ in cells if task not in TWINS))
+    cuts = " ".join(str(cut) for cut in sorted({cut for _, cut in cells}))
+    command = f"`python tests/benchmarks/repair.py {tasks} --cuts {cuts}`"
+    return f"{command}\n\n" + "\n".join(lines) + "\n\n" + summary(cells)
 
 
 def cell(row: dict | None) -> str:

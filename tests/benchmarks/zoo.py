@@ -235,7 +235,9 @@ def family(operators: Mapping[str, int]) -> str:
 COLUMNS = {
     "graph": "its file in the zoo",
     "family": "see `family` in tests/benchmarks/zoo.py",
+    "nodes": "of the normalised graph",
     "groups": "index sets that were cut",
+    "units": "removed of all, by kind of group; kinds of which nothing went are left out",
     "params": "share of the parameters that went",
     "flops": "share of the floating-point operations that went",
     "seconds": "from the file to the smaller file, without the checks",
@@ -258,7 +260,8 @@ def cells(row: Row) -> list[str]:
     if not row["boundary"]:
         own += " INPUTS OR OUTPUTS CHANGED"
     shares = [f"{row['removed_params']:.1%}", f"{row['removed_flops']:.1%}"]
-    numbers = [str(row["groups"]), *shares, str(row["seconds"]), str(row["peak"])]
+    units = ", ".join(f"{kind} {gone}/{every}" for kind, (gone, every) in row["kinds"].items() if gone)
+    numbers = [str(row["nodes"]), str(row["groups"]), units, *shares, str(row["seconds"]), str(row["peak"])]
     return [row["graph"], row["family"], *numbers, shown, own, stays]
 
 
