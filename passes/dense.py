@@ -112,6 +112,7 @@ class Session:
         """The samples in batches that are small enough to hold out one in six, and to keep some values of."""
         if self._batches is None:
             probe = self.data.first(1).batches(1)[0]
+            values = values or list(self.network.model.graph.outputs)  # a run has to give something
             results = self.network.session(values, probe, {}, threads=self.threads).run(None, probe)
             nbytes = sum(array.nbytes for array in results if isinstance(array, np.ndarray))
             size = min(LARGEST_BATCH, BATCH_NBYTES // max(nbytes, 1), len(self.data) // 12)
