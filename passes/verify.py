@@ -18,7 +18,7 @@ import onnx
 import onnx_ir as ir
 
 from spa import runtime
-from spa.errors import DataError, ModelError, UsageError, VerificationError
+from spa.errors import DataError, ModelError, NoInputError, VerificationError
 
 TOLERANCE = {"float16": 2e-2, "bfloat16": 1e-1, "float64": 1e-6}
 DEFAULT_TOLERANCE = 1e-3  # float32: relative to the largest value of the output
@@ -117,6 +117,7 @@ def compare(masked: ir.Model, pruned: ir.Model, *, shapes: Mapping[str, Sequence
         shapes: input name -> shape to run with.
 
     Raises:
+        UsageError: an input of such a shape cannot be made.
         VerificationError: the pruned model does not load or run where the masked one does, or the other way
             round; or an output's shape or type differs.
     """
@@ -132,7 +133,7 @@ def compare(masked: ir.Model, pruned: ir.Model, *, shapes: Mapping[str, Sequence
     for seed in SEEDS:
         try:
             expected, feeds, problem = _run_dense(left, shapes, seed)
-        except UsageError as error:  # an input that is no tensor, say
+        except NoInputError as error:
             return Comparison(None, notes=(f"not compared: {error}",))
         if expected is None:
             if _runs(right, feeds):

@@ -23,6 +23,10 @@ class ModelError(SpaError):
     exit_code = 2
 
 
+class NoInputError(UsageError):
+    """No input of this kind can be made up, so the model cannot be run without one that is given."""
+
+
 class DataError(UsageError):
     """Calibration data does not fit the model."""
 

@@ -79,7 +79,8 @@ class Report:
         difference: largest relative difference from the reference; None: not compared.
         reference: what was compared with.
         exact: whether the theorem covers the plan.
-        verified: whether all checks were made, and passed.
+        verified: whether the result passed its checks; where outputs could not be compared, `difference` is None and a
+            note says why.
         layers: what was refitted, layer by layer; empty where weights did not change.
         outputs: for each output how far it moved on samples held out: relative_l2, cosine, and kl where it holds
             probabilities or could hold logits.

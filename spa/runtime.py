@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from spa.errors import DataError, MissingExtra, ModelError, UsageError
+from spa.errors import DataError, MissingExtra, ModelError, NoInputError, UsageError
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -264,7 +264,7 @@ def _inputs(source: onnxruntime.InferenceSession | ir.Model) -> list[_Input]:
         values = [value for value in source.graph.inputs if not value.is_initializer()]
         dense = all(isinstance(value.type, ir.TensorType) and value.shape is not None for value in values)
         if not dense:
-            raise UsageError("an input of the model is not a tensor of known rank, so no input can be made up for it")
+            raise NoInputError("an input of the model is not a tensor of known rank, so no input can be made up for it")
         return [
             _Input(
                 str(value.name),
@@ -277,7 +277,7 @@ def _inputs(source: onnxruntime.InferenceSession | ir.Model) -> list[_Input]:
     for argument in source.get_inputs():
         match = re.fullmatch(r"tensor\((\w+)\)", argument.type)
         if match is None:
-            raise UsageError(f"input {argument.name!r} is a {argument.type}, so no input can be made up for it")
+            raise NoInputError(f"input {argument.name!r} is a {argument.type}, so no input can be made up for it")
         shape = tuple(argument.shape)
         inputs.append(_Input(argument.name, ir.DataType[match[1].upper()], shape, ranked=bool(shape)))
     return inputs
@@ -305,7 +305,7 @@ def _bound_shape(entry: _Input, given: Sequence[int] | None) -> tuple[int, ...]:
 
 def _random(entry: _Input, shape: tuple[int, ...], high: int | None, generator: np.random.Generator) -> np.ndarray:
     if entry.dtype in (ir.DataType.STRING, ir.DataType.UNDEFINED):
-        raise UsageError(f"input {entry.name!r} is of type {entry.dtype.name}, so no input can be made up for it")
+        raise NoInputError(f"input {entry.name!r} is of type {entry.dtype.name}, so no input can be made up for it")
     if entry.dtype == ir.DataType.BOOL or "mask" in entry.name.lower():
         values: np.ndarray = np.ones(shape)
     elif entry.dtype.is_integer():
