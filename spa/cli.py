@@ -176,9 +176,8 @@ def prune(
 ) -> None:
     """Make a model smaller: same inputs and outputs, fewer channels, heads and FFN units."""
     target = output or _beside(model, "pruned.onnx")
-    back = _gives_back(model, output)
-    if back is not None and (data is not None or data_free):
-        raise UsageError("what is refitted with samples comes back as ONNX: give --output a name that ends in .onnx")
+    onnx_only = {"--data": data, "--data-free": data_free, "--dry-run": dry_run, "--input": input_}
+    back = _gives_back(model, output, [option for option, given in onnx_only.items() if given])
     if back is None and not dry_run:
         _check_targets(target, save_plan)
     _check_targets(save_plan, model)
@@ -324,10 +323,19 @@ def _exported(source: Path, step: pipeline.Progress) -> Any:
     return sources.export(source)
 
 
-def _gives_back(source: Path, output: Path | None) -> sources.Opened | None:
-    """What is to come back as the framework's: a folder that goes into a folder, a .keras file into a .keras file."""
+def _gives_back(source: Path, output: Path | None, onnx_only: list[str]) -> sources.Opened | None:
+    """What is to come back as the framework's: a folder that goes into a folder, a .keras file into a .keras file.
+
+    Args:
+        onnx_only: options given that hold for results in ONNX alone.
+    """
     if output is None or output.suffix == ".onnx" or not sources.is_framework(source):
         return None
+    if onnx_only:
+        raise UsageError(
+            f"{', '.join(onnx_only)}: this gives ONNX, not {str(output)!r}; leave it out, or give --output a name that "
+            "ends in .onnx"
+        )
     if (source.is_dir() and not output.suffix) or (source.suffix == output.suffix == ".keras"):
         return sources.open_source(source)
     raise UsageError(

@@ -86,3 +86,24 @@ def test_factory_at_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
         cli.app(["export", "my_net:number"], standalone_mode=False)
     with pytest.raises(UsageError, match=r"ends in \.onnx"):
         cli.app(["prune", "my_net:net", "--ratio", "0.3", "-o", "folder"], standalone_mode=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--dry-run"], "--dry-run"),
+        (["--input", "x=1,3"], "--input"),
+        (["--data", "samples.npz"], "--data"),
+        (["--data-free", "--dry-run"], "--data-free, --dry-run"),
+    ],
+)
+def test_options_that_hold_for_onnx_alone_are_not_ignored(
+    options: list[str], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, target = tmp_path / "model", tmp_path / "smaller"
+    source.mkdir()
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["prune", str(source), "--ratio", "0.3", "-o", str(target), *options])
+    assert ended.value.code == UsageError.exit_code
+    assert f"error: {named}: this gives ONNX, not " in capsys.readouterr().err
+    assert not target.exists()
