@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from spa.control import State, state_of
 from spa.shapes.types import STANDARD
 
 
@@ -17,23 +18,17 @@ class LiftInvariants(ir.passes.InPlacePass):
         """Apply to ``model``."""
         modified = False
         for node in list(ir.traversal.RecursiveGraphIterator(model.graph)):
-            if node.domain in STANDARD and node.op_type in _LAYOUTS:
-                modified |= _lift(node)
+            if (state := state_of(node)) is not None:
+                modified |= _lift(node, state)
         return ir.passes.PassResult(model, modified=modified)
 
 
-_LAYOUTS = {"Loop": (2, 1), "Scan": (0, 0)}
-"""How many inputs and outputs of the body come before the state."""
-
-
-def _lift(node: ir.Node) -> bool:
+def _lift(node: ir.Node, state: State) -> bool:
     body = node.attributes["body"].as_graph()
-    before, returned = _LAYOUTS[node.op_type]
-    scanned = node.attributes["num_scan_inputs"].as_int() if node.op_type == "Scan" else 0
-    states = range(len(node.inputs) - before - scanned)
+    before, returned = state.before, state.returned
     constant = [
         k
-        for k in states
+        for k in range(state.count)
         if _source(body.outputs[returned + k]) is body.inputs[before + k] and node.inputs[before + k] is not None
     ]
     if not constant:

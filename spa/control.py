@@ -40,24 +40,45 @@ def passes_through(node: ir.Node, body: ir.Graph) -> Links:
     return describe(node, body)
 
 
+@dataclass(frozen=True, slots=True)
+class State:
+    """Where a loop's state lies: so many inputs of the node and the body, and outputs of the body, come before it.
+
+    Attributes:
+        count: how many tensors it is of; they are the node's first results.
+    """
+
+    before: int
+    returned: int
+    count: int
+
+
+def state_of(node: ir.Node) -> State | None:
+    """The state that a node hands from round to round; None: it has no rounds."""
+    if node.domain not in ("", "ai.onnx"):
+        return None
+    if node.op_type == "Loop":  # (trip count, condition, state...) -> (state..., stacked...)
+        return State(2, 1, len(node.inputs) - 2)
+    if node.op_type == "Scan":  # (state..., unstacked...) -> (state..., stacked...)
+        return State(0, 0, len(node.inputs) - node.attributes["num_scan_inputs"].as_int())
+    return None
+
+
 def _branch(node: ir.Node, body: ir.Graph) -> Links:
     return Links(leaving=list(zip(node.outputs, body.outputs, strict=True)))
 
 
 def _loop(node: ir.Node, body: ir.Graph) -> Links:
-    """Loop: (trip count, condition, carried...) -> (carried..., stacked...)."""
-    carried = len(node.inputs) - 2
-    links = _carried(node, node.inputs[2:], body.inputs[2:], body.outputs[1 : 1 + carried])
-    results, rounds = node.outputs[carried:], body.outputs[1 + carried :]
+    state = _state(node)
+    links = _carried(node, body, state)
+    results, rounds = node.outputs[state.count :], body.outputs[state.returned + state.count :]
     links.stacked += [(outer, inner, 0) for outer, inner in zip(results, rounds, strict=False)]
     return links
 
 
 def _scan(node: ir.Node, body: ir.Graph) -> Links:
-    """Scan: (carried..., unstacked...) -> (carried..., stacked...)."""
-    scanned = node.attributes["num_scan_inputs"].as_int()
-    carried = len(node.inputs) - scanned
-    links = _carried(node, node.inputs[:carried], body.inputs[:carried], body.outputs[:carried])
+    state = _state(node)
+    links, carried = _carried(node, body, state), state.count
     for name, outers, inners in (
         ("scan_input_axes", node.inputs[carried:], body.inputs[carried:]),
         ("scan_output_axes", node.outputs[carried:], body.outputs[carried:]),
@@ -69,8 +90,17 @@ def _scan(node: ir.Node, body: ir.Graph) -> Links:
     return links
 
 
-def _carried(node: ir.Node, initial, inner, final) -> Links:  # type: ignore[no-untyped-def]
+def _state(node: ir.Node) -> State:
+    state = state_of(node)
+    assert state is not None  # asked of loops alone
+    return state
+
+
+def _carried(node: ir.Node, body: ir.Graph, state: State) -> Links:
     links = Links()
+    initial = node.inputs[state.before : state.before + state.count]
+    inner = body.inputs[state.before : state.before + state.count]
+    final = body.outputs[state.returned : state.returned + state.count]
     for start, value, end, result in zip(initial, inner, final, node.outputs, strict=False):
         if start is None:
             links.opaque += [value, end, result]
