@@ -124,6 +124,13 @@ class Session:
         count = len(self.batches([]))
         return [number for number in range(count) if is_held_out(number, every=min(6, count))]
 
+    def outputs(self, batches: Sequence[Batch], weights: Weights) -> list[list[np.ndarray]]:
+        """Each output of the model with some weights, batch by batch."""
+        values = list(self.network.model.graph.outputs)
+        session = self.network.session(values, batches[0], weights, threads=self.threads)
+        results = [session.run(None, dict(batch)) for batch in batches]
+        return [[result[at] for result in results] for at in range(len(values))]
+
     def consumers(self, layer: Layer, units: np.ndarray, statistics: Mapping[Key, Statistics]) -> list[Consumer]:
         """A layer as least-squares problems; `units` as those of `Reader`."""
         problem = self.problem(layer)
@@ -246,7 +253,7 @@ class Probe:
         self.batches: Sequence[Batch] = [{n: array[:probes] for n, array in batch.items()} for batch in held_out]
         if session.data.batch_size is not None:
             self.batches = held_out
-        self.dense = self.outputs({})
+        self.dense = session.outputs(self.batches, {})
 
     def flops(self, batch: Batch) -> float:
         """Of one sample, from the cost of the model at the sizes that it was analysed with."""
@@ -258,13 +265,6 @@ class Probe:
         ]
         sample, analysed = max(sizes, default=(1, 1))
         return self.network.cost.of("flops") * sample / max(analysed, 1)
-
-    def outputs(self, weights: Weights) -> list[list[np.ndarray]]:
-        """Each output of the model, batch by batch."""
-        values = list(self.network.model.graph.outputs)
-        session = self.network.session(values, self.batches[0], weights, threads=self.session.threads)
-        results = [session.run(None, dict(batch)) for batch in self.batches]
-        return [[result[at] for result in results] for at in range(len(values))]
 
     def scaled(self, curve: Curve, statistics: Mapping[Key, Statistics], ratio: float) -> Curve:
         """The curve with its scale measured: the group alone cut by more than `ratio`, by `ratio`, and by less."""
@@ -282,5 +282,8 @@ class Probe:
         for reader in readers:
             new = self.session.refit(reader.layer, np.isin(reader.units, units), statistics)
             self.network.put(weights, reader.layer, new.matrix, new.bias)
-        found = [output_difference(*pair) for pair in zip(self.dense, self.outputs(weights), strict=True)]
+        found = [
+            output_difference(*pair)
+            for pair in zip(self.dense, self.session.outputs(self.batches, weights), strict=True)
+        ]
         return float(np.mean([one.get("kl", one["relative_l2"] ** 2) for one in found]))

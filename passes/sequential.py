@@ -82,15 +82,11 @@ class Repair:
 
     def measured_outputs(self, weights: Weights) -> dict[str, dict[str, float]]:
         """How far the outputs are off on held-out samples with some weights."""
-        network, session = self.session.network, self.session
-        values = list(network.model.graph.outputs)
+        session = self.session
         batches = [session.batches([])[number] for number in session.held_out()]
-        runs = []
-        for used in ({}, weights):
-            runner = network.session(values, batches[0], used, threads=session.threads)
-            results = [runner.run(None, dict(batch)) for batch in batches]
-            runs.append([[result[at] for result in results] for at in range(len(values))])
-        return {str(v.name): output_difference(*pair) for v, *pair in zip(values, *runs, strict=True)}
+        dense, pruned = (session.outputs(batches, used) for used in ({}, weights))
+        names = [str(value.name) for value in session.network.model.graph.outputs]
+        return {name: output_difference(*pair) for name, *pair in zip(names, dense, pruned, strict=True)}
 
     def stage(self, layers: Sequence[Layer], dense: Stream, pruned: Stream) -> None:
         """Choose and refit what is fed by the values that are there now."""
