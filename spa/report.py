@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from math import isfinite, isnan
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 from rich.console import Console
@@ -19,8 +19,10 @@ from spa.coupling import Coupling
 from spa.dims import ONE, leaves
 from spa.group import Frozen, Group, find_frozen
 from spa.operation import RuleFunction, registered
-from spa.passes.sequential import LayerReport
 from spa.plan import Plan
+
+if TYPE_CHECKING:
+    from spa.passes.sequential import LayerReport
 
 WORST_LAYERS = 8
 

@@ -88,6 +88,11 @@ def test_factory_at_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
         cli.app(["prune", "my_net:net", "--ratio", "0.3", "-o", "folder"], standalone_mode=False)
 
 
+def test_starting_the_command_loads_no_solver() -> None:
+    program = "import sys, spa.cli; assert 'scipy' not in sys.modules and 'onnxruntime' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import cho_solve, lapack
 
 Array = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
@@ -30,6 +29,8 @@ def factorise(matrix: Array) -> tuple[Array, Array]:
         ``lower`` (d, d) and ``scale`` (d,) with ``lower @ lower.T == scale * matrix * scale[:, None]``, but for the
         jitter.
     """
+    from scipy.linalg import lapack
+
     diagonal = np.diagonal(matrix)
     scale = 1.0 / np.sqrt(np.where(diagonal > 0.0, diagonal, 1.0))
     for jitter in JITTERS:
@@ -44,6 +45,8 @@ def factorise(matrix: Array) -> tuple[Array, Array]:
 
 def solve(matrix: Array, right: Array) -> Array:
     """Solution (d, m) of ``matrix @ solution = right`` for a symmetric ``matrix``, see `factorise`."""
+    from scipy.linalg import cho_solve
+
     lower, scale = factorise(matrix)
     solution: Array = cho_solve((lower, True), scale[:, None] * right, check_finite=False)
     return scale[:, None] * solution
@@ -51,6 +54,8 @@ def solve(matrix: Array, right: Array) -> Array:
 
 def inverse(matrix: Array) -> Array:
     """Inverse (d, d) of a symmetric matrix, see `factorise`."""
+    from scipy.linalg import lapack
+
     lower, scale = factorise(matrix)
     half, _ = lapack.dpotri(lower, lower=1, overwrite_c=1)
     full: Array = np.add(half, half.T, order="C")
