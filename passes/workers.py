@@ -27,6 +27,8 @@ MATRICES = 6
 
 def one_thread_each() -> AbstractContextManager[object]:
     """Inside, linear algebra uses no threads of its own."""
+    import scipy.linalg  # noqa: F401 - a BLAS that is loaded later would not be held to it
+
     limits: AbstractContextManager[object] = threadpool_limits(limits=1, user_api="blas")
     return limits
 
