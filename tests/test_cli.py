@@ -33,10 +33,8 @@ class Ran(NamedTuple):
 
 
 @pytest.fixture
-def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
+def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
     def invoke(*arguments: object) -> Ran:
-        for console, stream in ((cli.out, sys.stdout), (cli.err, sys.stderr)):
-            monkeypatch.setattr(console, "file", stream)
         code = 0
         try:
             cli.main([str(argument) for argument in arguments])
