@@ -134,15 +134,20 @@ def fill(skeleton: str, target: str) -> None:
 
 
 def spread(tensor: onnx.TensorProto, *, seed: int) -> None:
-    """Vectors of one number (zero biases, scales of one) get several: the oracle tells positions by what they hold."""
+    """No number twice in a vector (zero biases, scales of one, chance): the oracle goes by what is there."""
     if tensor.data_type != onnx.TensorProto.FLOAT or sum(size > 1 for size in tensor.dims) != 1:
         return
-    array = numpy_helper.to_array(tensor)
+    array = numpy_helper.to_array(tensor).copy()
     if array.ndim == 1 and array.size <= 4:  # scales of a Resize are no parameters
         return
-    if np.all(array == array.reshape(-1)[0]) and abs(array.reshape(-1)[0]) < 10:
-        noise = np.random.default_rng(seed).uniform(-0.1, 0.1, array.shape).astype(array.dtype)
-        tensor.CopyFrom(numpy_helper.from_array(array + noise * np.maximum(1, np.abs(array)), tensor.name))
+    flat = array.reshape(-1)
+    same = bool(np.all(flat == flat[0]))
+    again = np.arange(flat.size) if same else np.setdiff1d(np.arange(flat.size), np.unique(flat, return_index=True)[1])
+    again = again[np.abs(flat[again]) < 10]  # what hides positions is no weight
+    reach = 0.1 if same else 0.01
+    noise = np.random.default_rng(seed).permutation(np.linspace(-reach, reach, again.size))
+    flat[again] += noise * np.maximum(1, np.abs(flat[again]))
+    tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
 
 
 def facts(result: Any, report: Any) -> Row:
@@ -181,6 +186,8 @@ def oracle(dense: Path, pruned: Path, entry: Row) -> float | str:
     """The oracle's last word: the largest relative difference, or why it cannot tell."""
     if in_bodies(dense, pruned):
         return "cannot tell: it looks into no bodies (If, Loop, Scan), where weights were cut"
+    if in_integers(dense, pruned):
+        return "cannot tell: it zeroes no integer weights, and such were cut"
     command = [sys.executable, str(SHARED / "tools" / "subnetwork_check.py"), str(dense), str(pruned)]
     for name, known in entry["inputs"].items():
         if known.get("run_shape") is not None:
@@ -200,6 +207,18 @@ def in_bodies(dense: Path, pruned: Path) -> bool:
     shapes = {tensor.name: tuple(tensor.dims) for tensor in after.graph.initializer}
     cut = {t.name for t in before.graph.initializer if shapes.get(t.name, tuple(t.dims)) != tuple(t.dims)}
     return not cut <= read
+
+
+def in_integers(dense: Path, pruned: Path) -> bool:
+    """Whether a matrix of integers was cut (quantised weights); the oracle would leave it whole."""
+    before, after = onnx.load(dense), onnx.load(pruned)
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in after.graph.initializer}
+    return any(
+        numpy_helper.to_array(tensor).dtype.kind in "iu"
+        and shapes.get(tensor.name, tuple(tensor.dims)) != tuple(tensor.dims)
+        for tensor in before.graph.initializer
+        if len(tensor.dims) > 1
+    )
 
 
 # ------------------------------------------------------------------------------------------------- families
