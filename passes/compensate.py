@@ -25,6 +25,7 @@ from spa.passes.biases import drop_zero_biases
 from spa.passes.calibrate import Calibration
 from spa.passes.dense import Preset, Progress, Session
 from spa.passes.network import Network, prepare
+from spa.passes.rotation import turn
 from spa.passes.secondorder import BASELINES
 from spa.passes.selection import select
 from spa.passes.sequential import LayerReport, Repair
@@ -101,20 +102,25 @@ def compensate(
     session = Session(
         network, data.first(chosen.samples), chosen, threads, progress or _say_nothing, BASELINES.get(method)
     )
-    groups = [group for group in network.groups if _can_be_scored(network, group.name)]
-    session.notes += _left_alone(network)
     curves: dict[str, Curve] = {}
+    beside: list[str] = []
 
     def choose(scores: list[np.ndarray]) -> Plan:
         unscored = [group.name for group in network.groups if group.name not in curves]
         found = select(
             network.groups, scores, network.cost, ratio=ratio, of=of, scope=scope, align=align, min_keep=min_keep,
-            include=include, exclude=[*exclude, *unscored], only=only,
+            include=[*include, *beside], exclude=[*exclude, *unscored], only=only,
         )  # fmt: skip
         return found.plan
 
     with one_thread_each():
         trained = _align(network, session) if made_up else {}
+        if session.baseline is None:
+            with session.step("turn"):
+                session.turned |= turn(session, network.groups)
+            beside = [group.name for group in network.groups if group.name in session.turned and group.off is None]
+        groups = [group for group in network.groups if _can_be_scored(session, group.name)]
+        session.notes += _left_alone(session)
         curves |= session.curves([group for group in groups if group.off is None or include], ratio)
         with session.step("allocate"):
             plan = allocate(curves, network.groups, network.cost, of, choose)
@@ -131,13 +137,15 @@ def _say_nothing(step: str, share: float) -> None:
     """No progress is shown."""
 
 
-def _can_be_scored(network: Network, name: str) -> bool:
-    """Whether every node that sums over a group's units does so with a weight."""
-    return bool(network.readers[name]) and not network.others[name]
+def _can_be_scored(session: Session, name: str) -> bool:
+    """Whether every node that sums over a group's units does so with a weight, or in a basis made for it."""
+    network = session.network
+    return name in session.turned or (bool(network.readers[name]) and not network.others[name])
 
 
-def _left_alone(network: Network) -> list[str]:
-    names = [group.name for group in network.groups if group.off is None and not _can_be_scored(network, group.name)]
+def _left_alone(session: Session) -> list[str]:
+    groups = [group for group in session.network.groups if group.off is None]
+    names = [group.name for group in groups if not _can_be_scored(session, group.name)]
     return [f"left alone, since nodes without weights sum over them: {', '.join(names)}"] if names else []
 
 

@@ -15,8 +15,9 @@ from spa.group import Group
 from spa.passes.allocation import Curve, through
 from spa.passes.calibrate import Calibration
 from spa.passes.consumers import Layer
-from spa.passes.network import Network, Reader, output_difference
+from spa.passes.network import Network, output_difference
 from spa.passes.problems import Key, Problem, Statistics
+from spa.passes.rotation import Turned
 from spa.passes.secondorder import Baseline, Consumer, Removal, is_held_out, refit, remove_units
 from spa.passes.statistics import collect
 from spa.passes.streaming import Batch, Weights
@@ -90,6 +91,7 @@ class Session:
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     recurrent: dict[Key, Statistics] = field(default_factory=dict)  # of layers that read their own node's result
+    turned: dict[str, Turned] = field(default_factory=dict)  # groups in their best basis, by name
     _batches: list[dict[str, np.ndarray]] | None = None
 
     @property
@@ -155,7 +157,7 @@ class Session:
         for part in self.parts(groups):
             layers = [reader.layer for group in part for reader in self.network.readers[group.name]]
             with self.step("statistics"):
-                statistics = self.dense_statistics(layers)
+                statistics = self.dense_statistics([self.problem(layer) for layer in layers])
             with self.step("select"):
                 self.progress("select", len(found) / len(groups))
                 curves = self.at_once(partial(self.curve, statistics=statistics), part, layers)
@@ -190,9 +192,9 @@ class Session:
         if part:
             yield part
 
-    def dense_statistics(self, layers: Sequence[Layer]) -> dict[Key, Statistics]:
+    def dense_statistics(self, problems: Sequence[Problem]) -> dict[Key, Statistics]:
         """What some layers read in the dense network."""
-        values = list(dict.fromkeys(layer.data for layer in layers))
+        values = list(dict.fromkeys(problem.data for problem in problems))
         names = [str(value.name) for value in values]
         batches = self.batches(values)
         session = self.network.session(values, batches[0], {}, threads=self.threads)
@@ -205,7 +207,6 @@ class Session:
                 results[number] = dict(zip(values, session.run(names, dict(batches[number])), strict=True))
             return results[number][value]
 
-        problems = [self.problem(layer) for layer in layers]
         found = collect(problems, len(batches), fetch, threads=self.threads)
         self.recurrent |= {p.key: found[p.key] for p in problems if p.layer.mixing.steps is not None}
         return found
@@ -219,6 +220,9 @@ class Session:
             order = np.argsort(scores, kind="stable")[: group.size - 1]
             total = float(np.sum(scores)) or 1.0
             return Curve(group, order, np.concatenate([[0.0], np.cumsum(scores[order]) / total]))
+        turned = self.turned.get(group.name)
+        if turned is not None and turned.meets:
+            return Curve(group, np.arange(group.size - 1, 0, -1), turned.losses[:-1])
         found = remove_units(consumers, units=group.size, remove=group.size - 1, swap_rounds=0)
         return Curve(group, found.order, expected_losses(found))
 
@@ -271,15 +275,16 @@ class Probe:
         size, levels = curve.group.size, range(1, len(curve.losses))
         shares = [share for share in (FAR[0], ratio, FAR[1], 0.5 * ratio) if share not in FAR or share > ratio]
         counts = sorted({max(1, round(share * size)) for share in shares[: self.levels]} & set(levels))
-        readers = self.network.readers[curve.group.name]
-        measured = [self.loss(readers, curve.order[:count], statistics) for count in counts]
+        measured = [self.loss(curve.group, curve.order[:count], statistics) for count in counts]
         scale = through([float(curve.losses[count]) for count in counts], measured)
         return Curve(curve.group, curve.order, curve.losses, scale)
 
-    def loss(self, readers: Sequence[Reader], units: np.ndarray, statistics: Mapping[Key, Statistics]) -> float:
+    def loss(self, group: Group, units: np.ndarray, statistics: Mapping[Key, Statistics]) -> float:
         """Squared relative difference of the outputs, or KL of probabilities, with units gone and readers refitted."""
         weights: dict[str, np.ndarray] = {}
-        for reader in readers:
+        if self.network.others[group.name]:
+            self.network.erase(weights, group, units)
+        for reader in self.network.readers[group.name]:
             new = self.session.refit(reader.layer, np.isin(reader.units, units), statistics)
             self.network.put(weights, reader.layer, new.matrix, new.bias)
         found = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,7 @@ class Network:
         others: for each group what sums over its units without a weight that could make up for them.
         new_biases: names of the biases that the model did not have.
         weights: stored tensors, by name, that have been changed; float64.
+        erased: positions along axes of stored tensors that are zero for good.
     """
 
     model: ir.Model
@@ -53,6 +54,7 @@ class Network:
     others: Mapping[str, Sequence[str]]
     new_biases: Sequence[str]
     weights: dict[str, np.ndarray]
+    erased: dict[str, list[tuple[int, np.ndarray]]] = field(default_factory=dict)
 
     def array(self, value: ir.Value, weights: Weights | None = None) -> np.ndarray:
         """A stored tensor as it is now, float64."""
@@ -75,6 +77,26 @@ class Network:
         weights[str(layer.weight.name)] = layer.weight_of(matrix)
         if layer.bias is not None:
             weights[str(layer.bias.name)] = layer.bias_of(bias, self.array(layer.bias, weights))
+        for name in (str(value.name) for value in (layer.weight, layer.bias) if value is not None):
+            for axis, positions in self.erased.get(name, ()):
+                np.moveaxis(weights[name], axis, 0)[positions] = 0.0
+
+    def erase(self, weights: dict[str, np.ndarray], group: Group, units: np.ndarray) -> None:
+        """Let what makes some units make zeros: for units that other nodes sum over than layers with a weight."""
+        for part in group.slices:
+            positions = np.flatnonzero(np.isin(part.unit_of, units))
+            if part.producer and len(positions):
+                array = self.array(part.value, weights).copy()
+                np.moveaxis(array, part.axis, 0)[positions] = 0.0
+                weights[str(part.value.name)] = array
+
+    def erase_for_good(self, group: Group, units: np.ndarray) -> None:
+        """The same in the network's weights, now and whenever a layer gets new ones."""
+        self.erase(self.weights, group, units)
+        for part in group.slices:
+            if part.producer:
+                positions = np.flatnonzero(np.isin(part.unit_of, units))
+                self.erased.setdefault(str(part.value.name), []).append((part.axis, positions))
 
     def session(
         self, outputs: Sequence[ir.Value], sample: Batch, weights: Weights, *, threads: int | None = None

@@ -61,6 +61,9 @@ class Repair:
         """Refit, in the network's weights; the plan with the units that were chosen on the way."""
         session, network = self.session, self.session.network
         layers = self.layers()
+        for group in self.groups():
+            if network.others[group.name]:
+                network.erase_for_good(group, self.removed[group.name])
         batches = session.batches([layer.after for layer in layers])
         stages = cut(network.model, [layer.after for layer in layers])
         with (
@@ -136,6 +139,7 @@ class Repair:
         def choose(group: Group) -> None:
             readers = session.network.readers[group.name]
             free = len(self.curves[group.name].order) == group.size - 1 and len(group.leaves) == 1
+            free = free and bool(readers) and not session.network.others[group.name]
             if free and all(reader.layer in layers for reader in readers):
                 consumers = [c for r in readers for c in session.consumers(r.layer, r.units, statistics)]
                 count, swaps = len(self.removed[group.name]), session.preset.swap_rounds

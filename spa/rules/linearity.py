@@ -1,0 +1,73 @@
+"""Nodes that are linear along an index set: a change of basis in front of them is the same change behind them.
+
+A rule says that an index set passes a node; whether mixtures of its indices pass as well is one more fact about the
+operator. Where they do, from the weights that make a group to the weights that read it, the group has no axes of its
+own: any basis is as good, and one may be chosen in which little is lost by leaving some of it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+
+import onnx_ir as ir
+
+from spa.operation import MICROSOFT
+
+MOVES = frozenset(
+    {
+        *("AveragePool", "Concat", "Dropout", "Expand", "Flatten", "Gather", "GlobalAveragePool", "Identity", "Neg"),
+        *("ReduceMean", "ReduceSum", "Reshape", "Resize", "Slice", "Split", "Squeeze", "Tile", "Transpose"),
+        *("Unsqueeze", "Upsample"),
+    }
+)
+"""Each element of a result is an element of an operand, or a weighted sum over axes other than the index set's."""
+
+SUMS = frozenset({"Add", "Sub", "Sum"})
+"""Linear in all operands together: the index set has to stand in every one."""
+
+PRODUCTS = frozenset({"Attention", "Conv", "ConvTranspose", "Div", "Einsum", "Gemm", "MatMul", "Mul"})
+"""Linear in each operand alone (an attention in its values; in queries and keys through their product)."""
+
+MICROSOFT_PRODUCTS = frozenset({"FusedMatMul", "MultiHeadAttention"})
+
+ADDEND = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
+"""Operands that are added to the product."""
+
+
+class Passing(Enum):
+    """How a change of basis passes a node: the same in front and behind, or two that have to cancel out."""
+
+    SAME = "same"
+    MEETS = "meets"
+
+
+def passing(node: ir.Node, operands: Sequence[int], *, results: bool) -> Passing | None:
+    """What becomes of a change of basis along an index set; None: the node is not linear along it.
+
+    Args:
+        operands: the operands in which the index set stands, repeated where it stands twice.
+        results: whether it stands in results.
+    """
+    if len(set(operands)) < len(operands):
+        return None
+    given = [at for at, value in enumerate(node.inputs) if value is not None]
+    if node.domain in ("", "ai.onnx"):
+        if node.op_type in MOVES:
+            return Passing.SAME if results and operands else None
+        if node.op_type in SUMS:
+            return Passing.SAME if results and list(operands) == given else None
+        if node.op_type == "Cast":
+            to = ir.DataType(node.attributes.get_int("to", 0))
+            return Passing.SAME if results and to.is_floating_point() else None
+        known = node.op_type in PRODUCTS
+    else:
+        known = node.domain == MICROSOFT and node.op_type in MICROSOFT_PRODUCTS
+    if not known or (node.op_type == "Div" and list(operands) != [0]):
+        return None
+    addend = ADDEND.get(node.op_type)
+    factors = [at for at in operands if at != addend]
+    if not results:
+        return Passing.MEETS if len(factors) == 2 and addend not in operands else None
+    whole = addend not in given or addend in operands
+    return Passing.SAME if len(factors) == 1 and whole else None
