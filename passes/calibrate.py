@@ -11,8 +11,6 @@ import onnx_ir as ir
 
 from spa.errors import DataError
 
-MASK_WORDS = ("mask",)
-
 
 @dataclass(frozen=True, slots=True)
 class Calibration:

@@ -18,6 +18,7 @@ from spa.passes.consumers import Layer
 from spa.passes.network import Network, output_difference
 from spa.passes.problems import Key, Problem, Statistics
 from spa.passes.rotation import Turned
+from spa.passes.rowweights import RowWeights
 from spa.passes.secondorder import Baseline, Consumer, Removal, is_held_out, refit, remove_units
 from spa.passes.statistics import collect
 from spa.passes.streaming import Batch, Weights
@@ -92,6 +93,7 @@ class Session:
     notes: list[str] = field(default_factory=list)
     recurrent: dict[Key, Statistics] = field(default_factory=dict)  # of layers that read their own node's result
     turned: dict[str, Turned] = field(default_factory=dict)  # groups in their best basis, by name
+    row_weights: RowWeights | None = None
     _batches: list[dict[str, np.ndarray]] | None = None
 
     @property
@@ -120,6 +122,12 @@ class Session:
             size = min(LARGEST_BATCH, BATCH_NBYTES // max(nbytes, 1), len(self.data) // 12)
             self._batches = self.data.batches(max(1, int(size)))
         return self._batches
+
+    def weigh(self, problem: Problem, number: int, shape: tuple[int, ...]) -> np.ndarray | None:
+        """(rows,) which rows of a batch count; None: all."""
+        if self.row_weights is None:
+            self.row_weights = RowWeights.of(self.network.model, self.network.coupling, self.data.samples)
+        return self.row_weights.rows(problem, self.batches([])[number], shape)
 
     def held_out(self) -> list[int]:
         """The numbers of the batches that no fit sees; of a single one, that one."""
@@ -207,7 +215,7 @@ class Session:
                 results[number] = dict(zip(values, session.run(names, dict(batches[number])), strict=True))
             return results[number][value]
 
-        found = collect(problems, len(batches), fetch, threads=self.threads)
+        found = collect(problems, len(batches), fetch, weigh=self.weigh, threads=self.threads)
         self.recurrent |= {p.key: found[p.key] for p in problems if p.layer.mixing.steps is not None}
         return found
 

@@ -119,18 +119,19 @@ class Repair:
 
     def statistics(self, layers: Sequence[Layer], dense: Stream, pruned: Stream) -> dict[Key, Statistics]:
         """What layers read, in the pruned network and in the dense one where that differs."""
-        count = len(dense.batches)
-        problems = [self.session.problem(layer) for layer in layers]
+        session, count = self.session, len(dense.batches)
+        problems = [session.problem(layer) for layer in layers]
         now = [problem for problem in problems if problem.layer.mixing.steps is None]
         same = [problem for problem in now if problem.data not in pruned.changed]
         moved = [problem for problem in now if problem.data in pruned.changed]
-        if self.session.symmetric:
+        if session.symmetric:
             same, moved = now, []
-        again = {p.key: self.session.recurrent[p.key] for p in problems if p.layer.mixing.steps is not None}
-        drift = self.drift(dense, pruned) if self.session.preset.drift else None
-        threads = self.session.threads
-        found = collect(same, count, dense.value, threads=threads) | again
-        return found | collect(moved, count, dense.value, pruned.value, drift=drift, threads=threads)
+        again = {p.key: session.recurrent[p.key] for p in problems if p.layer.mixing.steps is not None}
+        drift = self.drift(dense, pruned) if session.preset.drift else None
+        threads = session.threads
+        weigh = session.weigh
+        found = collect(same, count, dense.value, weigh=weigh, threads=threads) | again
+        return found | collect(moved, count, dense.value, pruned.value, drift=drift, weigh=weigh, threads=threads)
 
     def choose_again(self, layers: Sequence[Layer], statistics: Mapping[Key, Statistics]) -> None:
         """Units of the groups whose readers are all here, from what they really read."""

@@ -24,6 +24,9 @@ ENERGY_ROWS = 2048
 _Arrays = Mapping[ir.Value, tuple[np.ndarray, np.ndarray | None]]
 Fetch = Callable[[ir.Value, int], np.ndarray]
 
+Weigh = Callable[[Problem, int, "tuple[int, ...]"], "np.ndarray | None"]
+"""(rows,) which rows of a batch count, from the problem, the batch's number and the data's shape; None: all."""
+
 
 class Drift(Protocol):
     """What the outputs of a layer should make up for, beside what its own input is off by."""
@@ -47,6 +50,7 @@ def collect(
     pruned: Fetch | None = None,
     *,
     drift: Drift | None = None,
+    weigh: Weigh | None = None,
     threads: int | None = None,
 ) -> dict[Key, Statistics]:
     """Statistics of some problems, one for all that read the same rows.
@@ -55,9 +59,10 @@ def collect(
         count: how many batches there are; the last of every six is held out, of fewer the last.
         dense, pruned: a value of a batch in the dense and in the pruned network; without the second, of one network.
         drift: what outputs should make up for besides.
+        weigh: which rows count.
         threads: how many problems are added to at once; by default one a core.
     """
-    found = {problem.key: _Collector(problem, count, symmetric=pruned is None, drift=drift) for problem in problems}
+    found = {p.key: _Collector(p, count, symmetric=pruned is None, drift=drift, weigh=weigh) for p in problems}
     inputs = dict.fromkeys(collector.problem.data for collector in found.values())
     workers = at_once(max((collector.problem.width for collector in found.values()), default=1), threads)
     for number in range(count):
@@ -72,8 +77,10 @@ def collect(
 
 
 class _Collector:
-    def __init__(self, problem: Problem, count: int, *, symmetric: bool, drift: Drift | None) -> None:
-        self.problem = problem
+    def __init__(
+        self, problem: Problem, count: int, *, symmetric: bool, drift: Drift | None, weigh: Weigh | None
+    ) -> None:
+        self.problem, self.weigh = problem, weigh
         self.drift = drift if drift is not None and drift.width(problem) else None
         drift_width = problem.layer.output_width if self.drift is not None else 0
         self.count = count
@@ -96,9 +103,14 @@ class _Collector:
 
     def add(self, number: int, dense: np.ndarray, pruned: np.ndarray | None, held_out: bool) -> None:
         total = self.problem.row_count(dense.shape)
-        positions = None
-        if total > self.share:  # the same rows of both networks, in any run
-            positions = np.random.default_rng(number).choice(total, self.share, replace=False)
+        weights = None if self.weigh is None else self.weigh(self.problem, number, dense.shape)
+        positions = None if weights is None else np.flatnonzero(weights)
+        count = total if positions is None else len(positions)
+        if not count:
+            return
+        if count > self.share:  # the same rows of both networks, in any run
+            drawn = np.random.default_rng(number).choice(count, self.share, replace=False)
+            positions = drawn if positions is None else positions[drawn]
         rows = self.problem.rows(dense, positions)
         into = self.held_out if held_out else self.fitted
         if pruned is None:

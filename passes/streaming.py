@@ -175,9 +175,9 @@ class Stream:
     def advance(self) -> Sequence[ir.Value]:
         """Run the next stage over all batches; the targets that it gives."""
         stage = self.done
-        nodes = [node for node in self.stages.nodes[stage] if self._differs(node)]
-        if nodes:
-            self._run(stage, nodes)
+        differing = {node for node in self.stages.nodes[stage] if self._differs(node)}
+        if differing:
+            self._run(stage, self._with_inner(stage, differing))
         self.done += 1
         return self.stages.targets[stage]
 
@@ -215,10 +215,26 @@ class Stream:
             self.changed.update(node.outputs)
         return differs
 
+    def _with_inner(self, stage: int, nodes: set[ir.Node]) -> list[ir.Node]:
+        """Some nodes of a stage, and those whose results they read that no stream keeps beyond the stage."""
+        if self.base is None:
+            return list(self.stages.nodes[stage])
+        found: set[ir.Node] = set()
+        here, waiting = set(self.stages.nodes[stage]), list(nodes)
+        while waiting:
+            node = waiting.pop()
+            if node not in found:
+                found.add(node)
+                made_here = (value.producer() for value in reads(node) if not self.base.has(value))
+                waiting += [producer for producer in made_here if producer is not None and producer in here]
+        return [node for node in self.stages.nodes[stage] if node in found]
+
     def _run(self, stage: int, nodes: Sequence[ir.Node]) -> None:
         made = [value for node in nodes for value in node.outputs]
         wanted = set(self.stages.targets[stage])
         gives = [v for v in made if v in wanted or self.stages.last_use.get(v, -1) > stage]
+        if self.base is not None:
+            gives = [v for v in gives if v in self.changed]
         if not gives:
             return
         constants = self.stages.model.graph.initializers

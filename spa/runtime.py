@@ -303,10 +303,15 @@ def _bound_shape(entry: _Input, given: Sequence[int] | None) -> tuple[int, ...]:
     return tuple(given)
 
 
+def is_mask(name: str) -> bool:
+    """Whether an input is called a mask: ones for what counts."""
+    return "mask" in name.lower()
+
+
 def _random(entry: _Input, shape: tuple[int, ...], high: int | None, generator: np.random.Generator) -> np.ndarray:
     if entry.dtype in (ir.DataType.STRING, ir.DataType.UNDEFINED):
         raise NoInputError(f"input {entry.name!r} is of type {entry.dtype.name}, so no input can be made up for it")
-    if entry.dtype == ir.DataType.BOOL or "mask" in entry.name.lower():
+    if entry.dtype == ir.DataType.BOOL or is_mask(entry.name):
         values: np.ndarray = np.ones(shape)
     elif entry.dtype.is_integer():
         limit = high if high is not None else (128 if entry.dtype.bitwidth == 8 else 2)

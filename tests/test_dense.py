@@ -114,10 +114,10 @@ def test_probe_sees_nothing_where_nothing_goes_and_more_where_more_does() -> Non
     one = session()
     group = one.network.groups[0]
     readers = one.network.readers[group.name]
-    statistics = one.dense_statistics([reader.layer for reader in readers])
+    statistics = one.dense_statistics([one.problem(reader.layer) for reader in readers])
     curve = one.curve(group, statistics)
     probe = Probe(one)
-    lost = [probe.loss(readers, curve.order[:count], statistics) for count in (0, 4, group.size - 1)]
+    lost = [probe.loss(group, curve.order[:count], statistics) for count in (0, 4, group.size - 1)]
     assert lost[0] < 1e-6 < lost[1] < lost[2]
 
 

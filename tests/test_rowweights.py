@@ -1,0 +1,87 @@
+"""Rows that a mask hides are left out of statistics."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from spa.passes.calibrate import check_samples
+from spa.passes.compensate import PRESETS
+from spa.passes.dense import Session
+from spa.passes.network import prepare
+from spa.passes.rowweights import RowWeights
+from spa.pipeline import load_normal
+from tests import models
+from tests.models import build
+
+MASKED = """(float[N,T,6] x, float[N,T] attention_mask) => (float[N,T,3] y) {
+    h = MatMul(x, w1)  r = Relu(h)  k = Unsqueeze(attention_mask, one)  s0 = Transpose <perm=[0,2,1]> (r)
+    s = MatMul(r, s0)  m = Mul(s, k)  c = MatMul(m, r)  y = MatMul(c, w2) }"""
+
+
+def masked(name: str = "attention_mask"):
+    weights = {"w1": [6, 8], "w2": [8, 3], "one": models.integers(1)}
+    return load_normal(build(MASKED.replace("attention_mask", name), weights))
+
+
+def samples(name: str = "attention_mask", *, hidden: float = 1.0) -> dict[str, np.ndarray]:
+    """Eight samples of up to five steps; what padding holds is `hidden`."""
+    lengths = np.array([5, 3, 1, 4, 5, 2, 3, 4])
+    mask = (np.arange(5) < lengths[:, None]).astype(np.float32)
+    x = np.random.default_rng(0).standard_normal((8, 5, 6)).astype(np.float32)
+    return {"x": np.where(mask[..., None] > 0, x, hidden).astype(np.float32), name: mask}
+
+
+def session(given: dict[str, np.ndarray], name: str = "attention_mask") -> Session:
+    model = masked(name)
+    return Session(prepare(model), check_samples(given, model), PRESETS["default"], None, lambda *_: None)
+
+
+def test_statistics_do_not_see_padding() -> None:
+    layers = [session(samples(hidden=value)) for value in (1.0, 100.0)]
+    means = []
+    for one in layers:
+        problems = [one.problem(layer) for layer in one.network.layers if layer.weight.name == "w1"]
+        (found,) = one.dense_statistics(problems).values()
+        assert found.fitted[0].count + found.held_out[0].count == samples()["attention_mask"].sum()
+        means.append(found.fitted[0].mean)
+    assert np.allclose(*means)
+
+
+@pytest.mark.parametrize(
+    ("name", "mask"),
+    [
+        ("attention_mask", np.ones((8, 5), np.float32)),  # hides nothing
+        ("attention_mask", np.full((8, 5), 0.5, np.float32) + np.eye(8, 5, dtype=np.float32)),  # weighs, hides nothing
+        ("factors", samples()["attention_mask"]),  # no mask by name
+    ],
+)
+def test_other_inputs_hide_nothing(name: str, mask: np.ndarray) -> None:
+    model = masked(name)
+    network = prepare(model)
+    assert not RowWeights.of(network.model, network.coupling, {"x": samples()["x"], name: mask}).masks
+
+
+def test_rows_over_more_axes_than_the_mask_has() -> None:
+    """Heads beside the steps: each head's row counts where its step does."""
+    text = """(float[N,T,6] x, float[N,T] mask) => (float[N,T,2,3] y, float[N,T,6] z) {
+        z = Mul(x, u)  u = Unsqueeze(mask, two)  h = Reshape(x, four)  y = MatMul(h, w) }"""
+    text = text.replace("z = Mul(x, u)  u = Unsqueeze(mask, two)", "u = Unsqueeze(mask, two)  z = Mul(x, u)")
+    weights = {"two": models.integers(2), "four": models.integers(0, 0, 2, 3), "w": [3, 3]}
+    network = prepare(load_normal(build(text, weights)))
+    given = {"x": samples()["x"], "mask": samples()["attention_mask"]}
+    weights_of_rows = RowWeights.of(network.model, network.coupling, given)
+    (layer,) = network.layers
+    one = Session(network, check_samples(given, network.model), PRESETS["default"], None, lambda *_: None)
+    found = weights_of_rows.rows(one.problem(layer), given, (8, 5, 2, 3))
+    assert found is not None
+    assert found.tolist() == np.repeat(given["mask"].reshape(-1), 2).tolist()
+
+
+def test_a_batch_that_is_all_padding_adds_nothing() -> None:
+    given = samples()
+    given["attention_mask"][:2] = 0.0
+    one = session(given)
+    problems = [one.problem(layer) for layer in one.network.layers if layer.weight.name == "w1"]
+    (found,) = one.dense_statistics(problems).values()
+    assert found.fitted[0].count + found.held_out[0].count == given["attention_mask"].sum()
