@@ -17,7 +17,7 @@ from spa.passes.network import prepare
 from spa.passes.rotation import turn
 from spa.pipeline import load_normal, prune
 from tests import models
-from tests.models import build
+from tests.models import Weight, build
 
 TWO_MATRICES = "(float[n,9] x) => (float[n,5] y) { a = MatMul(x, u)  b = Add(a, c)  y = MatMul(b, v) }"
 
@@ -98,13 +98,13 @@ def test_turning_changes_no_output(name: str) -> None:
     one = session(GRAPHS[name][0](), n=2, N=2, T=5)
     batch = one.data.batches(8)[0]
     before = one.outputs([batch], {})
-    stored = {v: np.array(v.const_value.numpy()) for v in one.network.model.graph.initializers.values()}
+    stored = {v: one.network.array(v) for v in one.network.model.graph.initializers.values()}
     turned = turn(one, one.network.groups)
     assert turned, "nothing was found free"
     after = one.outputs([batch], {})
     for old, new in zip(before, after, strict=True):
         assert np.allclose(old[0], new[0], atol=1e-5 * np.abs(old[0]).max())
-    changed = {str(v.name) for v, array in stored.items() if not np.array_equal(array, v.const_value.numpy())}
+    changed = {str(v.name) for v, array in stored.items() if not np.array_equal(array, one.network.array(v))}
     assert len(changed) >= 2
     for known in turned.values():
         assert known.losses[0] == 0.0
@@ -138,7 +138,7 @@ LINEAR = {
 @pytest.mark.parametrize("name", LINEAR)
 def test_what_is_linear_is_free(name: str) -> None:
     text = TWO_MATRICES.replace("b = Add(a, c)", LINEAR[name])
-    weights = {"u": [9, 7], "c": [7], "v": [7, 5], "one": np.full((), 0.5, np.float32), "h": [9, 1]}
+    weights: dict[str, Weight] = {"u": [9, 7], "c": [7], "v": [7, 5], "one": np.full((), 0.5, np.float32), "h": [9, 1]}
     assert found(build(text, weights)) == {"u:1": [(1, False)]}
 
 
@@ -148,7 +148,7 @@ def test_last_directions_lose_as_little_as_any_could() -> None:
     x = np.concatenate([batch["x"] for number, batch in enumerate(one.batches([])) if number not in one.held_out()])
     turned = turn(one, one.network.groups)["u:1"]
     stored = one.network.model.graph.initializers
-    u, c, v = (np.array(stored[name].const_value.numpy(), np.float64) for name in ("u", "c", "v"))
+    u, c, v = (one.network.array(stored[name]) for name in ("u", "c", "v"))
     read = x @ u + c
     outputs = (read - read.mean(0)) @ v
     values = np.linalg.svd(outputs, compute_uv=False) ** 2
