@@ -98,7 +98,9 @@ class _Collector:
         self.dense: list[np.ndarray] = []
 
     def statistics(self) -> Statistics:
-        """What was collected."""
+        """What was collected, ready to be read by several threads."""
+        for moments in (*self.fitted, *self.held_out):
+            moments.settle()
         return Statistics(self.fitted, self.held_out, np.concatenate(self.dense, axis=1) if self.dense else None)
 
     def add(self, number: int, dense: np.ndarray, pruned: np.ndarray | None, held_out: bool) -> None:

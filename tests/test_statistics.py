@@ -76,3 +76,13 @@ def test_enough_grows_with_the_width_and_gives_way_to_cost() -> None:
     assert enough_rows(8) == 4096
     assert enough_rows(512) == 30 * 512
     assert 4 * 8192 <= enough_rows(8192) < 30 * 8192
+
+
+def test_moments_are_settled_before_several_threads_read_them() -> None:
+    """Two groups read one layer; a first read that still gathers rows would show the second one none."""
+    one = problem()
+    found = collect([one], 12, of(DENSE))[one.key]
+    for moments in (*found.fitted, *found.held_out):
+        before = {name: getattr(moments, name) for name in moments.__slots__}
+        assert moments.gram.shape == (5, 5)
+        assert all(getattr(moments, name) is value for name, value in before.items())

@@ -141,6 +141,10 @@ class Moments:
         self._squared_weight += other._squared_weight
         self._count += other._count
 
+    def settle(self) -> None:
+        """Take in what is still gathered; from then on reading changes nothing, and threads may share the moments."""
+        self._flush()
+
     def copy(self) -> Moments:
         """Moments of their own with the same content."""
         twin = Moments(
