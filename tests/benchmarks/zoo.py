@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--of", default="channels")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--table", type=Path)
-    parser.add_argument("--rows", type=Path, help="write the rows as JSON lines")
+    parser.add_argument("--rows", type=Path, help="keep each row here, and do not measure what is there")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
@@ -52,13 +52,16 @@ def main() -> None:
         sys.exit(f"no zoo at {SHARED.name}/graphs: set SPA_SHARED to the folder that holds graphs/ and tools/")
     names = sorted(manifest())
     chosen = [n for n in names if any(fnmatch.fnmatch(n, p) or n.startswith(p) for p in arguments.patterns)]
+    lines = arguments.rows.read_text().splitlines() if arguments.rows and arguments.rows.exists() else []
+    known: dict[str, Row] = {row["graph"]: row for row in map(json.loads, lines)}
     rows = []
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        for row in pool.map(lambda name: in_process(name, arguments), chosen):
+        for row in pool.map(lambda name: known.get(name) or in_process(name, arguments), chosen):
             rows.append(row)
             print(" | ".join(cells(row)), flush=True)
             if arguments.rows:
-                arguments.rows.write_text("".join(json.dumps(r) + "\n" for r in rows))
+                every = {**known, **{row["graph"]: row for row in rows}}
+                arguments.rows.write_text("".join(json.dumps(row) + "\n" for row in every.values()))
     print(summary(rows))
     if arguments.table:
         arguments.table.write_text(table(rows, arguments))
