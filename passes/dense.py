@@ -93,7 +93,7 @@ class Session:
     notes: list[str] = field(default_factory=list)
     recurrent: dict[Key, Statistics] = field(default_factory=dict)  # of layers that read their own node's result
     turned: dict[str, Turned] = field(default_factory=dict)  # groups in their best basis, by name
-    row_weights: RowWeights | None = None
+    _masks: RowWeights | None = None
     _batches: list[dict[str, np.ndarray]] | None = None
 
     @property
@@ -123,11 +123,24 @@ class Session:
             self._batches = self.data.batches(max(1, int(size)))
         return self._batches
 
+    @property
+    def masks(self) -> RowWeights:
+        """Which rows count."""
+        if self._masks is None:
+            self._masks = RowWeights.of(self.network.model, self.network.coupling, self.data.samples)
+        return self._masks
+
     def weigh(self, problem: Problem, number: int, shape: tuple[int, ...]) -> np.ndarray | None:
         """(rows,) which rows of a batch count; None: all."""
-        if self.row_weights is None:
-            self.row_weights = RowWeights.of(self.network.model, self.network.coupling, self.data.samples)
-        return self.row_weights.rows(problem, self.batches([])[number], shape)
+        return self.masks.rows(problem, self.batches([])[number], shape)
+
+    def difference(
+        self, at: int, dense: Sequence[np.ndarray], pruned: Sequence[np.ndarray], batches: Sequence[Batch]
+    ) -> dict[str, float]:
+        """How far the output of that number is off, on some batches."""
+        value = self.network.model.graph.outputs[at]
+        weights = [self.masks.of_output(value, b, a.shape) for b, a in zip(batches, dense, strict=True)]
+        return output_difference(dense, pruned, weights)
 
     def held_out(self) -> list[int]:
         """The numbers of the batches that no fit sees; of a single one, that one."""
@@ -295,8 +308,6 @@ class Probe:
         for reader in self.network.readers[group.name]:
             new = self.session.refit(reader.layer, np.isin(reader.units, units), statistics)
             self.network.put(weights, reader.layer, new.matrix, new.bias)
-        found = [
-            output_difference(*pair)
-            for pair in zip(self.dense, self.session.outputs(self.batches, weights), strict=True)
-        ]
+        outputs = zip(self.dense, self.session.outputs(self.batches, weights), strict=True)
+        found = [self.session.difference(at, *pair, self.batches) for at, pair in enumerate(outputs)]
         return float(np.mean([one.get("kl", one["relative_l2"] ** 2) for one in found]))

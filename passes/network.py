@@ -144,20 +144,28 @@ def _summed(application: Application) -> set[Any]:
 Fidelity = Callable[[Mapping[str, np.ndarray], Mapping[str, np.ndarray]], float]
 
 
-def output_difference(dense: Sequence[np.ndarray], pruned: Sequence[np.ndarray]) -> dict[str, float]:
+def output_difference(
+    dense: Sequence[np.ndarray], pruned: Sequence[np.ndarray], weights: Sequence[np.ndarray | None] = ()
+) -> dict[str, float]:
     """How far outputs moved: relative L2 of what varies, mean KL divergence where rows are probabilities.
 
     Args:
         dense, pruned: one output over all samples, a batch each.
+        weights: for each batch (rows,), zero for rows that do not count; a row lies along the last axis.
     """
-    left = np.concatenate([array.reshape(-1, array.shape[-1] if array.ndim else 1) for array in dense]).astype(
-        np.float64
-    )
-    right = np.concatenate([array.reshape(-1, array.shape[-1] if array.ndim else 1) for array in pruned]).astype(
-        np.float64
+    left, right = (
+        np.concatenate(
+            [_rows(array, weight) for array, weight in zip(arrays, weights or [None] * len(arrays), strict=True)]
+        )
+        for arrays in (dense, pruned)
     )
     scale = float(np.sum((left - left.mean(0)) ** 2)) or float(np.sum(left**2)) or 1.0
     found = {"relative_l2": float(np.sqrt(np.sum((left - right) ** 2) / scale))}
     if left.shape[1] > 1 and left.min(initial=0.0) >= 0 and np.allclose(left.sum(1), 1.0, atol=1e-3):
         found["kl"] = float(np.mean(np.sum(left * (np.log(left + 1e-12) - np.log(np.maximum(right, 0) + 1e-12)), 1)))
     return found
+
+
+def _rows(array: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
+    rows = array.reshape(-1, array.shape[-1] if array.ndim else 1).astype(np.float64)
+    return rows if weight is None or not np.any(weight) else rows[weight > 0]

@@ -51,7 +51,16 @@ class RowWeights:
         if layer.mixing.window is not None or layer.mixing.steps is not None:
             return None
         inside = {leaf for name in (*layer.blocks, *layer.contracted) for leaf in leaves(layer.factors[name])}
-        axes = self.coupling.axes[layer.data]
+        return self._along(self.coupling.axes[layer.data], inside, batch, shape)
+
+    def of_output(self, value: ir.Value, batch: Mapping[str, np.ndarray], shape: Sequence[int]) -> np.ndarray | None:
+        """(rows,) which rows of a value count, a row being what lies along its last axis; None: all of them."""
+        axes = self.coupling.axes.get(value, ())
+        return self._along(axes, set(leaves(axes[-1])), batch, shape) if axes and len(axes) == len(shape) else None
+
+    def _along(
+        self, axes: Sequence[Factor], inside: set[Factor], batch: Mapping[str, np.ndarray], shape: Sequence[int]
+    ) -> np.ndarray | None:
         free = tuple(leaf for leaf in _leaves(axes) if leaf not in inside)
         for name, mine in self.masks.items():
             if mine == free:

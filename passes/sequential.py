@@ -12,7 +12,6 @@ from spa.group import Group
 from spa.passes.allocation import Curve
 from spa.passes.consumers import Layer
 from spa.passes.dense import Refitted, Session
-from spa.passes.network import output_difference
 from spa.passes.problems import Key, Problem, Statistics
 from spa.passes.secondorder import remove_units
 from spa.passes.statistics import collect
@@ -78,9 +77,10 @@ class Repair:
                 self.stage([layer for layer in layers if layer.after in there], dense, pruned)
                 dense.forget()
                 pruned.forget()
-            for value in network.model.graph.outputs:
-                pair = [[stream.value(value, n) for n in session.held_out()] for stream in (dense, pruned)]
-                self.difference[str(value.name)] = output_difference(*pair)
+            numbers = session.held_out()
+            for at, value in enumerate(network.model.graph.outputs):
+                ours, theirs = ([stream.value(value, n) for n in numbers] for stream in (pruned, dense))
+                self.difference[str(value.name)] = session.difference(at, theirs, ours, [batches[n] for n in numbers])
         return Plan.of(network.groups, {name: units.tolist() for name, units in self.removed.items()})
 
     def measured_outputs(self, weights: Weights) -> dict[str, dict[str, float]]:
@@ -89,7 +89,7 @@ class Repair:
         batches = [session.batches([])[number] for number in session.held_out()]
         dense, pruned = (session.outputs(batches, used) for used in ({}, weights))
         names = [str(value.name) for value in session.network.model.graph.outputs]
-        return {name: output_difference(*pair) for name, *pair in zip(names, dense, pruned, strict=True)}
+        return {name: session.difference(at, dense[at], pruned[at], batches) for at, name in enumerate(names)}
 
     def stage(self, layers: Sequence[Layer], dense: Stream, pruned: Stream) -> None:
         """Choose and refit what is fed by the values that are there now."""

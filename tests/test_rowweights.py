@@ -86,3 +86,14 @@ def test_a_batch_that_is_all_padding_adds_nothing() -> None:
     problems = [one.problem(layer) for layer in one.network.layers if layer.weight.name == "w1"]
     (found,) = one.dense_statistics(problems).values()
     assert found.fitted[0].count + found.held_out[0].count == given["attention_mask"].sum()
+
+
+def test_outputs_are_compared_where_the_mask_is_one() -> None:
+    given = samples()
+    one = session(given)
+    batches = one.batches([])
+    (dense,) = one.outputs(batches, {})
+    moved = [np.where(b["attention_mask"][..., None] > 0, a, a + 9) for a, b in zip(dense, batches, strict=True)]
+    assert one.difference(0, dense, moved, batches)["relative_l2"] == 0.0
+    off = [array + 1 for array in dense]
+    assert one.difference(0, dense, off, batches)["relative_l2"] > 0.0
