@@ -176,8 +176,9 @@ class Repair:
         """Share of the variance of a layer's outputs that is lost, on rows of the last held-out batch."""
         network, number = self.session.network, self.session.held_out()[-1]
         data = dense.value(layer.data, number)
-        total = layer.row_count(data.shape)
-        positions = np.random.default_rng(0).choice(total, min(total, MEASURED_ROWS), replace=False)
+        weights = self.session.weigh(Problem(layer), number, data.shape)
+        rows = np.arange(layer.row_count(data.shape)) if weights is None else np.flatnonzero(weights)
+        positions = np.random.default_rng(0).choice(rows, min(len(rows), MEASURED_ROWS), replace=False)
         wanted = layer.rows(data, positions) @ network.dense_matrix(layer) + network.dense_bias(layer)[:, None]
         found = layer.rows(pruned.value(layer.data, number), positions) @ new.matrix + new.bias[:, None]
         scale = float(np.sum((wanted - wanted.mean(1, keepdims=True)) ** 2)) or 1.0
