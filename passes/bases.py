@@ -20,7 +20,7 @@ import onnx_ir as ir
 from spa.coupling import Application, Coupling, expand
 from spa.dims import ONE, Factor, Kind, leaves
 from spa.group import Group
-from spa.rule import Compound, Name, Term, names_of
+from spa.rule import Compound, Term, names_of
 from spa.rules.linearity import Passing, passing
 
 
@@ -94,6 +94,7 @@ class _Walk:
         self.model, self.coupling, self.leaf = model, coupling, leaf
         self.same: nx.Graph[Place] = nx.Graph()
         self.meetings: list[Meeting] = []
+        self.beside: dict[Place, set[Factor]] = {}  # what passes, index by index, wherever a place is passed on
 
     def bases(self, applications: Sequence[Application]) -> list[Basis]:
         for application in applications:
@@ -125,18 +126,25 @@ class _Walk:
             before, after = operands.get(key, []), results.get(key, [])
             how = passing(node, sorted(at for at, _, _ in before), results=bool(after))
             if how is Passing.MEETS:
-                (_, first, _), (_, second, _) = before
+                (_, first, terms), (_, second, terms_behind) = before
                 if self.stacks(first) or self.stacks(second):
                     raise NotFree
                 one, other = Place(*first), Place(*second)
                 self.same.add_nodes_from((one, other))
+                self.note(one, other, _shared(application, terms, terms_behind))
                 self.meetings.append(Meeting(application, one, other))
             elif how is Passing.SAME:
                 for _, place, terms in before:
                     for _, behind, terms_behind in after:
-                        self.join(place, terms, behind, terms_behind)
+                        shared = _shared(application, terms, terms_behind)
+                        self.join(place, terms, behind, terms_behind, shared)
             else:
                 raise NotFree
+
+    def note(self, one: Place, other: Place, shared: set[Factor]) -> None:
+        """Only these factors pass beside the leaf, index by index, between two places."""
+        for place in (one, other):
+            self.beside[place] = self.beside.get(place, shared) & shared
 
     def named(
         self, values: Sequence[ir.Value | None], patterns: Sequence[Sequence[Term]], application: Application
@@ -164,20 +172,22 @@ class _Walk:
         terms: Sequence[Term],
         behind: tuple[ir.Value, int, int],
         terms_behind: Sequence[Term],
+        shared: set[Factor],
     ) -> None:
         """Two places share a basis, slot by slot; where the axis of the slots is cut, the slot that goes on."""
         before, after = self.stacks(place), self.stacks(behind)
         if before is None and after is None:
-            self.same.add_edge(Place(*place), Place(*behind))
+            pairs = [(0, 0)]
         elif before is not None and before is after:
-            for slot in range(before.size):
-                self.same.add_edge(Place(*place, slot), Place(*behind, slot))
+            pairs = [(slot, slot) for slot in range(before.size)]
         elif before is not None and after is None:
-            for slot in range(before.size):
-                self.same.add_node(Place(*place, slot))
-            self.same.add_edge(Place(*place, self.taken(place[0], before, terms, terms_behind)), Place(*behind))
+            self.same.add_nodes_from(Place(*place, slot) for slot in range(before.size))
+            pairs = [(self.taken(place[0], before, terms, terms_behind), 0)]
         else:
             raise NotFree
+        for left, right in pairs:
+            self.same.add_edge(Place(*place, left), Place(*behind, right))
+            self.note(Place(*place, left), Place(*behind, right), shared)
 
     def stacks(self, place: tuple[ir.Value, int, int]) -> Factor | None:
         """The axis of single positions beside the factor, if there is one."""
@@ -192,17 +202,11 @@ class _Walk:
         """Which position of a stack goes on, by the rule's names for it."""
         kept = {name.name for term in behind for name in names_of(term)}
         for term, dim in zip(terms, self.coupling.axes[value], strict=True):
-            if dim.root is stack and isinstance(term, Compound) and term.kind is Kind.SUM:
-                gone = [part for part in term.parts if not {name.name for name in names_of(part)} & kept]
-                goes_on = [part for part in term.parts if part not in gone] or [part for part in gone if part == 1]
-                if len(goes_on) == 1 and all(isinstance(part, (int, Name)) for part in term.parts):
-                    return self.offset(term, goes_on[0], stack)
-        raise NotFree
-
-    def offset(self, term: Compound, part: Term, stack: Factor) -> int:
-        """Number of the position that a part of a sum stands for, where all parts are single."""
-        if len(term.parts) == stack.size:
-            return list(term.parts).index(part)
+            if dim.root is stack and isinstance(term, Compound) and len(term.parts) == stack.size:
+                goes_on = [at for at, part in enumerate(term.parts) if {name.name for name in names_of(part)} & kept]
+                goes_on = goes_on or [at for at, part in enumerate(term.parts) if part == 1]
+                if len(goes_on) == 1:
+                    return goes_on[0]
         raise NotFree
 
     # ------------------------------------------------------------------------------------------- one basis
@@ -245,9 +249,11 @@ class _Walk:
         common: dict[Factor, None] | None = None
         for place in dict.fromkeys(places):
             axes = self.coupling.axes[place.value]
-            beside = [axes[place.axis]] if self.stored(place) else axes
-            here = [leaf for dim in beside for leaf in leaves(dim)]
-            here = [leaf for leaf in here if leaf is not ONE and leaf is not self.leaf]
+            along = [leaf for leaf in leaves(axes[place.axis]) if leaf is not ONE and leaf is not self.leaf]
+            across = [leaf for at, dim in enumerate(axes) if at != place.axis for leaf in leaves(dim)]
+            here = along if self.stored(place) else [*along, *(leaf for leaf in across if across.count(leaf) == 1)]
+            passes = self.beside.get(place, set(here))
+            here = [leaf for leaf in here if leaf in passes and not (leaf in along and leaf in across)]
             common = dict.fromkeys(here) if common is None else {leaf: None for leaf in common if leaf in here}
         return tuple(common or ())
 
@@ -258,6 +264,12 @@ class _Walk:
         own = self.coupling.axes[place.value][place.axis]
         if stack is not None and all(part is not stack for part, _ in coordinates(own)):
             raise NotFree
+
+
+def _shared(application: Application, one: Sequence[Term], other: Sequence[Term]) -> set[Factor]:
+    """Factors that two patterns of a rule share by name: the same index in one is the same index in the other."""
+    left, right = ({name.name for term in terms for name in names_of(term)} for terms in (one, other))
+    return {leaf for name in left & right for leaf in leaves(application.factors[name]) if leaf is not ONE}
 
 
 def is_stack(part: Factor) -> bool:

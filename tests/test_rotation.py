@@ -68,6 +68,22 @@ def session(model: onnx.ModelProto, **sizes: int) -> Session:
     return Session(prepare(normal), data, PRESETS["default"], None, lambda *_: None)
 
 
+def mixed_heads() -> onnx.ModelProto:
+    """Heads that are mixed with each other: an index of heads is another one behind the mixture."""
+    return build(
+        """(float[N,T,8] x) => (float[N,T,5] y) {
+            p = MatMul(x, w)  v = Reshape(p, four)  m = Einsum <equation="nthd,hg->ntgd"> (v, mix)  a = Add(v, m)
+            f = Reshape(a, three)  y = MatMul(f, o) }""",
+        {
+            "w": [8, 12],
+            "mix": [3, 3],
+            "o": [12, 5],
+            "four": models.integers(0, 0, 3, 4),
+            "three": models.integers(0, 0, 12),
+        },
+    )
+
+
 GRAPHS: dict[str, tuple[Callable[[], onnx.ModelProto], dict[str, list[tuple[int, bool]]]]] = {
     # for each group: how many copies of each basis there are to choose, and whether computed values meet in it
     "two matrices": (two_matrices, {"u:1": [(1, False)]}),
@@ -77,6 +93,7 @@ GRAPHS: dict[str, tuple[Callable[[], onnx.ModelProto], dict[str, list[tuple[int,
     "stacked attention": (stacked_attention, {"w:1#2": [(2, True), (2, False)]}),
     "shared keys": (models.shared_keys, {"wq:1#3": [(2, True)], "wv:1": [(2, False)]}),
     "heads in the batch": (models.folded_heads, {"wq:1#2": [(4, True)], "wv:1": [(4, False)]}),
+    "mixed heads": (mixed_heads, {"w:1": [(1, False)]}),
     "rotary halves": (models.rotary_halves, {"wv:1": [(2, False)]}),  # positions turn pairs of the others
 }
 

@@ -54,7 +54,8 @@ def passing(node: ir.Node, operands: Sequence[int], *, results: bool) -> Passing
     given = [at for at, value in enumerate(node.inputs) if value is not None]
     if node.domain in ("", "ai.onnx"):
         if node.op_type in MOVES:
-            return Passing.SAME if results and operands else None
+            filled = node.attributes.get_string("coordinate_transformation_mode", "") == "tf_crop_and_resize"
+            return Passing.SAME if results and operands and not filled else None
         if node.op_type in SUMS:
             return Passing.SAME if results and list(operands) == given else None
         if node.op_type == "Cast":
