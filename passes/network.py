@@ -103,8 +103,8 @@ class Network:
     ) -> Any:
         """A session of the whole model that gives some values."""
         names = [str(value.name) for value in outputs]
-        proto = piece(self.model, list(self.model.graph), sample, names, weights)
-        return runtime.session(proto.SerializeToString(), optimize=True, threads=threads)
+        whole = piece(self.model, list(self.model.graph), sample, names, weights)
+        return runtime.session(whole, optimize=True, threads=threads)
 
 
 def prepare(model: ir.Model, *, inputs: Mapping[str, Sequence[int]] | None = None) -> Network:

@@ -256,30 +256,17 @@ class Stream:
 
 def piece(
     model: ir.Model, nodes: Sequence[ir.Node], inputs: Mapping[str, Any], outputs: Sequence[str], weights: Weights
-) -> onnx.ModelProto:
-    """A model of some nodes.
+) -> ir.Model:
+    """A model of some nodes; its weights are the model's own, not copies.
 
     Args:
         inputs: a sample of each value that comes from outside; its type is taken, its shape is left open.
         weights: stored tensors that replace the model's, by name.
     """
     graph = onnx.GraphProto(name="piece")
-    stored = model.graph.initializers
     for node in nodes:
         graph.node.append(ir.serde.serialize_node(node))
-    for name in dict.fromkeys(
-        str(v.name) for n in nodes for v in reads(n) if v.name in stored and v.name not in inputs
-    ):
-        tensor = stored[name].const_value
-        assert tensor is not None
-        if name in weights:
-            tensor = ir.Tensor(
-                np.ascontiguousarray(weights[name].astype(tensor.dtype.numpy(), copy=False)), dtype=tensor.dtype
-            )
-        proto = ir.serde.serialize_tensor(tensor)
-        proto.name = name
-        graph.initializer.append(proto)
-    values = {str(value.name): value for node in nodes for value in reads(node)}
+    read = {str(value.name): value for node in nodes for value in reads(node)}
     for name, sample in inputs.items():
         info = graph.input.add(name=name)
         if isinstance(sample, np.ndarray):
@@ -288,13 +275,30 @@ def piece(
             rank.SetInParent()
             for axis in range(sample.ndim):  # named: shape inference reads nameless sizes as no sizes at all
                 rank.dim.add(dim_param=f"{name}/{axis}")
-        elif (kind := values[name].type) is not None:
+        elif (kind := read[name].type) is not None:
             ir.serde.serialize_type_into(info.type, kind)
+    known = model.graph.initializers
+    stored = {name: _tensor(model, name, weights) for name in read if name in known and name not in inputs}
+    for name, tensor in stored.items():
+        graph.input.append(onnx.helper.make_tensor_value_info(name, int(tensor.dtype), tensor.shape.numpy()))
     graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
     opsets = [
         onnx.OperatorSetIdProto(domain=domain, version=version) for domain, version in model.graph.opset_imports.items()
     ]
-    return onnx.ModelProto(graph=graph, ir_version=max(model.ir_version or 0, 8), opset_import=opsets)
+    found = ir.from_proto(onnx.ModelProto(graph=graph, ir_version=max(model.ir_version or 0, 8), opset_import=opsets))
+    for value in [value for value in found.graph.inputs if value.name in stored]:
+        found.graph.inputs.remove(value)
+        value.const_value = stored[str(value.name)]
+        found.graph.register_initializer(value)
+    return found
+
+
+def _tensor(model: ir.Model, name: str, weights: Weights) -> ir.TensorProtocol:
+    tensor = model.graph.initializers[name].const_value
+    assert tensor is not None
+    if name not in weights:
+        return tensor
+    return ir.Tensor(np.ascontiguousarray(weights[name].astype(tensor.dtype.numpy(), copy=False)), dtype=tensor.dtype)
 
 
 def batches_of(samples: Batch, size: int) -> Iterator[Batch]:
