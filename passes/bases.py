@@ -138,7 +138,7 @@ class _Walk:
                     for _, behind, terms_behind in after:
                         shared = _shared(application, terms, terms_behind)
                         self.join(place, terms, behind, terms_behind, shared)
-            else:
+            elif how is None:
                 raise NotFree
 
     def note(self, one: Place, other: Place, shared: set[Factor]) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from spa.errors import UsageError
+from spa.errors import NothingToPrune, UsageError
 from spa.passes.allocation import Curve, allocate
 from spa.passes.batchnorm import batch_statistics
 from spa.passes.biases import drop_zero_biases
@@ -120,6 +120,11 @@ def compensate(
                 session.turned |= turn(session, network.groups)
             beside = [group.name for group in network.groups if group.name in session.turned and group.off is None]
         groups = [group for group in network.groups if _can_be_scored(session, group.name)]
+        if not any(group.off is None or include for group in groups):
+            raise NothingToPrune(
+                "nothing can be repaired: no group that may go is read by weights stored as floating-point numbers "
+                "(integers are not refitted); without data and data-free, the weights alone decide"
+            )
         session.notes += _left_alone(session)
         curves |= session.curves([group for group in groups if group.off is None or include], ratio)
         with session.step("allocate"):

@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 import onnx_ir as ir
 
+from spa import runtime
 from spa.group import Group
 from spa.passes.allocation import Curve, through
 from spa.passes.calibrate import Calibration
@@ -117,8 +118,8 @@ class Session:
         if self._batches is None:
             probe = self.data.first(1).batches(1)[0]
             values = values or list(self.network.model.graph.outputs)  # a run has to give something
-            results = self.network.session(values, probe, {}, threads=self.threads).run(None, probe)
-            nbytes = sum(array.nbytes for array in results if isinstance(array, np.ndarray))
+            results = runtime.run(self.network.session(values, probe, {}, threads=self.threads), probe)
+            nbytes = sum(array.nbytes for array in results.values())
             size = min(LARGEST_BATCH, BATCH_NBYTES // max(nbytes, 1), len(self.data) // 12)
             self._batches = self.data.batches(max(1, int(size)))
         return self._batches
@@ -151,8 +152,8 @@ class Session:
         """Each output of the model with some weights, batch by batch."""
         values = list(self.network.model.graph.outputs)
         session = self.network.session(values, batches[0], weights, threads=self.threads)
-        results = [session.run(None, dict(batch)) for batch in batches]
-        return [[result[at] for result in results] for at in range(len(values))]
+        results = [runtime.run(session, batch) for batch in batches]
+        return [[result[str(value.name)] for result in results] for value in values]
 
     def consumers(self, layer: Layer, units: np.ndarray, statistics: Mapping[Key, Statistics]) -> list[Consumer]:
         """A layer as least-squares problems; `units` as those of `Reader`."""
@@ -216,7 +217,6 @@ class Session:
     def dense_statistics(self, problems: Sequence[Problem]) -> dict[Key, Statistics]:
         """What some layers read in the dense network."""
         values = list(dict.fromkeys(problem.data for problem in problems))
-        names = [str(value.name) for value in values]
         batches = self.batches(values)
         session = self.network.session(values, batches[0], {}, threads=self.threads)
         results: dict[int, dict[ir.Value, np.ndarray]] = {}
@@ -225,7 +225,8 @@ class Session:
             if number not in results:
                 self.progress("statistics", number / len(batches))
                 results.clear()
-                results[number] = dict(zip(values, session.run(names, dict(batches[number])), strict=True))
+                made = runtime.run(session, batches[number])
+                results[number] = {value: made[str(value.name)] for value in values}
             return results[number][value]
 
         found = collect(problems, len(batches), fetch, weigh=self.weigh, threads=self.threads)

@@ -17,6 +17,7 @@ from spa.group import Group, find_groups
 from spa.passes.biases import add_biases
 from spa.passes.consumers import Layer, find_layers
 from spa.passes.streaming import Batch, Weights, piece
+from spa.rule import Observed
 from spa.shapes import Shapes, infer_shapes
 
 
@@ -137,6 +138,8 @@ def _others(group: Group, coupling: Coupling, readers: Sequence[Reader]) -> list
 
 
 def _summed(application: Application) -> set[Any]:
+    if any(isinstance(follow, Observed) for follow in application.rule.follows):  # only sizes are looked at
+        return set()
     names = application.rule.contracted - set(application.rule.frozen)
     return {leaf for name, dim in application.factors.items() if name.split(".")[0] in names for leaf in leaves(dim)}
 

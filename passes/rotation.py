@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from spa import runtime
 from spa.dims import Factor, Kind, product
 from spa.group import Group
 from spa.passes.bases import Basis, NotFree, Place, Rows, coordinates, find_bases, rows_of
@@ -86,11 +87,14 @@ def turn(session: Session, groups: Sequence[Group]) -> dict[str, Turned]:
 def _agree(before: Sequence[Sequence[np.ndarray]], after: Sequence[Sequence[np.ndarray]]) -> bool:
     """Whether outputs are the same but for rounding."""
     pairs = [(a, b) for left, right in zip(before, after, strict=True) for a, b in zip(left, right, strict=True)]
-    numbers = [(a, b) for a, b in pairs if a.dtype.kind == "f"]
-    return all(
-        np.max(np.abs(a - b), initial=0.0) <= AGREEMENT[a.dtype.itemsize] * np.max(np.abs(a), initial=0.0)
-        for a, b in numbers
-    )
+    for one, other in pairs:
+        if one.dtype.kind == "f":
+            there = np.isfinite(one)
+            off = np.abs(one[there].astype(np.float64) - other[there])
+            most = AGREEMENT[one.dtype.itemsize] * np.max(np.abs(one[there]), initial=0.0)
+            if not (np.array_equal(there, np.isfinite(other)) and np.max(off, initial=0.0) <= most):
+                return False
+    return True
 
 
 def _understood(session: Session, group: Group, bases: Sequence[Basis]) -> bool:
@@ -181,11 +185,11 @@ def _products(session: Session, bases: Sequence[Basis]) -> dict[int, np.ndarray]
     run = session.network.session(values, fitted[0], {}, threads=session.threads)
     axes = session.network.coupling.axes
     for batch in fitted:
-        found = dict(zip(values, run.run(None, dict(batch)), strict=True))
+        found = runtime.run(run, batch)
         for basis in bases:
             for meeting in basis.meetings:
                 for side, place in enumerate((meeting.first, meeting.second)):
-                    sums[id(basis)][side] += _moments(basis, place, axes[place.value], found[place.value])
+                    sums[id(basis)][side] += _moments(basis, place, axes[place.value], found[str(place.value.name)])
     return sums
 
 

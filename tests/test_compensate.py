@@ -12,7 +12,7 @@ import pytest
 
 from spa import runtime
 from spa.coupling import couple
-from spa.errors import BudgetError, UsageError
+from spa.errors import BudgetError, NothingToPrune, UsageError
 from spa.group import find_groups
 from spa.passes.calibrate import check_samples
 from spa.passes.compensate import Compensation, compensate
@@ -20,7 +20,9 @@ from spa.passes.masking import mask_consumers
 from spa.passes.normalize import normalize
 from spa.passes.secondorder import BASELINES
 from spa.passes.slicing import slice_model
+from spa.pipeline import load_normal
 from spa.shapes import infer_shapes
+from tests import models
 
 MLP = """(float[n,6] x) => (float[n,3] y) {
     a = Gemm(x, u, c)  b = Relu(a)  d = MatMul(b, v)  e = Relu(d)  y = MatMul(e, w) }"""
@@ -223,3 +225,13 @@ def test_hidden_units_of_a_recurrence():
     assert [len(units) for units in found.plan.removed.values()] == [3]
     assert {layer.width for layer in found.layers} == {10}
     assert np.all(np.isfinite(outputs(sliced(found), x[:6])))
+
+
+def test_integer_weights_are_not_refitted_and_said_so() -> None:
+    model = load_normal(models.quantized())
+    shape = [n if isinstance(n, int) else 8 for n in model.graph.inputs[0].shape or ()]
+    samples = np.random.default_rng(0).standard_normal((24, *shape[1:])).astype(np.float32)
+    groups = find_groups(couple(model, infer_shapes(model)))
+    assert any(group.off is None for group in groups)
+    with pytest.raises(NothingToPrune, match="integers are not refitted"):
+        compensate(model, check_samples(samples, model), ratio=0.3)

@@ -42,6 +42,14 @@ def test_sums_that_no_weight_makes_up_for() -> None:
     assert [reader.layer.weight.name for reader in network.readers["wv:1"]] == ["wo"]
 
 
+def test_a_node_that_reads_sizes_sums_nothing() -> None:
+    """Exporters read shapes of queries and keys; that says nothing of what they hold."""
+    network = prepare(load_normal(models.computed_targets()))
+    shapes = {str(node.name) for node in network.model.graph if node.op_type == "Shape"}
+    assert shapes, "the model reads no shapes"
+    assert all(not shapes & set(names) for names in network.others.values())
+
+
 def test_changed_weights_stand_for_the_stored_ones() -> None:
     network = prepare(load_normal(models.gated_mlp()))
     layer = next(layer for layer in network.layers if layer.weight.name == "w1")

@@ -148,6 +148,7 @@ LINEAR = {
     "a bias": "b = Add(a, c)",
     "a number times all units": "b = Mul(a, one)",
     "a negation": "b = Neg(a)",
+    "its own shape": "s = Shape(a)  e = Expand(c, s)  b = Add(a, e)",
     "a product with something of another width": "g = MatMul(x, h)  b = Mul(a, g)",
 }
 

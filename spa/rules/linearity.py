@@ -23,6 +23,9 @@ MOVES = frozenset(
 )
 """Each element of a result is an element of an operand, or a weighted sum over axes other than the index set's."""
 
+SIZES = frozenset({"Shape", "Size"})
+"""No element is looked at."""
+
 SUMS = frozenset({"Add", "Sub", "Sum"})
 """Linear in all operands together: the index set has to stand in every one."""
 
@@ -36,10 +39,11 @@ ADDEND = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
 
 
 class Passing(Enum):
-    """How a change of basis passes a node: the same in front and behind, or two that have to cancel out."""
+    """How a change of basis passes a node: the same in front and behind; two cancel out; only sizes are read."""
 
     SAME = "same"
     MEETS = "meets"
+    UNSEEN = "unseen"
 
 
 def passing(node: ir.Node, operands: Sequence[int], *, results: bool) -> Passing | None:
@@ -53,6 +57,8 @@ def passing(node: ir.Node, operands: Sequence[int], *, results: bool) -> Passing
         return None
     given = [at for at, value in enumerate(node.inputs) if value is not None]
     if node.domain in ("", "ai.onnx"):
+        if node.op_type in SIZES:
+            return Passing.UNSEEN
         if node.op_type in MOVES:
             filled = node.attributes.get_string("coordinate_transformation_mode", "") == "tf_crop_and_resize"
             return Passing.SAME if results and operands and not filled else None
