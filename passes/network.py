@@ -17,7 +17,8 @@ from spa.group import Group, find_groups
 from spa.passes.biases import add_biases
 from spa.passes.consumers import Layer, find_layers
 from spa.passes.streaming import Batch, Weights, piece
-from spa.rule import Observed
+from spa.rule import names_of
+from spa.rules.linearity import is_unseen
 from spa.shapes import Shapes, infer_shapes
 
 
@@ -138,9 +139,14 @@ def _others(group: Group, coupling: Coupling, readers: Sequence[Reader]) -> list
 
 
 def _summed(application: Application) -> set[Any]:
-    if any(isinstance(follow, Observed) for follow in application.rule.follows):  # only sizes are looked at
-        return set()
-    names = application.rule.contracted - set(application.rule.frozen)
+    seen = {
+        name.name.split(".")[0]
+        for position in range(len(application.node.inputs))
+        if not is_unseen(application.node, position)
+        for term in application.operand_axes(position)
+        for name in names_of(term)
+    }
+    names = seen & application.rule.contracted - set(application.rule.frozen)
     return {leaf for name, dim in application.factors.items() if name.split(".")[0] in names for leaf in leaves(dim)}
 
 

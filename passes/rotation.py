@@ -32,7 +32,7 @@ RIDGE = 1e-6
 """Share of the mean variance that every direction has at least."""
 
 AGREEMENT = {2: 5e-2, 4: 1e-3, 8: 1e-9}
-"""How far outputs may move, of the largest one, by the bytes of a number."""
+"""How far outputs may move, of the largest one, by the bytes of a number in the tensors that are turned."""
 
 BATCHES = 16
 """On which the moments of queries and keys are measured."""
@@ -76,7 +76,8 @@ def turn(session: Session, groups: Sequence[Group]) -> dict[str, Turned]:
             lost = np.concatenate([[0.0], np.cumsum(energy.sum(0)[::-1])])
             losses += lost / (lost[-1] or 1.0)
         found[group.name] = Turned(losses, any(basis.meetings for basis in bases[group.name]))
-    if found and not _agree(before, session.outputs(probe, {})):
+    coarsest = min((tensor.dtype.itemsize for tensor in stored.values() if tensor is not None), default=4)
+    if found and not _agree(before, session.outputs(probe, {}), AGREEMENT[int(coarsest)]):
         for value, tensor in stored.items():
             value.const_value = tensor
         session.notes.append("no group was turned: the outputs would have moved by more than rounding")
@@ -84,14 +85,14 @@ def turn(session: Session, groups: Sequence[Group]) -> dict[str, Turned]:
     return found
 
 
-def _agree(before: Sequence[Sequence[np.ndarray]], after: Sequence[Sequence[np.ndarray]]) -> bool:
-    """Whether outputs are the same but for rounding."""
+def _agree(before: Sequence[Sequence[np.ndarray]], after: Sequence[Sequence[np.ndarray]], share: float) -> bool:
+    """Whether outputs are the same but for a share of the largest."""
     pairs = [(a, b) for left, right in zip(before, after, strict=True) for a, b in zip(left, right, strict=True)]
     for one, other in pairs:
         if one.dtype.kind == "f":
             there = np.isfinite(one)
             off = np.abs(one[there].astype(np.float64) - other[there])
-            most = AGREEMENT[one.dtype.itemsize] * np.max(np.abs(one[there]), initial=0.0)
+            most = share * np.max(np.abs(one[there]), initial=0.0)
             if not (np.array_equal(there, np.isfinite(other)) and np.max(off, initial=0.0) <= most):
                 return False
     return True

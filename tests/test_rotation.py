@@ -148,6 +148,7 @@ LINEAR = {
     "a bias": "b = Add(a, c)",
     "a number times all units": "b = Mul(a, one)",
     "a negation": "b = Neg(a)",
+    "a type taken from it": "s = CastLike(x, a)  t = ReduceMean <keepdims=1> (s, last)  b = Mul(a, t)",
     "its own shape": "s = Shape(a)  e = Expand(c, s)  b = Add(a, e)",
     "a product with something of another width": "g = MatMul(x, h)  b = Mul(a, g)",
 }
@@ -157,6 +158,7 @@ LINEAR = {
 def test_what_is_linear_is_free(name: str) -> None:
     text = TWO_MATRICES.replace("b = Add(a, c)", LINEAR[name])
     weights: dict[str, Weight] = {"u": [9, 7], "c": [7], "v": [7, 5], "one": np.full((), 0.5, np.float32), "h": [9, 1]}
+    weights["last"] = models.integers(1)
     assert found(build(text, weights)) == {"u:1": [(1, False)]}
 
 

@@ -23,8 +23,8 @@ MOVES = frozenset(
 )
 """Each element of a result is an element of an operand, or a weighted sum over axes other than the index set's."""
 
-SIZES = frozenset({"Shape", "Size"})
-"""No element is looked at."""
+UNSEEN = {"CastLike": 1, "Shape": 0, "Size": 0}
+"""Operands of which no element is looked at, only their type or their sizes."""
 
 SUMS = frozenset({"Add", "Sub", "Sum"})
 """Linear in all operands together: the index set has to stand in every one."""
@@ -39,11 +39,16 @@ ADDEND = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
 
 
 class Passing(Enum):
-    """How a change of basis passes a node: the same in front and behind; two cancel out; only sizes are read."""
+    """How a change of basis passes a node: the same in front and behind; two cancel out; no element is looked at."""
 
     SAME = "same"
     MEETS = "meets"
     UNSEEN = "unseen"
+
+
+def is_unseen(node: ir.Node, operand: int) -> bool:
+    """Whether no element of an operand is looked at."""
+    return node.domain in ("", "ai.onnx") and UNSEEN.get(node.op_type) == operand
 
 
 def passing(node: ir.Node, operands: Sequence[int], *, results: bool) -> Passing | None:
@@ -57,16 +62,15 @@ def passing(node: ir.Node, operands: Sequence[int], *, results: bool) -> Passing
         return None
     given = [at for at, value in enumerate(node.inputs) if value is not None]
     if node.domain in ("", "ai.onnx"):
-        if node.op_type in SIZES:
+        if list(operands) == [UNSEEN.get(node.op_type)] and not results:
             return Passing.UNSEEN
         if node.op_type in MOVES:
             filled = node.attributes.get_string("coordinate_transformation_mode", "") == "tf_crop_and_resize"
             return Passing.SAME if results and operands and not filled else None
         if node.op_type in SUMS:
             return Passing.SAME if results and list(operands) == given else None
-        if node.op_type == "Cast":
-            to = ir.DataType(node.attributes.get_int("to", 0))
-            return Passing.SAME if results and to.is_floating_point() else None
+        if node.op_type in ("Cast", "CastLike"):
+            return Passing.SAME if results and _gives_floats(node) else None
         known = node.op_type in PRODUCTS
     else:
         known = node.domain == MICROSOFT and node.op_type in MICROSOFT_PRODUCTS
@@ -78,3 +82,11 @@ def passing(node: ir.Node, operands: Sequence[int], *, results: bool) -> Passing
         return Passing.MEETS if len(factors) == 2 and addend not in operands else None
     whole = addend not in given or addend in operands
     return Passing.SAME if len(factors) == 1 and whole else None
+
+
+def _gives_floats(node: ir.Node) -> bool:
+    """Whether a conversion gives floating-point numbers."""
+    if node.op_type == "Cast":
+        return ir.DataType(node.attributes.get_int("to", 0)).is_floating_point()
+    like = node.inputs[1]
+    return like is not None and like.dtype is not None and like.dtype.is_floating_point()
