@@ -347,6 +347,43 @@ def test_a_refit_that_fails_on_held_out_samples_is_refused() -> None:
     np.testing.assert_allclose(layer.bias, together[5:] @ consumer.weight[5:], atol=1e-12)
 
 
+def few_samples(seed: int, *, count: int, width: int = 40) -> Consumer:
+    """The pruned input is the dense one with noise of its own, which asymmetric targets would have to fit."""
+    rng = np.random.default_rng(seed)
+
+    def drawn(rows: int) -> Moments:
+        dense = rng.standard_normal((rows, width))
+        return moments_of(dense + 0.5 * rng.standard_normal((rows, width)), dense)
+
+    weight = rng.standard_normal((width, 5))
+    return Consumer(drawn(count), weight, np.arange(width), held_out=drawn(2000))
+
+
+def test_with_fewer_samples_than_rows_symmetric_targets_are_tried() -> None:
+    """Asymmetric targets fit the noise of few samples; whichever is better on held-out samples is taken."""
+    kept = np.arange(36)
+    dampings = [1e-3]
+    better = 0
+    for seed in range(6):
+        consumer = few_samples(seed, count=30)
+        _, asymmetric_loss = held_out_losses(consumer, kept, dampings)
+        _, symmetric_loss = held_out_losses(consumer, kept, dampings, symmetric=True)
+        layer = refit(consumer, kept, dampings=dampings)
+        assert layer.held_out_loss is not None
+        assert layer.held_out_loss <= min(asymmetric_loss, symmetric_loss)
+        better += symmetric_loss < asymmetric_loss
+    assert better >= 5
+    many = few_samples(0, count=400)  # there are enough: asymmetric targets are right, and nothing else is tried
+    assert refit(many, kept, dampings=dampings).held_out_loss == held_out_losses(many, kept, dampings)[1]
+
+
+def test_symmetric_targets_keep_the_mean_of_the_dense_outputs() -> None:
+    consumer = few_samples(3, count=30)
+    equations, same = (normal_equations(consumer, symmetric=way) for way in (False, True))
+    np.testing.assert_array_equal(equations.output_mean, same.output_mean)
+    np.testing.assert_allclose(same.target, consumer.moments.gram @ consumer.weight)
+
+
 def test_empty_held_out_moments_are_none() -> None:
     consumer = asymmetric(13)
     empty = replace(consumer, held_out=Moments(consumer.moments.width, dense_width=consumer.moments.width))

@@ -128,12 +128,18 @@ class NormalEquations:
         return np.asarray(self.output_mean - self.mean @ weight)
 
 
-def normal_equations(consumer: Consumer, moments: Moments | None = None) -> NormalEquations:
-    """Normal equations of a consumer on its moments, or on others such as the held-out ones."""
+def normal_equations(consumer: Consumer, moments: Moments | None = None, *, symmetric: bool = False) -> NormalEquations:
+    """Normal equations of a consumer on its moments, or on others such as the held-out ones.
+
+    Args:
+        symmetric: the targets come from the pruned network's input too, G = H W0, but for their means: what is left to
+            learn is fewer numbers, as the dense weights are the answer while no row is gone.
+    """
     moments = consumer.moments if moments is None else moments
     dense = np.asarray(consumer.weight, np.float64)
     gram, mean = moments.gram, moments.mean
-    target = np.asarray((gram if moments.symmetric else moments.cross) @ dense)
+    same = moments.symmetric or (symmetric and moments.dense_width == moments.width)
+    target = np.asarray((gram if same else moments.cross) @ dense)
     output_mean = moments.dense_mean @ dense
     if consumer.drift:
         target += consumer.drift * moments.drift_cross

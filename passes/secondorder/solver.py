@@ -101,7 +101,8 @@ def refit(consumer: Consumer, kept_rows: Indices, *, dampings: Sequence[float] |
     solved for W_S - A_S, so that whatever regularises pulls towards the anchor A, also with fewer samples than rows,
     with rows that do not vary, and with no variance at all. The damping of smallest held-out error is taken, and the
     solution is then computed anew on all moments, the held-out ones included. Without held-out moments the first
-    damping that passes the growth guard is taken.
+    damping that passes the growth guard is taken. With fewer samples than rows, symmetric targets are tried too: the
+    asymmetric ones then fit noise.
 
     A refit is refused, and the anchor returned with a corrected bias and the reason, when its largest weight has grown
     more than ten-fold, or when none is better on held-out moments than correcting the bias alone.
@@ -114,12 +115,16 @@ def refit(consumer: Consumer, kept_rows: Indices, *, dampings: Sequence[float] |
     Raises:
         DataError: moments without rows.
     """
-    reason, held_out_loss = "", None
+    reason, held_out_loss, symmetric = "", None, False
     if consumer.judge is None:
         tried = list(dampings or (default_damping(consumer) * factor for factor in (1.0, 10.0, 100.0)))
     else:
         tried = list(dampings or DAMPINGS)
         plain, *losses = held_out_losses(consumer, kept_rows, tried)
+        if not consumer.moments.symmetric and consumer.moments.effective_count < len(kept_rows):
+            _, *others = held_out_losses(consumer, kept_rows, tried, symmetric=True)
+            symmetric = min(others) < min(losses)
+            losses = others if symmetric else losses
         held_out_loss = min(plain, *losses)
         if held_out_loss < plain:
             tried = [tried[losses.index(held_out_loss)]]
@@ -127,9 +132,12 @@ def refit(consumer: Consumer, kept_rows: Indices, *, dampings: Sequence[float] |
             tried, reason = [], "no refit is better on held-out samples than correcting the bias alone"
     full = normal_equations(consumer, pooled(consumer))
     equations = full.restrict(kept_rows)
+    fitted = equations
+    if symmetric:
+        fitted = normal_equations(consumer, pooled(consumer), symmetric=True).restrict(kept_rows)
     chosen, weight = None, consumer.anchored[kept_rows]
     for damping in tried:
-        solution = _solution(equations, weight, ridge(full.gram, damping)[kept_rows])
+        solution = _solution(fitted, weight, ridge(full.gram, damping)[kept_rows])
         if not _grown(consumer, solution):
             chosen, weight, reason = damping, solution, ""
             break
@@ -146,15 +154,19 @@ def judged(consumer: Consumer, kept_rows: Indices, weight: Array, bias: Array) -
     return Refit(kept_rows, weight, bias, None, "", share(error, energy(consumer, full)), None)
 
 
-def held_out_losses(consumer: Consumer, kept_rows: Indices, dampings: Sequence[float]) -> list[float]:
+def held_out_losses(
+    consumer: Consumer, kept_rows: Indices, dampings: Sequence[float], *, symmetric: bool = False
+) -> list[float]:
     """Share of the held-out output variance lost by the anchor with a corrected bias, and by the refit of each damping.
 
-    Infinite for a refit that does not pass the growth guard.
+    Infinite for a refit that does not pass the growth guard. Refits to symmetric targets are judged by the dense
+    network's outputs as well.
     """
     full, held = normal_equations(consumer), normal_equations(consumer, consumer.judge)
     equations, judge = full.restrict(kept_rows), held.restrict(kept_rows)
     anchor = consumer.anchored[kept_rows]
-    solutions = [_solution(equations, anchor, ridge(full.gram, damping)[kept_rows]) for damping in dampings]
+    fitted = normal_equations(consumer, symmetric=True).restrict(kept_rows) if symmetric else equations
+    solutions = [_solution(fitted, anchor, ridge(full.gram, damping)[kept_rows]) for damping in dampings]
     total = energy(consumer, held)
     return [
         np.inf
