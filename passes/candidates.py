@@ -6,7 +6,7 @@ cut: heads and head_dim of one attention would otherwise both shrink.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -15,12 +15,12 @@ from spa.cost import NUMBERS
 from spa.errors import UsageError
 from spa.group import Frozen, Group
 
-EXCLUDED, OFF, NESTED, EMPTY = "excluded", "off", "nested", "empty"
+EXCLUDED, OFF, NESTED, EMPTY, UNREAD = "excluded", "off", "nested", "empty", "unread"
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Group numbers that take part, ascending, and for all others which of the four reasons keeps them out."""
+    """Group numbers that take part, ascending, and for all others which reason keeps them out."""
 
     active: tuple[int, ...]
     left: Mapping[int, str]
@@ -32,6 +32,7 @@ def find_candidates(
     include: Iterable[str] = (),
     exclude: Iterable[str] = (),
     only: Iterable[str] = (),
+    unread: Collection[str] = (),
     reaches: Callable[[int], bool] = lambda number: True,  # noqa: ARG005
 ) -> Candidates:
     """The groups that are cut.
@@ -39,6 +40,7 @@ def find_candidates(
     Args:
         include: turns on groups that are off, and lets nested groups be cut together.
         exclude, only: groups that are left alone; groups but which all are left alone.
+        unread: names of groups that no weight reads which could make up for them.
         reaches: whether a group has units enough to be cut at all; where it has not, the group nested
             in it is cut instead.
 
@@ -57,6 +59,8 @@ def find_candidates(
             left[number] = EXCLUDED
         elif group.off is not None and number not in included:
             left[number] = OFF
+        elif group.name in unread:
+            left[number] = UNREAD
         elif all(piece.value.const_value is None or piece.value.const_value.dtype in NUMBERS for piece in group.slices):
             left[number] = EMPTY
     free = [number for number in range(len(groups)) if number not in left]
@@ -145,6 +149,7 @@ def reasons(groups: Sequence[Group], candidates: Candidates) -> list[str]:
             NESTED: f"nested with groups that are cut; include={kind!r} cuts both",
             EXCLUDED: "left out by exclude or only",
             EMPTY: "no parameters in them",
+            UNREAD: "nothing could make up for them: nodes without weights, or with integers, read them",
         }[reason]
         lines.append(f"{len(members)} {kind} group{'s' if len(members) > 1 else ''} left alone ({why})")
     return lines

@@ -109,7 +109,7 @@ def compensate(
         unscored = [group.name for group in network.groups if group.name not in curves]
         found = select(
             network.groups, scores, network.cost, ratio=ratio, of=of, scope=scope, align=align, min_keep=min_keep,
-            include=[*include, *beside], exclude=[*exclude, *unscored], only=only,
+            include=[*include, *beside], exclude=exclude, only=only, unread=unscored,
         )  # fmt: skip
         return found.plan
 

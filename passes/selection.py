@@ -57,6 +57,7 @@ class _Options:
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     only: tuple[str, ...]
+    unread: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if not (isfinite(self.ratio) and 0 < self.ratio < 1):
@@ -96,8 +97,9 @@ class _Problem:
             return track.nearest(options.ratio * track.group.size) >= 0.5 * options.ratio * track.group.size
 
         candidates = find_candidates(
-            groups, include=options.include, exclude=options.exclude, only=options.only, reaches=reaches
-        )
+            groups, include=options.include, exclude=options.exclude, only=options.only, unread=options.unread,
+            reaches=reaches,
+        )  # fmt: skip
         tracks = tracks_of(candidates.active)
         dense = {name: cost.of(name) for name in MEASURES}
         return cls(groups, scores, cost, options, candidates, tracks, dense, _condensed(cost, tracks))
@@ -127,6 +129,7 @@ def select(
     include: Iterable[str] = (),
     exclude: Iterable[str] = (),
     only: Iterable[str] = (),
+    unread: Iterable[str] = (),
     frozen: Sequence[Frozen] = (),
 ) -> Selection:
     """Choose the units to remove.
@@ -148,6 +151,7 @@ def select(
             tenth), else the next inner one.  Included groups are cut besides.
         exclude, only: patterns of group names, kinds, tensors or nodes: groups that are left alone, or but
             which all are.
+        unread: names of groups that no weight reads which could make up for them: they stay.
         frozen: what stays and why, for messages.
 
     Raises:
@@ -157,7 +161,7 @@ def select(
     """
     options = _Options(
         ratio, of, scope or DEFAULT_SCOPE, align, DEFAULT_MIN_KEEP if min_keep is None else min_keep,
-        tuple(include), tuple(exclude), tuple(only),
+        tuple(include), tuple(exclude), tuple(only), frozenset(unread),
     )  # fmt: skip
     problem = _Problem.of(groups, scores, cost, options)
     if not problem.tracks:
@@ -264,6 +268,8 @@ def _relaxations(problem: _Problem) -> Iterator[tuple[str, _Options]]:
         names = (problem.groups[n].name for n, why in problem.candidates.left.items() if why == reason)
         options = replace(options, include=(*options.include, *names))
         yield f"{text} unless included", options
+    options = replace(options, unread=frozenset())
+    yield "groups that nothing could make up for", options
     yield "groups left out by exclude or only", replace(options, exclude=(), only=())
 
 

@@ -318,6 +318,18 @@ def test_groups_without_parameters_are_left_alone() -> None:
     assert set(choose(model, ratio=0.3).plan.removed) == {"w1:1"}
 
 
+def test_what_nothing_could_make_up_for_stays_and_is_named() -> None:
+    model = chain(8, 10, 12, 4)
+    first, *others = [group.name for group in model.groups]
+    found = choose(model, ratio=0.1, unread=[first])
+    assert set(found.plan.removed) <= set(others)
+    assert any("nothing could make up for them" in limit for limit in found.limits)
+    with pytest.raises(BudgetError, match="groups that nothing could make up for"):
+        choose(model, ratio=0.9, unread=[first])
+    with pytest.raises(NothingToPrune, match="nothing could make up for them"):
+        choose(model, ratio=0.1, unread=[first, *others])
+
+
 # --------------------------------------------------------------------------------------------------- refusals
 @pytest.mark.parametrize("ratio", [0.0, 1.0, -1.0, 1.5, float("nan"), float("inf")])
 @pytest.mark.parametrize("of", BUDGETS)
