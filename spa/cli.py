@@ -6,31 +6,17 @@ Exit status: 0 done; 1 nothing to prune, budget not met, verification failed; 2 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    Task,
-    TaskID,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 
 import spa
-from spa import pipeline, report
-from spa.errors import ModelError, SpaError, UsageError
+from spa import arguments, pipeline, report
+from spa.errors import SpaError, UsageError
 from spa.frontends import onnx_file, sources
-from spa.frontends.data import ImageOptions
 from spa.operation import registered
 from spa.passes.compensate import PRESETS
 from spa.passes.importance import (
@@ -44,6 +30,7 @@ from spa.passes.importance import (
 )
 from spa.passes.selection import DEFAULT_SCOPE, SCOPES
 from spa.plan import Plan
+from spa.progress import progress
 from spa.repair import METHODS
 
 app = typer.Typer(
@@ -175,13 +162,13 @@ def prune(
     json: Json = False,
 ) -> None:
     """Make a model smaller: same inputs and outputs, fewer channels, heads and FFN units."""
-    target = output or _beside(model, "pruned.onnx")
+    target = output or arguments.beside(model, "pruned.onnx")
     onnx_only = {"--data": data, "--data-free": data_free, "--dry-run": dry_run, "--input": input_}
     back = _gives_back(model, output, [option for option, given in onnx_only.items() if given])
     if back is None and not dry_run:
-        _check_targets(target, save_plan)
-    _check_targets(save_plan, model)
-    with _progress() as step:
+        arguments.check_targets(target, save_plan)
+    arguments.check_targets(save_plan, model)
+    with progress(err) as step:
         if back is not None:
             _give_back(back, model, target, ratio=ratio, of=of, criterion=criterion, gather=gather, roles=roles,
                        normalise=normalise, scope=scope, align=align, min_keep=min_keep, include=include or (),
@@ -192,8 +179,8 @@ def prune(
         result = pipeline.prune(
             found, ratio=ratio, of=of, criterion=criterion, gather=gather, roles=roles, normalise=normalise,
             scope=scope, align=align, min_keep=min_keep, include=include or (), exclude=exclude or (), only=only or (),
-            inputs=_shapes(input_), data=data, data_free=data_free, preset=preset,
-            images=_images(image_mean, image_std, size), verify=not no_verify, dry_run=dry_run, progress=step,
+            inputs=arguments.shapes(input_), data=data, data_free=data_free, preset=preset,
+            images=arguments.images(image_mean, image_std, size), verify=not no_verify, dry_run=dry_run, progress=step,
         )  # fmt: skip
         if save_plan is not None:
             onnx_file.check_target(save_plan, model=result.dense)
@@ -215,9 +202,9 @@ def export(
     ] = False,
 ) -> None:
     """Write a framework's model as ONNX, checked against the framework."""
-    target = output or _beside(source, "onnx")
+    target = output or arguments.beside(source, "onnx")
     options: dict[str, Any] = {} if opset is None else {"opset": opset}
-    with _progress() as step:
+    with progress(err) as step:
         step("export")
         model = sources.export(source, **options, **({"cache": True} if cache else {}))
         onnx_file.save(model, target)
@@ -227,9 +214,9 @@ def export(
 @app.command()
 def normalize(model: Model, output: Output = None) -> None:
     """Write the graph that pruning starts from: the same function, folded, each node with constants of its own."""
-    target = _target(model, output, "normal")
-    _check_targets(target)
-    with _progress() as step:
+    target = arguments.target(model, output, "normal")
+    arguments.check_targets(target)
+    with progress(err) as step:
         step("normalise")
         normal = pipeline.load_normal(model)
         onnx_file.save(normal, target)
@@ -239,9 +226,9 @@ def normalize(model: Model, output: Output = None) -> None:
 @app.command()
 def groups(model: Model, input_: Input = None, json: Json = False) -> None:
     """List what could go, group by group, and what stays and why."""
-    with _progress() as step:
+    with progress(err) as step:
         step("couple")
-        analysis = pipeline.analyse(pipeline.load_normal(model), inputs=_shapes(input_))
+        analysis = pipeline.analyse(pipeline.load_normal(model), inputs=arguments.shapes(input_))
     found = pipeline.report_on(analysis, Plan({}, {}))
     axes = report.frozen_axes(analysis.coupling)
     if json:
@@ -262,11 +249,13 @@ def apply(
     json: Json = False,
 ) -> None:
     """Prune by a saved plan; the same plan gives the same bytes."""
-    target = _target(model, output, "pruned")
-    _check_targets(target, plan)
-    with _progress() as step:
+    target = arguments.target(model, output, "pruned")
+    arguments.check_targets(target, plan)
+    with progress(err) as step:
         step("apply")
-        result = pipeline.apply_plan(model, _read_plan(plan), inputs=_shapes(input_), verify=not no_verify)
+        result = pipeline.apply_plan(
+            model, arguments.read_plan(plan), inputs=arguments.shapes(input_), verify=not no_verify
+        )
         result.save(target)
     _show(result, target, json=json)
 
@@ -282,9 +271,9 @@ def verify(
     json: Json = False,
 ) -> None:
     """Check a pruned model against the dense model and the plan."""
-    with _progress() as step:
+    with progress(err) as step:
         step("verify")
-        found = pipeline.verify_files(dense, pruned, _read_plan(plan), inputs=_shapes(input_))
+        found = pipeline.verify_files(dense, pruned, arguments.read_plan(plan), inputs=arguments.shapes(input_))
     if json:
         typer.echo(found.to_json())
         return
@@ -306,13 +295,6 @@ def rule(
         typer.echo(report.rules_markdown(rows))
     else:
         report.print_rules(rows, out)
-
-
-def _beside(source: Path, ending: str) -> Path:
-    """Where a result goes by default: beside a file; for package.module:factory, into the working directory."""
-    if not source.exists() and sources.is_framework(source):
-        return Path(f"{str(source).partition(':')[2]}.{ending}")
-    return source.parent / f"{source.stem}.{ending}"
 
 
 def _exported(source: Path, step: pipeline.Progress) -> Any:
@@ -380,86 +362,6 @@ def _show(result: pipeline.PruneResult, target: Path | None, *, json: bool, verb
     out.print(f"wrote {target}", markup=False, soft_wrap=True)
 
 
-def _target(model: Path, output: Path | None, word: str) -> Path:
-    return output or model.parent / f"{model.stem}.{word}.onnx"
-
-
-def _check_targets(target: Path | None, *others: Path | None) -> None:
-    """Refuse a target that cannot be written, or that is another file of the command, before any work."""
-    if target is None:
-        return
-    if any(other is not None and target.resolve() == other.resolve() for other in others):
-        raise UsageError(f"cannot write {str(target)!r}: the command reads or writes it already; choose another name")
-    onnx_file.check_target(target)
-
-
-def _images(mean: str, std: str, size: str | None) -> ImageOptions:
-    means, stds = _numbers(mean, "--image-mean"), _numbers(std, "--image-std")
-    sides = None if size is None else _numbers(size, "--size")
-    if sides is not None and (len(sides) != 2 or any(side < 1 or side != int(side) for side in sides)):
-        raise UsageError(f"--size {size!r}: expected a height and a width such as 224,224")
-    if not all(stds):
-        raise UsageError(f"--image-std {std!r}: expected numbers other than zero")
-    return ImageOptions(tuple(means), tuple(stds), None if sides is None else (int(sides[0]), int(sides[1])))
-
-
-def _numbers(text: str, option: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise UsageError(f"{option} {text!r}: expected numbers separated by commas") from None
-
-
-def _shapes(items: list[str] | None) -> dict[str, list[int]]:
-    shapes = {}
-    for item in items or ():
-        name, equals, text = item.rpartition("=")
-        try:
-            shapes[name] = [int(size) for size in text.split(",") if size]
-        except ValueError:
-            equals = ""
-        if not equals or not name or any(size < 1 for size in shapes[name]):
-            raise UsageError(f"--input {item!r}: expected NAME=SIZES such as pixels=1,3,224,224")
-    return shapes
-
-
-def _read_plan(path: Path) -> Plan:
-    try:
-        return Plan.from_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelError(f"cannot read the plan {str(path)!r}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise ModelError(f"cannot read the plan {str(path)!r}: it is no text") from error
-    except ModelError as error:
-        raise ModelError(f"{str(path)!r}: {error}") from error
-
-
-class _Rate(ProgressColumn):
-    """How much of a step is done each second."""
-
-    def render(self, task: Task) -> Text:
-        """The share, or nothing yet."""
-        return Text(f"{task.speed:.1%}/s" if task.total is not None and task.speed else "")
-
-
-@contextmanager
-def _progress() -> Iterator[pipeline.Progress]:
-    """A line on stderr: which step is running, how far it is and how long it will take; none without a terminal."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), _Rate())
-    with Progress(*columns, TimeRemainingColumn(), console=err, transient=True, disable=not err.is_terminal) as bars:
-        shown: dict[str, TaskID] = {}
-
-        def step(name: str, share: float | None = None) -> None:
-            if name not in shown:
-                for task in shown.values():
-                    bars.update(task, visible=False)
-                shown[name] = bars.add_task(name, total=None)
-            if share is not None:
-                bars.update(shown[name], total=1.0, completed=share, visible=True)
-
-        yield step
-
-
 @app.callback(invoke_without_command=True)
 def _main(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
@@ -467,10 +369,10 @@ def _main(version: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit
 
 
-def main(arguments: list[str] | None = None) -> Any:
+def main(words: list[str] | None = None) -> Any:
     """Run the command; errors a user can cause are one line and an exit status, never a traceback."""
     try:
-        app(args=arguments, prog_name="spa")
+        app(args=words, prog_name="spa")
     except SpaError as error:
         err.print(f"error: {error}", markup=False, soft_wrap=True)
         sys.exit(error.exit_code)
