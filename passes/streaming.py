@@ -281,7 +281,8 @@ def piece(
     stored = {name: _tensor(model, name, weights) for name in read if name in known and name not in inputs}
     for name, tensor in stored.items():
         graph.input.append(onnx.helper.make_tensor_value_info(name, int(tensor.dtype), tensor.shape.numpy()))
-    graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+    taken = {info.name: info for info in graph.input}
+    graph.output.extend(taken.get(name, onnx.ValueInfoProto(name=name)) for name in outputs)
     opsets = [
         onnx.OperatorSetIdProto(domain=domain, version=version) for domain, version in model.graph.opset_imports.items()
     ]
