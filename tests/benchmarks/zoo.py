@@ -151,7 +151,7 @@ def spread(tensor: onnx.TensorProto, *, seed: int) -> None:
     again = again[np.abs(flat[again]) < 10]  # what hides positions is no weight
     reach = 0.1 if same else 0.01
     noise = np.random.default_rng(seed).permutation(np.linspace(-reach, reach, again.size))
-    flat[again] += noise * np.maximum(1, np.abs(flat[again]))
+    flat[again] += noise * np.where(flat[again] == 0, 1, np.abs(flat[again]))  # variances stay above zero
     tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
 
 
