@@ -44,6 +44,9 @@ class _Slicer:
     def run(self) -> None:
         for value, axes in self.coupling.axes.items():
             cuts = [self.mask(dim) for dim in axes]
+            for dim, cut in zip(axes, cuts, strict=True):  # a term of a rule may become empty: zeros put in front
+                if cut is not None and cut.size and not cut.any():
+                    raise ModelError(f"the plan leaves nothing of an axis of size {dim.size}: {show(dim)}")
             if any(cut is not None for cut in cuts):
                 _cut_value(value, cuts)
         for application in self.coupling.applications:
@@ -58,10 +61,7 @@ class _Slicer:
     def mask(self, dim: Factor) -> np.ndarray | None:
         root = dim.root
         if root not in self.known:
-            found = keep_mask(root, self.masks)
-            if found is not None and found.size and not found.any():
-                raise ModelError(f"the plan leaves nothing of an axis of size {root.size}: {show(root)}")
-            self.known[root] = found
+            self.known[root] = keep_mask(root, self.masks)
         return self.known[root]
 
     def sizes(self, application: Application, terms: Sequence[Term | None]) -> list[tuple[int, int] | None]:
