@@ -9,9 +9,8 @@ constant belong to which unit, and whether that constant makes the unit or reads
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
-from itertools import product
 
 import networkx as nx
 import numpy as np
@@ -138,41 +137,7 @@ def _free_leaves(coupling: Coupling, constants: Iterable[ir.Value]) -> dict[Fact
                 if _covers(dim, leaf):
                     coupling.frozen[leaf] = Reason("without it an axis would be empty", show(dim))
                     found.pop(leaf, None)
-        _keep_computed_axes(coupling, found)
     return found
-
-
-def _keep_computed_axes(coupling: Coupling, free: dict[Factor, None]) -> None:
-    """Freeze a position of each computed axis that single positions, all of them free, make up.
-
-    The selection keeps a position of every axis of a constant; computed axes that hold all of such an axis are safe.
-    """
-    stored = {dim.root for value in coupling.weights for dim in coupling.axes.get(value, ())}
-    computed = {dim.root: None for axes in coupling.axes.values() for dim in axes if dim.root not in stored}
-    kept = [positions for root in stored if (positions := _positions(root, free))]
-    for dim in computed:
-        positions = _positions(dim, free)
-        if positions and not any(known <= positions for known in kept):
-            first = min(positions, key=lambda position: sorted(leaf.serial for leaf in position))
-            for leaf in first:
-                coupling.frozen[leaf] = Reason("without it an axis would be empty", show(dim))
-                free.pop(leaf, None)
-            kept = [known for root in stored if (known := _positions(root, free))]
-
-
-def _positions(dim: Factor, free: Container[Factor]) -> frozenset[frozenset[Factor]]:
-    """The positions of a dim, each as the free single factors that it goes with; none if some position always stays."""
-    found = _sets(dim.root, free)
-    return frozenset() if frozenset() in found else found
-
-
-def _sets(root: Factor, free: Container[Factor]) -> frozenset[frozenset[Factor]]:
-    if root.kind is Kind.LEAF:
-        return frozenset({frozenset({root} if root.size == 1 and root in free else ())})
-    parts = [_sets(part, free) for part in root.parts]
-    if root.kind is Kind.SUM:
-        return frozenset().union(*parts)
-    return frozenset(frozenset().union(*chosen) for chosen in product(*parts))
 
 
 def _covers(dim: Factor, leaf: Factor) -> bool:
