@@ -20,6 +20,7 @@ import onnx_ir as ir
 from spa.coupling import Application, Coupling, expand
 from spa.dims import ONE, Factor, Kind, leaves
 from spa.group import Group
+from spa.positions import leaf_positions
 from spa.rule import Compound, Term, names_of
 from spa.rules.linearity import Passing, passing
 
@@ -191,9 +192,7 @@ class _Walk:
 
     def stacks(self, place: tuple[ir.Value, int, int]) -> Factor | None:
         """The axis of single positions beside the factor, if there is one."""
-        roots = (dim.root for dim in self.coupling.axes[place[0]])
-        parts = [part for root in roots for part in (root.parts if root.kind is Kind.PRODUCT else (root,))]
-        found = {part for part in parts if is_stack(part)}
+        found = {part for dim in self.coupling.axes[place[0]] for part in _parts(dim) if is_stack(part)}
         if len(found) > 1:
             raise NotFree
         return found.pop() if found else None
@@ -261,8 +260,7 @@ class _Walk:
         """That a basis can be written into a stored tensor."""
         rows_of(basis, self.coupling.axes[place.value][place.axis], number=place.number, slot=place.slot)
         stack = self.stacks((place.value, place.axis, place.number))
-        own = self.coupling.axes[place.value][place.axis]
-        if stack is not None and all(part is not stack for part, _ in coordinates(own)):
+        if stack is not None and stack not in _parts(self.coupling.axes[place.value][place.axis]):
             raise NotFree
 
 
@@ -270,6 +268,11 @@ def _shared(application: Application, one: Sequence[Term], other: Sequence[Term]
     """Factors that two patterns of a rule share by name: the same index in one is the same index in the other."""
     left, right = ({name.name for term in terms for name in names_of(term)} for terms in (one, other))
     return {leaf for name in left & right for leaf in leaves(application.factors[name]) if leaf is not ONE}
+
+
+def _parts(dim: Factor) -> tuple[Factor, ...]:
+    """What a dim is a product of."""
+    return dim.root.parts if dim.root.kind is Kind.PRODUCT else (dim.root,)
 
 
 def is_stack(part: Factor) -> bool:
@@ -297,13 +300,14 @@ def rows_of(basis: Basis, dim: Factor, *, number: int = 0, slot: int = 0) -> Row
     Raises:
         NotFree: it does not lie there in whole columns.
     """
-    columns = coordinates(dim)
+    stacks = set(filter(is_stack, _parts(dim)))
+    columns = list(leaf_positions(dim, {basis.leaf, *basis.heads, *stacks}))
     mine = [column for leaf, column in columns if leaf is basis.leaf]
     if len(mine) <= number:
         raise NotFree
     index = mine[number].copy()
     for part, column in columns:
-        if is_stack(part):
+        if part in stacks:
             index[column != slot] = -1
     found = [np.flatnonzero(index == k) for k in range(basis.leaf.size)]
     if len({len(positions) for positions in found}) != 1 or not len(found[0]):
@@ -319,25 +323,3 @@ def rows_of(basis: Basis, dim: Factor, *, number: int = 0, slot: int = 0) -> Row
     if np.any(copy != copy[0]):
         raise NotFree
     return Rows(positions, copy[0])
-
-
-def coordinates(dim: Factor) -> list[tuple[Factor, np.ndarray]]:
-    """For each factor along a dim, in order: its index at every position, -1 where it is none of the position's."""
-    root = dim.root
-    if root is ONE:
-        return []
-    if root.kind is Kind.LEAF or is_stack(root):
-        return [(root, np.arange(root.size))]
-    found = []
-    before = 1 if root.kind is Kind.PRODUCT else 0
-    for part in root.parts:
-        for factor, column in coordinates(part):
-            if root.kind is Kind.PRODUCT:
-                behind = root.size // (before * part.size)
-                found.append((factor, np.tile(np.repeat(column, behind), before)))
-            else:
-                whole = np.full(root.size, -1)
-                whole[before : before + part.size] = column
-                found.append((factor, whole))
-        before = before * part.size if root.kind is Kind.PRODUCT else before + part.size
-    return found

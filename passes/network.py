@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,20 +85,16 @@ class Network:
 
     def erase(self, weights: dict[str, np.ndarray], group: Group, units: np.ndarray) -> None:
         """Let what makes some units make zeros: for units that other nodes sum over than layers with a weight."""
-        for part in group.slices:
-            positions = np.flatnonzero(np.isin(part.unit_of, units))
-            if part.producer and len(positions):
-                array = self.array(part.value, weights).copy()
-                np.moveaxis(array, part.axis, 0)[positions] = 0.0
-                weights[str(part.value.name)] = array
+        for value, axis, positions in _made(group, units):
+            array = self.array(value, weights).copy()
+            np.moveaxis(array, axis, 0)[positions] = 0.0
+            weights[str(value.name)] = array
 
     def erase_for_good(self, group: Group, units: np.ndarray) -> None:
         """The same in the network's weights, now and whenever a layer gets new ones."""
         self.erase(self.weights, group, units)
-        for part in group.slices:
-            if part.producer:
-                positions = np.flatnonzero(np.isin(part.unit_of, units))
-                self.erased.setdefault(str(part.value.name), []).append((part.axis, positions))
+        for value, axis, positions in _made(group, units):
+            self.erased.setdefault(str(value.name), []).append((axis, positions))
 
     def session(
         self, outputs: Sequence[ir.Value], sample: Batch, weights: Weights, *, threads: int | None = None
@@ -107,6 +103,14 @@ class Network:
         names = [str(value.name) for value in outputs]
         whole = piece(self.model, list(self.model.graph), sample, names, weights)
         return runtime.session(whole, optimize=True, threads=threads)
+
+
+def _made(group: Group, units: np.ndarray) -> Iterator[tuple[ir.Value, int, np.ndarray]]:
+    """Tensors that make some units, the axis, and where along it."""
+    for part in group.slices:
+        positions = np.flatnonzero(np.isin(part.unit_of, units))
+        if part.producer and len(positions):
+            yield part.value, part.axis, positions
 
 
 def prepare(model: ir.Model, *, inputs: Mapping[str, Sequence[int]] | None = None) -> Network:

@@ -21,9 +21,10 @@ import onnx_ir as ir
 from spa import runtime
 from spa.dims import Factor, Kind, product
 from spa.group import Group
-from spa.passes.bases import Basis, NotFree, Place, Rows, coordinates, find_bases, rows_of
+from spa.passes.bases import Basis, NotFree, Place, Rows, find_bases, rows_of
 from spa.passes.consumers import Layer
 from spa.passes.problems import Key, Problem, Statistics
+from spa.positions import leaf_positions
 
 if TYPE_CHECKING:
     from spa.passes.dense import Session
@@ -119,7 +120,8 @@ def _understood(session: Session, group: Group, bases: Sequence[Basis]) -> bool:
 
 # ------------------------------------------------------------------------------------------------- readers
 def _problem(layer: Layer) -> Problem:
-    return Problem(layer, coarse=layer.mixing.window is not None and layer.taps > 1)
+    """Rows of channels: the taps of a window share them."""
+    return Problem.of(layer, widest=0)
 
 
 def _row_dim(layer: Layer) -> Factor:
@@ -134,23 +136,19 @@ def _of_readers(
     """R (copies, d, d), and the energy of each direction (copies, d)."""
     network, size = session.network, basis.leaf.size
     covariance, reach = np.zeros((basis.copies, size, size)), np.zeros((basis.copies, size, size))
-    places = {place.value: place for place in basis.inverse}
     for reader in network.readers[group.name]:
-        layer = reader.layer
-        if layer.weight not in places:
-            continue
-        problem = _problem(layer)
-        place = places[layer.weight]
-        rows = rows_of(basis, _row_dim(layer), number=place.number, slot=place.slot)
-        for block, moments in enumerate(statistics[problem.key].fitted):
-            gram = moments.gram
-            matrix = network.dense_matrix(layer)[block].reshape(problem.width, -1)
-            energy = float(np.vdot(matrix, gram @ matrix)) or 1.0
-            trace = float(np.trace(gram)) or 1.0
-            for k, copy in enumerate(rows.copy):
-                here = rows.positions[:, k]
-                covariance[copy] += gram[np.ix_(here, here)] / trace
-                reach[copy] += matrix[here] @ matrix[here].T * (trace / energy)
+        layer, problem = reader.layer, _problem(reader.layer)
+        for place in (place for place in basis.inverse if place.value is layer.weight):
+            rows = rows_of(basis, _row_dim(layer), number=place.number, slot=place.slot)
+            for block, moments in enumerate(statistics[problem.key].fitted):
+                gram = moments.gram
+                matrix = network.dense_matrix(layer)[block].reshape(problem.width, -1)
+                energy = float(np.vdot(matrix, gram @ matrix)) or 1.0
+                trace = float(np.trace(gram)) or 1.0
+                for k, copy in enumerate(rows.copy):
+                    here = rows.positions[:, k]
+                    covariance[copy] += gram[np.ix_(here, here)] / trace
+                    reach[copy] += matrix[here] @ matrix[here].T * (trace / energy)
     return _directions(covariance, reach)
 
 
@@ -196,7 +194,8 @@ def _products(session: Session, bases: Sequence[Basis]) -> dict[int, np.ndarray]
 
 def _moments(basis: Basis, place: Place, axes: Sequence[Factor], array: np.ndarray) -> np.ndarray:
     """sum x x^T for each copy of the basis, (copies, d, d), of a computed value."""
-    columns = [_columns(dim, size) for dim, size in zip(axes, array.shape, strict=True)]
+    wanted = {basis.leaf, *basis.heads}
+    columns = [_columns(dim, size, wanted) for dim, size in zip(axes, array.shape, strict=True)]
     index = [column for leaf, column in columns[place.axis] if leaf is basis.leaf][place.number]
     positions = np.stack([np.flatnonzero(index == k) for k in range(basis.leaf.size)], axis=-1)  # (K, d)
     copy = np.zeros((1,) * array.ndim, int)
@@ -215,13 +214,14 @@ def _moments(basis: Basis, place: Place, axes: Sequence[Factor], array: np.ndarr
     return found
 
 
-def _columns(dim: Factor, size: int) -> list[tuple[Factor, np.ndarray]]:
-    """Coordinates along an axis that may be longer or shorter than it was analysed with."""
+def _columns(dim: Factor, size: int, wanted: set[Factor]) -> list[tuple[Factor, np.ndarray]]:
+    """Where factors lie along an axis that may be longer or shorter than it was analysed with."""
     root = dim.root
     if size == root.size:
-        return coordinates(root)
+        return list(leaf_positions(root, wanted))
     if root.kind is Kind.PRODUCT and size % (rest := root.size // root.parts[0].size) == 0:
-        return [(leaf, np.tile(column, size // rest)) for leaf, column in coordinates(product(*root.parts[1:]))]
+        inside = product(*root.parts[1:])
+        return [(leaf, np.tile(column, size // rest)) for leaf, column in leaf_positions(inside, wanted)]
     return []
 
 

@@ -32,17 +32,21 @@ def keep_mask(dim: Factor, masks: Masks) -> np.ndarray | None:
 
 
 def leaf_positions(dim: Factor, wanted: Container[Factor]) -> Iterator[tuple[Factor, np.ndarray]]:
-    """For each occurrence of a wanted leaf: the leaf, and its index at each position of the dim (-1: elsewhere)."""
+    """For each occurrence of a wanted factor: it, and its index at each position of the dim (-1: elsewhere)."""
     for leaf, start, index in occurrences(dim, wanted):
         yield leaf, _placed(index, start, dim.size)
 
 
 def occurrences(dim: Factor, wanted: Container[Factor]) -> Iterator[tuple[Factor, int, np.ndarray]]:
-    """For each occurrence of a wanted leaf: the leaf, where it starts, and its index at each position from there on."""
+    """For each occurrence of a wanted factor: it, where it starts, and its index at each position from there on.
+
+    A wanted product or sum stands for itself: nothing inside it is looked for.
+    """
     root = dim.root
+    if root in wanted:
+        yield root, 0, np.arange(root.size)
+        return
     if root.kind is Kind.LEAF:
-        if root in wanted:
-            yield root, 0, np.arange(root.size)
         return
     sizes = [part.size for part in root.parts]
     before = 0

@@ -128,38 +128,29 @@ def test_turning_changes_no_output(name: str) -> None:
         assert np.all(np.diff(known.losses) >= 0.0)
 
 
-NOT_FREE = {
-    "an activation": "b = Relu(a)",
-    "a scale of each unit": "b = Mul(a, c)",
-    "one number added to all units": "b = Add(a, one)",
-    "a product with itself": "b = Mul(a, a)",
-    "a norm": "b = LayerNormalization <axis=-1> (a, c)",
-    "divided by them": "d = Add(a, c)  b = Div(c, d)",
+BETWEEN = {  # what stands between two matrices, and whether the width there is free
+    "an activation": ("b = Relu(a)", False),
+    "a scale of each unit": ("b = Mul(a, c)", False),
+    "one number added to all units": ("b = Add(a, one)", False),
+    "a product with itself": ("b = Mul(a, a)", False),
+    "a norm": ("b = LayerNormalization <axis=-1> (a, c)", False),
+    "divided by them": ("d = Add(a, c)  b = Div(c, d)", False),
+    "a bias": ("b = Add(a, c)", True),
+    "a number times all units": ("b = Mul(a, one)", True),
+    "a negation": ("b = Neg(a)", True),
+    "a type taken from it": ("s = CastLike(x, a)  t = ReduceMean <keepdims=1> (s, last)  b = Mul(a, t)", True),
+    "its own shape": ("s = Shape(a)  e = Expand(c, s)  b = Add(a, e)", True),
+    "a product with something of another width": ("g = MatMul(x, h)  b = Mul(a, g)", True),
 }
 
 
-@pytest.mark.parametrize("name", NOT_FREE)
-def test_what_is_not_linear_is_not_free(name: str) -> None:
-    text = TWO_MATRICES.replace("b = Add(a, c)", NOT_FREE[name])
-    assert found(build(text, {"u": [9, 7], "c": [7], "v": [7, 5], "one": np.ones((), np.float32)})) == {}
-
-
-LINEAR = {
-    "a bias": "b = Add(a, c)",
-    "a number times all units": "b = Mul(a, one)",
-    "a negation": "b = Neg(a)",
-    "a type taken from it": "s = CastLike(x, a)  t = ReduceMean <keepdims=1> (s, last)  b = Mul(a, t)",
-    "its own shape": "s = Shape(a)  e = Expand(c, s)  b = Add(a, e)",
-    "a product with something of another width": "g = MatMul(x, h)  b = Mul(a, g)",
-}
-
-
-@pytest.mark.parametrize("name", LINEAR)
-def test_what_is_linear_is_free(name: str) -> None:
-    text = TWO_MATRICES.replace("b = Add(a, c)", LINEAR[name])
+@pytest.mark.parametrize("name", BETWEEN)
+def test_what_is_linear_is_free_and_nothing_else(name: str) -> None:
+    text, free = BETWEEN[name]
     weights: dict[str, Weight] = {"u": [9, 7], "c": [7], "v": [7, 5], "one": np.full((), 0.5, np.float32), "h": [9, 1]}
     weights["last"] = models.integers(1)
-    assert found(build(text, weights)) == {"u:1": [(1, False)]}
+    expected = {"u:1": [(1, False)]} if free else {}
+    assert found(build(TWO_MATRICES.replace("b = Add(a, c)", text), weights)) == expected
 
 
 def test_last_directions_lose_as_little_as_any_could() -> None:

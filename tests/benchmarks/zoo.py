@@ -190,9 +190,10 @@ def boundary(dense: Any, pruned: Any) -> bool:
 
 def oracle(dense: Path, pruned: Path, entry: Row) -> float | str:
     """The oracle's last word: the largest relative difference, or why it cannot tell."""
-    if in_bodies(dense, pruned):
+    before, after = onnx.load(dense), onnx.load(pruned)
+    if in_bodies(before, after):
         return "cannot tell: it looks into no bodies (If, Loop, Scan), where weights were cut"
-    if in_integers(dense, pruned):
+    if in_integers(before, after):
         return "cannot tell: it zeroes no integer weights, and such were cut"
     command = [sys.executable, str(SHARED / "tools" / "subnetwork_check.py"), str(dense), str(pruned)]
     for name, known in entry["inputs"].items():
@@ -206,18 +207,16 @@ def oracle(dense: Path, pruned: Path, entry: Row) -> float | str:
     return float(found[1]) if found else last[:160]
 
 
-def in_bodies(dense: Path, pruned: Path) -> bool:
+def in_bodies(before: onnx.ModelProto, after: onnx.ModelProto) -> bool:
     """Whether a weight was cut that only a body reads; the oracle would leave it whole."""
-    before, after = onnx.load(dense), onnx.load(pruned)
     read = {name for node in before.graph.node for name in node.input}
     shapes = {tensor.name: tuple(tensor.dims) for tensor in after.graph.initializer}
     cut = {t.name for t in before.graph.initializer if shapes.get(t.name, tuple(t.dims)) != tuple(t.dims)}
     return not cut <= read
 
 
-def in_integers(dense: Path, pruned: Path) -> bool:
+def in_integers(before: onnx.ModelProto, after: onnx.ModelProto) -> bool:
     """Whether a matrix of integers was cut (quantised weights); the oracle would leave it whole."""
-    before, after = onnx.load(dense), onnx.load(pruned)
     shapes = {tensor.name: tuple(tensor.dims) for tensor in after.graph.initializer}
     return any(
         numpy_helper.to_array(tensor).dtype.kind in "iu"
