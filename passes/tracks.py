@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from math import ceil, gcd
 
 import numpy as np
-import onnx_ir as ir
 
 from spa.dims import Factor
 from spa.group import Group
@@ -54,7 +53,7 @@ def find_tracks(
 ) -> list[Track]:
     """The track of each group.
 
-    The best unit of each factor stays, and with it something of every axis of every constant.
+    The best unit of each factor stays, and with it something of every axis, of constants and of what is computed.
 
     Args:
         scores: for each group (units,), the smallest leave first.
@@ -100,8 +99,7 @@ def _stay(groups: Sequence[Group], scores: Sequence[np.ndarray]) -> list[np.ndar
                 start = group.offsets[leaf]
                 mine[start + int(np.argmax(score[start : start + leaf.size]))] = True
     # factors of one position may go, but not all of those that an axis is made of
-    for parts in _axes_of_single_positions(groups).values():
-        held = [(number, unit_of) for number, unit_of in parts if (unit_of >= 0).any()]
+    for held in _thin_axes(groups).values():
         safe = np.all([(unit_of < 0) | kept[number][unit_of] for number, unit_of in held], axis=0)
         if safe.any():
             continue
@@ -113,20 +111,12 @@ def _stay(groups: Sequence[Group], scores: Sequence[np.ndarray]) -> list[np.ndar
     return kept
 
 
-def _axes_of_single_positions(groups: Sequence[Group]) -> dict[tuple[ir.Value, int], list[tuple[int, np.ndarray]]]:
-    """(group number, unit of each position) for the axes that hold factors of size one; the others are safe."""
-    wanted = {
-        (piece.value, piece.axis)
-        for group in groups
-        if any(leaf.size == 1 for leaf in group.leaves)
-        for piece in group.slices
-    }
-    found: dict[tuple[ir.Value, int], list[tuple[int, np.ndarray]]] = defaultdict(list)
-    if wanted:
-        for number, group in enumerate(groups):
-            for piece in group.slices:
-                if (piece.value, piece.axis) in wanted:
-                    found[piece.value, piece.axis].append((number, piece.unit_of))
+def _thin_axes(groups: Sequence[Group]) -> dict[Factor, list[tuple[int, np.ndarray]]]:
+    """(group number, unit of each position) for the axes that the groups together could leave empty."""
+    found: dict[Factor, list[tuple[int, np.ndarray]]] = defaultdict(list)
+    for number, group in enumerate(groups):
+        for dim, unit_of in group.thin:
+            found[dim].append((number, unit_of))
     return found
 
 

@@ -57,6 +57,8 @@ class Group:
         leaf, index: (units,) the factor and the index in it that each unit is.
         off: why the group is left alone unless asked for; None: pruned by default.
         outer: names of groups whose units contain whole copies of this one (heads for head_dim).
+        thin: the axes, of constants or computed, that factors of one index could leave empty, by their dim:
+            (axis size,) the unit each position belongs to, -1 for none; once for each layer of units.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Group:
     off: Reason | None = None
     outer: frozenset[str] = frozenset()
     offsets: Mapping[Factor, int] = field(default_factory=dict)
+    thin: tuple[tuple[Factor, np.ndarray], ...] = ()
 
     @property
     def size(self) -> int:
@@ -103,6 +106,7 @@ def find_groups(coupling: Coupling) -> list[Group]:
             for number, consumer, unit_of in layers.of(dim, read):
                 found = Slice(value, axis, unit_of, not consumer, consumer, uses.get(value, ()))
                 slices[number].append(found)
+    thin = _thin(coupling, layers)
     outer = _nesting(coupling, unit_of_leaf)
     named: list[Group] = []
     names = _names(coupling, slices)
@@ -113,7 +117,8 @@ def find_groups(coupling: Coupling) -> list[Group]:
         called = set().union(*(coupling.kinds.get(leaf, set()) for leaf in group))
         kind = WIDTH if statistic else next((kind for kind in KINDS if kind in called), "channels")
         outside = frozenset(names[k] for k in outer[number] if slices[k])
-        named.append(Group(names[number], kind, tuple(group), tuple(slices[number]), statistic, outside, dict(group)))
+        mine = tuple(group), tuple(slices[number])
+        named.append(Group(names[number], kind, *mine, statistic, outside, dict(group), tuple(thin[number])))
     return named
 
 
@@ -130,14 +135,19 @@ def _free_leaves(coupling: Coupling, constants: Iterable[ir.Value]) -> dict[Fact
         for leaf in leaves(dim):
             if leaf is not ONE and leaf.size and leaf not in coupling.frozen:
                 found[leaf] = None
-    singles = {leaf for leaf in found if leaf.size == 1}
-    if singles:
-        for dim in {dim.root: None for axes in coupling.axes.values() for dim in axes}:
-            for leaf in set(leaves(dim)) & singles:
-                if _covers(dim, leaf):
-                    coupling.frozen[leaf] = Reason("without it an axis would be empty", show(dim))
-                    found.pop(leaf, None)
+    for dim, singles in _with_singles(coupling, found).items():
+        for leaf in singles:
+            if _covers(dim, leaf):
+                coupling.frozen[leaf] = Reason("without it an axis would be empty", show(dim))
+                found.pop(leaf, None)
     return found
+
+
+def _with_singles(coupling: Coupling, free: Iterable[Factor]) -> dict[Factor, set[Factor]]:
+    """The dims that hold free factors of one index, and these."""
+    singles = {leaf for leaf in free if leaf.size == 1}
+    dims = {dim.root: None for axes in coupling.axes.values() for dim in axes} if singles else {}
+    return {dim: held for dim in dims if (held := singles.intersection(leaves(dim)))}
 
 
 def _covers(dim: Factor, leaf: Factor) -> bool:
@@ -197,6 +207,16 @@ class _Layers:
                 layers[number, leaf in consumed].append(layer)
             layer[span][mine] = index[mine] + offset
         return [(number, consumer, layer) for (number, consumer), found in layers.items() for layer in found]
+
+
+def _thin(coupling: Coupling, layers: _Layers) -> dict[int, list[tuple[Factor, np.ndarray]]]:
+    """For each group, the axes whose every position lies in a factor of one index; any other keeps something."""
+    found: dict[int, list[tuple[Factor, np.ndarray]]] = defaultdict(list)
+    for dim, singles in _with_singles(coupling, layers.unit_of_leaf).items():
+        if np.any([index >= 0 for _, index in leaf_positions(dim, singles)], axis=0).all():
+            for number, _, unit_of in layers.of(dim, set()):
+                found[number].append((dim, unit_of))
+    return found
 
 
 def _consumed(coupling: Coupling) -> dict[ir.Value, set[tuple[int | None, Factor]]]:
