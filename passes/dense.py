@@ -22,7 +22,7 @@ from spa.passes.rotation import Turned
 from spa.passes.rowweights import RowWeights
 from spa.passes.secondorder import Baseline, Consumer, Removal, is_held_out, refit, remove_units
 from spa.passes.statistics import collect
-from spa.passes.streaming import Batch, Weights
+from spa.passes.streaming import Batch, Stream, Weights, cut
 from spa.passes.workers import Item, Result, at_once, each
 
 Progress = Callable[[str, float], None]
@@ -297,11 +297,20 @@ class Probe:
         size, levels = curve.group.size, range(1, len(curve.losses))
         shares = [share for share in (FAR[0], ratio, FAR[1], 0.5 * ratio) if share not in FAR or share > ratio]
         counts = sorted({max(1, round(share * size)) for share in shares[: self.levels]} & set(levels))
-        measured = [self.loss(curve.group, curve.order[:count], statistics) for count in counts]
+        with self.before(curve.group) as dense:
+            measured = [self.loss(curve.group, curve.order[:count], statistics, dense) for count in counts]
         scale = through([float(curve.losses[count]) for count in counts], measured)
         return Curve(curve.group, curve.order, curve.losses, scale)
 
-    def loss(self, group: Group, units: np.ndarray, statistics: Mapping[Key, Statistics]) -> float:
+    def before(self, group: Group) -> Stream:
+        """The dense network up to the first readers of a group: that much is the same however it is cut."""
+        model = self.network.model
+        behind = cut(model, [reader.layer.after for reader in self.network.readers[group.name]])
+        dense = Stream(cut(model, behind.targets[0]), self.batches, threads=self.session.threads)
+        dense.advance()
+        return dense
+
+    def loss(self, group: Group, units: np.ndarray, statistics: Mapping[Key, Statistics], dense: Stream) -> float:
         """Squared relative difference of the outputs, or KL of probabilities, with units gone and readers refitted."""
         weights: dict[str, np.ndarray] = {}
         if self.network.others[group.name]:
@@ -309,6 +318,12 @@ class Probe:
         for reader in self.network.readers[group.name]:
             new = self.session.refit(reader.layer, np.isin(reader.units, units), statistics)
             self.network.put(weights, reader.layer, new.matrix, new.bias)
-        outputs = zip(self.dense, self.session.outputs(self.batches, weights), strict=True)
-        found = [self.session.difference(at, *pair, self.batches) for at, pair in enumerate(outputs)]
+        found = []
+        with Stream(dense.stages, self.batches, base=dense, weights=weights, threads=self.session.threads) as pruned:
+            for _ in range(len(dense.stages)):
+                pruned.advance()
+            for at, value in enumerate(self.network.model.graph.outputs):
+                theirs = self.dense[at]
+                ours = [pruned.value(value, n) for n in range(len(theirs))] if value in pruned.changed else theirs
+                found.append(self.session.difference(at, theirs, ours, self.batches))
         return float(np.mean([one.get("kl", one["relative_l2"] ** 2) for one in found]))

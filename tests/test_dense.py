@@ -12,7 +12,7 @@ from spa.passes import dense as module
 from spa.passes.calibrate import check_samples
 from spa.passes.compensate import PRESETS
 from spa.passes.dense import LEVELS, Preset, Probe, Session, affordable, expected_losses
-from spa.passes.network import prepare
+from spa.passes.network import output_difference, prepare
 from spa.passes.secondorder import BASELINES, Removal
 from spa.pipeline import load_normal
 from tests.models import build
@@ -117,8 +117,27 @@ def test_probe_sees_nothing_where_nothing_goes_and_more_where_more_does() -> Non
     statistics = one.dense_statistics([one.problem(reader.layer) for reader in readers])
     curve = one.curve(group, statistics)
     probe = Probe(one)
-    lost = [probe.loss(group, curve.order[:count], statistics) for count in (0, 4, group.size - 1)]
+    with probe.before(group) as dense:
+        lost = [probe.loss(group, curve.order[:count], statistics, dense) for count in (0, 4, group.size - 1)]
     assert lost[0] < 1e-6 < lost[1] < lost[2]
+
+
+def test_probe_measures_what_the_whole_network_gives() -> None:
+    one = session()
+    group = one.network.groups[0]
+    readers = one.network.readers[group.name]
+    statistics = one.dense_statistics([one.problem(reader.layer) for reader in readers])
+    units = one.curve(group, statistics).order[:5]
+    weights: dict[str, np.ndarray] = {}
+    for reader in readers:
+        new = one.refit(reader.layer, np.isin(reader.units, units), statistics)
+        one.network.put(weights, reader.layer, new.matrix, new.bias)
+    probe = Probe(one)
+    (dense,), (pruned,) = (one.outputs(probe.batches, used) for used in ({}, weights))
+    expected = output_difference(dense, pruned)
+    with probe.before(group) as before:
+        found = probe.loss(group, units, statistics, before)
+    assert found == pytest.approx(expected.get("kl", expected["relative_l2"] ** 2), rel=1e-4)
 
 
 def test_flops_are_those_of_one_sample() -> None:
