@@ -29,7 +29,8 @@ class LayerReport:
     Attributes:
         removed, width: elements of a row that went, and all.
         predicted, measured: share of the outputs' variance that is lost: by the moments that were fitted, and on
-            samples held out; NaN where it was not measured.
+            samples held out; NaN where it was not measured. The variance is estimated on some rows, so that a predicted
+            loss of next to nothing may come out below zero: it counts as zero.
         note: why the layer was not refitted, if it was not.
     """
 
@@ -170,7 +171,7 @@ class Repair:
             new = self.session.refit(layer, gone, statistics)
         network.put(network.weights, layer, new.matrix, new.bias)
         measured = float("nan") if layer.mixing.steps is not None else self.measured(layer, new, dense, pruned)
-        return LayerReport(layer.name, int(gone.sum()), gone.size, new.loss, measured, new.note)
+        return LayerReport(layer.name, int(gone.sum()), gone.size, max(new.loss, 0.0), measured, new.note)
 
     def measured(self, layer: Layer, new: Refitted, dense: Stream, pruned: Stream) -> float:
         """Share of the variance of a layer's outputs that is lost, on rows of the last held-out batch."""
