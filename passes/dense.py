@@ -161,10 +161,16 @@ class Session:
         matrix, bias = self.network.dense_matrix(layer), self.network.dense_bias(layer)
         return problem.consumers(statistics[problem.key], matrix, bias, problem.units(units), self.preset.drift)
 
-    def refit(self, layer: Layer, gone: np.ndarray, statistics: Mapping[Key, Statistics]) -> Refitted:
-        """New weight and bias of a layer when elements of its rows are `gone`, (blocks, width)."""
+    def refit(
+        self, layer: Layer, gone: np.ndarray, statistics: Mapping[Key, Statistics], *, pool: bool = True
+    ) -> Refitted:
+        """New weight and bias of a layer when elements of its rows are `gone`, (blocks, width).
+
+        Args:
+            pool: whether samples held out are fitted too, once they have had their say.
+        """
         consumers = self.consumers(layer, np.where(gone, 0, -1), statistics)
-        repair = refit if self.baseline is None else self.baseline.repair
+        repair = partial(refit, pool=pool) if self.baseline is None else self.baseline.repair
         fits = [repair(consumer, np.flatnonzero(consumer.unit_of_row < 0)) for consumer in consumers]
         matrix, bias = self.network.dense_matrix(layer), self.network.dense_bias(layer)
         reasons = [fit.reason for fit in fits if fit.reason]
@@ -252,12 +258,16 @@ class Session:
 def expected_losses(found: Removal) -> np.ndarray:
     """(removals + 1,) loss on samples that were not fitted: what was measured on them, where it is more than the fit's.
 
-    With fewer samples than inputs a fit loses nothing on its own samples, however many units go.
+    With fewer samples than inputs a fit loses nothing on its own samples, however many units go. Between two levels at
+    which it was measured, the loss grows as that of the fit does: the first units that go are the cheapest.
     """
-    if not len(found.held_out_levels):
+    levels = found.held_out_levels
+    if not len(levels):
         return found.loss
     measured = np.maximum.accumulate(np.maximum(found.held_out_loss, 0.0))
-    return np.maximum(found.loss, np.interp(np.arange(len(found.loss)), found.held_out_levels, measured))
+    fitted = np.maximum.accumulate(found.loss)
+    fitted += (fitted[-1] or 1.0) * 1e-9 * np.arange(len(fitted))  # evenly where the fit loses nothing
+    return np.maximum(found.loss, np.interp(fitted, fitted[levels], measured))
 
 
 def affordable(flops: float, groups: int, preset: Preset) -> tuple[int, int]:
@@ -295,7 +305,8 @@ class Probe:
     def scaled(self, curve: Curve, statistics: Mapping[Key, Statistics], ratio: float) -> Curve:
         """The curve with its scale measured: the group alone cut by more than `ratio`, by `ratio`, and by less."""
         size, levels = curve.group.size, range(1, len(curve.losses))
-        shares = [share for share in (FAR[0], ratio, FAR[1], 0.5 * ratio) if share not in FAR or share > ratio]
+        near, far = ([share] if share > ratio else [] for share in FAR)
+        shares = [*near, ratio, *far, 0.5 * ratio]
         counts = sorted({max(1, round(share * size)) for share in shares[: self.levels]} & set(levels))
         with self.before(curve.group) as dense:
             measured = [self.loss(curve.group, curve.order[:count], statistics, dense) for count in counts]
@@ -311,12 +322,15 @@ class Probe:
         return dense
 
     def loss(self, group: Group, units: np.ndarray, statistics: Mapping[Key, Statistics], dense: Stream) -> float:
-        """Squared relative difference of the outputs, or KL of probabilities, with units gone and readers refitted."""
+        """Squared relative difference of the outputs, or KL of probabilities, with units gone and readers refitted.
+
+        The refits have not seen the samples, as no layer has that the model meets later.
+        """
         weights: dict[str, np.ndarray] = {}
         if self.network.others[group.name]:
             self.network.erase(weights, group, units)
         for reader in self.network.readers[group.name]:
-            new = self.session.refit(reader.layer, np.isin(reader.units, units), statistics)
+            new = self.session.refit(reader.layer, np.isin(reader.units, units), statistics, pool=False)
             self.network.put(weights, reader.layer, new.matrix, new.bias)
         found = []
         with Stream(dense.stages, self.batches, base=dense, weights=weights, threads=self.session.threads) as pruned:

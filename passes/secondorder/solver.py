@@ -93,7 +93,9 @@ class Refit:
     held_out_loss: float | None
 
 
-def refit(consumer: Consumer, kept_rows: Indices, *, dampings: Sequence[float] | None = None) -> Refit:
+def refit(
+    consumer: Consumer, kept_rows: Indices, *, dampings: Sequence[float] | None = None, pool: bool = True
+) -> Refit:
     """Best weights on the rows that are kept, and bias:
 
     W_S = (H_SS + Lambda_S)^-1 (G_S + Lambda_S A_S),    b = E y - W_S^T mu_S                                         (1)
@@ -111,6 +113,7 @@ def refit(consumer: Consumer, kept_rows: Indices, *, dampings: Sequence[float] |
         consumer: the problem.
         kept_rows: S, see `Consumer.kept_rows`.
         dampings: to choose from; None: `DAMPINGS`, or without held-out moments `default_damping` and stronger ones.
+        pool: whether the held-out moments are fitted in the end; not where the weights are judged by them.
 
     Raises:
         DataError: moments without rows.
@@ -130,11 +133,10 @@ def refit(consumer: Consumer, kept_rows: Indices, *, dampings: Sequence[float] |
             tried = [tried[losses.index(held_out_loss)]]
         else:
             tried, reason = [], "no refit is better on held-out samples than correcting the bias alone"
-    full = normal_equations(consumer, pooled(consumer))
+    moments = pooled(consumer) if pool else consumer.moments
+    full = normal_equations(consumer, moments)
     equations = full.restrict(kept_rows)
-    fitted = equations
-    if symmetric:
-        fitted = normal_equations(consumer, pooled(consumer), symmetric=True).restrict(kept_rows)
+    fitted = normal_equations(consumer, moments, symmetric=True).restrict(kept_rows) if symmetric else equations
     chosen, weight = None, consumer.anchored[kept_rows]
     for damping in tried:
         solution = _solution(fitted, weight, ridge(full.gram, damping)[kept_rows])
