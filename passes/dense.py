@@ -266,7 +266,7 @@ def expected_losses(found: Removal) -> np.ndarray:
         return found.loss
     measured = np.maximum.accumulate(np.maximum(found.held_out_loss, 0.0))
     fitted = np.maximum.accumulate(found.loss)
-    fitted += (fitted[-1] or 1.0) * 1e-9 * np.arange(len(fitted))  # evenly where the fit loses nothing
+    fitted = fitted + (fitted[-1] or 1.0) * 1e-9 * np.arange(len(fitted))  # evenly where the fit loses nothing
     return np.maximum(found.loss, np.interp(fitted, fitted[levels], measured))
 
 

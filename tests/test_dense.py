@@ -47,6 +47,7 @@ def removal(loss: list[float], levels: list[int], held_out: list[float]) -> Remo
     [
         ([0, 1, 2], [], [], [0, 1, 2]),
         ([0, 0, 0, 0, 0], [0, 2, 4], [0, 2, 8], [0, 1, 2, 5, 8]),  # a fit that loses nothing on its own samples
+        ([0, 1, 4, 9], [0, 3], [0, 18], [0, 2, 8, 18]),  # the first units that go stay the cheapest
         ([0, 3, 6], [0, 2], [0, 1], [0, 3, 6]),
         ([0, 0, 0], [0, 1, 2], [0, 5, 1], [0, 5, 5]),  # noise makes no larger cut cheaper
         ([0, 1, 2], [0, 2], [0, -4], [0, 1, 2]),
@@ -130,7 +131,7 @@ def test_probe_measures_what_the_whole_network_gives() -> None:
     units = one.curve(group, statistics).order[:5]
     weights: dict[str, np.ndarray] = {}
     for reader in readers:
-        new = one.refit(reader.layer, np.isin(reader.units, units), statistics)
+        new = one.refit(reader.layer, np.isin(reader.units, units), statistics, pool=False)
         one.network.put(weights, reader.layer, new.matrix, new.bias)
     probe = Probe(one)
     (dense,), (pruned,) = (one.outputs(probe.batches, used) for used in ({}, weights))
@@ -138,6 +139,21 @@ def test_probe_measures_what_the_whole_network_gives() -> None:
     with probe.before(group) as before:
         found = probe.loss(group, units, statistics, before)
     assert found == pytest.approx(expected.get("kl", expected["relative_l2"] ** 2), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "levels", "shares"),
+    [(0.3, 4, [0.15, 0.3, 0.5, 0.8]), (0.5, 4, [0.25, 0.5, 0.8]), (0.9, 4, [0.45, 0.9]), (0.3, 2, [0.3, 0.5])],
+)
+def test_levels_at_which_a_group_is_measured(ratio: float, levels: int, shares: list[float]) -> None:
+    one = session()
+    group = max(one.network.groups, key=lambda group: group.size)
+    statistics = one.dense_statistics([one.problem(reader.layer) for reader in one.network.readers[group.name]])
+    probe, curve = Probe(one), one.curve(group, statistics)
+    probe.levels = levels
+    counts = [round(share * group.size) for share in shares]
+    found = probe.scaled(curve, statistics, ratio).scale
+    assert found.losses == (0.0, *(float(curve.losses[count]) for count in counts))
 
 
 def test_flops_are_those_of_one_sample() -> None:
