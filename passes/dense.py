@@ -265,9 +265,9 @@ def expected_losses(found: Removal) -> np.ndarray:
     if not len(levels):
         return found.loss
     measured = np.maximum.accumulate(np.maximum(found.held_out_loss, 0.0))
-    fitted = np.maximum.accumulate(found.loss)
-    fitted = fitted + (fitted[-1] or 1.0) * 1e-9 * np.arange(len(fitted))  # evenly where the fit loses nothing
-    return np.maximum(found.loss, np.interp(fitted, fitted[levels], measured))
+    evenly = 1e-9 * (float(found.loss.max()) or 1.0) * np.arange(len(found.loss))  # where the fit loses nothing
+    fitted = np.maximum.accumulate(found.loss) + evenly
+    return np.asarray(np.maximum(found.loss, np.interp(fitted, fitted[levels], measured)))
 
 
 def affordable(flops: float, groups: int, preset: Preset) -> tuple[int, int]:
