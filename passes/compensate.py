@@ -74,6 +74,7 @@ def compensate(
     only: Sequence[str] = (),
     inputs: Mapping[str, Sequence[int]] | None = None,
     made_up: bool = False,
+    closed: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Compensation:
@@ -87,6 +88,7 @@ def compensate(
         method: spa, or a published way from `spa.passes.secondorder.BASELINES`, for comparison.
         inputs: shapes to analyse with.
         made_up: the samples are noise: what batch normalisations know of the training data makes up for that.
+        closed: the model gets no new tensors: only biases that are there change.
         progress: called with the step and the share of it that is done.
 
     Raises:
@@ -98,7 +100,7 @@ def compensate(
     if method not in (OURS, *BASELINES):
         raise UsageError(f"method {method!r}: expected one of {', '.join((OURS, *BASELINES))}")
     chosen = PRESETS[preset]
-    network = prepare(model, inputs=inputs)
+    network = prepare(model, inputs=inputs, closed=closed)
     session = Session(
         network, data.first(chosen.samples), chosen, threads, progress or _say_nothing, BASELINES.get(method)
     )
@@ -171,8 +173,12 @@ def _align(network: Network, session: Session) -> dict[str, ir.TensorProtocol]:
 
 
 def _restore(network: Network, trained: Mapping[str, ir.TensorProtocol]) -> None:
+    """Give the statistics of training back, moved by what refits made of those of the samples."""
     for name, tensor in trained.items():
-        network.model.graph.initializers[name].const_value = tensor
+        value = network.model.graph.initializers[name]
+        if name in network.weights:
+            network.weights[name] = network.weights[name] + tensor.numpy() - network.array(value, {})
+        value.const_value = tensor
 
 
 def _normalise_again(session: Session, repair: Repair) -> None:

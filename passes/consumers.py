@@ -18,7 +18,7 @@ from spa.coupling import Application, Coupling
 from spa.dims import Factor, Kind, leaves, product
 from spa.group import Group, leaf_positions
 from spa.rule import Compound, Name, Pattern, Term, names_of
-from spa.rules.mixing import Mixing, Window, added_behind, mixings
+from spa.rules.mixing import Mixing, Window, added_behind, mixings, permuted, scaled_behind
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -275,8 +275,12 @@ class Layer:
         return [names.index(name) for name in (*self.blocks, *self.outputs)]
 
 
-def find_layers(model: ir.Model, coupling: Coupling) -> list[Layer]:
-    """The mixing layers of the main graph, in graph order."""
+def find_layers(model: ir.Model, coupling: Coupling, *, closed: bool = False) -> list[Layer]:
+    """The mixing layers of the main graph, in graph order.
+
+    Args:
+        closed: no bias can be added to a layer that has none: the mean of a normalisation behind it stands for one.
+    """
     found = []
     for application in coupling.applications:
         node = application.node
@@ -286,14 +290,19 @@ def find_layers(model: ir.Model, coupling: Coupling) -> list[Layer]:
             at for at, value in enumerate(node.inputs) if value is not None and value in coupling.weights
         )
         found += [
-            layer for mixing in mixings(node, application.rule, weights) if (layer := _layer(application, mixing))
+            layer
+            for mixing in mixings(node, application.rule, weights)
+            if (layer := _layer(application, mixing, closed=closed))
         ]
     return found
 
 
-def _layer(application: Application, mixing: Mixing) -> Layer | None:
+def _layer(application: Application, mixing: Mixing, *, closed: bool) -> Layer | None:
     node = application.node
     weight = node.inputs[mixing.weight]
+    if weight is not None and (stored := permuted(weight)) is not None:
+        weight, order = stored
+        mixing = replace(mixing, weight_axes=_permuted(mixing.weight_axes, order))
     data = node.outputs[0] if mixing.data is None else node.inputs[mixing.data]
     simple = all(_is_product(term) for axes in (mixing.data_axes, mixing.weight_axes) for term in axes or ())
     if weight is None or data is None or weight.const_value is None or not weight.is_initializer() or not simple:
@@ -312,7 +321,15 @@ def _layer(application: Application, mixing: Mixing) -> Layer | None:
     bias = _bias(node, mixing, layer.bias_shape())
     if bias not in node.inputs:  # behind the node, whose factor on its own bias does not reach there
         mixing = replace(mixing, bias=None, bias_scale=1.0) if bias is not None else mixing
+    if bias is None and closed and (behind := scaled_behind(node.outputs[0])) is not None:
+        bias = _fitting(behind[1][2], layer.bias_shape())  # the mean is subtracted
+        mixing = replace(mixing, bias=None, bias_scale=-1.0) if bias is not None else mixing
     return replace(layer, bias=bias, mixing=mixing)
+
+
+def _permuted(axes: Pattern, order: Sequence[int]) -> Pattern:
+    """The axes of a tensor, from those that it has once they are permuted."""
+    return None if axes is None else tuple(axes[order.index(at)] for at in range(len(order)))
 
 
 def _is_product(term: Term) -> bool:

@@ -113,14 +113,18 @@ def _made(group: Group, units: np.ndarray) -> Iterator[tuple[ir.Value, int, np.n
             yield part.value, part.axis, positions
 
 
-def prepare(model: ir.Model, *, inputs: Mapping[str, Sequence[int]] | None = None) -> Network:
-    """Make a copy of a normalised model ready."""
+def prepare(model: ir.Model, *, inputs: Mapping[str, Sequence[int]] | None = None, closed: bool = False) -> Network:
+    """Make a copy of a normalised model ready.
+
+    Args:
+        closed: no tensors may be added, so that layers without a bias do without.
+    """
     model = model.clone()
-    new = add_biases(model, find_layers(model, couple(model, infer_shapes(model, inputs=inputs))))
+    new = [] if closed else add_biases(model, find_layers(model, couple(model, infer_shapes(model, inputs=inputs))))
     shapes = infer_shapes(model, inputs=inputs)
     coupling = couple(model, shapes)
     groups = find_groups(coupling)
-    layers = find_layers(model, coupling)
+    layers = find_layers(model, coupling, closed=closed)
     readers = {group.name: _readers(group, layers) for group in groups}
     others = {group.name: _others(group, coupling, readers[group.name]) for group in groups}
     return Network(model, shapes, coupling, groups, measure(coupling), layers, readers, others, new, {})

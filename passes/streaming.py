@@ -7,7 +7,7 @@ second stream can follow the first with other weights; it computes only what tho
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,20 +48,29 @@ def cut(model: ir.Model, targets: Iterable[ir.Value]) -> Stages:
     """Cut a graph so that each target is there before any node that reads it runs.
 
     A node runs in the first stage in which it can, so the nodes that read one target, and targets that do not depend on
-    each other, share a stage.
+    each other, share a stage. What is made of stored tensors alone runs with its first reader: until then they may be
+    replaced.
     """
     wanted = set(targets)
     stage_of: dict[ir.Value, int] = {}
     level: dict[ir.Value, int] = {}  # the first stage in which a value can be read
     for value in model.graph.inputs:
         stage_of[value], level[value] = 0, int(value in wanted)
-    nodes: dict[int, list[ir.Node]] = {0: []}
+    at: dict[ir.Node, int] = {}
     for node in model.graph:
-        stage = max((level.get(value, 0) for value in reads(node)), default=0)
+        at[node] = max((level.get(value, 0) for value in reads(node)), default=0)
+        if any(value in level for value in reads(node)):
+            level.update((value, at[node] + int(value in wanted)) for value in node.outputs)
+    first: dict[ir.Value, int] = {}
+    for node in reversed(at):
+        if not any(value in level for value in reads(node)):
+            at[node] = min((first[value] for value in node.outputs if value in first), default=0)
+        for value in reads(node):
+            first[value] = min(at[node], first.get(value, at[node]))
+    nodes: dict[int, list[ir.Node]] = {0: []}
+    for node, stage in at.items():
         nodes.setdefault(stage, []).append(node)
-        for value in node.outputs:
-            stage_of[value] = stage
-            level[value] = stage + int(value in wanted)
+        stage_of.update((value, stage) for value in node.outputs)
     last = max(nodes)
     last_use = {value: stage for value, stage in stage_of.items() if value in wanted or value.is_graph_output()}
     for stage, members in sorted(nodes.items()):
@@ -229,6 +238,15 @@ class Stream:
                 waiting += [producer for producer in made_here if producer is not None and producer in here]
         return [node for node in self.stages.nodes[stage] if node in found]
 
+    def _is_shape(self, value: ir.Value) -> bool:
+        """Whether a value may say a shape: as many integers in every batch.
+
+        Shape inference takes the length of such a tensor for zero where it has only a name.
+        """
+        arrays = [self.value(value, number) for number in range(len(self.batches))]
+        lists = all(isinstance(array, np.ndarray) and array.ndim == 1 and array.dtype.kind == "i" for array in arrays)
+        return lists and len({len(array) for array in arrays}) == 1
+
     def _run(self, stage: int, nodes: Sequence[ir.Node]) -> None:
         made = [value for node in nodes for value in node.outputs]
         wanted = set(self.stages.targets[stage])
@@ -242,8 +260,9 @@ class Stream:
             dict.fromkeys(v for n in nodes for v in reads(n) if v not in set(made) and v.name not in constants)
         )
         first = {str(value.name): self.value(value, 0) for value in takes}
+        fixed = {str(value.name) for value in takes if self._is_shape(value)}
         session = runtime.session(
-            piece(self.stages.model, nodes, first, [str(v.name) for v in gives], self.weights),
+            piece(self.stages.model, nodes, first, [str(v.name) for v in gives], self.weights, fixed),
             optimize=True,
             threads=self.threads,
         )
@@ -255,13 +274,19 @@ class Stream:
 
 
 def piece(
-    model: ir.Model, nodes: Sequence[ir.Node], inputs: Mapping[str, Any], outputs: Sequence[str], weights: Weights
+    model: ir.Model,
+    nodes: Sequence[ir.Node],
+    inputs: Mapping[str, Any],
+    outputs: Sequence[str],
+    weights: Weights,
+    fixed: Container[str] = (),
 ) -> ir.Model:
     """A model of some nodes; its weights are the model's own, not copies.
 
     Args:
         inputs: a sample of each value that comes from outside; its type is taken, its shape is left open.
         weights: stored tensors that replace the model's, by name.
+        fixed: inputs that have the sample's shape always.
     """
     graph = onnx.GraphProto(name="piece")
     for node in nodes:
@@ -273,8 +298,8 @@ def piece(
             info.type.tensor_type.elem_type = int(ir.DataType.from_numpy(sample.dtype))
             rank = info.type.tensor_type.shape
             rank.SetInParent()
-            for axis in range(sample.ndim):  # named: shape inference reads nameless sizes as no sizes at all
-                rank.dim.add(dim_param=f"{name}/{axis}")
+            for axis, size in enumerate(sample.shape):  # named: shape inference reads nameless sizes as no sizes at all
+                rank.dim.add(**({"dim_value": size} if name in fixed else {"dim_param": f"{name}/{axis}"}))
         elif (kind := read[name].type) is not None:
             ir.serde.serialize_type_into(info.type, kind)
     known = model.graph.initializers

@@ -45,9 +45,14 @@ class Progress(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Normal:
-    """A model that is normalised as the caller wants it; the steps that follow cut it in place."""
+    """A model that is normalised as the caller wants it; the steps that follow cut it in place.
+
+    Attributes:
+        closed: a repair adds no tensors to it, which whoever holds its weights could not take.
+    """
 
     model: ir.Model
+    closed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +168,7 @@ def prune(
         how = {"criterion": criterion or "l2", "gather": gather, "roles": roles, "normalise": normalise}
         chosen = _by_weights(dense, how, budget, inputs, clock)
     else:
+        budget["closed"] = isinstance(source, Normal) and source.closed
         chosen = _by_samples(dense, repair, budget, inputs, clock)
     analysis, plan, report = chosen
     report.seconds = clock.seconds

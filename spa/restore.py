@@ -136,7 +136,7 @@ def _plan(dense: ir.Model, *, ratio: float, even: bool, **options: Any) -> pipel
     analysis = pipeline.analyse(dense.clone())
     reached = ratio
     for _ in range(_LEVELLINGS):
-        result = pipeline.prune(pipeline.Normal(dense.clone()), ratio=reached, **options)
+        result = pipeline.prune(pipeline.Normal(dense.clone(), closed=True), ratio=reached, **options)
         if not even or (level := _level(analysis, result.plan, str(options.get("of", "params")))) is None:
             return result
         reached = max(reached + _STEP, level - _STEP)  # just short of it, or one more unit would go

@@ -113,6 +113,24 @@ def test_cutting_out_what_is_read_as_zero_changes_nothing():
     np.testing.assert_allclose(outputs(masked, x), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("made_up", [False, True])
+def test_a_closed_model_gets_no_new_tensors_and_is_repaired_all_the_same(made_up: bool) -> None:
+    """`x` feeds a convolution without a bias, whose normalisation has a mean to move."""
+    model = noisy(
+        """(float[n,6,6,6] x) => (float[n,3] y) {
+        a = Conv(x, u)  r = Relu(a)  b = Conv(r, v)  c = BatchNormalization(b, s, t, m, q)  d = Relu(c)
+        e = GlobalAveragePool(d)  f = Flatten(e)  k = Transpose(w)  y = MatMul(f, k) }""",
+        {"u": (24, 6, 1, 1), "v": (8, 24, 1, 1), "s": (8,), "t": (8,), "m": (8,), "w": (3, 8)},
+        q=np.full(8, 1.5, np.float32),
+    )
+    x = np.abs(np.random.default_rng(5).standard_normal((240, 6, 6, 6))).astype(np.float32)
+    data = check_samples(x, model)
+    closed = compensate(model, data, ratio=0.5, of="channels", closed=True, made_up=made_up)
+    plain = compensate(model, data, ratio=0.5, of="channels", method="magnitude", closed=True)
+    assert {*closed.model.graph.initializers} == {*model.graph.initializers}
+    assert error(model, closed) < 0.5 * error(model, plain)
+
+
 def test_the_model_that_was_given_stays_as_it_was():
     model = mlp()
     x = samples(model, 60)

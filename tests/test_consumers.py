@@ -249,3 +249,39 @@ def test_constant_that_is_added_behind_is_the_bias():
 def test_weight_of_two_nodes_is_known_as_shared():
     text = "(float[2,4] x) => (float[2,4] y) { h = MatMul(x, v)  y = MatMul(h, v) }"
     assert [layer.shared for layer in layers_of(model_of(text, {"v": (4, 4)}))] == [True, True]
+
+
+def test_a_weight_behind_a_permutation_is_the_stored_one() -> None:
+    model = model_of(
+        "(float[2,3,6] x) => (float[2,3,4] y) { t = Transpose<perm=[1,0]>(w)  y = MatMul(x, t) }", {"w": (4, 6)}
+    )
+    (layer,) = layers_of(model)
+    feeds = {"x": np.random.default_rng(1).standard_normal((2, 3, 6)).astype(np.float32)}
+    assert layer.weight.name == "w"
+    assert not layer.shared
+    found = product(layer, feeds["x"]).reshape(2, 3, 4)
+    assert found == pytest.approx(runtime.run(runtime.session(model, optimize=False), feeds)["y"], abs=1e-5)
+    assert np.array_equal(layer.weight_of(layer.matrix(stored(layer.weight))), stored(layer.weight))
+
+
+def test_a_permutation_that_others_read_too_is_no_weight() -> None:
+    model = model_of(
+        "(float[3,6] x) => (float[3,4] y, float[6,4] z) { t = Transpose(w)  y = MatMul(x, t)  z = Neg(t) }",
+        {"w": (4, 6)},
+    )
+    assert not layers_of(model)
+
+
+def test_the_mean_of_a_normalisation_is_a_bias_where_none_can_be_added() -> None:
+    model = model_of(
+        "(float[2,3,5,5] x) => (float[2,4,3,3] y) { c = Conv(x, w)  y = BatchNormalization(c, s, b, m, v) }",
+        {"w": (4, 3, 3, 3), "s": (4,), "b": (4,), "m": (4,), "v": (4,)},
+    )
+    coupling = couple(model, infer_shapes(model))
+    (open_one,), (layer,) = find_layers(model, coupling), find_layers(model, coupling, closed=True)
+    assert open_one.bias is None
+    assert layer.bias is not None
+    assert layer.bias.name == "m"
+    mean = stored(layer.bias)
+    assert np.array_equal(layer.bias_vector(mean), -mean[None])
+    assert np.array_equal(layer.bias_of(layer.bias_vector(mean), mean), mean)

@@ -113,7 +113,7 @@ def test_every_parameter_is_traced_under_its_name(net: Any, exporter: str) -> No
 def test_a_module_comes_back_smaller(net: Any) -> None:
     net.train()
     before = copy.deepcopy(net.state_dict())
-    found = restore.prune(frontend, net, X, ratio=0.4)
+    found = restore.prune(frontend, net, X, ratio=0.4, scope="local")
     smaller = found.source
     assert type(smaller) is Net
     assert smaller.training
@@ -132,6 +132,23 @@ def test_a_module_comes_back_smaller(net: Any) -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
     smaller(torch.randn(2, 3, 8, 8)).sum().backward()  # it trains
     assert frontend.export(smaller, X).graph.outputs[0].name == "output"
+
+
+def test_samples_repair_a_module_that_keeps_its_tensors() -> None:
+    """No bias is added where the class has none; a linear layer's weight is refitted as it is stored."""
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 32, 3, bias=False), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 24, 3, bias=False))
+    rest = (nn.BatchNorm2d(24), nn.ReLU(), nn.Flatten(2), nn.Linear(16, 32, bias=False), nn.ReLU(), nn.Linear(32, 4))
+    module = nn.Sequential(*layers, *rest).eval()
+    x = torch.randn(300, 3, 8, 8)
+    options: dict[str, Any] = {"ratio": 0.5, "of": "channels"}
+    cut = restore.prune(frontend, module, x[:2], **options)
+    repaired = restore.prune(frontend, module, x[:2], data=x[:240], **options)
+    assert not cut.left
+    assert not repaired.left
+    assert {*repaired.source.state_dict()} == {*module.state_dict()}
+    dense, plain, ours = (frontend.run(one, x[240:])[0] for one in (module, cut.source, repaired.source))
+    assert np.sum((ours - dense) ** 2) < 0.5 * np.sum((plain - dense) ** 2)
 
 
 def test_what_the_code_cannot_express_is_left_alone_and_said(caplog: pytest.LogCaptureFixture) -> None:

@@ -132,3 +132,39 @@ def test_store_gives_back_what_it_spilled():
     store.drop(value, 1)
     assert store.nbytes == 0
     store.close()
+
+
+def test_what_is_made_of_stored_tensors_waits_for_its_reader() -> None:
+    model = noisy(
+        "(float[n,4] x) => (float[n,4] y) { t = Transpose(u)  e = Neg(t)  a = Relu(x)  b = MatMul(a, e)  y = Relu(b) }",
+        {"u": (4, 4)},
+    )
+    feeds = batches(model)
+    weights: dict[str, np.ndarray] = {}
+    stages = cut(model, values(model, "a"))
+    assert [[node.op_type for node in nodes] for nodes in stages.nodes] == [
+        ["Relu"],
+        ["Transpose", "Neg", "MatMul", "Relu"],
+    ]
+    with Stream(stages, feeds) as dense, Stream(stages, feeds, base=dense, weights=weights) as other:
+        dense.advance(), other.advance()
+        weights["u"] = np.full((4, 4), 0.5)  # after the first stage, as a refit does
+        dense.advance(), other.advance()
+        (result,) = values(model, "y")
+        expected = np.maximum(np.maximum(feeds[0]["x"], 0) @ np.full((4, 4), -0.5), 0)
+        assert other.value(result, 0) == pytest.approx(expected, abs=1e-6)
+
+
+def test_sizes_may_cross_a_cut() -> None:
+    model = noisy(
+        """(float[n,3,h,w] x, float[n,3,k,l] other) => (float[n,3,k,l] y) {
+        s = Shape(other)  a = Relu(x)  y = Resize<mode="linear">(a, , , s) }""",
+        {},
+    )
+    shapes = {"x": (2, 3, 4, 5), "other": (2, 3, 6, 7)}
+    feeds = [runtime.random_feeds(model, shapes=shapes, seed=0)]
+    with Stream(cut(model, values(model, "a", "s")), feeds) as stream:
+        for _ in range(len(stream.stages)):
+            stream.advance()
+        (result,) = values(model, "y")
+        assert stream.value(result, 0).shape == (2, 3, 6, 7)

@@ -202,6 +202,18 @@ def _recurrent(node: ir.Node, rule: Rule, weights: frozenset[int]) -> Sequence[M
     return [fed, again]
 
 
+def permuted(value: ir.Value) -> tuple[ir.Value, Sequence[int]] | None:
+    """The stored tensor that a node does nothing but permute the axes of, for no other node; and the permutation."""
+    node = value.producer()
+    if node is None or node.op_type != "Transpose" or node.domain not in ("", "ai.onnx") or len(value.uses()) != 1:
+        return None
+    source = node.inputs[0]
+    if source is None or source.const_value is None or not source.is_initializer():
+        return None
+    axes = node.attributes.get_ints("perm") or range(len(source.const_value.shape))[::-1]
+    return source, tuple(axes)
+
+
 def added_behind(value: ir.Value) -> tuple[ir.Node, int] | None:
     """The node and operand that add a stored tensor to a value that nothing else reads."""
     uses = list(value.uses())
