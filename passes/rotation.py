@@ -57,6 +57,8 @@ def turn(session: Session, groups: Sequence[Group]) -> dict[str, Turned]:
     network = session.network
     bases = find_bases(network.model, network.coupling, groups)
     chosen = [group for group in groups if group.name in bases and _understood(session, group, bases[group.name])]
+    if not chosen:
+        return {}
     statistics: dict[Key, Statistics] = {}
     readers = [_problem(reader.layer) for group in chosen for reader in network.readers[group.name]]
     if readers:

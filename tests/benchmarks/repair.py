@@ -32,6 +32,8 @@ LAYERS_ONLY = ("minilm_sim", "minilm_probe", "smollm2")
 TWINS = {"minilm_probe": "minilm_sim"}
 """Tasks of one model: it is pruned once."""
 EXTRA = {"fmnist_resnet": (0.7,), "crepe_full": (0.7,)}
+OF_PARAMETERS = (("crepe_full", 0.7),)
+"""Cuts of all parameters instead of FLOPs."""
 TIMEOUT = 3600
 
 
@@ -97,7 +99,9 @@ def one(task: str, cut: float, method: str, preset: str) -> list[dict]:
     from spa import pipeline
 
     dense = harness.dense_model(tasks.TASKS[task], SHARED / "eval")
-    of, ratio = ("params", cut * share_of_layers(dense)) if task in LAYERS_ONLY else ("flops", cut)
+    of, ratio = ("params" if (task, cut) in OF_PARAMETERS else "flops"), cut
+    if task in LAYERS_ONLY:
+        of, ratio = "params", cut * share_of_layers(dense)
     options: dict = {"ratio": ratio, "of": of, "preset": preset}
     if method == "spa, data-free":
         options["data_free"] = True
@@ -147,7 +151,8 @@ def table(rows: list[dict]) -> str:
     for (task, cut), found in cells.items():
         dense = next((row for row in found.values() if "dense" in row), None)
         label = f"{task} ({dense['metric']} {dense['dense']:.4g}; {dense['fidelity']})" if dense else task
-        lines.append(f"| {label} | {cut:.0%} | {' | '.join(cell(found.get(method)) for method in methods)} |")
+        share = f"{cut:.0%} of params" if task in LAYERS_ONLY or (task, cut) in OF_PARAMETERS else f"{cut:.0%}"
+        lines.append(f"| {label} | {share} | {' | '.join(cell(found.get(method)) for method in methods)} |")
     tasks = " ".join(dict.fromkeys(task for task, _ in cells if task not in TWINS))
     cuts = " ".join(str(cut) for cut in sorted({cut for _, cut in cells}))
     command = f"`python tests/benchmarks/repair.py {tasks} --cuts {cuts}`"
