@@ -7,6 +7,7 @@ which size is not written down here: it is found by building the class, without 
 from __future__ import annotations
 
 import copy
+import inspect
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -317,6 +318,9 @@ def _with_cache(model: Any) -> tuple[Any, dict[str, Any], Any]:
     if not model.can_generate() or model.config.is_encoder_decoder:
         raise UsageError(f"{type(model).__name__} is no causal language model, so it has no cache of keys and values")
 
+    known = inspect.signature(model.forward).parameters
+    called = "cache" if "cache" in known else "past_key_values"  # before transformers 5.24
+
     class Cached(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
@@ -326,15 +330,13 @@ def _with_cache(model: Any) -> tuple[Any, dict[str, Any], Any]:
             cache = library.DynamicCache()
             for at in range(len(past_key_values) // 2):
                 cache.update(past_key_values[2 * at], past_key_values[2 * at + 1], at)
-            given = self.inner(
-                input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, use_cache=True
-            )
-            present = [array for layer in given.past_key_values.layers for array in (layer.keys, layer.values)]
+            given = self.inner(input_ids=input_ids, attention_mask=attention_mask, use_cache=True, **{called: cache})
+            present = [array for layer in given[called].layers for array in (layer.keys, layer.values)]
             return {"logits": given.logits, "present": present}
 
     with torch.no_grad():
         ids = example_inputs(model)["input_ids"]
-        filled = model(input_ids=ids[:, :_PAST], use_cache=True).past_key_values
+        filled = model(input_ids=ids[:, :_PAST], use_cache=True)[called]
     past = [array for layer in filled.layers for array in (layer.keys, layer.values)]
     arguments = {
         "input_ids": ids[:, : _PAST - 2],

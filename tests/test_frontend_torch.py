@@ -153,7 +153,12 @@ def test_samples_repair_a_module_that_keeps_its_tensors() -> None:
 
 def test_what_the_code_cannot_express_is_left_alone_and_said(caplog: pytest.LogCaptureFixture) -> None:
     torch.manual_seed(0)
-    found = restore.prune(frontend, Net(Stubborn), X, ratio=0.3)
+    weigh: dict[str, Any] = {"criterion": "l1", "normalise": "none"}
+    net = Net(Stubborn)
+    with torch.no_grad():
+        for weight in (net.attention.mix.weight, net.attention.out.weight):
+            weight.mul_(0.01)  # the smallest units, so that they would go
+    found = restore.prune(frontend, net, X, ratio=0.3, **weigh)
     assert found.source.attention.mix.weight.shape == (32, 32)
     assert all(name.startswith("attention.") for name in found.left)
     assert "attention" in caplog.text
