@@ -304,6 +304,8 @@ def _layer(application: Application, mixing: Mixing, *, closed: bool) -> Layer |
         weight, order = stored
         mixing = replace(mixing, weight_axes=_permuted(mixing.weight_axes, order))
     data = node.outputs[0] if mixing.data is None else node.inputs[mixing.data]
+    if mixing.bias_scale == 0.0:  # a bias that counts for nothing
+        mixing = replace(mixing, bias=None, bias_scale=1.0)
     simple = all(_is_product(term) for axes in (mixing.data_axes, mixing.weight_axes) for term in axes or ())
     if weight is None or data is None or weight.const_value is None or not weight.is_initializer() or not simple:
         return None

@@ -18,7 +18,7 @@ from spa.passes.biases import add_biases
 from spa.passes.consumers import Layer, find_layers
 from spa.passes.streaming import Batch, Weights, piece
 from spa.rule import names_of
-from spa.rules.linearity import is_unseen
+from spa.rules.linearity import is_unseen, leaves_out
 from spa.shapes import Shapes, infer_shapes
 
 
@@ -147,6 +147,8 @@ def _others(group: Group, coupling: Coupling, readers: Sequence[Reader]) -> list
 
 
 def _summed(application: Application) -> set[Any]:
+    if leaves_out(application.node):
+        return set()
     seen = {
         name.name.split(".")[0]
         for position in range(len(application.node.inputs))

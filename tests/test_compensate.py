@@ -253,3 +253,19 @@ def test_integer_weights_are_not_refitted_and_said_so() -> None:
     assert any(group.off is None for group in groups)
     with pytest.raises(NothingToPrune, match="integers are not refitted"):
         compensate(model, check_samples(samples, model), ratio=0.3)
+
+
+def test_parts_of_one_matrix_that_are_sliced_apart_are_refitted() -> None:
+    """A slice leaves the other parts out; it does not sum over them, so that readers can make up for any."""
+    model = noisy(
+        """(float[n,6] x) => (float[n,3] y) {
+        a = MatMul(x, u)  b = Slice(a, zero, middle, one)  c = Slice(a, middle, end, one)
+        d = Sigmoid(b)  e = Mul(d, c)  y = MatMul(e, w) }""",
+        {"u": (6, 32), "w": (16, 3)},
+        **{name: np.array([at], np.int64) for name, at in (("zero", 0), ("middle", 16), ("end", 32), ("one", 1))},
+    )
+    data = check_samples(samples(model, 200), model)
+    ours = compensate(model, data, ratio=0.5, of="channels")
+    plain = compensate(model, data, ratio=0.5, of="channels", method="magnitude")
+    assert not ours.notes
+    assert error(model, ours) < 0.5 * error(model, plain)

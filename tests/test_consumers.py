@@ -285,3 +285,14 @@ def test_the_mean_of_a_normalisation_is_a_bias_where_none_can_be_added() -> None
     mean = stored(layer.bias)
     assert np.array_equal(layer.bias_vector(mean), -mean[None])
     assert np.array_equal(layer.bias_of(layer.bias_vector(mean), mean), mean)
+
+
+def test_a_bias_that_counts_for_nothing_is_none() -> None:
+    model = model_of("(float[3,6] x) => (float[3,4] y) { y = Gemm<beta=0.0>(x, w, b) }", {"w": (6, 4), "b": (4,)})
+    (layer,) = layers_of(model)
+    assert layer.bias is None
+    add_biases(model, [layer])
+    (layer,) = layers_of(model)
+    assert layer.bias is not None
+    assert [node.op_type for node, _ in layer.bias.uses()] == ["Add"]
+    assert np.array_equal(layer.bias_of(layer.bias_vector(np.ones(4)), np.zeros(4)), np.ones(4))

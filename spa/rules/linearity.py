@@ -26,6 +26,9 @@ MOVES = frozenset(
 UNSEEN = {"CastLike": 1, "Shape": 0, "Size": 0}
 """Operands of which no element is looked at, only their type or their sizes."""
 
+LEAVES_OUT = frozenset({"Pad", "Slice", "Split"})
+"""Elements of the operand may be in no result, and are not summed over either."""
+
 SUMS = frozenset({"Add", "Sub", "Sum"})
 """Linear in all operands together: the index set has to stand in every one."""
 
@@ -49,6 +52,11 @@ class Passing(Enum):
 def is_unseen(node: ir.Node, operand: int) -> bool:
     """Whether no element of an operand is looked at."""
     return node.domain in ("", "ai.onnx") and UNSEEN.get(node.op_type) == operand
+
+
+def leaves_out(node: ir.Node) -> bool:
+    """Whether what stands in an operand and in no result is left out, where other nodes would have summed over it."""
+    return node.domain in ("", "ai.onnx") and node.op_type in LEAVES_OUT
 
 
 def passing(node: ir.Node, operands: Sequence[int], *, results: bool) -> Passing | None:
