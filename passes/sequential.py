@@ -72,9 +72,11 @@ class Repair:
         ):
             for number in range(len(stages)):
                 session.progress("repair", number / len(stages))
+                last = number + 1 == len(stages) and not stages.targets[number]
+                only = session.held_out() if last else None  # outputs are large, and compared on samples held out
                 with session.step("run"):
-                    there = set(dense.advance())
-                    pruned.advance()
+                    there = set(dense.advance(only))
+                    pruned.advance(only)
                 self.stage([layer for layer in layers if layer.after in there], dense, pruned)
                 dense.forget()
                 pruned.forget()

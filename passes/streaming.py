@@ -181,12 +181,16 @@ class Stream:
                     if value.name and value.name in batch:
                         self.store.put(value, number, batch[value.name])
 
-    def advance(self) -> Sequence[ir.Value]:
-        """Run the next stage over all batches; the targets that it gives."""
+    def advance(self, only: Iterable[int] | None = None) -> Sequence[ir.Value]:
+        """Run the next stage; the targets that it gives.
+
+        Args:
+            only: numbers of the batches that are wanted; None: all.
+        """
         stage = self.done
         differing = {node for node in self.stages.nodes[stage] if self._differs(node)}
         if differing:
-            self._run(stage, self._with_inner(stage, differing))
+            self._run(stage, self._with_inner(stage, differing), range(len(self.batches)) if only is None else only)
         self.done += 1
         return self.stages.targets[stage]
 
@@ -247,7 +251,7 @@ class Stream:
         lists = all(isinstance(array, np.ndarray) and array.ndim == 1 and array.dtype.kind == "i" for array in arrays)
         return lists and len({len(array) for array in arrays}) == 1
 
-    def _run(self, stage: int, nodes: Sequence[ir.Node]) -> None:
+    def _run(self, stage: int, nodes: Sequence[ir.Node], numbers: Iterable[int]) -> None:
         made = [value for node in nodes for value in node.outputs]
         wanted = set(self.stages.targets[stage])
         gives = [v for v in made if v in wanted or self.stages.last_use.get(v, -1) > stage]
@@ -266,7 +270,7 @@ class Stream:
             optimize=True,
             threads=self.threads,
         )
-        for number in range(len(self.batches)):
+        for number in numbers:
             feeds = {str(value.name): self.value(value, number) for value in takes}
             results = runtime.run(session, feeds)
             for value in gives:
