@@ -247,9 +247,10 @@ class Stream:
 
         Shape inference takes the length of such a tensor for zero where it has only a name.
         """
-        arrays = [self.value(value, number) for number in range(len(self.batches))]
-        lists = all(isinstance(array, np.ndarray) and array.ndim == 1 and array.dtype.kind == "i" for array in arrays)
-        return lists and len({len(array) for array in arrays}) == 1
+        first = self.value(value, 0)
+        if not isinstance(first, np.ndarray) or first.ndim != 1 or first.dtype.kind != "i":
+            return False
+        return all(self.value(value, number).shape == first.shape for number in range(1, len(self.batches)))
 
     def _run(self, stage: int, nodes: Sequence[ir.Node], numbers: Iterable[int]) -> None:
         made = [value for node in nodes for value in node.outputs]
