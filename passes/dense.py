@@ -182,6 +182,7 @@ class Session:
         """The loss curve of each group, from one run of the dense network for as many as fit into memory."""
         found: dict[str, Curve] = {}
         probe = None
+        groups = self.network.in_order(groups)
         for part in self.parts(groups):
             layers = [reader.layer for group in part for reader in self.network.readers[group.name]]
             with self.step("statistics"):
@@ -220,22 +221,26 @@ class Session:
         if part:
             yield part
 
-    def dense_statistics(self, problems: Sequence[Problem]) -> dict[Key, Statistics]:
-        """What some layers read in the dense network."""
+    def dense_statistics(self, problems: Sequence[Problem], *, most: int | None = None) -> dict[Key, Statistics]:
+        """What some layers read in the dense network, in all batches or in that many of them."""
         values = list(dict.fromkeys(problem.data for problem in problems))
         batches = self.batches(values)
+        numbers = range(0, len(batches), -(-len(batches) // (most or len(batches))))
         session = self.network.session(values, batches[0], {}, threads=self.threads)
         results: dict[int, dict[ir.Value, np.ndarray]] = {}
 
-        def fetch(value: ir.Value, number: int) -> np.ndarray:
-            if number not in results:
-                self.progress("statistics", number / len(batches))
+        def fetch(value: ir.Value, at: int) -> np.ndarray:
+            if at not in results:
+                self.progress("statistics", at / len(numbers))
                 results.clear()
-                made = runtime.run(session, batches[number])
-                results[number] = {value: made[str(value.name)] for value in values}
-            return results[number][value]
+                made = runtime.run(session, batches[numbers[at]])
+                results[at] = {value: made[str(value.name)] for value in values}
+            return results[at][value]
 
-        found = collect(problems, len(batches), fetch, weigh=self.weigh, threads=self.threads)
+        def weigh(problem: Problem, at: int, shape: tuple[int, ...]) -> np.ndarray | None:
+            return self.weigh(problem, numbers[at], shape)
+
+        found = collect(problems, len(numbers), fetch, weigh=weigh, threads=self.threads)
         self.recurrent |= {p.key: found[p.key] for p in problems if p.layer.mixing.steps is not None}
         return found
 
@@ -278,7 +283,10 @@ def affordable(flops: float, groups: int, preset: Preset) -> tuple[int, int]:
 
 
 class Probe:
-    """What the outputs lose when one group does, measured on samples held out."""
+    """What the outputs lose when one group does, measured on samples held out.
+
+    The dense network runs once, as far as the group that is measured; what comes behind runs for every measurement.
+    """
 
     def __init__(self, session: Session) -> None:
         self.session, self.network = session, session.network
@@ -290,6 +298,9 @@ class Probe:
         if session.data.batch_size is not None:
             self.batches = held_out
         self.dense = session.outputs(self.batches, {})
+        readers = (reader for found in session.network.readers.values() for reader in found)
+        self.stages = cut(session.network.model, dict.fromkeys(reader.layer.after for reader in readers))
+        self.stream = Stream(self.stages, self.batches, threads=session.threads)
 
     def flops(self, batch: Batch) -> float:
         """Of one sample, from the cost of the model at the sizes that it was analysed with."""
@@ -308,20 +319,11 @@ class Probe:
         near, far = ([share] if share > ratio else [] for share in FAR)
         shares = [*near, ratio, *far, 0.5 * ratio]
         counts = sorted({max(1, round(share * size)) for share in shares[: self.levels]} & set(levels))
-        with self.before(curve.group) as dense:
-            measured = [self.loss(curve.group, curve.order[:count], statistics, dense) for count in counts]
+        measured = [self.loss(curve.group, curve.order[:count], statistics) for count in counts]
         scale = through([float(curve.losses[count]) for count in counts], measured)
         return Curve(curve.group, curve.order, curve.losses, scale)
 
-    def before(self, group: Group) -> Stream:
-        """The dense network up to the first readers of a group: that much is the same however it is cut."""
-        model = self.network.model
-        behind = cut(model, [reader.layer.after for reader in self.network.readers[group.name]])
-        dense = Stream(cut(model, behind.targets[0]), self.batches, threads=self.session.threads)
-        dense.advance()
-        return dense
-
-    def loss(self, group: Group, units: np.ndarray, statistics: Mapping[Key, Statistics], dense: Stream) -> float:
+    def loss(self, group: Group, units: np.ndarray, statistics: Mapping[Key, Statistics]) -> float:
         """Squared relative difference of the outputs, or KL of probabilities, with units gone and readers refitted.
 
         The refits have not seen the samples, as no layer has that the model meets later.
@@ -332,12 +334,23 @@ class Probe:
         for reader in self.network.readers[group.name]:
             new = self.session.refit(reader.layer, np.isin(reader.units, units), statistics, pool=False)
             self.network.put(weights, reader.layer, new.matrix, new.bias)
+        dense = self.before(weights)
         found = []
-        with Stream(dense.stages, self.batches, base=dense, weights=weights, threads=self.session.threads) as pruned:
-            for _ in range(len(dense.stages)):
-                pruned.advance()
+        with Stream(dense.rest, self.batches, base=dense, weights=weights, threads=self.session.threads) as pruned:
+            pruned.advance()
             for at, value in enumerate(self.network.model.graph.outputs):
                 theirs = self.dense[at]
                 ours = [pruned.value(value, n) for n in range(len(theirs))] if value in pruned.changed else theirs
                 found.append(self.session.difference(at, theirs, ours, self.batches))
         return float(np.mean([one.get("kl", one["relative_l2"] ** 2) for one in found]))
+
+    def before(self, weights: Weights) -> Stream:
+        """The dense network up to the first node that reads one of some stored tensors."""
+        first = self.stages.first_to_read(weights)
+        if self.stream.done > first:
+            self.stream.close()
+            self.stream = Stream(self.stages, self.batches, threads=self.session.threads)
+        while self.stream.done < first:
+            self.stream.advance()
+            self.stream.forget()
+        return self.stream

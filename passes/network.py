@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,6 +95,18 @@ class Network:
         self.erase(self.weights, group, units)
         for value, axis, positions in _made(group, units):
             self.erased.setdefault(str(value.name), []).append((axis, positions))
+
+    def in_order(self, groups: Iterable[Group]) -> list[Group]:
+        """Groups in the order in which the graph comes to what changes when they are cut."""
+        place = {node: number for number, node in enumerate(self.model.graph)}
+
+        def first(group: Group) -> int:
+            nodes = [reader.layer.node for reader in self.readers[group.name]]
+            if self.others[group.name]:
+                nodes += [node for part in group.slices if part.producer for node in part.value.consumers()]
+            return min((place[node] for node in nodes if node in place), default=0)
+
+        return sorted(groups, key=first)
 
     def session(
         self, outputs: Sequence[ir.Value], sample: Batch, weights: Weights, *, threads: int | None = None

@@ -36,7 +36,7 @@ AGREEMENT = {2: 5e-2, 4: 1e-3, 8: 1e-9}
 """How far outputs may move, of the largest one, by the bytes of a number in the tensors that are turned."""
 
 BATCHES = 16
-"""On which the moments of queries and keys are measured."""
+"""On which moments are measured: of what readers read, and of queries and keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def turn(session: Session, groups: Sequence[Group]) -> dict[str, Turned]:
     statistics: dict[Key, Statistics] = {}
     readers = [_problem(reader.layer) for group in chosen for reader in network.readers[group.name]]
     if readers:
-        statistics = session.dense_statistics(readers)
+        statistics = session.dense_statistics(readers, most=BATCHES)
     sums = _products(session, [basis for group in chosen for basis in bases[group.name] if basis.meetings])
     places = [p for group in chosen for b in bases[group.name] for p in (*b.same, *b.inverse)]
     stored = {place.value: place.value.const_value for place in places}

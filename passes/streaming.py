@@ -43,6 +43,18 @@ class Stages:
     def __len__(self) -> int:
         return len(self.nodes)
 
+    def first_to_read(self, names: Container[str]) -> int:
+        """The first stage that reads one of some stored tensors, by name."""
+        for stage, members in enumerate(self.nodes):
+            if any(value.name in names for node in members for value in reads(node)):
+                return stage
+        return len(self)
+
+    def behind(self, done: int) -> Stages:
+        """All that comes behind some stages, as one."""
+        nodes = [node for members in self.nodes[done:] for node in members]
+        return Stages(self.model, [nodes], [[]], dict.fromkeys(self.model.graph.outputs, 1))
+
 
 def cut(model: ir.Model, targets: Iterable[ir.Value]) -> Stages:
     """Cut a graph so that each target is there before any node that reads it runs.
@@ -193,6 +205,11 @@ class Stream:
             self._run(stage, self._with_inner(stage, differing), range(len(self.batches)) if only is None else only)
         self.done += 1
         return self.stages.targets[stage]
+
+    @property
+    def rest(self) -> Stages:
+        """The stages that have not run, as one."""
+        return self.stages.behind(self.done)
 
     def value(self, value: ir.Value, batch: int) -> Any:
         """A value that waits, of one batch."""

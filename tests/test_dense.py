@@ -118,8 +118,7 @@ def test_probe_sees_nothing_where_nothing_goes_and_more_where_more_does() -> Non
     statistics = one.dense_statistics([one.problem(reader.layer) for reader in readers])
     curve = one.curve(group, statistics)
     probe = Probe(one)
-    with probe.before(group) as dense:
-        lost = [probe.loss(group, curve.order[:count], statistics, dense) for count in (0, 4, group.size - 1)]
+    lost = [probe.loss(group, curve.order[:count], statistics) for count in (0, 4, group.size - 1)]
     assert lost[0] < 1e-6 < lost[1] < lost[2]
 
 
@@ -136,8 +135,7 @@ def test_probe_measures_what_the_whole_network_gives() -> None:
     probe = Probe(one)
     (dense,), (pruned,) = (one.outputs(probe.batches, used) for used in ({}, weights))
     expected = output_difference(dense, pruned)
-    with probe.before(group) as before:
-        found = probe.loss(group, units, statistics, before)
+    found = probe.loss(group, units, statistics)
     assert found == pytest.approx(expected.get("kl", expected["relative_l2"] ** 2), rel=1e-4)
 
 
@@ -154,6 +152,30 @@ def test_levels_at_which_a_group_is_measured(ratio: float, levels: int, shares: 
     counts = [round(share * group.size) for share in shares]
     found = probe.scaled(curve, statistics, ratio).scale
     assert found.losses == (0.0, *(float(curve.losses[count]) for count in counts))
+
+
+def test_groups_are_measured_in_any_order() -> None:
+    one = session()
+    probe = Probe(one)
+    groups = one.network.in_order(one.network.groups)
+    problems = [one.problem(r.layer) for group in groups for r in one.network.readers[group.name]]
+    statistics = one.dense_statistics(problems)
+    units = np.arange(3)
+    onwards = [probe.loss(group, units, statistics) for group in groups]
+    reached = probe.stream.done
+    back = [probe.loss(group, units, statistics) for group in reversed(groups)]
+    assert probe.stream.done < reached
+    assert back[::-1] == pytest.approx(onwards, rel=1e-5)
+
+
+def test_some_batches_may_do_for_statistics() -> None:
+    one = session(144)
+    layers = [reader.layer for reader in one.network.readers[one.network.groups[0].name]]
+    problems = [one.problem(layer) for layer in layers]
+    size, total = len(one.batches([])[0]["x"]), len(one.batches([]))
+    for most, seen in ((1, 1), (4, 4), (total, total), (None, total)):
+        (found,) = {id(s): s for s in one.dense_statistics(problems, most=most).values()}.values()
+        assert sum(m.count for m in (*found.fitted, *found.held_out)) == seen * size
 
 
 def test_flops_are_those_of_one_sample() -> None:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 
 from spa import runtime
-from spa.passes.streaming import Store, Stream, cut
+from spa.passes.streaming import Store, Stream, cut, reads
 
 
 def noisy(
@@ -168,3 +168,40 @@ def test_sizes_may_cross_a_cut() -> None:
             stream.advance()
         (result,) = values(model, "y")
         assert stream.value(result, 0).shape == (2, 3, 6, 7)
+
+
+@pytest.mark.parametrize("changed", ["u", "v", "w"])
+def test_the_rest_runs_with_other_weights_from_where_a_stream_stands(changed: str) -> None:
+    model = noisy(CHAIN, CHAIN_WEIGHTS)
+    stages = cut(model, values(model, "x", "b", "d"))
+    samples = batches(model)
+    new = {changed: np.eye(4)}
+    first = stages.first_to_read(new)
+    assert changed in {value.name for node in stages.nodes[first] for value in reads(node)}
+    whole = runtime.session(with_weights(model, new), optimize=False)
+    with Stream(stages, samples) as dense:
+        for _ in range(first):
+            dense.advance()
+            dense.forget()
+        with Stream(dense.rest, samples, base=dense, weights=new) as pruned:
+            pruned.advance()
+            for number, sample in enumerate(samples):
+                expected = runtime.run(whole, sample)
+                for value in pruned.changed & set(model.graph.outputs):
+                    np.testing.assert_allclose(
+                        pruned.value(value, number), expected[str(value.name)], rtol=1e-5, atol=1e-6
+                    )
+            assert model.graph.outputs[0] in pruned.changed
+
+
+def test_nothing_is_the_first_to_read_what_does_not_exist() -> None:
+    stages = cut(noisy(CHAIN, CHAIN_WEIGHTS), [])
+    assert stages.first_to_read({"none"}) == len(stages)
+    assert stages.behind(len(stages)).nodes == [[]]
+
+
+def with_weights(model: ir.Model, weights: Mapping[str, np.ndarray]) -> ir.Model:
+    model = model.clone()
+    for name, array in weights.items():
+        model.graph.initializers[name].const_value = ir.Tensor(array.astype(np.float32), name=name)
+    return model

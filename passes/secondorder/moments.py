@@ -22,9 +22,9 @@ class Moments:
 
         mu = E xh    mu0 = E x    H = E (xh - mu)(xh - mu)^T    C = E (xh - mu)(x - mu0)^T    D = E (xh - mu)(r - E r)^T
 
-    Rows are gathered into chunks of about ``width`` rows. A chunk is centred in float64 about its own mean,
-    multiplied in ``precision``, and added in float64 by the pairwise update of Chan, Golub and LeVeque (1979; Pebay
-    2008 for co-moments): joining a and b, the sum of squares gains (n_a n_b / (n_a + n_b)) delta delta^T, delta =
+    Rows are gathered into chunks of about ``width`` rows. A chunk is centred about its own mean, which is taken in
+    float64, multiplied in ``precision``, and added in float64 by the pairwise update of Chan, Golub and LeVeque (1979;
+    Pebay 2008 for co-moments): joining a and b, the sum of squares gains (n_a n_b / (n_a + n_b)) delta delta^T, delta =
     mu_b - mu_a. That term is one more row of the centred chunk, so it costs nothing. No large mean is ever subtracted
     from a large product, the data are read once, and memory stays O(d^2), however many rows there are.
 
@@ -265,15 +265,18 @@ class Moments:
         weight = float(omega.sum())
         total = self._weight + weight
         between = np.sqrt(self._weight * weight / total)
-        root = np.sqrt(omega)[:, None]
+        even = bool(np.all(omega == 1.0))
         centred = []
         for part, mean in zip(parts[:3], (self._mean, self._dense_mean, self._drift_mean), strict=True):
-            wide = part.astype(np.float64)
-            chunk_mean = omega @ wide / weight
-            wide -= chunk_mean
-            wide *= root
+            chunk_mean = part.mean(axis=0, dtype=np.float64) if even else omega @ part.astype(np.float64) / weight
             step = chunk_mean - mean
-            centred.append(np.vstack([wide, between * step]).astype(self.precision))
+            # Rounding the mean changes what is multiplied, not what it is the deviation from: in second order only.
+            deviations = np.empty((len(part) + 1, part.shape[1]), self.precision)
+            np.subtract(part, chunk_mean.astype(self.precision), out=deviations[:-1])
+            if not even:
+                deviations[:-1] *= np.sqrt(omega)[:, None].astype(self.precision)
+            deviations[-1] = between * step
+            centred.append(deviations)
             mean += (weight / total) * step
         rows, dense, drift = centred
         self._gram += rows.T @ rows
