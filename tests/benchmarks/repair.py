@@ -5,9 +5,9 @@
 Every model loses a share of its FLOPs (language models: of the parameters of their layers, embeddings not counted)
 and is measured on the task's test samples beside the dense model: the task's metric, its fidelity measure, and the
 seconds that pruning took.  All methods see the same calibration samples, which carry no labels and are no test
-samples; `l2` sees none, `spa, data-free` makes its own.  Each run is a process of its own.  With --rows a run that was
-stopped goes on where it was.  The tasks are looked for in ../shared/eval beside the project; `SPA_SHARED` names another
-place for ../shared.
+samples; `l2` sees none, `spa, data-free` makes its own.  Each run is a process of its own, and notes the commit that it
+ran on.  With --rows a run that was stopped goes on where it was.  The tasks are looked for in ../shared/eval beside the
+project; `SPA_SHARED` names another place for ../shared.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -121,10 +121,18 @@ def one(task: str, cut: float, method: str, preset: str) -> list[dict]:
             found.append({
                 "task": name, "cut": cut, "method": method, "seconds": round(seconds, 1), "metric": metric,
                 "dense": row["reference"]["metrics"][metric], "pruned": row["metrics"][metric],
-                "paired_se": row["paired_se"], "fidelity": fidelity, "loss": value, "steps": result.report.seconds,
+                "paired_se": row["paired_se"], "fidelity": fidelity, "loss": value,
+                "tree": tree(), "steps": result.report.seconds,
                 "removed": {m: round(result.report.removed_share(m), 4) for m in ("params", "flops")},
             })  # fmt: skip
     return found
+
+
+def tree() -> str:
+    """The commit that is measured, with a plus where files differ from it."""
+    command = ["git", "describe", "--always", "--dirty=+", "--abbrev=7", "--exclude=*"]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
+    return ran.stdout.strip() or "no commit"
 
 
 def share_of_layers(path: Path) -> float:
@@ -148,15 +156,23 @@ def table(rows: list[dict]) -> str:
     for row in rows:
         cells[row["task"], row["cut"]][row["method"]] = row
     lines = [f"| task | cut | {' | '.join(methods)} |", "|---|--:|" + "---|" * len(methods)]
-    for (task, cut), found in cells.items():
+    for (task, cut), found in sorted(cells.items()):
         dense = next((row for row in found.values() if "dense" in row), None)
         label = f"{task} ({dense['metric']} {dense['dense']:.4g}; {dense['fidelity']})" if dense else task
         share = f"{cut:.0%} of params" if task in LAYERS_ONLY or (task, cut) in OF_PARAMETERS else f"{cut:.0%}"
         lines.append(f"| {label} | {share} | {' | '.join(cell(found.get(method)) for method in methods)} |")
-    tasks = " ".join(dict.fromkeys(task for task, _ in cells if task not in TWINS))
+    return f"{said(cells, methods)}\n\n" + "\n".join(lines) + "\n\n" + summary(cells)
+
+
+def said(cells: dict[tuple[str, float], dict[str, dict]], methods: list[str]) -> str:
+    """The command, what is missing, and the commits that rows are of."""
+    tasks = " ".join(sorted({task for task, _ in cells if task not in TWINS}))
     cuts = " ".join(str(cut) for cut in sorted({cut for _, cut in cells}))
-    command = f"`python tests/benchmarks/repair.py {tasks} --cuts {cuts}`"
-    return f"{command}\n\n" + "\n".join(lines) + "\n\n" + summary(cells)
+    text = f"`python tests/benchmarks/repair.py {tasks} --cuts {cuts}`"
+    if missing := sum(method not in found for found in cells.values() for method in methods):
+        text += f"; {missing} cells were not run and are empty"
+    trees = Counter(row.get("tree", "unknown") for found in cells.values() for row in found.values())
+    return f"{text}. Commits (cells): {', '.join(f'{name} ({count})' for name, count in trees.most_common())}."
 
 
 def cell(row: dict | None) -> str:
