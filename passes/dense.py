@@ -16,7 +16,8 @@ from spa.group import Group
 from spa.passes.allocation import Curve, through
 from spa.passes.calibrate import Calibration
 from spa.passes.consumers import Layer
-from spa.passes.network import Network, output_difference
+from spa.passes.difference import lost, output_difference
+from spa.passes.network import Network
 from spa.passes.problems import Key, Problem, Statistics
 from spa.passes.rotation import Turned
 from spa.passes.rowweights import RowWeights
@@ -27,7 +28,7 @@ from spa.passes.workers import Item, Result, at_once, each
 
 Progress = Callable[[str, float], None]
 
-STATISTICS_NBYTES = 1 << 30
+STATISTICS_NBYTES = 1 << 31
 """Of moments held at a time; with more, the dense network runs several times."""
 
 BATCH_NBYTES = 1 << 27
@@ -141,7 +142,7 @@ class Session:
         """How far the output of that number is off, on some batches."""
         value = self.network.model.graph.outputs[at]
         weights = [self.masks.of_output(value, b, a.shape) for b, a in zip(batches, dense, strict=True)]
-        return output_difference(dense, pruned, weights)
+        return output_difference(dense, pruned, weights, logits=self.network.logits[at])
 
     def held_out(self) -> list[int]:
         """The numbers of the batches that no fit sees; of a single one, that one."""
@@ -324,7 +325,7 @@ class Probe:
         return Curve(curve.group, curve.order, curve.losses, scale)
 
     def loss(self, group: Group, units: np.ndarray, statistics: Mapping[Key, Statistics]) -> float:
-        """Squared relative difference of the outputs, or KL of probabilities, with units gone and readers refitted.
+        """What the outputs lose with units gone and readers refitted, as a mean over them.
 
         The refits have not seen the samples, as no layer has that the model meets later.
         """
@@ -341,8 +342,9 @@ class Probe:
             for at, value in enumerate(self.network.model.graph.outputs):
                 theirs = self.dense[at]
                 ours = [pruned.value(value, n) for n in range(len(theirs))] if value in pruned.changed else theirs
-                found.append(self.session.difference(at, theirs, ours, self.batches))
-        return float(np.mean([one.get("kl", one["relative_l2"] ** 2) for one in found]))
+                off = self.session.difference(at, theirs, ours, self.batches)
+                found.append(lost(off, logits=self.network.logits[at]))
+        return float(np.mean(found))
 
     def before(self, weights: Weights) -> Stream:
         """The dense network up to the first node that reads one of some stored tensors."""

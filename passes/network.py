@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from spa.dims import leaves
 from spa.group import Group, find_groups
 from spa.passes.biases import add_biases
 from spa.passes.consumers import Layer, find_layers
+from spa.passes.difference import may_be_logits
 from spa.passes.streaming import Batch, Weights, piece
 from spa.rule import names_of
 from spa.rules.linearity import is_unseen, leaves_out
@@ -44,6 +45,7 @@ class Network:
         new_biases: names of the biases that the model did not have.
         weights: stored tensors, by name, that have been changed; float64.
         erased: positions along axes of stored tensors that are zero for good.
+        logits: for each output whether it may be logits.
     """
 
     model: ir.Model
@@ -56,6 +58,7 @@ class Network:
     others: Mapping[str, Sequence[str]]
     new_biases: Sequence[str]
     weights: dict[str, np.ndarray]
+    logits: Sequence[bool]
     erased: dict[str, list[tuple[int, np.ndarray]]] = field(default_factory=dict)
 
     def array(self, value: ir.Value, weights: Weights | None = None) -> np.ndarray:
@@ -139,7 +142,8 @@ def prepare(model: ir.Model, *, inputs: Mapping[str, Sequence[int]] | None = Non
     layers = find_layers(model, coupling, closed=closed)
     readers = {group.name: _readers(group, layers) for group in groups}
     others = {group.name: _others(group, coupling, readers[group.name]) for group in groups}
-    return Network(model, shapes, coupling, groups, measure(coupling), layers, readers, others, new, {})
+    logits = [may_be_logits(value, layers) for value in model.graph.outputs]
+    return Network(model, shapes, coupling, groups, measure(coupling), layers, readers, others, new, {}, logits)
 
 
 def _readers(group: Group, layers: Sequence[Layer]) -> list[Reader]:
@@ -170,33 +174,3 @@ def _summed(application: Application) -> set[Any]:
     }
     names = seen & application.rule.contracted - set(application.rule.frozen)
     return {leaf for name, dim in application.factors.items() if name.split(".")[0] in names for leaf in leaves(dim)}
-
-
-Fidelity = Callable[[Mapping[str, np.ndarray], Mapping[str, np.ndarray]], float]
-
-
-def output_difference(
-    dense: Sequence[np.ndarray], pruned: Sequence[np.ndarray], weights: Sequence[np.ndarray | None] = ()
-) -> dict[str, float]:
-    """How far outputs moved: relative L2 of what varies, mean KL divergence where rows are probabilities.
-
-    Args:
-        dense, pruned: one output over all samples, a batch each.
-        weights: for each batch (rows,), zero for rows that do not count; a row lies along the last axis.
-    """
-    left, right = (
-        np.concatenate(
-            [_rows(array, weight) for array, weight in zip(arrays, weights or [None] * len(arrays), strict=True)]
-        )
-        for arrays in (dense, pruned)
-    )
-    scale = float(np.sum((left - left.mean(0)) ** 2)) or float(np.sum(left**2)) or 1.0
-    found = {"relative_l2": float(np.sqrt(np.sum((left - right) ** 2) / scale))}
-    if left.shape[1] > 1 and left.min(initial=0.0) >= 0 and np.allclose(left.sum(1), 1.0, atol=1e-3):
-        found["kl"] = float(np.mean(np.sum(left * (np.log(left + 1e-12) - np.log(np.maximum(right, 0) + 1e-12)), 1)))
-    return found
-
-
-def _rows(array: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
-    rows = array.reshape(-1, array.shape[-1] if array.ndim else 1).astype(np.float64)
-    return rows if weight is None or not np.any(weight) else rows[weight > 0]

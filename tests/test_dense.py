@@ -12,7 +12,8 @@ from spa.passes import dense as module
 from spa.passes.calibrate import check_samples
 from spa.passes.compensate import PRESETS
 from spa.passes.dense import LEVELS, Preset, Probe, Session, affordable, expected_losses
-from spa.passes.network import output_difference, prepare
+from spa.passes.difference import lost, output_difference
+from spa.passes.network import prepare
 from spa.passes.secondorder import BASELINES, Removal
 from spa.pipeline import load_normal
 from tests.models import build
@@ -134,9 +135,10 @@ def test_probe_measures_what_the_whole_network_gives() -> None:
         one.network.put(weights, reader.layer, new.matrix, new.bias)
     probe = Probe(one)
     (dense,), (pruned,) = (one.outputs(probe.batches, used) for used in ({}, weights))
-    expected = output_difference(dense, pruned)
+    expected = lost(output_difference(dense, pruned, logits=True), logits=True)
+    assert one.network.logits == [True]
     found = probe.loss(group, units, statistics)
-    assert found == pytest.approx(expected.get("kl", expected["relative_l2"] ** 2), rel=1e-4)
+    assert found == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(

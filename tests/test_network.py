@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
-import pytest
 
 from spa import runtime
-from spa.passes.network import output_difference, prepare
+from spa.passes.network import prepare
 from spa.pipeline import load_normal
 from tests import models
 
@@ -59,19 +58,3 @@ def test_changed_weights_stand_for_the_stored_ones() -> None:
     network.put(network.weights, layer, 2 * matrix, bias + 1)
     assert np.allclose(network.array(layer.weight), 2 * models.filled("w1", [8, 6]))
     assert np.allclose(network.dense_matrix(layer), matrix), "the dense weight stays"
-
-
-def test_differences_of_outputs() -> None:
-    random = np.random.default_rng(0)
-    left = [random.standard_normal((4, 5)) for _ in range(2)]
-    assert output_difference(left, left) == {"relative_l2": 0.0}
-    moved = output_difference(left, [array + 0.1 for array in left])["relative_l2"]
-    whole = np.concatenate(left)
-    assert moved == pytest.approx(0.1 * np.sqrt(whole.size) / np.linalg.norm(whole - whole.mean(0)))
-
-
-def test_divergence_of_probabilities() -> None:
-    left, right = np.array([[0.5, 0.5], [0.9, 0.1]]), np.array([[0.25, 0.75], [0.9, 0.1]])
-    found = output_difference([left], [right])["kl"]
-    assert found == pytest.approx(0.5 * (0.5 * np.log(2) + 0.5 * np.log(0.5 / 0.75)))
-    assert output_difference([left], [left])["kl"] == pytest.approx(0)

@@ -1,0 +1,100 @@
+"""How far the outputs of a network moved, in numbers that can be compared between networks.
+
+An output of probabilities is off by a KL divergence, any other by the share of its variance that is lost. What a stored
+weight makes along the last axis may be logits or plain numbers, and no graph says which: it is off by both, its
+divergence being that of its softmax.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from spa.passes.consumers import Layer
+from spa.rule import names_of
+from spa.rules.mixing import added_behind
+
+BLOCK = 1 << 20
+"""Numbers that are looked at together: as float64 they stay in the cache."""
+
+NEXT_TO_NOTHING = 1e-12
+"""Variances below this share of the mean square are rounding."""
+
+
+def output_difference(
+    dense: Sequence[np.ndarray],
+    pruned: Sequence[np.ndarray],
+    weights: Sequence[np.ndarray | None] = (),
+    *,
+    logits: bool = False,
+) -> dict[str, float]:
+    """How far an output moved: relative L2 of what varies, and mean KL divergence of its rows where they have one.
+
+    Args:
+        dense, pruned: the output over all samples, a batch each; a row lies along the last axis.
+        weights: for each batch (rows,), zero for rows that do not count.
+        logits: rows that are no probabilities may be their logarithms, but for a constant.
+    """
+    probabilities = all(_are_probabilities(left) for left, _ in _blocks(dense, dense, weights))
+    error = squares = kl = 0.0
+    sums, count = np.zeros(()), 0
+    for left, right in _blocks(dense, pruned, weights):
+        error += float(np.sum((left - right) ** 2))
+        squares += float(np.sum(left**2))
+        sums = sums + left.sum(0)
+        count += len(left)
+        if probabilities:
+            kl += float(np.sum(left * (np.log(left + 1e-12) - np.log(np.maximum(right, 0) + 1e-12))))
+        elif logits:
+            left, right = _log_softmax(left), _log_softmax(right)
+            kl += float(np.sum(np.exp(left) * (left - right)))
+    variance = squares - float(np.sum(sums**2)) / max(count, 1)
+    scale = (variance if variance > NEXT_TO_NOTHING * squares else squares) or 1.0
+    found = {"relative_l2": float(np.sqrt(error / scale))}
+    if count and sums.size > 1 and (probabilities or logits):
+        found["kl"] = kl / count
+    return found
+
+
+def lost(found: Mapping[str, float], *, logits: bool = False) -> float:
+    """One number for what `output_difference` found."""
+    kl = found.get("kl")
+    squared = found["relative_l2"] ** 2
+    return squared if kl is None else kl + squared if logits else kl
+
+
+def may_be_logits(value: ir.Value, layers: Sequence[Layer]) -> bool:
+    """Whether a stored weight makes the last axis of a value, with nothing but a bias behind it."""
+    for layer in layers:
+        made = layer.node.outputs[0]
+        if made is not value and ((behind := added_behind(made)) is None or behind[0].outputs[0] is not value):
+            continue
+        last = [name.name for term in (layer.mixing.result_axes or ())[-1:] for name in names_of(term)]
+        if last and set(last) <= set(layer.outputs):
+            return True
+    return False
+
+
+def _blocks(
+    dense: Sequence[np.ndarray], pruned: Sequence[np.ndarray], weights: Sequence[np.ndarray | None]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(rows, width) of both networks, float64, some at a time."""
+    for left, right, weight in zip(dense, pruned, weights or [None] * len(dense), strict=True):
+        width = left.shape[-1] if left.ndim else 1
+        one, other = left.reshape(-1, width), right.reshape(-1, width)
+        if weight is not None and np.any(weight):
+            one, other = one[weight > 0], other[weight > 0]
+        step = max(1, BLOCK // max(width, 1))
+        for start in range(0, len(one), step):
+            yield one[start : start + step].astype(np.float64), other[start : start + step].astype(np.float64)
+
+
+def _are_probabilities(rows: np.ndarray) -> bool:
+    return rows.min(initial=0.0) >= 0 and np.allclose(rows.sum(1), 1.0, atol=1e-3)
+
+
+def _log_softmax(rows: np.ndarray) -> np.ndarray:
+    shifted = rows - rows.max(1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))
