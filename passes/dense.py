@@ -62,7 +62,7 @@ class Preset:
     everything: bool
     swap_rounds: int
     widest: int
-    drift: float = 0.5
+    drift: float = 1.0
     probe_flops: float = 2e12
 
 
