@@ -30,6 +30,7 @@ from spa.plan import Plan
 
 logger = logging.getLogger("spa")
 
+_OF_SAMPLES = ("data", "data_free", "preset", "images", "criterion")
 _LEVELLINGS = 16
 _STEP = 1e-7  # of a share
 _MOST_PARTS = 32  # of one axis; beyond, only the whole axis is a size that code would carry
@@ -95,31 +96,16 @@ def prune(
     traced = frontend.trace(source, inputs)
     dense = normalize_around(traced)
     verify = options.pop("verify", True)
-    left: dict[str, str] = {}
     if even and options.setdefault("scope", "local") != "local":
         raise UsageError(
             f"scope {options['scope']!r}: here one number says the size of all layers, which only a plan of "
             "scope='local' can keep equal"
         )
-    while True:
-        try:
-            result = _plan(dense, ratio=ratio, even=even, exclude=[*exclude, *left], verify=False, **options)
-        except (NothingToPrune, BudgetError) as error:
-            if not left:
-                raise
-            raise type(error)(f"{error}; left alone besides: {'; '.join(dict.fromkeys(left.values()))}") from error
-        attempt = _Attempt(frontend, source, inputs, traced, dense)
-        try:
-            smaller = attempt.rebuild(result.plan, result.model)
-            break
-        except RebuildError as error:
-            found = attempt.culprits(result.plan, error)
-            reason = f"{len(found)} group{'s' * (len(found) != 1)} such as {found[0]!r}: {error}"
-            left.update(dict.fromkeys(found, reason))
-            offer = (
-                "" if options.get("scope") == "local" else "; scope='local' gives like layers like sizes, which may fit"
-            )
-            logger.warning("left alone: %s%s", reason, offer)
+    search = _Search(frontend, source, inputs, traced, dense, ratio, even, exclude)
+    start = ratio
+    for trial in _rehearsed(options):
+        smaller, result, start = search.settle(start, trial)
+    left = search.left
     result.report.notes += [f"left alone: {reason}" for reason in dict.fromkeys(left.values())]
     if verify:
         pipeline.verify_plan(result.dense, result.model, result.plan, result.report, inputs=options.get("inputs"))
@@ -131,16 +117,72 @@ def prune_model(model: ir.Model, *, ratio: float, **options: Any) -> ir.Model:
     return pipeline.prune(model, ratio=ratio, **options).model
 
 
-def _plan(dense: ir.Model, *, ratio: float, even: bool, **options: Any) -> pipeline.PruneResult:
-    """Prune a copy of the graph; where `even`, by as much more as it takes until like groups lose equally much."""
+@dataclass(slots=True)
+class _Search:
+    """The way to a plan that the framework can express."""
+
+    frontend: Frontend
+    source: Any
+    inputs: Any
+    traced: Traced
+    dense: ir.Model
+    ratio: float
+    even: bool
+    exclude: Sequence[str]
+    left: dict[str, str] = field(default_factory=dict)
+
+    def settle(self, start: float, options: Mapping[str, Any]) -> tuple[Any, pipeline.PruneResult, float]:
+        """The framework's smaller model, its graph, and the share that its plan took; tried first with some share."""
+        while True:
+            try:
+                exclude = [*self.exclude, *self.left]
+                result, reached = _plan(
+                    self.dense, ratio=start, even=self.even, exclude=exclude, verify=False, **options
+                )
+            except (NothingToPrune, BudgetError) as error:
+                if start > self.ratio:  # less may do
+                    start = self.ratio
+                    continue
+                if not self.left:
+                    raise
+                reasons = "; ".join(dict.fromkeys(self.left.values()))
+                raise type(error)(f"{error}; left alone besides: {reasons}") from error
+            attempt = _Attempt(self.frontend, self.source, self.inputs, self.traced, self.dense)
+            try:
+                return attempt.rebuild(result.plan, result.model), result, reached
+            except RebuildError as error:
+                found = attempt.culprits(result.plan, error)
+                reason = f"{len(found)} group{'s' * (len(found) != 1)} such as {found[0]!r}: {error}"
+                self.left.update(dict.fromkeys(found, reason))
+                start = self.ratio
+                local = options.get("scope") == "local"
+                offer = "" if local else "; scope='local' gives like layers like sizes, which may fit"
+                logger.warning("left alone: %s%s", reason, offer)
+
+
+def _rehearsed(options: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The options of each trial: with samples, sizes that the framework can express are found without them first.
+
+    A repair takes minutes where a plan by weights takes seconds, and one is made for every group that has to stay.
+    """
+    if options.get("data") is None and not options.get("data_free"):
+        return [options]
+    return [{name: value for name, value in options.items() if name not in _OF_SAMPLES}, options]
+
+
+def _plan(dense: ir.Model, *, ratio: float, even: bool, **options: Any) -> tuple[pipeline.PruneResult, float]:
+    """Prune a copy of the graph, and the share that it took.
+
+    Where `even`, that is as much more as it takes until like groups lose equally much.
+    """
     analysis = pipeline.analyse(dense.clone())
     reached = ratio
     for _ in range(_LEVELLINGS):
         result = pipeline.prune(pipeline.Normal(dense.clone(), closed=True), ratio=reached, **options)
         if not even or (level := _level(analysis, result.plan, str(options.get("of", "params")))) is None:
-            return result
+            break
         reached = max(reached + _STEP, level - _STEP)  # just short of it, or one more unit would go
-    return result
+    return result, reached
 
 
 def _level(analysis: pipeline.Analysis, plan: Plan, of: str) -> float | None:
@@ -155,9 +197,9 @@ def _level(analysis: pipeline.Analysis, plan: Plan, of: str) -> float | None:
         for group in groups:  # which units is of no matter for the size
             rest = [unit for unit in range(group.size) if unit not in set(removed[group.name])]
             removed[group.name] += rest[: most - len(removed[group.name])]
-    levelled = Plan.of(analysis.groups, removed)
-    if levelled == plan:
+    if all(len(units) == len(plan.removed[name]) for name, units in removed.items()):
         return None
+    levelled = Plan.of(analysis.groups, removed)
     if of not in MEASURES:
         total = sum(group.size for group in analysis.groups if group.off is None)
         return sum(map(len, levelled.removed.values())) / total

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from spa import restore
@@ -67,3 +68,21 @@ def test_folders_that_hold_no_model(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "nothing-known"}))
     with pytest.raises(ModelError, match="holds no model that transformers can read"):
         frontend.export(str(tmp_path))
+
+
+def test_with_samples_the_smaller_model_is_repaired() -> None:
+    torch = pytest.importorskip("torch")
+    transformers.set_seed(0)
+    dense = bert().eval()
+    generator = np.random.default_rng(0)
+    ids = generator.integers(0, 64, (128, 12))
+    data = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    feeds = {name: torch.tensor(array) for name, array in data.items()}
+    with torch.no_grad():
+        expected = dense(**feeds).logits
+        off = []
+        for options in ({}, {"data": data, "preset": "fast"}):
+            smaller = frontend.prune(dense, ratio=0.2, **options)
+            assert smaller.num_parameters() < 0.82 * dense.num_parameters()
+            off.append(float(torch.linalg.norm(smaller.eval()(**feeds).logits - expected)))
+    assert off[1] < 0.5 * off[0]
