@@ -53,3 +53,14 @@ def test_no_keras_file(tmp_path: Path) -> None:
     (tmp_path / "no.keras").write_text("text")
     with pytest.raises(ModelError, match="Keras cannot read it"):
         frontend.load(tmp_path / "no.keras")
+
+
+def test_with_samples_the_smaller_model_is_repaired(model: Any) -> None:
+    samples = np.random.default_rng(0).standard_normal((64, 8, 8, 3)).astype(np.float32)
+    expected = np.asarray(model(samples))
+    off = []
+    for options in ({}, {"data": samples, "preset": "fast"}):
+        smaller = frontend.prune(model, ratio=0.3, **options)
+        assert smaller.count_params() < 0.72 * model.count_params()
+        off.append(float(np.linalg.norm(np.asarray(smaller(samples)) - expected)))
+    assert off[1] < 0.5 * off[0]
