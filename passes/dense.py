@@ -54,6 +54,7 @@ class Preset:
         swap_rounds: of exchanging removed units for kept ones.
         widest: rows of convolutions that would be longer are channels only.
         drift: the share that a layer makes up for of what the other branch of a residual connection is off by.
+        spread: how far outputs get the variance back that a fit takes from them, see `secondorder.solver.widened`.
         probe_flops: what all these measurements may cost.
     """
 
@@ -63,6 +64,7 @@ class Preset:
     swap_rounds: int
     widest: int
     drift: float = 1.0
+    spread: float = 0.5
     probe_flops: float = 2e12
 
 
@@ -168,10 +170,11 @@ class Session:
         """New weight and bias of a layer when elements of its rows are `gone`, (blocks, width).
 
         Args:
-            pool: whether samples held out are fitted too, once they have had their say.
+            pool: whether samples held out are fitted too, once they have had their say, and outputs widened.
         """
         consumers = self.consumers(layer, np.where(gone, 0, -1), statistics)
-        repair = partial(refit, pool=pool) if self.baseline is None else self.baseline.repair
+        ours = partial(refit, pool=pool, spread=self.preset.spread if pool else 0.0)
+        repair = ours if self.baseline is None else self.baseline.repair
         fits = [repair(consumer, np.flatnonzero(consumer.unit_of_row < 0)) for consumer in consumers]
         matrix, bias = self.network.dense_matrix(layer), self.network.dense_bias(layer)
         reasons = [fit.reason for fit in fits if fit.reason]

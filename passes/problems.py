@@ -94,7 +94,8 @@ class Problem:
             held_out = statistics.held_out[b] if statistics.held_out[b].count else None
             free = self.layer.bias is not None
             taps = matrix[b].reshape(self.width, -1)
-            energy = None if statistics.dense is None else float(np.sum(np.var(statistics.dense[b] @ taps, axis=0)))
+            variance = None if statistics.dense is None else np.var(statistics.dense[b] @ taps, axis=0)
+            energy = None if variance is None else float(np.sum(variance))
             if self.coarse:
                 found.append(
                     Consumer(
@@ -118,6 +119,7 @@ class Problem:
                         bias[b],
                         held_out=held_out,
                         energy=energy,
+                        variance=variance,
                         drift=share,
                         free_bias=free,
                     )

@@ -78,10 +78,11 @@ def test_with_samples_the_smaller_model_is_repaired() -> None:
     ids = generator.integers(0, 64, (128, 12))
     data = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     feeds = {name: torch.tensor(array) for name, array in data.items()}
+    tries: list[dict[str, Any]] = [{}, {"data": data, "preset": "fast"}]
     with torch.no_grad():
         expected = dense(**feeds).logits
         off = []
-        for options in ({}, {"data": data, "preset": "fast"}):
+        for options in tries:
             smaller = frontend.prune(dense, ratio=0.2, **options)
             assert smaller.num_parameters() < 0.82 * dense.num_parameters()
             off.append(float(torch.linalg.norm(smaller.eval()(**feeds).logits - expected)))

@@ -19,7 +19,7 @@ from spa.passes.secondorder import BASELINES, DAMPINGS, Consumer, Moments, is_he
 from spa.passes.secondorder.greedy import cut, swap
 from spa.passes.secondorder.linalg import factorise, inverse, solve
 from spa.passes.secondorder.problem import importance, normal_equations, squared_error
-from spa.passes.secondorder.solver import default_damping, held_out_losses, ridge
+from spa.passes.secondorder.solver import MOST_WIDENED, default_damping, held_out_losses, ridge, widened
 from spa.passes.secondorder.system import System, by_input, subtract_product
 
 Array = npt.NDArray[np.float64]
@@ -290,6 +290,33 @@ def test_reported_losses_are_those_of_the_rows(square: Array | None) -> None:
     np.testing.assert_array_equal(
         layer.weight, refit(replace(consumer, output_weight=None), kept, dampings=[layer.damping]).weight
     )
+
+
+@pytest.mark.parametrize(("spread", "given"), [(0.0, False), (0.5, False), (1.0, False), (1.0, True)])
+def test_outputs_get_back_some_of_the_variance_that_a_fit_takes(spread: float, given: bool) -> None:
+    rng = np.random.default_rng(18)
+    rows = correlated(rng, 400, 6)
+    weight, bias = rng.standard_normal((6, 3)), rng.standard_normal(3)
+    wanted = rows @ weight + bias
+    consumer = Consumer(moments_of(rows), weight, np.arange(6), bias=bias)
+    if given:
+        consumer = replace(consumer, variance=wanted.var(0))
+    kept = np.array([0, 1, 3, 4, 5])
+    plain, layer = (refit(consumer, kept, dampings=[1e-6], spread=share) for share in (0.0, spread))
+    found, shrunk = (rows[:, kept] @ one.weight + one.bias for one in (layer, plain))
+    expected = shrunk.std(0) * (wanted.std(0) / shrunk.std(0)) ** spread
+    np.testing.assert_allclose(found.std(0), expected, rtol=1e-5)
+    np.testing.assert_allclose(found.mean(0), wanted.mean(0), atol=1e-6)
+    assert (layer.loss > plain.loss) is (spread > 0)
+    everything = refit(consumer, np.arange(6), dampings=[1e-6], spread=spread)
+    np.testing.assert_allclose(everything.weight, weight, rtol=1e-4)
+
+
+def test_outputs_are_widened_within_reason() -> None:
+    gram, weight = np.diag([1.0, 0.0]), np.array([[1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
+    found = widened(weight, gram, np.array([1.21, 1e6, 0.25, 1.0]), 1.0)
+    np.testing.assert_allclose(found[0], [1.1, MOST_WIDENED, 1.0, 0.0])
+    np.testing.assert_allclose(found[1], [1.1, MOST_WIDENED, 1.0, 1.0])
 
 
 @pytest.mark.parametrize("count", [1, 3, 20])

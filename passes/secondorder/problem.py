@@ -26,6 +26,7 @@ class Consumer:
         alpha: weight of this consumer's loss beside that of others; None: 1 / energy.
         energy: tr(F Cov y) of the dense outputs; None: from the moments, exact for symmetric ones without drift,
             otherwise that of the anchored layer.
+        variance: of each dense output, (m,); None: as for the energy.
         drift: beta, share of the drift r in ``moments`` that the outputs should make up for.
         free_bias: whether a bias may be added; if not, b0 stays and moments are taken about zero.
     """
@@ -39,6 +40,7 @@ class Consumer:
     output_weight: Array | None = None
     alpha: float | None = None
     energy: float | None = None
+    variance: Array | None = None
     drift: float = 0.0
     free_bias: bool = True
     _output_root: Array | None = field(init=False, repr=False, default=None)
@@ -168,6 +170,15 @@ def energy(consumer: Consumer, equations: NormalEquations) -> float:
         return float(np.vdot(consumer.weigh(consumer.anchored), consumer.weigh(equations.target)))
     anchored = consumer.weigh(consumer.anchored)
     return float(np.vdot(anchored, equations.gram @ anchored))
+
+
+def output_variance(consumer: Consumer, equations: NormalEquations) -> Array:
+    """Variance of each dense output, (m,), or the nearest that is known."""
+    if consumer.variance is not None:
+        return consumer.variance
+    anchored = consumer.anchored
+    known = consumer.moments.symmetric and consumer.anchor is None and not consumer.drift
+    return np.asarray(np.einsum("dm,dm->m", anchored, equations.target if known else equations.gram @ anchored))
 
 
 def importance(consumer: Consumer, equations: NormalEquations) -> float:

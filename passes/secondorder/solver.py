@@ -13,6 +13,7 @@ from spa.passes.secondorder.problem import (
     NormalEquations,
     energy,
     normal_equations,
+    output_variance,
     pooled,
     share,
     squared_error,
@@ -21,6 +22,7 @@ from spa.passes.secondorder.problem import (
 __all__ = [
     "DAMPINGS",
     "MAX_GROWTH",
+    "MOST_WIDENED",
     "VARIANCE_FLOOR",
     "Consumer",
     "Refit",
@@ -30,10 +32,14 @@ __all__ = [
     "judged",
     "refit",
     "ridge",
+    "widened",
 ]
 
 DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0)
 MAX_GROWTH = 10.0
+
+MOST_WIDENED = 1.5
+"""By which a standard deviation counts as shrunk at most."""
 
 VARIANCE_FLOOR = 1e-10
 """A row whose variance is below this share of the mean variance does not vary, but for rounding."""
@@ -94,7 +100,12 @@ class Refit:
 
 
 def refit(
-    consumer: Consumer, kept_rows: Indices, *, dampings: Sequence[float] | None = None, pool: bool = True
+    consumer: Consumer,
+    kept_rows: Indices,
+    *,
+    dampings: Sequence[float] | None = None,
+    pool: bool = True,
+    spread: float = 0.0,
 ) -> Refit:
     """Best weights on the rows that are kept, and bias:
 
@@ -114,6 +125,7 @@ def refit(
         kept_rows: S, see `Consumer.kept_rows`.
         dampings: to choose from; None: `DAMPINGS`, or without held-out moments `default_damping` and stronger ones.
         pool: whether the held-out moments are fitted in the end; not where the weights are judged by them.
+        spread: how far outputs get the variance back that the fit takes from them, see `widened`.
 
     Raises:
         DataError: moments without rows.
@@ -144,9 +156,23 @@ def refit(
             chosen, weight, reason = damping, solution, ""
             break
         reason = f"the largest weight would grow more than {MAX_GROWTH:g}-fold"
+    if spread and consumer.free_bias and consumer.output_weight is None and len(kept_rows) < len(full.gram):
+        weight = widened(weight, equations.gram, output_variance(consumer, full), spread)
     bias = equations.bias(weight)
     loss = share(squared_error(consumer, equations, weight, bias), energy(consumer, full))
     return Refit(kept_rows, weight, bias, chosen, reason, loss, held_out_loss)
+
+
+def widened(weight: Array, gram: Array, variance: Array, spread: float) -> Array:
+    """W (k, m) with each output times (sigma / sigma_hat)^spread, sigma_hat^2 = W^T H W its own variance.
+
+    A least-squares fit gives up what it cannot explain: sigma_hat^2 = sigma^2 less the residual. Layer after layer,
+    activations shrink towards their means. With 1, variances are what they were, as re-estimated batch normalisation
+    makes them, and the residual counts twice; half-way does best on unseen samples.
+    """
+    own = np.einsum("km,km->m", weight, gram @ weight)
+    shrunk = np.divide(variance, own, out=np.ones_like(own), where=own > 0.0)
+    return np.asarray(weight * np.clip(shrunk, 1.0, MOST_WIDENED**2) ** (spread / 2.0))
 
 
 def judged(consumer: Consumer, kept_rows: Indices, weight: Array, bias: Array) -> Refit:
