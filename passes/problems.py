@@ -25,13 +25,14 @@ class Statistics:
     """Moments of the rows of one layer, for each block: of samples that are fitted, and of those held out.
 
     Attributes:
-        dense: some rows of the dense network, (blocks, rows, width), where the moments are of another one: they tell
-            how much its outputs vary.
+        dense, pruned: some rows of the dense network, (blocks, rows, width), where the moments are of another one, and
+            the same rows of that: they tell how much outputs vary.
     """
 
     fitted: Sequence[Moments]
     held_out: Sequence[Moments]
     dense: np.ndarray | None = None
+    pruned: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +95,10 @@ class Problem:
             held_out = statistics.held_out[b] if statistics.held_out[b].count else None
             free = self.layer.bias is not None
             taps = matrix[b].reshape(self.width, -1)
-            variance = None if statistics.dense is None else np.var(statistics.dense[b] @ taps, axis=0)
-            energy = None if variance is None else float(np.sum(variance))
+            energy = sample = None
+            if statistics.dense is not None and statistics.pruned is not None:
+                energy = float(np.sum(np.var(statistics.dense[b] @ taps, axis=0)))
+                sample = statistics.dense[b], statistics.pruned[b]
             if self.coarse:
                 found.append(
                     Consumer(
@@ -119,7 +122,7 @@ class Problem:
                         bias[b],
                         held_out=held_out,
                         energy=energy,
-                        variance=variance,
+                        sample=sample,
                         drift=share,
                         free_bias=free,
                     )

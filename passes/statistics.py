@@ -19,7 +19,7 @@ ENOUGH_FLOPS = 3e11
 """Above this a Gram matrix of `MULTIPLE` times its width in rows is made of fewer."""
 
 ENERGY_ROWS = 2048
-"""Of the dense network, on which the variance of outputs is measured where the moments are of another one."""
+"""On which the variance of outputs is measured where the moments are not of the dense network."""
 
 _Arrays = Mapping[ir.Value, tuple[np.ndarray, np.ndarray | None]]
 Fetch = Callable[[ir.Value, int], np.ndarray]
@@ -96,12 +96,16 @@ class _Collector:
 
         self.fitted, self.held_out = moments(), moments()
         self.dense: list[np.ndarray] = []
+        self.pruned: list[np.ndarray] = []
 
     def statistics(self) -> Statistics:
         """What was collected, ready to be read by several threads."""
         for moments in (*self.fitted, *self.held_out):
             moments.settle()
-        return Statistics(self.fitted, self.held_out, np.concatenate(self.dense, axis=1) if self.dense else None)
+        if not self.dense:
+            return Statistics(self.fitted, self.held_out)
+        dense, pruned = (np.concatenate(rows, axis=1) for rows in (self.dense, self.pruned))
+        return Statistics(self.fitted, self.held_out, dense, pruned)
 
     def add(self, number: int, dense: np.ndarray, pruned: np.ndarray | None, held_out: bool) -> None:
         total = self.problem.row_count(dense.shape)
@@ -119,8 +123,10 @@ class _Collector:
             for moments, block in zip(into, rows, strict=True):
                 moments.update(block)
             return
-        self.dense.append(rows[:, :: max(1, rows.shape[1] * self.count // ENERGY_ROWS)])
         found = self.problem.rows(pruned, positions)
+        some = slice(None, None, max(1, rows.shape[1] * self.count // ENERGY_ROWS))
+        self.dense.append(rows[:, some])
+        self.pruned.append(found[:, some])
         if self.drift is None:
             for moments, block, other in zip(into, rows, found, strict=True):
                 moments.update(other, block)

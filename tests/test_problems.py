@@ -84,7 +84,7 @@ def test_losses_are_shares_of_what_the_dense_outputs_vary() -> None:
     dense = problem.rows(X)
     pair = Moments(problem.width, dense_width=problem.width)
     pair.update(0.5 * dense[0], dense[0])
-    statistics = Statistics([pair], [Moments(problem.width, dense_width=problem.width)], dense)
+    statistics = Statistics([pair], [Moments(problem.width, dense_width=problem.width)], dense, 0.5 * dense)
     matrix = network.dense_matrix(found)
     units = np.full((1, found.width), -1)
     (consumer,) = problem.consumers(statistics, matrix, network.dense_bias(found), units)

@@ -18,7 +18,7 @@ from spa.errors import BudgetError, DataError
 from spa.passes.secondorder import BASELINES, DAMPINGS, Consumer, Moments, is_held_out, prune, refit, remove_units
 from spa.passes.secondorder.greedy import cut, swap
 from spa.passes.secondorder.linalg import factorise, inverse, solve
-from spa.passes.secondorder.problem import importance, normal_equations, squared_error
+from spa.passes.secondorder.problem import importance, normal_equations, shrinkage, squared_error
 from spa.passes.secondorder.solver import MOST_WIDENED, default_damping, held_out_losses, ridge, widened
 from spa.passes.secondorder.system import System, by_input, subtract_product
 
@@ -300,7 +300,7 @@ def test_outputs_get_back_some_of_the_variance_that_a_fit_takes(spread: float, g
     wanted = rows @ weight + bias
     consumer = Consumer(moments_of(rows), weight, np.arange(6), bias=bias)
     if given:
-        consumer = replace(consumer, variance=wanted.var(0))
+        consumer = replace(consumer, sample=(rows, rows))
     kept = np.array([0, 1, 3, 4, 5])
     plain, layer = (refit(consumer, kept, dampings=[1e-6], spread=share) for share in (0.0, spread))
     found, shrunk = (rows[:, kept] @ one.weight + one.bias for one in (layer, plain))
@@ -313,10 +313,18 @@ def test_outputs_get_back_some_of_the_variance_that_a_fit_takes(spread: float, g
 
 
 def test_outputs_are_widened_within_reason() -> None:
-    gram, weight = np.diag([1.0, 0.0]), np.array([[1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
-    found = widened(weight, gram, np.array([1.21, 1e6, 0.25, 1.0]), 1.0)
-    np.testing.assert_allclose(found[0], [1.1, MOST_WIDENED, 1.0, 0.0])
-    np.testing.assert_allclose(found[1], [1.1, MOST_WIDENED, 1.0, 1.0])
+    found = widened(np.ones((2, 3)), np.array([1.21, 1e3, 0.5]), 0.5)
+    np.testing.assert_allclose(found, [[1.1, np.sqrt(MOST_WIDENED), 1.0]] * 2)
+
+
+def test_shrinkage_is_known_where_both_networks_are() -> None:
+    rng = np.random.default_rng(19)
+    dense, rows = rng.standard_normal((2, 50, 4))
+    consumer = Consumer(moments_of(rows, dense), np.eye(4), np.arange(4), sample=(2 * rows, rows))
+    full, kept = normal_equations(consumer), np.arange(3)
+    weight = np.eye(4)[:3]
+    np.testing.assert_allclose(shrinkage(consumer, full, kept, weight), [2, 2, 2, 1])
+    np.testing.assert_allclose(shrinkage(replace(consumer, sample=None), full, kept, weight), 1)
 
 
 @pytest.mark.parametrize("count", [1, 3, 20])

@@ -26,7 +26,8 @@ class Consumer:
         alpha: weight of this consumer's loss beside that of others; None: 1 / energy.
         energy: tr(F Cov y) of the dense outputs; None: from the moments, exact for symmetric ones without drift,
             otherwise that of the anchored layer.
-        variance: of each dense output, (m,); None: as for the energy.
+        sample: some rows of the dense network and the same of the pruned one, (n, d) and (n, d'), that tell how much
+            outputs shrank; None: from the moments, if they are symmetric.
         drift: beta, share of the drift r in ``moments`` that the outputs should make up for.
         free_bias: whether a bias may be added; if not, b0 stays and moments are taken about zero.
     """
@@ -40,7 +41,7 @@ class Consumer:
     output_weight: Array | None = None
     alpha: float | None = None
     energy: float | None = None
-    variance: Array | None = None
+    sample: tuple[Array, Array] | None = None
     drift: float = 0.0
     free_bias: bool = True
     _output_root: Array | None = field(init=False, repr=False, default=None)
@@ -172,13 +173,25 @@ def energy(consumer: Consumer, equations: NormalEquations) -> float:
     return float(np.vdot(anchored, equations.gram @ anchored))
 
 
-def output_variance(consumer: Consumer, equations: NormalEquations) -> Array:
-    """Variance of each dense output, (m,), or the nearest that is known."""
-    if consumer.variance is not None:
-        return consumer.variance
-    anchored = consumer.anchored
-    known = consumer.moments.symmetric and consumer.anchor is None and not consumer.drift
-    return np.asarray(np.einsum("dm,dm->m", anchored, equations.target if known else equations.gram @ anchored))
+def shrinkage(consumer: Consumer, equations: NormalEquations, kept_rows: Indices, weight: Array) -> Array:
+    """sigma / sigma_hat of each output, (m,): how much more it varied in the dense network; 1 where nobody knows.
+
+    Both are taken over the same rows: a few of them, such as the first token of a text, may be most of the variance.
+
+    Args:
+        equations: of all rows of the input.
+        weight: W_S of the kept rows, (k, m).
+    """
+    if consumer.sample is not None:
+        dense, pruned = consumer.sample
+        before, after = np.var(dense @ consumer.weight, axis=0), np.var(pruned[:, kept_rows] @ weight, axis=0)
+    elif consumer.moments.symmetric and consumer.anchor is None and not consumer.drift:
+        gram = equations.gram
+        before = np.einsum("dm,dm->m", consumer.anchored, equations.target)
+        after = np.einsum("km,km->m", weight, gram[np.ix_(kept_rows, kept_rows)] @ weight)
+    else:
+        return np.ones(weight.shape[1])
+    return np.asarray(np.sqrt(np.divide(before, after, out=np.ones_like(before), where=after > 0.0)))
 
 
 def importance(consumer: Consumer, equations: NormalEquations) -> float:

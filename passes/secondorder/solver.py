@@ -13,9 +13,9 @@ from spa.passes.secondorder.problem import (
     NormalEquations,
     energy,
     normal_equations,
-    output_variance,
     pooled,
     share,
+    shrinkage,
     squared_error,
 )
 
@@ -157,22 +157,20 @@ def refit(
             break
         reason = f"the largest weight would grow more than {MAX_GROWTH:g}-fold"
     if spread and consumer.free_bias and consumer.output_weight is None and len(kept_rows) < len(full.gram):
-        weight = widened(weight, equations.gram, output_variance(consumer, full), spread)
+        weight = widened(weight, shrinkage(consumer, full, kept_rows, weight), spread)
     bias = equations.bias(weight)
     loss = share(squared_error(consumer, equations, weight, bias), energy(consumer, full))
     return Refit(kept_rows, weight, bias, chosen, reason, loss, held_out_loss)
 
 
-def widened(weight: Array, gram: Array, variance: Array, spread: float) -> Array:
-    """W (k, m) with each output times (sigma / sigma_hat)^spread, sigma_hat^2 = W^T H W its own variance.
+def widened(weight: Array, shrunk: Array, spread: float) -> Array:
+    """W (k, m) with each output times (sigma / sigma_hat)^spread, of which `shrunk` (m,) is the base.
 
     A least-squares fit gives up what it cannot explain: sigma_hat^2 = sigma^2 less the residual. Layer after layer,
     activations shrink towards their means. With 1, variances are what they were, as re-estimated batch normalisation
     makes them, and the residual counts twice; half-way does best on unseen samples.
     """
-    own = np.einsum("km,km->m", weight, gram @ weight)
-    shrunk = np.divide(variance, own, out=np.ones_like(own), where=own > 0.0)
-    return np.asarray(weight * np.clip(shrunk, 1.0, MOST_WIDENED**2) ** (spread / 2.0))
+    return np.asarray(weight * np.clip(shrunk, 1.0, MOST_WIDENED) ** spread)
 
 
 def judged(consumer: Consumer, kept_rows: Indices, weight: Array, bias: Array) -> Refit:
