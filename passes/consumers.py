@@ -59,6 +59,13 @@ class Layer:
         return value
 
     @property
+    def result(self) -> ir.Value:
+        """What it gives, the bias included where another node adds it."""
+        value = self.node.outputs[0]
+        behind = added_behind(value)
+        return behind[0].outputs[0] if behind is not None and self.bias in behind[0].inputs else value
+
+    @property
     def block_count(self) -> int:
         """How many problems it consists of."""
         return self._total(self.blocks)

@@ -201,6 +201,8 @@ class Session:
                         probe = probe or Probe(self)
                         curve = probe.scaled(curve, statistics, ratio)
                 found[curve.group.name] = curve
+        if probe is not None:
+            probe.close()
         return found
 
     def at_once(
@@ -306,6 +308,10 @@ class Probe:
         self.stages = cut(session.network.model, dict.fromkeys(reader.layer.after for reader in readers))
         self.stream = Stream(self.stages, self.batches, threads=session.threads)
 
+    def close(self) -> None:
+        """Forget what waits to be read."""
+        self.stream.close()
+
     def flops(self, batch: Batch) -> float:
         """Of one sample, from the cost of the model at the sizes that it was analysed with."""
         shapes = self.network.shapes.of
@@ -353,7 +359,7 @@ class Probe:
         """The dense network up to the first node that reads one of some stored tensors."""
         first = self.stages.first_to_read(weights)
         if self.stream.done > first:
-            self.stream.close()
+            self.close()
             self.stream = Stream(self.stages, self.batches, threads=self.session.threads)
         while self.stream.done < first:
             self.stream.advance()

@@ -14,10 +14,9 @@ import onnx_ir as ir
 
 from spa.passes.consumers import Layer
 from spa.rule import names_of
-from spa.rules.mixing import added_behind
 
 BLOCK = 1 << 20
-"""Numbers that are looked at together: as float64 they stay in the cache."""
+"""Numbers that are looked at together: an output of all samples, as float64, may not fit into memory."""
 
 NEXT_TO_NOTHING = 1e-12
 """Variances below this share of the mean square are rounding."""
@@ -60,19 +59,17 @@ def output_difference(
 
 def lost(found: Mapping[str, float], *, logits: bool = False) -> float:
     """One number for what `output_difference` found."""
-    kl = found.get("kl")
     squared = found["relative_l2"] ** 2
-    return squared if kl is None else kl + squared if logits else kl
+    if "kl" not in found:
+        return squared
+    return found["kl"] + squared if logits else found["kl"]
 
 
 def may_be_logits(value: ir.Value, layers: Sequence[Layer]) -> bool:
     """Whether a stored weight makes the last axis of a value, with nothing but a bias behind it."""
     for layer in layers:
-        made = layer.node.outputs[0]
-        if made is not value and ((behind := added_behind(made)) is None or behind[0].outputs[0] is not value):
-            continue
         last = [name.name for term in (layer.mixing.result_axes or ())[-1:] for name in names_of(term)]
-        if last and set(last) <= set(layer.outputs):
+        if layer.result is value and last and set(last) <= set(layer.outputs):
             return True
     return False
 

@@ -17,7 +17,7 @@ from spa.passes.secondorder import remove_units
 from spa.passes.statistics import collect
 from spa.passes.streaming import Stream, Weights, cut
 from spa.plan import Plan
-from spa.rules.mixing import added_behind, joined_behind, scaled_behind
+from spa.rules.mixing import joined_behind, scaled_behind
 
 MEASURED_ROWS = 2048
 
@@ -215,11 +215,9 @@ class Drift:
 
     def junction(self, layer: Layer) -> tuple[ir.Value, np.ndarray] | None:
         """The other branch, and what one of its units is worth in the layer's result; None where there is none yet."""
-        value, scale = layer.node.outputs[0], np.ones(())
+        value, scale = layer.result, np.ones(())
         if layer.mixing.result_axes is None:
             return None
-        if (behind := added_behind(value)) is not None and layer.bias in behind[0].inputs:
-            value = behind[0].outputs[0]
         if (found := scaled_behind(value)) is not None:
             node, stored = found
             factor, _, _, variance = (self.session.network.array(v) for v in stored)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+
+from tests.benchmarks.repair import table
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -15,6 +18,12 @@ def test_session_operators_and_figures_are_what_the_script_writes() -> None:
     command = [sys.executable, "tests/benchmarks/readme.py", "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_table_of_repairs_is_what_its_rows_make() -> None:
+    folder = ROOT / "tests" / "benchmarks"
+    rows = [json.loads(line) for line in (folder / "repair.jsonl").read_text().splitlines()]
+    assert (folder / "repair.md").read_text() == table(rows)
 
 
 def test_two_set_up_commands() -> None:

@@ -270,7 +270,7 @@ class Moments:
         for part, mean in zip(parts[:3], (self._mean, self._dense_mean, self._drift_mean), strict=True):
             chunk_mean = part.mean(axis=0, dtype=np.float64) if even else omega @ part.astype(np.float64) / weight
             step = chunk_mean - mean
-            # Rounding the mean changes what is multiplied, not what it is the deviation from: in second order only.
+            # The mean is rounded before it is taken off: what that adds to a product is the square of the rounding.
             deviations = np.empty((len(part) + 1, part.shape[1]), self.precision)
             np.subtract(part, chunk_mean.astype(self.precision), out=deviations[:-1])
             if not even:

@@ -58,7 +58,7 @@ def main() -> None:
     rows = [json.loads(line) for line in arguments.rows.read_text().splitlines()] if known(arguments.rows) else []
     done = {(row["task"], row["cut"], row["method"]) for row in rows}
     for task in arguments.tasks or [name for name in tasks.TASKS if name not in TWINS]:
-        for cut in arguments.cuts or sorted({*CUTS, *EXTRA.get(task, ())}):
+        for cut in arguments.cuts or cuts_of(task):
             for method in arguments.methods:
                 if (task, cut, method) in done:
                     continue
@@ -161,18 +161,25 @@ def table(rows: list[dict]) -> str:
         label = f"{task} ({dense['metric']} {dense['dense']:.4g}; {dense['fidelity']})" if dense else task
         share = f"{cut:.0%} of params" if task in LAYERS_ONLY or (task, cut) in OF_PARAMETERS else f"{cut:.0%}"
         lines.append(f"| {label} | {share} | {' | '.join(cell(found.get(method)) for method in methods)} |")
-    return f"{said(cells, methods)}\n\n" + "\n".join(lines) + "\n\n" + summary(cells)
+    return f"{said(cells)}\n\n" + "\n".join(lines) + "\n\n" + summary(cells)
 
 
-def said(cells: dict[tuple[str, float], dict[str, dict]], methods: list[str]) -> str:
-    """The command, what is missing, and the commits that rows are of."""
-    tasks = " ".join(sorted({task for task, _ in cells if task not in TWINS}))
-    cuts = " ".join(str(cut) for cut in sorted({cut for _, cut in cells}))
-    text = f"`python tests/benchmarks/repair.py {tasks} --cuts {cuts}`"
-    if missing := sum(method not in found for found in cells.values() for method in methods):
-        text += f"; {missing} cells were not run and are empty"
+def said(cells: dict[tuple[str, float], dict[str, dict]]) -> str:
+    """The command, how much of what it measures is there, and the commits that rows are of."""
+    tasks = {task for task, _ in cells}
+    planned = sum(len(cuts_of(task)) for task in tasks) * len(METHODS)
     trees = Counter(row.get("tree", "unknown") for found in cells.values() for row in found.values())
-    return f"{text}. Commits (cells): {', '.join(f'{name} ({count})' for name, count in trees.most_common())}."
+    commits = ", ".join(f"{name} ({cells_of})" for name, cells_of in trees.most_common())
+    return (
+        "`python tests/benchmarks/repair.py --rows tests/benchmarks/repair.jsonl --table tests/benchmarks/repair.md` "
+        f"goes on where it was stopped. {trees.total()} of {planned} cells were run; what is empty or not listed was "
+        f"not. Commits (cells): {commits}."
+    )
+
+
+def cuts_of(task: str) -> list[float]:
+    """The shares that a task's model is cut by."""
+    return sorted({*CUTS, *EXTRA.get(task, ())})
 
 
 def cell(row: dict | None) -> str:
