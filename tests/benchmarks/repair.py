@@ -1,13 +1,15 @@
 """Pruning without fine-tuning, on real pretrained models: ours, without data, and published ways beside it.
 
     python tests/benchmarks/repair.py [TASK ...] [--methods spa ...] [--cuts 0.2 0.3 0.5] [--rows FILE] [--table FILE]
+                                       [--jobs 2]
 
 Every model loses a share of its FLOPs (language models: of the parameters of their layers, embeddings not counted)
 and is measured on the task's test samples beside the dense model: the task's metric, its fidelity measure, and the
 seconds that pruning took.  All methods see the same calibration samples, which carry no labels and are no test
-samples; `l2` sees none, `spa, data-free` makes its own.  Each run is a process of its own, and notes the commit that it
-ran on.  With --rows a run that was stopped goes on where it was.  The tasks are looked for in ../shared/eval beside the
-project; `SPA_SHARED` names another place for ../shared.
+samples; `l2` sees none, `spa, data-free` makes its own.  Each run is a process of its own, and notes the commit that
+it ran on.  With --rows a run that was stopped goes on where it was.  --jobs 2 runs two cells side by side: sooner
+done, but their seconds are those of a shared machine, and the table marks them.  The tasks are looked for in
+../shared/eval beside the project; `SPA_SHARED` names another place for ../shared.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +48,7 @@ def main() -> None:
     parser.add_argument("--preset", default="default")
     parser.add_argument("--rows", type=Path, help="keep each row here, and do not measure what is there")
     parser.add_argument("--table", type=Path)
+    parser.add_argument("--jobs", type=int, default=1, help="cells that run at the same time")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if not (SHARED / "eval" / "tasks.py").exists():
@@ -57,17 +61,22 @@ def main() -> None:
 
     rows = [json.loads(line) for line in arguments.rows.read_text().splitlines()] if known(arguments.rows) else []
     done = {(row["task"], row["cut"], row["method"]) for row in rows}
-    for task in arguments.tasks or [name for name in tasks.TASKS if name not in TWINS]:
-        for cut in arguments.cuts or cuts_of(task):
-            for method in arguments.methods:
-                if (task, cut, method) in done:
-                    continue
-                found = in_process(task, cut, method, arguments.preset)
-                rows += found
-                for row in found:
-                    print(json.dumps(row), flush=True)
-                if arguments.rows:
-                    arguments.rows.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    cells = [
+        (task, cut, method)
+        for task in arguments.tasks or [name for name in tasks.TASKS if name not in TWINS]
+        for cut in arguments.cuts or cuts_of(task)
+        for method in arguments.methods
+        if (task, cut, method) not in done
+    ]
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        running = [pool.submit(in_process, *cell, arguments.preset, arguments.jobs) for cell in cells]
+        for one_more in as_completed(running):
+            found = one_more.result()
+            rows += found
+            for row in found:
+                print(json.dumps(row), flush=True)
+            if arguments.rows:
+                arguments.rows.write_text("".join(json.dumps(row) + "\n" for row in rows))
     text = table(rows)
     print(text)
     if arguments.table:
@@ -78,7 +87,7 @@ def known(path: Path | None) -> bool:
     return path is not None and path.exists()
 
 
-def in_process(task: str, cut: float, method: str, preset: str) -> list[dict]:
+def in_process(task: str, cut: float, method: str, preset: str, jobs: int) -> list[dict]:
     question = json.dumps([task, cut, method, preset])
     command = [sys.executable, __file__, "--one", question]
     try:
@@ -88,7 +97,8 @@ def in_process(task: str, cut: float, method: str, preset: str) -> list[dict]:
     if ran.returncode:
         why = (ran.stderr.strip().splitlines() or ["no output"])[-1]
         return [{"task": task, "cut": cut, "method": method, "failed": why[:200]}]
-    return json.loads(ran.stdout.strip().splitlines()[-1])
+    found = json.loads(ran.stdout.strip().splitlines()[-1])
+    return [{**row, "jobs": jobs} for row in found]
 
 
 def one(task: str, cut: float, method: str, preset: str) -> list[dict]:
@@ -187,12 +197,15 @@ def cell(row: dict | None) -> str:
         return ""
     if "failed" in row:
         return row["failed"].replace("|", "/")
-    return f"{row['pruned']:.4g}; {row['loss']:.3g}; {row['seconds']:.0f} s"
+    shared = "*" if row.get("jobs", 1) > 1 else ""
+    return f"{row['pruned']:.4g}; {row['loss']:.3g}; {row['seconds']:.0f} s{shared}"
 
 
 def summary(cells: dict[tuple[str, float], dict[str, dict]]) -> str:
     """The fidelity loss of ours over that of each other method, as geometric means."""
-    lines = ["Each cell: the metric, the fidelity measure, and the seconds that pruning took.", ""]
+    shared = any(row.get("jobs", 1) > 1 for found in cells.values() for row in found.values())
+    beside = " (*: beside another cell)" if shared else ""
+    lines = [f"Each cell: the metric, the fidelity measure, and the seconds that pruning took{beside}.", ""]
     for method in METHODS:
         pairs = [(found["spa"], found[method]) for found in cells.values() if "spa" in found and method in found]
         ratios = [distance(a) / distance(b) for a, b in pairs if "loss" in a and "loss" in b]
