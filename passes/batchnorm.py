@@ -39,25 +39,29 @@ def batch_statistics(
         for _ in range(len(stream.stages)):
             there = set(stream.advance())
             for node, (mean, variance) in nodes.items():
-                if node.inputs[0] in there:
-                    made[str(mean.name)], made[str(variance.name)] = _moments(stream, node.inputs[0], len(batches))
+                moments = _moments(stream, node.inputs[0], len(batches)) if node.inputs[0] in there else None
+                if moments is not None:
+                    made[str(mean.name)], made[str(variance.name)] = moments
             new.update(made)
             stream.forget()
     return made
 
 
-def _moments(stream: Stream, value: ir.Value | None, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of each channel (axis 1) over all samples and places."""
+def _moments(stream: Stream, value: ir.Value | None, count: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Mean and variance of each channel (axis 1) over all samples and places; None: there are no samples."""
     assert value is not None
     total, sums, squares = 0, np.zeros(1), np.zeros(1)
     shift: np.ndarray | None = None
     for number in range(count):
         array = np.asarray(stream.value(value, number), np.float64)
         rows = np.moveaxis(array, 1, -1).reshape(-1, array.shape[1])
+        if not len(rows):
+            continue
         shift = rows.mean(0) if shift is None else shift
         total += len(rows)
         sums = sums + (rows - shift).sum(0)
         squares = squares + ((rows - shift) ** 2).sum(0)
+    if shift is None:
+        return None
     mean = sums / total
-    assert shift is not None
     return shift + mean, np.maximum(squares / total - mean**2, 0.0)

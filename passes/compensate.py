@@ -127,7 +127,7 @@ def compensate(
                 "nothing can be repaired: no group that may go is read by weights stored as floating-point numbers "
                 "(integers are not refitted); without data and data-free, the weights alone decide"
             )
-        session.notes += _left_alone(session)
+        session.notes += [*_left_alone(session), *_decisions(network)]
         curves |= session.curves([group for group in groups if group.off is None or include], ratio)
         with session.step("allocate"):
             plan = allocate(curves, network.groups, network.cost, of, choose)
@@ -154,6 +154,13 @@ def _left_alone(session: Session) -> list[str]:
     groups = [group for group in session.network.groups if group.off is None]
     names = [group.name for group in groups if not _can_be_scored(session, group.name)]
     return [f"left alone, since nodes without weights sum over them: {', '.join(names)}"] if names else []
+
+
+def _decisions(network: Network) -> list[str]:
+    outputs = [str(value.name) for value in network.model.graph.outputs if value not in network.compared]
+    beside = [str(value.name) for value in network.compared if not value.is_graph_output()]
+    instead = f"; {', '.join(beside)} before them" if beside else ""
+    return [f"not compared, being decisions: {', '.join(outputs)}{instead}"] if outputs else []
 
 
 def _align(network: Network, session: Session) -> dict[str, ir.TensorProtocol]:

@@ -120,7 +120,7 @@ class Session:
         """The samples in batches that are small enough to hold out one in six, and to keep some values of."""
         if self._batches is None:
             probe = self.data.first(1).batches(1)[0]
-            values = values or list(self.network.model.graph.outputs)  # a run has to give something
+            values = values or self.network.compared or list(self.network.model.graph.outputs)  # something at least
             results = runtime.run(self.network.session(values, probe, {}, threads=self.threads), probe)
             nbytes = sum(array.nbytes for array in results.values())
             size = min(LARGEST_BATCH, BATCH_NBYTES // max(nbytes, 1), len(self.data) // 12)
@@ -141,8 +141,8 @@ class Session:
     def difference(
         self, at: int, dense: Sequence[np.ndarray], pruned: Sequence[np.ndarray], batches: Sequence[Batch]
     ) -> dict[str, float]:
-        """How far the output of that number is off, on some batches."""
-        value = self.network.model.graph.outputs[at]
+        """How far the compared value of that number is off, on some batches."""
+        value = self.network.compared[at]
         weights = [self.masks.of_output(value, b, a.shape) for b, a in zip(batches, dense, strict=True)]
         return output_difference(dense, pruned, weights, logits=self.network.logits[at])
 
@@ -152,8 +152,10 @@ class Session:
         return [number for number in range(count) if is_held_out(number, every=min(6, count))]
 
     def outputs(self, batches: Sequence[Batch], weights: Weights) -> list[list[np.ndarray]]:
-        """Each output of the model with some weights, batch by batch."""
-        values = list(self.network.model.graph.outputs)
+        """Each value that is compared, with some weights, batch by batch."""
+        values = self.network.compared
+        if not values:
+            return []
         session = self.network.session(values, batches[0], weights, threads=self.threads)
         results = [runtime.run(session, batch) for batch in batches]
         return [[result[str(value.name)] for result in results] for value in values]
@@ -191,6 +193,7 @@ class Session:
             layers = [reader.layer for group in part for reader in self.network.readers[group.name]]
             with self.step("statistics"):
                 statistics = self.dense_statistics([self.problem(layer) for layer in layers])
+            part = [group for group in part if self.sees(group, statistics)]
             with self.step("select"):
                 self.progress("select", len(found) / len(groups))
                 curves = self.at_once(partial(self.curve, statistics=statistics), part, layers)
@@ -204,6 +207,12 @@ class Session:
         if probe is not None:
             probe.close()
         return found
+
+    def sees(self, group: Group, statistics: Mapping[Key, Statistics]) -> bool:
+        """Whether samples reach every reader of a group; says so where they do not."""
+        unseen = [r.layer for r in self.network.readers[group.name] if not statistics[self.problem(r.layer).key].seen]
+        self.notes += [f"{group.name} is left alone: no sample reaches {layer.name}" for layer in unseen[:1]]
+        return not unseen
 
     def at_once(
         self, function: Callable[[Item], Result], items: Iterable[Item], layers: Iterable[Layer]
@@ -305,7 +314,8 @@ class Probe:
             self.batches = held_out
         self.dense = session.outputs(self.batches, {})
         readers = (reader for found in session.network.readers.values() for reader in found)
-        self.stages = cut(session.network.model, dict.fromkeys(reader.layer.after for reader in readers))
+        targets = dict.fromkeys(reader.layer.after for reader in readers)
+        self.stages = cut(session.network.model, targets, session.network.compared)
         self.stream = Stream(self.stages, self.batches, threads=session.threads)
 
     def close(self) -> None:
@@ -348,12 +358,12 @@ class Probe:
         found = []
         with Stream(dense.rest, self.batches, base=dense, weights=weights, threads=self.session.threads) as pruned:
             pruned.advance()
-            for at, value in enumerate(self.network.model.graph.outputs):
+            for at, value in enumerate(self.network.compared):
                 theirs = self.dense[at]
                 ours = [pruned.value(value, n) for n in range(len(theirs))] if value in pruned.changed else theirs
                 off = self.session.difference(at, theirs, ours, self.batches)
                 found.append(lost(off, logits=self.network.logits[at]))
-        return float(np.mean(found))
+        return float(np.mean(found)) if found else 0.0
 
     def before(self, weights: Weights) -> Stream:
         """The dense network up to the first node that reads one of some stored tensors."""

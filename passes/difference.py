@@ -3,17 +3,22 @@
 An output of probabilities is off by a KL divergence, any other by the share of its variance that is lost. What a stored
 weight makes along the last axis may be logits or plain numbers, and no graph says which: it is off by both, its
 divergence being that of its softmax.
+
+What was decided (the class of an ArgMax, the boxes that a suppression leaves) is not off by numbers: the values that it
+was decided from are compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from spa.passes.consumers import Layer
+from spa.passes.streaming import reads
 from spa.rule import names_of
+from spa.rules.linearity import is_unseen
 
 BLOCK = 1 << 20
 """Numbers that are looked at together: an output of all samples, as float64, may not fit into memory."""
@@ -72,6 +77,41 @@ def may_be_logits(value: ir.Value, layers: Sequence[Layer]) -> bool:
         if layer.result is value and last and set(last) <= set(layer.outputs):
             return True
     return False
+
+
+def comparable(
+    model: ir.Model, dtypes: Mapping[ir.Value, ir.DataType], decided: Container[ir.Value], inside: Container[ir.Value]
+) -> list[ir.Value]:
+    """The values that tell how far a model's outputs moved, each once.
+
+    An output of floating-point numbers is compared itself; of any other, and of one whose size the data decide, the
+    last such values before it; integers where nothing but the data is before them. Sizes are not compared.
+
+    Args:
+        dtypes: of values, as far as known.
+        decided: values whose size the data decide.
+        inside: values of which something may be removed: what is left of them need not be what it was.
+    """
+    found: dict[ir.Value, None] = {}
+    for output in model.graph.outputs:
+        before: dict[ir.Value, None] = {}
+        seen, waiting = {output}, [output]
+        while waiting:
+            value = waiting.pop(0)
+            node = value.producer()
+            if node is None:
+                continue
+            if value not in decided and value in dtypes and dtypes[value].is_floating_point():
+                before |= {} if value in inside else {value: None}
+                continue
+            unseen = {v for at, v in enumerate(node.inputs) if is_unseen(node, at)}
+            new = [v for v in reads(node) if v not in unseen and v not in seen]
+            seen.update(new)
+            waiting += new
+        if not before and output not in decided and any(value.is_graph_input() for value in seen - {output}):
+            before[output] = None
+        found |= before
+    return list(found)
 
 
 def _blocks(

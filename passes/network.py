@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from spa.dims import leaves
 from spa.group import Group, find_groups
 from spa.passes.biases import add_biases
 from spa.passes.consumers import Layer, find_layers
-from spa.passes.difference import may_be_logits
+from spa.passes.difference import comparable, may_be_logits
 from spa.passes.streaming import Batch, Weights, piece
 from spa.rule import names_of
 from spa.rules.linearity import is_unseen, leaves_out
@@ -45,7 +45,9 @@ class Network:
         new_biases: names of the biases that the model did not have.
         weights: stored tensors, by name, that have been changed; float64.
         erased: positions along axes of stored tensors that are zero for good.
-        logits: for each output whether it may be logits.
+        compared: what tells how far the outputs moved, see `difference.comparable`.
+        logits: for each of these whether it may be logits.
+        decided: values with an axis whose size the data decide.
     """
 
     model: ir.Model
@@ -58,7 +60,9 @@ class Network:
     others: Mapping[str, Sequence[str]]
     new_biases: Sequence[str]
     weights: dict[str, np.ndarray]
+    compared: Sequence[ir.Value]
     logits: Sequence[bool]
+    decided: Set[ir.Value]
     erased: dict[str, list[tuple[int, np.ndarray]]] = field(default_factory=dict)
 
     def array(self, value: ir.Value, weights: Weights | None = None) -> np.ndarray:
@@ -142,8 +146,32 @@ def prepare(model: ir.Model, *, inputs: Mapping[str, Sequence[int]] | None = Non
     layers = find_layers(model, coupling, closed=closed)
     readers = {group.name: _readers(group, layers) for group in groups}
     others = {group.name: _others(group, coupling, readers[group.name]) for group in groups}
-    logits = [may_be_logits(value, layers) for value in model.graph.outputs]
-    return Network(model, shapes, coupling, groups, measure(coupling), layers, readers, others, new, {}, logits)
+    decided = decided_sizes(model, shapes, coupling)
+    units = {leaf for group in groups for leaf in group.leaves}
+    inside = {
+        value for value, axes in coupling.axes.items() if any(leaf in units for dim in axes for leaf in leaves(dim))
+    }
+    compared = comparable(model, shapes.dtypes, decided, inside)
+    logits = [may_be_logits(value, layers) for value in compared]
+    return Network(
+        model, shapes, coupling, groups, measure(coupling), layers, readers, others, new, {}, compared, logits, decided
+    )
+
+
+def decided_sizes(model: ir.Model, shapes: Shapes, coupling: Coupling) -> Set[ir.Value]:
+    """Values with an axis whose size the data decide (what NonZero finds), or whose size is not known.
+
+    Two networks find other things, so that their rows do not belong together.
+    """
+    counted = {
+        leaf for value, axis in shapes.counted if value in coupling.axes for leaf in leaves(coupling.axes[value][axis])
+    }
+    return {
+        value
+        for node in model.graph
+        for value in node.outputs
+        if value not in coupling.axes or any(leaf in counted for dim in coupling.axes[value] for leaf in leaves(dim))
+    }
 
 
 def _readers(group: Group, layers: Sequence[Layer]) -> list[Reader]:

@@ -34,6 +34,11 @@ class Statistics:
     dense: np.ndarray | None = None
     pruned: np.ndarray | None = None
 
+    @property
+    def seen(self) -> bool:
+        """Whether there are rows to fit: none reach a layer behind a decision that no sample takes."""
+        return all(moments.count for moments in self.fitted)
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:

@@ -57,12 +57,14 @@ def turn(session: Session, groups: Sequence[Group]) -> dict[str, Turned]:
     network = session.network
     bases = find_bases(network.model, network.coupling, groups)
     chosen = [group for group in groups if group.name in bases and _understood(session, group, bases[group.name])]
-    if not chosen:
+    if not chosen or not network.compared:
         return {}
     statistics: dict[Key, Statistics] = {}
     readers = [_problem(reader.layer) for group in chosen for reader in network.readers[group.name]]
     if readers:
         statistics = session.dense_statistics(readers, most=BATCHES)
+        unseen = {problem.layer for problem in readers if not statistics[problem.key].seen}
+        chosen = [g for g in chosen if not unseen & {reader.layer for reader in network.readers[g.name]}]
     sums = _products(session, [basis for group in chosen for basis in bases[group.name] if basis.meetings])
     places = [p for group in chosen for b in bases[group.name] for p in (*b.same, *b.inverse)]
     stored = {place.value: place.value.const_value for place in places}

@@ -65,7 +65,7 @@ class Repair:
             if network.others[group.name]:
                 network.erase_for_good(group, self.removed[group.name])
         batches = session.batches([layer.after for layer in layers])
-        stages = cut(network.model, [layer.after for layer in layers])
+        stages = cut(network.model, [layer.after for layer in layers], network.compared)
         with (
             Stream(stages, batches, threads=session.threads) as dense,
             Stream(stages, batches, base=dense, weights=network.weights, threads=session.threads) as pruned,
@@ -81,7 +81,7 @@ class Repair:
                 dense.forget()
                 pruned.forget()
             numbers = session.held_out()
-            for at, value in enumerate(network.model.graph.outputs):
+            for at, value in enumerate(network.compared):
                 ours, theirs = ([stream.value(value, n) for n in numbers] for stream in (pruned, dense))
                 self.difference[str(value.name)] = session.difference(at, theirs, ours, [batches[n] for n in numbers])
         return Plan.of(network.groups, {name: units.tolist() for name, units in self.removed.items()})
@@ -91,7 +91,7 @@ class Repair:
         session = self.session
         batches = [session.batches([])[number] for number in session.held_out()]
         dense, pruned = (session.outputs(batches, used) for used in ({}, weights))
-        names = [str(value.name) for value in session.network.model.graph.outputs]
+        names = [str(value.name) for value in session.network.compared]
         return {name: session.difference(at, dense[at], pruned[at], batches) for at, name in enumerate(names)}
 
     def stage(self, layers: Sequence[Layer], dense: Stream, pruned: Stream) -> None:
@@ -125,8 +125,8 @@ class Repair:
         session, count = self.session, len(dense.batches)
         problems = [session.problem(layer) for layer in layers]
         now = [problem for problem in problems if problem.layer.mixing.steps is None]
-        same = [problem for problem in now if problem.data not in pruned.changed]
-        moved = [problem for problem in now if problem.data in pruned.changed]
+        moved = [p for p in now if p.data in pruned.changed and p.data not in session.network.decided]
+        same = [problem for problem in now if problem not in moved]
         if session.symmetric:
             same, moved = now, []
         again = {p.key: session.recurrent[p.key] for p in problems if p.layer.mixing.steps is not None}
@@ -169,10 +169,14 @@ class Repair:
             matrix = np.where(gone[..., None], 0.0, network.dense_matrix(layer))
             note = "left alone: its weight is used by several nodes"
             new = Refitted(matrix, network.dense_bias(layer), float("nan"), note)
+        elif not statistics[self.session.problem(layer).key].seen:
+            note = "left alone: no sample reaches it"
+            new = Refitted(network.dense_matrix(layer), network.dense_bias(layer), float("nan"), note)
         else:
             new = self.session.refit(layer, gone, statistics)
         network.put(network.weights, layer, new.matrix, new.bias)
-        measured = float("nan") if layer.mixing.steps is not None else self.measured(layer, new, dense, pruned)
+        apart = layer.mixing.steps is not None or layer.data in network.decided
+        measured = float("nan") if apart else self.measured(layer, new, dense, pruned)
         return LayerReport(layer.name, int(gone.sum()), gone.size, max(new.loss, 0.0), measured, new.note)
 
     def measured(self, layer: Layer, new: Refitted, dense: Stream, pruned: Stream) -> float:
@@ -228,6 +232,8 @@ class Drift:
             value = node.outputs[0]
         other = joined_behind(value)
         if other is None or other not in self.pruned.changed or not self.dense.has(other):
+            return None
+        if other in self.session.network.decided:
             return None
         shapes = self.session.network.shapes.of
         return (other, scale) if shapes.get(other) == shapes.get(value) is not None else None

@@ -33,12 +33,14 @@ class Stages:
         nodes: of each stage, in graph order.
         targets: for each stage the targets that are there once it has run; those that are graph inputs come first.
         last_use: the last stage that reads a value.
+        outputs: what is there in the end.
     """
 
     model: ir.Model
     nodes: Sequence[Sequence[ir.Node]]
     targets: Sequence[Sequence[ir.Value]]
     last_use: Mapping[ir.Value, int]
+    outputs: Sequence[ir.Value]
 
     def __len__(self) -> int:
         return len(self.nodes)
@@ -53,17 +55,20 @@ class Stages:
     def behind(self, done: int) -> Stages:
         """All that comes behind some stages, as one."""
         nodes = [node for members in self.nodes[done:] for node in members]
-        return Stages(self.model, [nodes], [[]], dict.fromkeys(self.model.graph.outputs, 1))
+        return Stages(self.model, [nodes], [[]], dict.fromkeys(self.outputs, 1), self.outputs)
 
 
-def cut(model: ir.Model, targets: Iterable[ir.Value]) -> Stages:
+def cut(model: ir.Model, targets: Iterable[ir.Value], outputs: Sequence[ir.Value] | None = None) -> Stages:
     """Cut a graph so that each target is there before any node that reads it runs.
 
     A node runs in the first stage in which it can, so the nodes that read one target, and targets that do not depend on
     each other, share a stage. What is made of stored tensors alone runs with its first reader: until then they may be
     replaced.
+
+    Args:
+        outputs: values that are wanted in the end; by default the graph's outputs.
     """
-    wanted = set(targets)
+    wanted, outputs = set(targets), list(model.graph.outputs) if outputs is None else outputs
     stage_of: dict[ir.Value, int] = {}
     level: dict[ir.Value, int] = {}  # the first stage in which a value can be read
     for value in model.graph.inputs:
@@ -84,17 +89,16 @@ def cut(model: ir.Model, targets: Iterable[ir.Value]) -> Stages:
         nodes.setdefault(stage, []).append(node)
         stage_of.update((value, stage) for value in node.outputs)
     last = max(nodes)
-    last_use = {value: stage for value, stage in stage_of.items() if value in wanted or value.is_graph_output()}
+    last_use = {value: stage for value, stage in stage_of.items() if value in wanted}
     for stage, members in sorted(nodes.items()):
         for node in members:
             last_use.update((value, stage) for value in reads(node) if value in stage_of)
-    for value in model.graph.outputs:
-        last_use[value] = last + 1
+    last_use.update(dict.fromkeys(outputs, last + 1))
     found: list[list[ir.Value]] = [[] for _ in range(last + 1)]
     for value in stage_of:
         if value in wanted:
             found[stage_of[value]].append(value)
-    return Stages(model, [nodes.get(stage, []) for stage in range(last + 1)], found, last_use)
+    return Stages(model, [nodes.get(stage, []) for stage in range(last + 1)], found, last_use, outputs)
 
 
 def reads(node: ir.Node) -> list[ir.Value]:

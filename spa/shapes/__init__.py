@@ -8,8 +8,8 @@ it does to contents in ``content``. Weights are never read, only their shapes.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
@@ -30,11 +30,15 @@ class Shapes:
     values: contents of the known tensors of at most 4096 elements, constants included
     binding: symbolic axis -> bound number. An unnamed axis goes by ``tensor[axis]``, as does an axis whose size the
         data decides (what NonZero finds, say): it gets a number that stands for any
+    counted: the axes whose size the data decides, where nodes make them
+    dtypes: of tensors; absent where unknown
     """
 
     of: Mapping[ir.Value, tuple[int, ...]]
     values: Mapping[ir.Value, np.ndarray]
     binding: Mapping[str, int]
+    counted: Collection[tuple[ir.Value, int]] = ()
+    dtypes: Mapping[ir.Value, ir.DataType] = field(default_factory=dict)
 
 
 def infer_shapes(model: ir.Model, *, inputs: Mapping[str, Sequence[int]] | None = None) -> Shapes:
@@ -79,4 +83,6 @@ def _result(walk: Walk) -> Shapes:
         {value: dims for value, dims in of.items() if dims is not None},
         {value: content.array for value, content in walk.contents.items() if content.complete},
         walk.numbers,
+        walk.counted,
+        {value: ir.DataType(type_.element) for value, type_ in walk.types.items() if type_.element},
     )

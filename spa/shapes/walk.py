@@ -55,6 +55,7 @@ class Walk:
         self._patience = patience
         self._uncounted = uncounted
         self._counts: dict[str, int] = {}  # axis whose size the data decides -> number that stands for it
+        self.counted: set[tuple[ir.Value, int]] = set()  # these axes
         self._symbols: list[str] = []
         try:
             for value in model.graph.inputs:
@@ -157,6 +158,7 @@ class Walk:
             name = f"{value.name}[{axis}]"
             if not isinstance(dim, int) and name not in self._uncounted:
                 dims[axis] = self._counts.setdefault(name, next_prime(self.numbers.values()))
+                self.counted.add((value, axis))
         return type_ if type_.dims is None else type_._replace(dims=tuple(dims))
 
     def _blame_counts(self, types: Sequence[Type | None]) -> None:
