@@ -197,14 +197,11 @@ def _normalise_again(session: Session, repair: Repair) -> None:
     if not found:
         return
     difference = repair.measured_outputs({**network.weights, **found})
-    if session.baseline is not None or _total(difference) < _total(repair.difference):
+    before, after = (session.lost(list(found.values())) for found in (repair.difference, difference))
+    if session.baseline is not None or after < before:
         network.weights.update(found)
         repair.difference = difference
         session.notes.append("batch normalisations took their statistics from the pruned network")
-
-
-def _total(difference: Mapping[str, Mapping[str, float]]) -> float:
-    return sum(found["relative_l2"] ** 2 for found in difference.values())
 
 
 def _store(network: Network) -> None:

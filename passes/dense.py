@@ -146,6 +146,11 @@ class Session:
         weights = [self.masks.of_output(value, b, a.shape) for b, a in zip(batches, dense, strict=True)]
         return output_difference(dense, pruned, weights, logits=self.network.logits[at])
 
+    def lost(self, differences: Sequence[Mapping[str, float]]) -> float:
+        """One number for how far the compared values are off: a mean over them."""
+        losses = [lost(off, logits=logits) for off, logits in zip(differences, self.network.logits, strict=True)]
+        return float(np.mean(losses)) if losses else 0.0
+
     def held_out(self) -> list[int]:
         """The numbers of the batches that no fit sees; of a single one, that one."""
         count = len(self.batches([]))
@@ -361,9 +366,8 @@ class Probe:
             for at, value in enumerate(self.network.compared):
                 theirs = self.dense[at]
                 ours = [pruned.value(value, n) for n in range(len(theirs))] if value in pruned.changed else theirs
-                off = self.session.difference(at, theirs, ours, self.batches)
-                found.append(lost(off, logits=self.network.logits[at]))
-        return float(np.mean(found)) if found else 0.0
+                found.append(self.session.difference(at, theirs, ours, self.batches))
+        return self.session.lost(found)
 
     def before(self, weights: Weights) -> Stream:
         """The dense network up to the first node that reads one of some stored tensors."""
