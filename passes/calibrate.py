@@ -131,14 +131,15 @@ def _fit(array: np.ndarray, value: ir.Value) -> tuple[np.ndarray, int | None, li
         declared = [dim if isinstance(dim, int) else None for dim in value.shape]
         if not declared:
             raise DataError(f"input {name!r} is a scalar, so it has no axis of samples")
-        fits = array.ndim == len(declared) and all(
-            want is None or want == found for want, found in zip(declared[1:], array.shape[1:], strict=True)
-        )
+        fits = array.ndim == len(declared) and all(map(_meets, declared[1:], array.shape[1:]))
         if not fits:
             text = ", ".join("?" if dim is None else str(dim) for dim in declared[1:])
+            whole = len(declared) + 1 == array.ndim and all(map(_meets, declared, array.shape[1:]))
+            hint = "the first axis of an array counts the samples"
+            if whole:
+                hint = "that is the whole input: a model without an axis of samples has to be exported with one"
             raise DataError(
-                f"calibration data: input {name!r} takes samples of shape ({text}), found {array.shape[1:]}; "
-                "the first axis of an array counts the samples"
+                f"calibration data: input {name!r} takes samples of shape ({text}), found {array.shape[1:]}; {hint}"
             )
         batch = declared[0]
     else:
@@ -146,6 +147,10 @@ def _fit(array: np.ndarray, value: ir.Value) -> tuple[np.ndarray, int | None, li
     if not array.size:
         raise DataError(f"calibration data: the array of input {name!r} is empty, shape {array.shape}")
     return _cast(array, value, notes), batch, notes
+
+
+def _meets(declared: int | None, found: int) -> bool:
+    return declared is None or declared == found
 
 
 def _cast(array: np.ndarray, value: ir.Value, notes: list[str]) -> np.ndarray:

@@ -27,6 +27,7 @@ from spa.group import Group, Masks, keep_mask
 from spa.passes.normalize import normalize
 from spa.passes.verify import find_culprit
 from spa.plan import Plan
+from spa.repair import RepairOptions
 
 logger = logging.getLogger("spa")
 
@@ -164,8 +165,12 @@ def _rehearsed(options: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The options of each trial: with samples, sizes that the framework can express are found without them first.
 
     A repair takes minutes where a plan by weights takes seconds, and one is made for every group that has to stay.
+
+    Raises:
+        UsageError: options do not fit together.
     """
-    if options.get("data") is None and not options.get("data_free"):
+    free, preset = bool(options.get("data_free")), options.get("preset", "default")
+    if RepairOptions.of(options.get("data"), free, options.get("criterion"), preset, None) is None:
         return [options]
     return [{name: value for name, value in options.items() if name not in _OF_SAMPLES}, options]
 

@@ -48,6 +48,7 @@ REFUSED = [
     (ONE, {"x": GOOD, "z": GOOD}, "the model has no input 'z'; its inputs are 'x'"),
     (ONE, {"x": GOOD[:, :2]}, r"takes samples of shape \(3\), found \(2,\)"),
     (ONE, {"x": GOOD[0]}, r"takes samples of shape \(3\), found \(\)"),
+    (ONE, {"x": GOOD[:, None]}, r"takes samples of shape \(3\), found \(1, 3\); that is the whole input"),
     (ONE, {"x": GOOD[:0]}, "empty"),
     (ONE, [], "there are no samples"),
     (ONE, {"x": np.zeros((5, 3))}, "all samples of input 'x' are zero"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from spa import pipeline, restore
+from spa.errors import UsageError
 from spa.plan import Plan
 from tests import models
 
@@ -22,6 +23,12 @@ def test_with_samples_sizes_are_found_without_them_first(samples: dict[str, obje
 
 def test_without_samples_there_is_one_trial() -> None:
     assert restore._rehearsed({"of": "params", "criterion": "l1"}) == [{"of": "params", "criterion": "l1"}]
+
+
+def test_options_that_do_not_fit_are_refused_before_anything_is_tried() -> None:
+    for options in ({"data": {"x": np.ones((4, 8))}, "criterion": "l1"}, {"data_free": True, "preset": "slow"}):
+        with pytest.raises(UsageError, match=r"criterion 'l1'|preset 'slow'"):
+            restore._rehearsed(options)
 
 
 def test_a_plan_made_with_repair_is_level_where_its_sizes_are() -> None:
