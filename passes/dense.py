@@ -131,7 +131,12 @@ class Session:
     def masks(self) -> RowWeights:
         """Which rows count."""
         if self._masks is None:
-            self._masks = RowWeights.of(self.network.model, self.network.coupling, self.data.samples)
+            network = self.network
+
+            def run(batch: Batch) -> list[np.ndarray]:
+                return [found for (found,) in self.outputs([batch], {})]
+
+            self._masks = RowWeights.of(network.model, network.coupling, self.batches([]), network.compared, run)
         return self._masks
 
     def weigh(self, problem: Problem, number: int, shape: tuple[int, ...]) -> np.ndarray | None:

@@ -10,7 +10,6 @@ from spa.passes.calibrate import check_samples
 from spa.passes.compensate import PRESETS
 from spa.passes.dense import Session
 from spa.passes.network import prepare
-from spa.passes.rowweights import RowWeights
 from spa.pipeline import load_normal
 from tests import models
 from tests.models import Weight, build
@@ -50,17 +49,44 @@ def test_statistics_do_not_see_padding() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "mask"),
+    "mask",
     [
-        ("attention_mask", np.ones((8, 5), np.float32)),  # hides nothing
-        ("attention_mask", np.full((8, 5), 0.5, np.float32) + np.eye(8, 5, dtype=np.float32)),  # weighs, hides nothing
-        ("factors", samples()["attention_mask"]),  # no mask by name
+        np.ones((8, 5), np.float32),  # hides nothing
+        np.full((8, 5), 0.5, np.float32) + np.eye(8, 5, dtype=np.float32),  # weighs, hides nothing
     ],
 )
-def test_other_inputs_hide_nothing(name: str, mask: np.ndarray) -> None:
-    model = masked(name)
-    network = prepare(model)
-    assert not RowWeights.of(network.model, network.coupling, {"x": samples()["x"], name: mask}).masks
+def test_other_inputs_hide_nothing(mask: np.ndarray) -> None:
+    assert not session({"x": samples()["x"], "attention_mask": mask}).masks.masks
+
+
+@pytest.mark.parametrize("name", ["attention_mask", "valid", "pad"])
+def test_a_mask_is_known_by_what_it_does_not_by_its_name(name: str) -> None:
+    found = session(samples(name), name).masks
+    assert list(found.masks) == [name]
+    assert not found.inverted
+
+
+def test_a_mask_whose_ones_hide() -> None:
+    text = MASKED.replace("m = Mul(s, k)", "o = Sub(unit, k)  m = Mul(s, o)")
+    weights: dict[str, Weight] = {"w1": [6, 8], "w2": [8, 3], "one": models.integers(1), "unit": np.ones(1, np.float32)}
+    model = load_normal(build(text, weights))
+    given = samples()
+    given["attention_mask"] = 1.0 - given["attention_mask"]
+    one = Session(prepare(model), check_samples(given, model), PRESETS["default"], None, lambda *_: None)
+    assert list(one.masks.inverted) == ["attention_mask"]
+    problems = [one.problem(layer) for layer in one.network.layers if layer.weight.name == "w1"]
+    (found,) = one.dense_statistics(problems).values()
+    assert found.fitted[0].count + found.held_out[0].count == samples()["attention_mask"].sum()
+
+
+def test_zeros_and_ones_that_both_count_are_no_mask() -> None:
+    """Which segment a word is of, say."""
+    text = """(float[N,T,6] x, float[N,T] segment) => (float[N,T,3] y) {
+        u = Unsqueeze(segment, two)  s = Add(x, u)  h = MatMul(s, w1)  r = Relu(h)  y = MatMul(r, w2) }"""
+    model = load_normal(build(text, {"two": models.integers(2), "w1": [6, 8], "w2": [8, 3]}))
+    given = {"x": samples()["x"], "segment": samples()["attention_mask"]}
+    one = Session(prepare(model), check_samples(given, model), PRESETS["default"], None, lambda *_: None)
+    assert not one.masks.masks
 
 
 def test_rows_over_more_axes_than_the_mask_has() -> None:
@@ -71,10 +97,9 @@ def test_rows_over_more_axes_than_the_mask_has() -> None:
     weights: dict[str, Weight] = {"two": models.integers(2), "four": models.integers(0, 0, 2, 3), "w": [3, 3]}
     network = prepare(load_normal(build(text, weights)))
     given = {"x": samples()["x"], "mask": samples()["attention_mask"]}
-    weights_of_rows = RowWeights.of(network.model, network.coupling, given)
     (layer,) = network.layers
     one = Session(network, check_samples(given, network.model), PRESETS["default"], None, lambda *_: None)
-    found = weights_of_rows.rows(one.problem(layer), given, (8, 5, 2, 3))
+    found = one.masks.rows(one.problem(layer), given, (8, 5, 2, 3))
     assert found is not None
     assert found.tolist() == np.repeat(given["mask"].reshape(-1), 2).tolist()
 
