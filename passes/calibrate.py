@@ -68,6 +68,10 @@ def check_samples(given: Given, model: ir.Model) -> Calibration:
         notes += said
         if size is not None:
             sizes.add(size)
+    zero = [str(v.name) for v in inputs if v.dtype and v.dtype.is_floating_point() and not np.any(checked[str(v.name)])]
+    if zero and not any(np.any(array) for array in checked.values()):
+        raise DataError(f"calibration data: all samples of input {zero[0]!r} are zero")
+    notes += [f"all samples of input {name!r} are zero" for name in zero if checked[name].size]
     counts = {name: len(array) for name, array in checked.items()}
     if len(set(counts.values())) > 1:
         raise DataError(f"calibration data: every input needs as many samples, found {counts}")
@@ -88,8 +92,10 @@ def _by_name(given: Given, names: Sequence[str]) -> dict[str, np.ndarray]:
     if isinstance(given, np.ndarray):
         given = {names[0]: given} if len(names) == 1 else {"": given}
     elif not isinstance(given, Mapping):
+        if not isinstance(given, Iterable):
+            raise DataError(f"calibration data: expected arrays by input name, or samples one by one, found {given!r}")
         given = _stack(list(given), names)
-    found = {str(name): np.asarray(array) for name, array in given.items()}
+    found = {str(name): _array(array, str(name)) for name, array in given.items()}
     if len(found) == 1 and len(names) == 1 and not set(found) & set(names) and next(iter(found)) in ("", "arr_0"):
         found = {names[0]: next(iter(found.values()))}
     if missing := [name for name in names if name not in found]:
@@ -103,6 +109,13 @@ def _by_name(given: Given, names: Sequence[str]) -> dict[str, np.ndarray]:
     return found
 
 
+def _array(given: Any, name: str) -> np.ndarray:
+    try:
+        return np.asarray(given)
+    except ValueError as error:
+        raise DataError(f"calibration data: samples of input {name!r} are not of one shape: {error}") from error
+
+
 def _stack(samples: list[Any], names: Sequence[str]) -> dict[str, np.ndarray]:
     if not samples:
         raise DataError("calibration data: there are no samples")
@@ -112,7 +125,7 @@ def _stack(samples: list[Any], names: Sequence[str]) -> dict[str, np.ndarray]:
         samples = [{names[0]: sample} for sample in samples]
     found = {}
     for name in samples[0]:
-        parts = [np.asarray(sample[name]) for sample in samples if name in sample]
+        parts = [_array(sample[name], str(name)) for sample in samples if name in sample]
         shapes = {part.shape for part in parts}
         if len(parts) < len(samples) or len(shapes) > 1:
             raise DataError(
@@ -144,7 +157,7 @@ def _fit(array: np.ndarray, value: ir.Value) -> tuple[np.ndarray, int | None, li
         batch = declared[0]
     else:
         batch = None
-    if not array.size:
+    if not array.ndim or not len(array):
         raise DataError(f"calibration data: the array of input {name!r} is empty, shape {array.shape}")
     return _cast(array, value, notes), batch, notes
 
@@ -172,8 +185,6 @@ def _cast(array: np.ndarray, value: ir.Value, notes: list[str]) -> np.ndarray:
         if not np.isfinite(wide.sum(dtype=np.float64)):
             bad = int(np.flatnonzero(~np.isfinite(wide.reshape(len(wide), -1).sum(1, dtype=np.float64)))[0])
             raise DataError(f"calibration data: sample {bad} of input {name!r} holds NaN or infinite values")
-        if not np.any(wide):
-            raise DataError(f"calibration data: all samples of input {name!r} are zero")
         return array.astype(wanted)
     if array.dtype.kind == "f" and np.any(array != np.round(array)):
         raise DataError(f"calibration data: input {name!r} is {dtype.name}, found fractions")

@@ -34,6 +34,9 @@ LARGEST_TABLE = 1 << 24
 ROUNDS = 8
 """Of a language model rewriting all positions at once: the first that many are drawn exactly, the others nearly so."""
 
+GREY, CONTRAST = 127.5, 60.0
+"""Of pictures whose pixels are bytes."""
+
 WRITTEN_AT_ONCE = 8
 SHORT_AXIS = 16
 STEADY = 1e-6
@@ -74,13 +77,20 @@ def make_samples(
     """
     rng = np.random.default_rng(seed)
     session = runtime.session(model, optimize=True)
-    found = [_described(value, inputs or {}) for value in model.graph.inputs if not value.is_initializer()]
+    given = [value for value in model.graph.inputs if not value.is_initializer()]
+    sizes = _sizes(given, inputs or {})
+    found = [_described(value, inputs or {}, sizes) for value in given]
+    if not _runs(session, found, {}):
+        raise DataError(
+            f"the model does not run on inputs of zeros and ones of shapes {[one.shape for one in found]}: "
+            "give shapes with --input NAME=SIZES, or calibration data"
+        )
     found = [_with_rows(one, found, session) for one in found]
     counts = [one.shape[0] for one in found if _fixed_count(model, one.name)]
     total = max([count, *counts])
     samples = {one.name: _values(one, total, rng) for one in found}
     said = "samples were made up from the model alone"
-    words = [one for one in found if one.rows > 2]
+    words = [one for one in found if one.rows > 2 and len(one.shape) == 2]
     if len(words) == 1 and _writes(session, words[0], samples):
         total = min(total, max(WRITTEN_AT_ONCE, count // 8))
         samples = {name: array[:total] for name, array in samples.items()}
@@ -90,16 +100,29 @@ def make_samples(
     return Calibration(checked.samples, checked.batch_size, (*checked.notes, said))
 
 
-def _described(value: ir.Value, inputs: Mapping[str, Sequence[int]]) -> _Input:
+def _sizes(values: Sequence[ir.Value], inputs: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """Sizes of named axes, which inputs share: those given, and one for every axis of samples."""
+    found: dict[str, int] = {}
+    for value in values:
+        for axis, size in enumerate(value.shape or ()):
+            given = inputs.get(str(value.name))
+            if not isinstance(size, int) and size.value is not None and (given or axis == 0):
+                found.setdefault(size.value, given[axis] if given else 1)
+    return found
+
+
+def _described(value: ir.Value, inputs: Mapping[str, Sequence[int]], sizes: dict[str, int]) -> _Input:
     name, dtype = str(value.name), value.dtype
     if dtype is None or value.shape is None or not len(value.shape):
         raise DataError(f"input {name!r}: samples can only be made of tensors whose type and rank are known")
-    given = inputs.get(name)
-    declared = [size if isinstance(size, int) else None for size in (given if given is not None else value.shape)]
+    declared = [size if isinstance(size, int) else sizes.get(str(size.value)) for size in value.shape]
+    if name in inputs:
+        declared = list(inputs[name])
     numbers = dtype.is_floating_point()
     image = len(declared) == 4 and numbers
     fill = OPEN_SIDE if image else OPEN_STEPS if numbers else OPEN_LENGTH
     shape = [size if size is not None else (1 if axis == 0 else fill) for axis, size in enumerate(declared)]
+    sizes |= {str(s.value): shape[axis] for axis, s in enumerate(value.shape) if not isinstance(s, int) and s.value}
     return _Input(name, np.dtype(dtype.numpy()), tuple(shape))
 
 
@@ -109,25 +132,23 @@ def _fixed_count(model: ir.Model, name: str) -> bool:
 
 
 # ------------------------------------------------------------------------------------------------------ tables
+def _runs(session: Any, inputs: Sequence[_Input], instead: Mapping[str, np.ndarray]) -> bool:
+    """Whether the model runs on zeros of whole numbers and ones of others, but for some arrays that are given."""
+    feeds = {one.name: (np.zeros if one.dtype.kind in "iu" else np.ones)(one.shape, one.dtype) for one in inputs}
+    try:
+        return bool(runtime.run(session, {**feeds, **instead}))
+    except DataError:
+        return False
+
+
 def _with_rows(one: _Input, others: Sequence[_Input], session: Any) -> _Input:
     """The input with the size of the table that it indexes, by halving: a larger number makes the model fail."""
     if one.dtype.kind not in "iu":
         return one
 
     def runs(number: int) -> bool:
-        feeds = {other.name: np.ones(other.shape, other.dtype) for other in others}
-        feeds |= {other.name: np.zeros(other.shape, other.dtype) for other in others if other.dtype.kind in "iu"}
-        feeds[one.name] = np.full(one.shape, number, one.dtype)
-        try:
-            return bool(runtime.run(session, feeds))
-        except DataError:
-            return False
+        return _runs(session, others, {one.name: np.full(one.shape, number, one.dtype)})
 
-    if not runs(0):
-        raise DataError(
-            f"the model does not run on inputs of zeros and ones of shapes {[other.shape for other in others]}: "
-            "give shapes with --input NAME=SIZES, or calibration data"
-        )
     most = min(LARGEST_TABLE, int(np.iinfo(one.dtype).max))
     if runs(most):
         return one
@@ -143,14 +164,18 @@ def _values(one: _Input, count: int, rng: np.random.Generator) -> np.ndarray:
     shape = (count, *one.shape[1:])
     if one.dtype.kind == "b":
         return np.ones(shape, one.dtype)
+    pictures = len(shape) == 4 and (shape[1] in (1, 3) or shape[3] in (1, 3))
+    if one.dtype.kind in "iu" and pictures and not one.rows:
+        plain = _values(_Input(one.name, np.dtype(np.float32), one.shape), count, rng)
+        return np.clip(GREY + CONTRAST * plain, 0, 2 * GREY).astype(one.dtype)
     if one.dtype.kind in "iu":
         top = one.rows if one.rows > 2 else 1  # a table of one or two rows tells segments apart: the first
         return rng.integers(0, top, shape).astype(one.dtype) if one.rows else np.ones(shape, one.dtype)
-    if len(shape) == 4 and (shape[1] in (1, 3) or shape[3] in (1, 3)):
+    if pictures:
         last = shape[1] not in (1, 3)
         channels, height, width = (shape[3], *shape[1:3]) if last else shape[1:]
-        pictures = images(count, channels, height, width, rng)
-        return (pictures.transpose(0, 2, 3, 1) if last else pictures).astype(one.dtype)
+        made = images(count, channels, height, width, rng)
+        return (made.transpose(0, 2, 3, 1) if last else made).astype(one.dtype)
     if len(shape) > 1 and shape[-1] >= SHORT_AXIS:
         return _sounds(shape, rng).astype(one.dtype)
     return rng.standard_normal(shape).astype(one.dtype)

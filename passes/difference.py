@@ -23,6 +23,9 @@ from spa.rules.linearity import is_unseen
 BLOCK = 1 << 20
 """Numbers that are looked at together: an output of all samples, as float64, may not fit into memory."""
 
+LOGITS_SPREAD = 64.0
+"""Numbers of a row that lie further apart are no logits: boxes in pixels, say."""
+
 NEXT_TO_NOTHING = 1e-12
 """Variances below this share of the mean square are rounding."""
 
@@ -42,6 +45,7 @@ def output_difference(
         logits: rows that are no probabilities may be their logarithms, but for a constant.
     """
     probabilities = all(_are_probabilities(left) for left, _ in _blocks(dense, dense, weights))
+    logits = logits and _spread(dense, weights) < LOGITS_SPREAD
     error = squares = kl = 0.0
     sums, count = np.zeros(()), 0
     for left, right in _blocks(dense, pruned, weights):
@@ -126,6 +130,12 @@ def _blocks(
         step = max(1, BLOCK // max(width, 1))
         for start in range(0, len(one), step):
             yield one[start : start + step].astype(np.float64), other[start : start + step].astype(np.float64)
+
+
+def _spread(dense: Sequence[np.ndarray], weights: Sequence[np.ndarray | None]) -> float:
+    """How far apart the numbers of a row are, as a mean over rows."""
+    found = [np.ptp(rows, axis=1) for rows, _ in _blocks(dense, dense, weights) if rows.size]
+    return float(np.mean(np.concatenate(found))) if found else 0.0
 
 
 def _are_probabilities(rows: np.ndarray) -> bool:

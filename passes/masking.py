@@ -8,6 +8,8 @@ changes, so that an error in slicing shows as a difference.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx_ir as ir
 
@@ -19,9 +21,16 @@ from spa.passes.normalize import RemoveUnusedInitializers
 from spa.rule import Compound, Name, Observed, Term, names_of
 
 
-def mask_consumers(model: ir.Model, coupling: Coupling, masks: Masks) -> None:
-    """Zero what consumers read of removed units, in the coupled model, in place; it stays as large as it was."""
+def mask_consumers(
+    model: ir.Model, coupling: Coupling, masks: Masks, *, dtypes: Mapping[ir.Value, ir.DataType] | None = None
+) -> None:
+    """Zero what consumers read of removed units, in the coupled model, in place; it stays as large as it was.
+
+    Args:
+        dtypes: of values that do not tell their own.
+    """
     names = Names(model)
+    known = dict(dtypes or {})
     for application in coupling.applications:
         if any(isinstance(follow, Observed) for follow in application.rule.follows):
             continue  # it reads sizes, not values
@@ -34,7 +43,8 @@ def mask_consumers(model: ir.Model, coupling: Coupling, masks: Masks) -> None:
             mask = _term_mask(application, term, summed, masks)
             if mask is not None:
                 rank = len(application.operand_axes(position))
-                _zero(application.node, position, axis, rank, mask, names, _zero_point(application, position, rank))
+                point = _zero_point(application, position, rank)
+                _zero(application.node, position, axis, rank, mask, names, point, known)
             if not read:
                 done |= summed
     RemoveUnusedInitializers()(model)
@@ -97,6 +107,7 @@ def _zero(
     mask: np.ndarray,
     names: Names,
     point: tuple[ir.Value, tuple[int, ...]] | None,
+    dtypes: dict[ir.Value, ir.DataType],
 ) -> None:
     value = node.inputs[position]
     graph = node.graph
@@ -113,7 +124,7 @@ def _zero(
         return
     shape = [1] * rank
     shape[axis] = mask.size
-    dtype = value.dtype or ir.DataType.FLOAT
+    dtype = value.dtype or dtypes.get(value, ir.DataType.FLOAT)
     keep = _stored(graph, names.free(f"{what}/keep"), ir.Tensor(mask.reshape(shape)))
     if point is not None and told is None:
         zero = point[0]  # computed when the graph runs: a scalar
@@ -122,6 +133,7 @@ def _zero(
         zero = _stored(graph, names.free(f"{what}/zero"), ir.Tensor(nothing, dtype=dtype))
     where = ir.node("Where", [keep, value, zero], name=names.free(f"{what}/masked"))
     where.outputs[0].name = where.name
+    dtypes[where.outputs[0]] = dtype
     if value.type is not None:
         where.outputs[0].type, where.outputs[0].shape = value.type, value.shape
     graph.insert_before(node, where)

@@ -90,6 +90,18 @@ class Network:
             for axis, positions in self.erased.get(name, ()):
                 np.moveaxis(weights[name], axis, 0)[positions] = 0.0
 
+    def holds(self, layer: Layer, matrix: np.ndarray, bias: np.ndarray) -> bool:
+        """Whether a layer's new weight and bias are numbers of the types that they are stored in."""
+        new: dict[str, np.ndarray] = {}
+        self.put(new, layer, matrix, bias)
+        for value in (layer.weight, layer.bias):
+            if value is not None and value.const_value is not None:
+                with np.errstate(over="ignore"):
+                    cast = new[str(value.name)].astype(value.const_value.dtype.numpy())
+                if not np.all(np.isfinite(cast)):
+                    return False
+        return True
+
     def erase(self, weights: dict[str, np.ndarray], group: Group, units: np.ndarray) -> None:
         """Let what makes some units make zeros: for units that other nodes sum over than layers with a weight."""
         for value, axis, positions in _made(group, units):
@@ -139,6 +151,7 @@ def prepare(model: ir.Model, *, inputs: Mapping[str, Sequence[int]] | None = Non
         closed: no tensors may be added, so that layers without a bias do without.
     """
     model = model.clone()
+    _name_results(model)
     new = [] if closed else add_biases(model, find_layers(model, couple(model, infer_shapes(model, inputs=inputs))))
     shapes = infer_shapes(model, inputs=inputs)
     coupling = couple(model, shapes)
@@ -156,6 +169,17 @@ def prepare(model: ir.Model, *, inputs: Mapping[str, Sequence[int]] | None = Non
     return Network(
         model, shapes, coupling, groups, measure(coupling), layers, readers, others, new, {}, compared, logits, decided
     )
+
+
+def _name_results(model: ir.Model) -> None:
+    """Give the first result of every node a name: a recurrent node reads its own, which a graph may leave out."""
+    taken = {value.name for node in model.graph for value in node.outputs}
+    for number, node in enumerate(model.graph):
+        if node.outputs and not node.outputs[0].name:
+            name = f"{node.name or number}/first"
+            while name in taken:
+                name += "_"
+            node.outputs[0].name = name
 
 
 def decided_sizes(model: ir.Model, shapes: Shapes, coupling: Coupling) -> Set[ir.Value]:

@@ -174,6 +174,10 @@ class Repair:
             new = Refitted(network.dense_matrix(layer), network.dense_bias(layer), float("nan"), note)
         else:
             new = self.session.refit(layer, gone, statistics)
+        if not network.holds(layer, new.matrix, new.bias):
+            note = "left alone: its new weights are too large for their type"
+            matrix = np.where(gone[..., None], 0.0, network.dense_matrix(layer))
+            new = Refitted(matrix, network.dense_bias(layer), float("nan"), note)
         network.put(network.weights, layer, new.matrix, new.bias)
         apart = layer.mixing.steps is not None or layer.data in network.decided
         measured = float("nan") if apart else self.measured(layer, new, dense, pruned)

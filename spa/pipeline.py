@@ -20,6 +20,7 @@ from spa.frontends import onnx_file
 from spa.frontends.data import ImageOptions
 from spa.group import Group, find_frozen, find_groups
 from spa.passes import verify as verification
+from spa.passes.calibrate import Calibration
 from spa.passes.importance import score_groups
 from spa.passes.masking import mask_consumers
 from spa.passes.normalize import normalize
@@ -173,7 +174,7 @@ def prune(
     analysis, plan, report = chosen
     report.seconds = clock.seconds
     if dry_run:
-        return PruneResult(analysis.model, plan, report, analysis.model)
+        return PruneResult(dense, plan, report, dense)
     reference = analysis.model.clone()  # the analysed model itself is cut: clones share weights, at no cost in memory
     with clock.step("slice"):
         cut(analysis, plan)
@@ -207,7 +208,7 @@ def _by_samples(
     with clock.step("samples"):
         samples = repair.samples(dense, inputs, clock.share)
     with _hint_at_inputs(dense, inputs):
-        found = repair.run(dense, samples, inputs=inputs, progress=clock.share, **budget)
+        found = repair.run(dense, samples, inputs=_apart(dense, samples, inputs), progress=clock.share, **budget)
     clock.seconds |= found.seconds
     with clock.step("couple"):
         analysis = analyse(found.model, inputs=inputs)
@@ -216,6 +217,22 @@ def _by_samples(
     report.layers, report.outputs = found.layers, found.difference
     report.notes += [*samples.notes, *found.notes]
     return analysis, plan, report
+
+
+def _apart(model: ir.Model, samples: Calibration, inputs: InputShapes | None) -> dict[str, list[int]] | None:
+    """Shapes to analyse with: an open axis of size one could not be told from none, and samples have another size."""
+    if inputs is None:
+        return None
+    found = {name: list(shape) for name, shape in inputs.items()}
+    for value in model.graph.inputs:
+        sizes, shape = found.get(str(value.name)), value.shape
+        if sizes is None or shape is None or len(sizes) != len(shape):
+            continue
+        runs_with = (2, *samples.samples[str(value.name)].shape[1:])
+        for axis, declared in enumerate(shape):
+            if sizes[axis] == 1 and not isinstance(declared, int):
+                sizes[axis] = runs_with[axis]
+    return found
 
 
 def cut(analysis: Analysis, plan: Plan) -> None:
@@ -318,7 +335,7 @@ def _check(
         for v in masked.graph.inputs
         if v in analysis.shapes.of and not v.is_initializer()
     }
-    mask_consumers(masked, analysis.coupling, plan.masks(analysis.groups))
+    mask_consumers(masked, analysis.coupling, plan.masks(analysis.groups), dtypes=analysis.shapes.dtypes)
     found = verification.compare(masked, pruned, shapes=shapes)
     limit = verification.tolerance(dense)
     if exact and not found.agrees(limit):

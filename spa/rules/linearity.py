@@ -35,6 +35,9 @@ SUMS = frozenset({"Add", "Sub", "Sum"})
 PRODUCTS = frozenset({"Attention", "Conv", "ConvTranspose", "Div", "Einsum", "Gemm", "MatMul", "Mul"})
 """Linear in each operand alone (an attention in its values; in queries and keys through their product)."""
 
+ATTENTIONS, VALUES = frozenset({"Attention", "MultiHeadAttention"}), 2
+"""A softmax lies between queries and keys and the result: linear in the values alone."""
+
 MICROSOFT_PRODUCTS = frozenset({"FusedMatMul", "MultiHeadAttention"})
 
 ADDEND = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2}
@@ -88,6 +91,8 @@ def passing(node: ir.Node, operands: Sequence[int], *, results: bool) -> Passing
     factors = [at for at in operands if at != addend]
     if not results:
         return Passing.MEETS if len(factors) == 2 and addend not in operands else None
+    if node.op_type in ATTENTIONS and factors != [VALUES]:
+        return None
     whole = addend not in given or addend in operands
     return Passing.SAME if len(factors) == 1 and whole else None
 

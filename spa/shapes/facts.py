@@ -168,6 +168,7 @@ def _slice(_call: Call, types: Types, contents: Contents) -> Dims | None:
 _COMPLETIONS: dict[str, Callable[[Call, Types, Contents], Dims | None]] = {
     "ConstantOfShape": _constant_of_shape,
     "Expand": _expand,
+    "GroupNormalization": lambda _call, types, _contents: _dims(types, 0),
     "Reshape": _reshape,
     "Slice": _slice,
 }
