@@ -6,10 +6,10 @@
 Every model loses a share of its FLOPs (language models: of the parameters of their layers, embeddings not counted)
 and is measured on the task's test samples beside the dense model: the task's metric, its fidelity measure, and the
 seconds that pruning took.  All methods see the same calibration samples, which carry no labels and are no test
-samples; `l2` sees none, `spa, data-free` makes its own, of their shapes.  Each run is a process of its own, and notes the commit that
-it ran on.  With --rows a run that was stopped goes on where it was.  --jobs 2 runs two cells side by side: sooner
-done, but their seconds are those of a shared machine, and the table marks them.  The tasks are looked for in
-../shared/eval beside the project; `SPA_SHARED` names another place for ../shared.
+samples; `l2` sees none, `spa, data-free` makes its own, of their shapes.  Each run is a process of its own, and notes
+the commit that it ran on.  With --rows a run that was stopped goes on where it was.  --jobs 2 runs two cells side by
+side: sooner done, but their seconds are those of a shared machine, and the table marks them.  The tasks are looked for
+in ../shared/eval beside the project; `SPA_SHARED` names another place for ../shared.
 """
 
 from __future__ import annotations
