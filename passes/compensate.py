@@ -153,7 +153,7 @@ def _can_be_scored(session: Session, name: str) -> bool:
 def _left_alone(session: Session) -> list[str]:
     groups = [group for group in session.network.groups if group.off is None]
     names = [group.name for group in groups if not _can_be_scored(session, group.name)]
-    return [f"left alone, since nodes that are not refitted sum over them: {', '.join(names)}"] if names else []
+    return [f"left alone, since nodes without weights to refit sum over them: {', '.join(names)}"] if names else []
 
 
 def _decisions(network: Network) -> list[str]:
