@@ -166,22 +166,22 @@ class Repair:
         if not gone.any() and (layer.data not in pruned.changed or self.session.baseline is not None):
             return None
         if layer.shared:
-            matrix = np.where(gone[..., None], 0.0, network.dense_matrix(layer))
-            note = "left alone: its weight is used by several nodes"
-            new = Refitted(matrix, network.dense_bias(layer), float("nan"), note)
+            new = self.unfitted(layer, gone, "its weight is used by several nodes")
         elif not statistics[self.session.problem(layer).key].seen:
-            note = "left alone: no sample reaches it"
-            new = Refitted(network.dense_matrix(layer), network.dense_bias(layer), float("nan"), note)
+            new = self.unfitted(layer, gone, "no sample reaches it")
         else:
             new = self.session.refit(layer, gone, statistics)
-        if not network.holds(layer, new.matrix, new.bias):
-            note = "left alone: its new weights are too large for their type"
-            matrix = np.where(gone[..., None], 0.0, network.dense_matrix(layer))
-            new = Refitted(matrix, network.dense_bias(layer), float("nan"), note)
+            if not network.holds(layer, new.matrix, new.bias):
+                new = self.unfitted(layer, gone, "its new weights are too large for their type")
         network.put(network.weights, layer, new.matrix, new.bias)
         apart = layer.mixing.steps is not None or layer.data in network.decided
         measured = float("nan") if apart else self.measured(layer, new, dense, pruned)
         return LayerReport(layer.name, int(gone.sum()), gone.size, max(new.loss, 0.0), measured, new.note)
+
+    def unfitted(self, layer: Layer, gone: np.ndarray, why: str) -> Refitted:
+        """A layer as it was, without what is gone."""
+        matrix = np.where(gone[..., None], 0.0, self.session.network.dense_matrix(layer))
+        return Refitted(matrix, self.session.network.dense_bias(layer), float("nan"), f"left alone: {why}")
 
     def measured(self, layer: Layer, new: Refitted, dense: Stream, pruned: Stream) -> float:
         """Share of the variance of a layer's outputs that is lost, on rows of the last held-out batch."""
