@@ -131,11 +131,7 @@ class Session:
     def masks(self) -> RowWeights:
         """Which rows count."""
         if self._masks is None:
-            network = self.network
-
-            def run(batch: Batch) -> list[np.ndarray]:
-                return [found for (found,) in self.outputs([batch], {})]
-
+            network, run = self.network, partial(self.outputs, weights={})
             self._masks = RowWeights.of(network.model, network.coupling, self.batches([]), network.compared, run)
         return self._masks
 

@@ -45,7 +45,8 @@ def output_difference(
         logits: rows that are no probabilities may be their logarithms, but for a constant.
     """
     probabilities = all(_are_probabilities(left) for left, _ in _blocks(dense, dense, weights))
-    logits = logits and _spread(dense, weights) < LOGITS_SPREAD
+    first = next(_blocks(dense, dense, weights), None)
+    logits = logits and first is not None and _spread(first[0]) < LOGITS_SPREAD
     error = squares = kl = 0.0
     sums, count = np.zeros(()), 0
     for left, right in _blocks(dense, pruned, weights):
@@ -132,10 +133,9 @@ def _blocks(
             yield one[start : start + step].astype(np.float64), other[start : start + step].astype(np.float64)
 
 
-def _spread(dense: Sequence[np.ndarray], weights: Sequence[np.ndarray | None]) -> float:
+def _spread(rows: np.ndarray) -> float:
     """How far apart the numbers of a row are, as a mean over rows."""
-    found = [np.ptp(rows, axis=1) for rows, _ in _blocks(dense, dense, weights) if rows.size]
-    return float(np.mean(np.concatenate(found))) if found else 0.0
+    return float(np.mean(np.ptp(rows, axis=1))) if rows.size else 0.0
 
 
 def _are_probabilities(rows: np.ndarray) -> bool:

@@ -12,11 +12,12 @@ import onnx_ir as ir
 from spa import runtime
 from spa.cost import Cost, measure
 from spa.coupling import Application, Coupling, couple
-from spa.dims import leaves
+from spa.dims import Factor, leaves
 from spa.group import Group, find_groups
 from spa.passes.biases import add_biases
 from spa.passes.consumers import Layer, find_layers
 from spa.passes.difference import comparable, may_be_logits
+from spa.passes.fold import Names
 from spa.passes.streaming import Batch, Weights, piece
 from spa.rule import names_of
 from spa.rules.linearity import is_unseen, leaves_out
@@ -90,14 +91,12 @@ class Network:
             for axis, positions in self.erased.get(name, ()):
                 np.moveaxis(weights[name], axis, 0)[positions] = 0.0
 
-    def holds(self, layer: Layer, matrix: np.ndarray, bias: np.ndarray) -> bool:
+    def holds(self, layer: Layer) -> bool:
         """Whether a layer's new weight and bias are numbers of the types that they are stored in."""
-        new: dict[str, np.ndarray] = {}
-        self.put(new, layer, matrix, bias)
         for value in (layer.weight, layer.bias):
             if value is not None and value.const_value is not None:
                 with np.errstate(over="ignore"):
-                    cast = new[str(value.name)].astype(value.const_value.dtype.numpy())
+                    cast = self.array(value).astype(value.const_value.dtype.numpy())
                 if not np.all(np.isfinite(cast)):
                     return False
         return True
@@ -160,10 +159,7 @@ def prepare(model: ir.Model, *, inputs: Mapping[str, Sequence[int]] | None = Non
     readers = {group.name: _readers(group, layers) for group in groups}
     others = {group.name: _others(group, coupling, readers[group.name]) for group in groups}
     decided = decided_sizes(model, shapes, coupling)
-    units = {leaf for group in groups for leaf in group.leaves}
-    inside = {
-        value for value, axes in coupling.axes.items() if any(leaf in units for dim in axes for leaf in leaves(dim))
-    }
+    inside = _along(coupling, {leaf for group in groups for leaf in group.leaves})
     compared = comparable(model, shapes.dtypes, decided, inside)
     logits = [may_be_logits(value, layers) for value in compared]
     return Network(
@@ -173,13 +169,10 @@ def prepare(model: ir.Model, *, inputs: Mapping[str, Sequence[int]] | None = Non
 
 def _name_results(model: ir.Model) -> None:
     """Give the first result of every node a name: a recurrent node reads its own, which a graph may leave out."""
-    taken = {value.name for node in model.graph for value in node.outputs}
-    for number, node in enumerate(model.graph):
+    names = Names(model)
+    for node in model.graph:
         if node.outputs and not node.outputs[0].name:
-            name = f"{node.name or number}/first"
-            while name in taken:
-                name += "_"
-            node.outputs[0].name = name
+            node.outputs[0].name = names.free(f"{node.name or node.op_type}/first")
 
 
 def decided_sizes(model: ir.Model, shapes: Shapes, coupling: Coupling) -> Set[ir.Value]:
@@ -190,11 +183,14 @@ def decided_sizes(model: ir.Model, shapes: Shapes, coupling: Coupling) -> Set[ir
     counted = {
         leaf for value, axis in shapes.counted if value in coupling.axes for leaf in leaves(coupling.axes[value][axis])
     }
+    unknown = {value for node in model.graph for value in node.outputs if value not in coupling.axes}
+    return unknown | _along(coupling, counted)
+
+
+def _along(coupling: Coupling, wanted: Set[Factor]) -> set[ir.Value]:
+    """Values with some of these leaves in an axis."""
     return {
-        value
-        for node in model.graph
-        for value in node.outputs
-        if value not in coupling.axes or any(leaf in counted for dim in coupling.axes[value] for leaf in leaves(dim))
+        value for value, axes in coupling.axes.items() if any(leaf in wanted for dim in axes for leaf in leaves(dim))
     }
 
 

@@ -19,7 +19,7 @@ from spa.dims import ONE, Factor, Kind, leaves
 from spa.passes.problems import Problem
 from spa.passes.streaming import Batch
 
-Run = Callable[[Batch], Sequence[np.ndarray]]
+Run = Callable[[Sequence[Batch]], Sequence[Sequence[np.ndarray]]]
 
 UNMOVED = 1e-4
 """Share of its largest number by which an output may move under what a mask hides: rounding."""
@@ -46,7 +46,7 @@ class RowWeights:
 
         Args:
             compared: the values that may not change.
-            run: these values of a batch.
+            run: each of these values, batch by batch.
         """
         masks: dict[str, tuple[Factor, ...]] = {}
         inverted: list[str] = []
@@ -55,9 +55,12 @@ class RowWeights:
             batch = next((batch for batch in batches if name in batch and _is_binary(batch[name])), None)
             if batch is None or value not in coupling.axes:
                 continue
+            runs = run(
+                [batch, *(_disturbed(name, model, batch, places) for places in (batch[name] == 0, batch[name] == 1))]
+            )
             for axes in _axes_of(value, model, coupling):
                 ways = [cls(coupling, {name: axes}, inverse) for inverse in ((), (name,))]
-                found = [one for one in ways if one._hides(name, model, batch, compared, run)]
+                found = [one for one in ways if one._hides(batch, compared, runs)]
                 if len(found) == len(ways):  # places that never meet, so that only the name is left to tell
                     found = found[:1] if runtime.is_mask(name) else []
                 if found:
@@ -66,13 +69,16 @@ class RowWeights:
                     break
         return cls(coupling, masks, inverted)
 
-    def _hides(self, name: str, model: ir.Model, batch: Batch, compared: Sequence[ir.Value], run: Run) -> bool:
-        """Whether what does not count by a mask may be anything, and what counts may not."""
-        counts = self._counts(name, batch) > 0
-        before = run(batch)
-        hidden, seen = (run(self._disturbed(name, model, batch, places)) for places in (~counts, counts))
-        off = [self._moved(batch, compared, before, after) for after in (hidden, seen)]
-        return off[0] <= UNMOVED < off[1]
+    def _hides(self, batch: Batch, compared: Sequence[ir.Value], runs: Sequence[Sequence[np.ndarray]]) -> bool:
+        """Whether what does not count may be anything, and what counts may not.
+
+        Args:
+            runs: of each compared value, as it is, and with other inputs disturbed at the zeros and at the ones.
+        """
+        before, *after = zip(*runs, strict=True)
+        off = [self._moved(batch, compared, before, moved) for moved in after]
+        hidden, seen = reversed(off) if self.inverted else off
+        return hidden <= UNMOVED < seen
 
     def _moved(
         self, batch: Batch, compared: Sequence[ir.Value], before: Sequence[np.ndarray], after: Sequence[np.ndarray]
@@ -86,19 +92,6 @@ class RowWeights:
             gap = float(np.max(np.abs(left - right), initial=0.0))
             most = max(most, gap / (float(np.max(np.abs(left), initial=0.0)) or 1.0))
         return most
-
-    def _disturbed(self, name: str, model: ir.Model, batch: Batch, places: np.ndarray) -> Batch:
-        """A batch in which other inputs hold, at some places of the mask, what they hold at others."""
-        found, shape = dict(batch), batch[name].shape
-        order = np.random.default_rng(0).permutation(places.size)
-        for value in model.graph.inputs:
-            other = str(value.name)
-            if other == name or other not in batch or batch[other].shape[: len(shape)] != shape:
-                continue
-            rows = batch[other].reshape(places.size, -1).copy()
-            rows[places] = rows[order[places]]
-            found[other] = rows.reshape(batch[other].shape)
-        return found
 
     def _counts(self, name: str, batch: Batch) -> np.ndarray:
         """(elements of the mask,) one for those that count."""
@@ -151,6 +144,18 @@ def _axes_of(value: ir.Value, model: ir.Model, coupling: Coupling) -> list[tuple
         if known and list(other.shape or ())[: len(shape or ())] == list(shape or ()):
             found.append(_leaves(coupling.axes[other][: len(shape or ())]))
     return list(dict.fromkeys(found))
+
+
+def _disturbed(name: str, model: ir.Model, batch: Batch, places: np.ndarray) -> Batch:
+    """A batch in which other inputs hold, at some places of a mask, what they hold at others."""
+    found, order = dict(batch), np.random.default_rng(0).permutation(places.size)
+    for other in (str(value.name) for value in model.graph.inputs):
+        if other == name or other not in batch or batch[other].shape[: places.ndim] != places.shape:
+            continue
+        rows = batch[other].reshape(places.size, -1).copy()
+        rows[places.reshape(-1)] = rows[order[places.reshape(-1)]]
+        found[other] = rows.reshape(batch[other].shape)
+    return found
 
 
 def _is_binary(array: np.ndarray) -> bool:

@@ -171,9 +171,10 @@ class Repair:
             new = self.unfitted(layer, gone, "no sample reaches it")
         else:
             new = self.session.refit(layer, gone, statistics)
-            if not network.holds(layer, new.matrix, new.bias):
-                new = self.unfitted(layer, gone, "its new weights are too large for their type")
         network.put(network.weights, layer, new.matrix, new.bias)
+        if not network.holds(layer):
+            new = self.unfitted(layer, gone, "its new weights are too large for their type")
+            network.put(network.weights, layer, new.matrix, new.bias)
         apart = layer.mixing.steps is not None or layer.data in network.decided
         measured = float("nan") if apart else self.measured(layer, new, dense, pruned)
         return LayerReport(layer.name, int(gone.sum()), gone.size, max(new.loss, 0.0), measured, new.note)

@@ -226,7 +226,7 @@ def _apart(model: ir.Model, samples: Calibration, inputs: InputShapes | None) ->
     found = {name: list(shape) for name, shape in inputs.items()}
     for value in model.graph.inputs:
         sizes, shape = found.get(str(value.name)), value.shape
-        if sizes is None or shape is None or len(sizes) != len(shape):
+        if sizes is None or shape is None or len(sizes) != len(shape) or value.is_initializer():
             continue
         runs_with = (2, *samples.samples[str(value.name)].shape[1:])
         for axis, declared in enumerate(shape):
