@@ -85,7 +85,7 @@ def convex_slopes(curve: np.ndarray) -> np.ndarray:
 
 def through(losses: Sequence[float], measured: Sequence[float]) -> Scale:
     """The scale through points that were measured: pieces of straight lines, from zero on, that never fall."""
-    pairs = sorted((x, y) for x, y in zip(losses, measured, strict=True) if x > 0 and y > 0)
+    pairs = sorted((x, y) for x, y in zip(losses, measured, strict=True) if x > 0 and 0 < y < np.inf)
     if not pairs:
         return Scale()
     x, y = np.array(pairs).T

@@ -18,12 +18,13 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from spa.errors import NothingToPrune, UsageError
+from spa.errors import NothingToPrune, UsageError, VerificationError
 from spa.passes.allocation import Curve, allocate
 from spa.passes.batchnorm import batch_statistics
 from spa.passes.biases import drop_zero_biases
 from spa.passes.calibrate import Calibration
 from spa.passes.dense import Preset, Progress, Session
+from spa.passes.importance.gather import check_finite, stored
 from spa.passes.network import Network, prepare
 from spa.passes.rotation import turn
 from spa.passes.secondorder import BASELINES
@@ -94,6 +95,8 @@ def compensate(
     Raises:
         UsageError: there is no such preset, or an option is out of range.
         NothingToPrune, BudgetError: nothing can go, or not as much as asked for.
+        ModelError: a weight holds NaN or an infinite value.
+        VerificationError: the result is not finite where the dense network is.
     """
     if preset not in PRESETS:
         raise UsageError(f"preset {preset!r}: expected one of {', '.join(PRESETS)}")
@@ -101,6 +104,8 @@ def compensate(
         raise UsageError(f"method {method!r}: expected one of {', '.join((OURS, *BASELINES))}")
     chosen = PRESETS[preset]
     network = prepare(model, inputs=inputs, closed=closed)
+    for layer in network.layers:
+        check_finite(layer.weight, stored(layer.weight), needed=True)
     session = Session(
         network, data.first(chosen.samples), chosen, threads, progress or _say_nothing, BASELINES.get(method)
     )
@@ -136,6 +141,7 @@ def compensate(
         _restore(network, trained)
         if not made_up and (session.baseline is None or session.baseline.batch_norm):
             _normalise_again(session, repair)
+    _check_outputs(repair.difference)
     _store(network)
     return Compensation(network.model, plan, repair.reports, repair.difference, session.seconds, session.notes)
 
@@ -202,6 +208,16 @@ def _normalise_again(session: Session, repair: Repair) -> None:
         network.weights.update(found)
         repair.difference = difference
         session.notes.append("batch normalisations took their statistics from the pruned network")
+
+
+def _check_outputs(difference: Mapping[str, Mapping[str, float]]) -> None:
+    """Refuse a result that is not finite where the dense network is: half precision overflows."""
+    for name, off in difference.items():
+        if not np.isfinite(off["relative_l2"]):
+            raise VerificationError(
+                f"the repaired network gives no finite numbers for {name!r} on samples on which the dense one does, as "
+                "numbers of half precision do beyond their range: prune the float32 model, and convert the result"
+            )
 
 
 def _store(network: Network) -> None:

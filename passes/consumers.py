@@ -357,9 +357,12 @@ def _bias(node: ir.Node, mixing: Mixing, shape: tuple[int, ...]) -> ir.Value | N
 
 
 def _fitting(value: ir.Value | None, shape: tuple[int, ...]) -> ir.Value | None:
+    """The value, if it can be the bias: stored, read once, and of that shape; minus infinity masks, and is none."""
     if value is None or value.const_value is None or not value.is_initializer() or len(value.uses()) > 1:
         return None
     own = tuple(value.const_value.shape.numpy())
     while own and own[0] == 1 and len(own) > len(shape):
         own = own[1:]
-    return value if own == shape or value.const_value.size == 1 else None
+    if own != shape and value.const_value.size != 1:
+        return None
+    return value if np.all(np.isfinite(np.asarray(value.const_value.numpy(), np.float64))) else None

@@ -39,17 +39,19 @@ def output_difference(
 ) -> dict[str, float]:
     """How far an output moved: relative L2 of what varies, and mean KL divergence of its rows where they have one.
 
+    What is not finite in the dense network (scores masked with minus infinity) is left out.
+
     Args:
         dense, pruned: the output over all samples, a batch each; a row lies along the last axis.
         weights: for each batch (rows,), zero for rows that do not count.
         logits: rows that are no probabilities may be their logarithms, but for a constant.
     """
-    probabilities = all(_are_probabilities(left) for left, _ in _blocks(dense, dense, weights))
+    probabilities = all(_are_probabilities(left, there) for left, _, there in _blocks(dense, dense, weights))
     first = next(_blocks(dense, dense, weights), None)
-    logits = logits and first is not None and _spread(first[0]) < LOGITS_SPREAD
+    logits = logits and first is not None and _spread(first[0], first[2]) < LOGITS_SPREAD
     error = squares = kl = 0.0
     sums, count = np.zeros(()), 0
-    for left, right in _blocks(dense, pruned, weights):
+    for left, right, there in _blocks(dense, pruned, weights):
         error += float(np.sum((left - right) ** 2))
         squares += float(np.sum(left**2))
         sums = sums + left.sum(0)
@@ -57,8 +59,8 @@ def output_difference(
         if probabilities:
             kl += float(np.sum(left * (np.log(left + 1e-12) - np.log(np.maximum(right, 0) + 1e-12))))
         elif logits:
-            left, right = _log_softmax(left), _log_softmax(right)
-            kl += float(np.sum(np.exp(left) * (left - right)))
+            left, right = _log_softmax(left, there), _log_softmax(right, there)
+            kl += float(np.sum(np.exp(left) * (left - right), where=there))
     variance = squares - float(np.sum(sums**2)) / max(count, 1)
     scale = (variance if variance > NEXT_TO_NOTHING * squares else squares) or 1.0
     found = {"relative_l2": float(np.sqrt(error / scale))}
@@ -121,8 +123,8 @@ def comparable(
 
 def _blocks(
     dense: Sequence[np.ndarray], pruned: Sequence[np.ndarray], weights: Sequence[np.ndarray | None]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(rows, width) of both networks, float64, some at a time."""
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(rows, width) of both networks, float64, some at a time, and where the dense network's are finite: else both 0."""
     for left, right, weight in zip(dense, pruned, weights or [None] * len(dense), strict=True):
         width = left.shape[-1] if left.ndim else 1
         one, other = left.reshape(-1, width), right.reshape(-1, width)
@@ -130,18 +132,30 @@ def _blocks(
             one, other = one[weight > 0], other[weight > 0]
         step = max(1, BLOCK // max(width, 1))
         for start in range(0, len(one), step):
-            yield one[start : start + step].astype(np.float64), other[start : start + step].astype(np.float64)
+            left, right = (part[start : start + step].astype(np.float64) for part in (one, other))
+            there = np.isfinite(left)
+            if not np.all(there):
+                left, right = np.where(there, left, 0.0), np.where(there, right, 0.0)
+            yield left, right, there
 
 
-def _spread(rows: np.ndarray) -> float:
+def _spread(rows: np.ndarray, there: np.ndarray) -> float:
     """How far apart the numbers of a row are, as a mean over rows."""
-    return float(np.mean(np.ptp(rows, axis=1))) if rows.size else 0.0
+    if not np.any(there):
+        return 0.0
+    some = np.any(there, axis=1)
+    most = np.max(rows, axis=1, initial=-np.inf, where=there)[some]
+    least = np.min(rows, axis=1, initial=np.inf, where=there)[some]
+    return float(np.mean(most - least))
 
 
-def _are_probabilities(rows: np.ndarray) -> bool:
-    return rows.min(initial=0.0) >= 0 and np.allclose(rows.sum(1), 1.0, atol=1e-3)
+def _are_probabilities(rows: np.ndarray, there: np.ndarray) -> bool:
+    return bool(np.all(there)) and rows.min(initial=0.0) >= 0 and np.allclose(rows.sum(1), 1.0, atol=1e-3)
 
 
-def _log_softmax(rows: np.ndarray) -> np.ndarray:
-    shifted = rows - rows.max(1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))
+def _log_softmax(rows: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """Of what is there in each row; zero beside it."""
+    peak = np.max(rows, axis=1, keepdims=True, initial=-np.inf, where=there)
+    shifted = np.where(there, rows - peak, -np.inf)
+    total = np.sum(np.exp(shifted), axis=1, keepdims=True)
+    return np.where(there, shifted - np.log(np.where(total > 0, total, 1.0)), 0.0)

@@ -72,3 +72,17 @@ def test_which_outputs_may_be_logits() -> None:
 def test_what_something_else_makes_is_no_logits(kind: str) -> None:
     text = f"(float[n,4] x) => (float[n,4] y) {{ h = MatMul(x, w)  r = Relu(h)  m = MatMul(r, v)  y = {kind}(m) }}"
     assert prepare(load_normal(ir.to_proto(noisy(text, {"w": (4, 6), "v": (6, 4)})))).logits == [False]
+
+
+def test_scores_that_are_masked_are_left_out() -> None:
+    random = np.random.default_rng(0)
+    left, right = random.standard_normal((2, 4, 5))
+    hidden = np.full((4, 3), -np.inf)
+    masked = [np.concatenate([rows, hidden], axis=1) for rows in (left, right)]
+    plain = output_difference([left], [right], logits=True)
+    found = output_difference([masked[0]], [masked[1]], logits=True)
+    assert found["kl"] == pytest.approx(plain["kl"])
+    assert found["relative_l2"] == pytest.approx(plain["relative_l2"], rel=0.1)  # its mean is over the zeros too
+    nothing = np.full((4, 5), np.nan)
+    assert output_difference([nothing], [nothing], logits=True) == {"relative_l2": 0.0, "kl": 0.0}
+    assert not np.isfinite(output_difference([left], [nothing], logits=True)["relative_l2"])

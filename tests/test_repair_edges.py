@@ -11,7 +11,7 @@ import onnx.parser
 import pytest
 
 from spa import pipeline
-from spa.errors import DataError
+from spa.errors import DataError, ModelError, VerificationError
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -174,3 +174,30 @@ def test_group_normalisation_without_a_word_on_shapes() -> None:
     ones = {"s": np.ones(16, np.float32), "o": np.zeros(16, np.float32)}
     model = network(text, weights, opset=21, **ones)
     assert "c2:0" in pipeline.prune(model, ratio=0.4).plan.removed
+
+
+def test_scores_that_the_graph_masks_are_left_out_of_the_comparison() -> None:
+    text = MLP.replace("y=MatMul(d,w)", "s=MatMul(d,w) y=Add(s,hidden)")
+    hidden = np.array([0, 0, -np.inf, 0, 0], np.float32)
+    result = pipeline.prune(network(text, MLP_WEIGHTS, hidden=hidden), ratio=0.4, data=random(300, 16))
+    plain = pipeline.prune(network(MLP, MLP_WEIGHTS), ratio=0.4, data=random(300, 16))
+    assert error(result) == pytest.approx(error(plain), rel=0.3)
+
+
+def test_a_result_beyond_the_range_of_half_precision_is_refused() -> None:
+    """Every sample takes the largest output to just below the largest number: what is off, is off beyond it."""
+    data = random(200, 16).astype(np.float64)
+    model = network(MLP.replace("float", "float16"), MLP_WEIGHTS, dtype=np.float16)
+    u, v, w = (onnx.numpy_helper.to_array(tensor).astype(np.float64) for tensor in model.graph.initializer)
+    outputs = np.maximum(np.maximum(data @ u, 0) @ v, 0) @ w
+    data /= np.abs(outputs).max(1, keepdims=True)
+    model.graph.initializer[2].CopyFrom(onnx.numpy_helper.from_array((65000 * w).astype(np.float16), "w"))
+    with pytest.raises(VerificationError, match="half precision"):
+        pipeline.prune(model, ratio=0.5, data=data.astype(np.float16))
+
+
+@pytest.mark.parametrize("options", [{"data": random(50, 16)}, {"data_free": True}])
+def test_weights_that_are_not_finite_are_named(options: dict[str, Any]) -> None:
+    model = network(MLP, {"u": (16, 40), "w": (32, 5)}, v=np.full((40, 32), np.nan, np.float32))
+    with pytest.raises(ModelError, match=r"tensor 'v' holds nan at \[0, 0\]: expected finite weights"):
+        pipeline.prune(model, ratio=0.4, **options)

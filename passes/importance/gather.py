@@ -94,8 +94,11 @@ def as_floats(block: np.ndarray, tensor: ir.TensorProtocol | None, dtype: type[n
     return numbers if middle is None else numbers - numbers.dtype.type(middle)
 
 
-def check_finite(value: ir.Value, array: np.ndarray) -> None:
-    """Refuse tensors that cannot be ranked.
+def check_finite(value: ir.Value, array: np.ndarray, *, needed: bool = False) -> None:
+    """Refuse tensors that cannot be ranked, or fitted.
+
+    Args:
+        needed: the tensor counts whether or not its groups are cut.
 
     Raises:
         ModelError: naming the tensor and the first position that holds NaN or an infinite value.
@@ -105,9 +108,10 @@ def check_finite(value: ir.Value, array: np.ndarray) -> None:
         if wrong.any():
             inside = np.unravel_index(int(np.argmax(wrong)), block.shape)
             where = [int(a + b) for a, b in zip(start, inside, strict=True)]
+            or_else = "" if needed else f", or leave the tensor's groups out with --exclude {value.name}"
             raise ModelError(
                 f"tensor {value.name!r} holds {float(block[inside])} at {where}: expected finite weights; "
-                f"repair the model, or leave the tensor's groups out with --exclude {value.name}"
+                f"repair the model{or_else}"
             )
 
 
