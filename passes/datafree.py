@@ -13,14 +13,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from spa import runtime
+from spa.coupling import couple
 from spa.errors import DataError
 from spa.passes.calibrate import Calibration, check_samples
+from spa.passes.consumers import find_layers
+from spa.passes.problems import Problem
+from spa.passes.statistics import enough_rows
+from spa.shapes import infer_shapes
 
 Progress = Callable[[str, float], None]
 
@@ -38,6 +44,7 @@ GREY, CONTRAST = 127.5, 60.0
 """Of pictures whose pixels are bytes."""
 
 WRITTEN_AT_ONCE = 8
+LEAST_SAMPLES = 16
 SHORT_AXIS = 16
 STEADY = 1e-6
 
@@ -60,16 +67,18 @@ class _Input:
 def make_samples(
     model: ir.Model,
     *,
-    count: int = 512,
+    most: int = 512,
+    widest: int | None = None,
     inputs: Mapping[str, Sequence[int]] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Calibration:
-    """Samples that a model can be calibrated with.
+    """Samples that a model can be calibrated with, as many as give its layers rows enough.
 
     Args:
         model: normalised.
-        count: how many, at most.
+        most: how many, at most.
+        widest: rows of convolutions that would be longer are channels only, as in a preset; None: all are exact.
         inputs: shapes by input name, where open axes are to be of some length.
 
     Raises:
@@ -87,12 +96,12 @@ def make_samples(
         )
     found = [_with_rows(one, found, session) for one in found]
     counts = [one.shape[0] for one in found if _fixed_count(model, one.name)]
-    total = max([count, *counts])
+    total = max([_enough(model, found, most, widest), *counts])
     samples = {one.name: _values(one, total, rng) for one in found}
     said = "samples were made up from the model alone"
     words = [one for one in found if one.rows > 2 and len(one.shape) == 2]
     if len(words) == 1 and _writes(session, words[0], samples):
-        total = min(total, max(WRITTEN_AT_ONCE, count // 8))
+        total = min(total, max(WRITTEN_AT_ONCE, most // 8))
         samples = {name: array[:total] for name, array in samples.items()}
         _write(session, words[0], samples, rng, progress)
         said = "samples were written by the model itself"
@@ -124,6 +133,24 @@ def _described(value: ir.Value, inputs: Mapping[str, Sequence[int]], sizes: dict
     shape = [size if size is not None else (1 if axis == 0 else fill) for axis, size in enumerate(declared)]
     sizes |= {str(s.value): shape[axis] for axis, s in enumerate(value.shape) if not isinstance(s, int) and s.value}
     return _Input(name, np.dtype(dtype.numpy()), tuple(shape))
+
+
+def _enough(model: ir.Model, inputs: Sequence[_Input], most: int, widest: int | None) -> int:
+    """How many samples give every layer rows enough.
+
+    A layer that reads one row of a sample (behind a pooling over all positions) does not count: it could do with any
+    number. Where all layers do, there are as many as may be.
+    """
+    # an open axis of size one could not be told from none
+    batch = {one.name: one.shape if _fixed_count(model, one.name) else (2, *one.shape[1:]) for one in inputs}
+    shapes = infer_shapes(model, inputs=batch)
+    size = min(shape[0] for shape in batch.values())
+    found = []
+    for layer in find_layers(model, couple(model, shapes)):
+        problem = Problem.of(layer, widest=widest or layer.width)
+        rows = problem.row_count(shapes.of[problem.data]) / size if problem.data in shapes.of else 0
+        found += [ceil(enough_rows(problem.width) / rows)] if rows > 1 else []
+    return min(most, max([LEAST_SAMPLES, *found])) if found else most
 
 
 def _fixed_count(model: ir.Model, name: str) -> bool:

@@ -124,7 +124,7 @@ def comparable(
 def _blocks(
     dense: Sequence[np.ndarray], pruned: Sequence[np.ndarray], weights: Sequence[np.ndarray | None]
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """(rows, width) of both networks, float64, some at a time, and where the dense network's are finite: else both 0."""
+    """(rows, width) of both networks, float64, some at a time, and where those of the dense are finite: else 0."""
     for left, right, weight in zip(dense, pruned, weights or [None] * len(dense), strict=True):
         width = left.shape[-1] if left.ndim else 1
         one, other = left.reshape(-1, width), right.reshape(-1, width)

@@ -71,12 +71,13 @@ class RepairOptions:
         Raises:
             DataError: they do not fit the model, or none could be made.
         """
+        preset = PRESETS[self.preset]
         if self.data is None:
-            return make_samples(model, count=PRESETS[self.preset].samples or 1024, inputs=inputs, progress=progress)
+            most = preset.samples or 1024
+            return make_samples(model, most=most, widest=preset.widest, inputs=inputs, progress=progress)
         given: Any = self.data
         if isinstance(given, (str, os.PathLike)):
-            most = PRESETS[self.preset].samples
-            given = read_samples(given, _declared(model), images=self.images, most=most)
+            given = read_samples(given, _declared(model), images=self.images, most=preset.samples)
         return check_samples(given, model)
 
     def run(self, model: ir.Model, data: Calibration, **options: Any) -> Compensation:

@@ -37,7 +37,7 @@ CONV = "(float[n,3,8,8] x) => (float[n,4,8,8] y) { y = Conv(x, w) }"
 
 def test_the_same_seed_gives_the_same_samples() -> None:
     model = model_of(CONV, {"w": [4, 3, 1, 1]})
-    first, again, other = (make_samples(model, count=5, seed=seed).samples["x"] for seed in (0, 0, 1))
+    first, again, other = (make_samples(model, most=5, seed=seed).samples["x"] for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
 
@@ -48,7 +48,7 @@ def test_the_same_seed_gives_the_same_samples() -> None:
 )
 def test_numbers_fit_the_input(shape: str, expected: tuple[int, ...]) -> None:
     model = model_of(f"(float[{shape}] x) => (float[{shape}] y) {{ y = Mul(x, w) }}", {"w": np.full(1, 2, np.float32)})
-    found = make_samples(model, count=6)
+    found = make_samples(model, most=6)
     assert found.samples["x"].shape == expected
     assert found.samples["x"].std() > 0.1
     assert "samples were made up from the model alone" in found.notes
@@ -61,7 +61,7 @@ def test_tables_are_found_by_trying_and_masks_are_ones() -> None:
         m = Cast<to=1>(mask)  u = Unsqueeze(m, last)  y = Mul(c, u) }""",
         {"words": [37, 4], "kinds": [2, 4], "last": np.array([-1])},
     )
-    found = make_samples(model, count=40, inputs={"ids": [1, 9], "kind": [1, 9], "mask": [1, 9]}).samples
+    found = make_samples(model, most=40, inputs={"ids": [1, 9], "kind": [1, 9], "mask": [1, 9]}).samples
     assert (found["ids"].min(), found["ids"].max()) == (0, 36)
     assert not found["kind"].any()
     assert (found["mask"] == 1).all()
@@ -74,7 +74,7 @@ def test_a_language_model_writes_its_own_samples() -> None:
         "(int64[n,6] ids) => (float[n,6,8] y) { e = Gather(words, ids)  y = MatMul(e, next) }",
         {"words": np.eye(8, dtype=np.float32), "next": following},
     )
-    found = make_samples(model, count=64)
+    found = make_samples(model, most=64)
     ids = found.samples["ids"]
     assert (np.diff(ids, axis=1) % 8 == 1).all()
     assert "samples were written by the model itself" in found.notes
@@ -84,5 +84,21 @@ def test_a_language_model_writes_its_own_samples() -> None:
 def test_a_model_that_runs_on_nothing_made_up_is_refused() -> None:
     model = model_of("(int64[n,t] ids) => (float[n,4] y) { f = Cast<to=1>(ids)  y = MatMul(f, w) }", {"w": [5, 4]})
     with pytest.raises(DataError, match="give shapes with --input NAME=SIZES, or calibration data"):
-        make_samples(model, count=4)
-    assert len(make_samples(model, count=4, inputs={"ids": [1, 5]})) == 4
+        make_samples(model, most=4)
+    assert len(make_samples(model, most=4, inputs={"ids": [1, 5]})) == 4
+
+
+DEEP = """(float[n,3,S,S] x) => (float[n,2] y) {
+    a = Conv(x, u) b = Conv(a, v) p = GlobalAveragePool(b) f = Flatten(p) y = MatMul(f, w) }"""
+SINGLE = "(float[n,8] x) => (float[n,2] y) { a = MatMul(x, v) y = MatMul(a, w) }"
+
+
+@pytest.mark.parametrize(("side", "expected"), [(64, 16), (16, 29), (5, 100)])
+def test_layers_that_read_many_rows_of_a_sample_need_few_samples(side: int, expected: int) -> None:
+    """Pictures of 16 by 16 have 14 x 14, then 12 x 12 rows, and 4096 are enough."""
+    model = model_of(DEEP.replace("S", str(side)), {"u": [4, 3, 3, 3], "v": [4, 4, 3, 3], "w": [4, 2]})
+    assert len(make_samples(model, most=100)) == expected
+
+
+def test_where_layers_read_one_row_of_a_sample_there_are_as_many_as_may_be() -> None:
+    assert len(make_samples(model_of(SINGLE, {"v": [8, 6], "w": [6, 2]}), most=100)) == 100
