@@ -4,7 +4,7 @@
 - Other numbers: noise whose spectrum falls off along the last axis, as that of sound does; white where it is short.
 - Whole numbers that index a table: uniform over the table's rows. Where the model gives, at each position, a score for
   each of those rows, it is a language model, and writes the samples itself: they are drawn from its own distribution.
-- Whole numbers that index nothing, and truth values: ones (attention masks).
+- Whole numbers that index nothing, and truth values: ones (attention masks), or zeros where ones hide everything.
 
 How large a table is, is found by trying: a number beyond its end fails. Nothing here knows an operator or a model.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from math import ceil
 from typing import Any
 
@@ -45,6 +46,9 @@ GREY, CONTRAST = 127.5, 60.0
 
 WRITTEN_AT_ONCE = 8
 LEAST_SAMPLES = 16
+MASKS = 4
+"""Of more inputs than that, not every choice is tried."""
+
 SHORT_AXIS = 16
 STEADY = 1e-6
 
@@ -98,6 +102,7 @@ def make_samples(
     counts = [one.shape[0] for one in found if _fixed_count(model, one.name)]
     total = max([_enough(model, found, most, widest), *counts])
     samples = {one.name: _values(one, total, rng) for one in found}
+    samples = _seen(session, [one for one in found if _is_mask(one)], found[0].shape[0], samples)
     said = "samples were made up from the model alone"
     words = [one for one in found if one.rows > 2 and len(one.shape) == 2]
     if len(words) == 1 and _writes(session, words[0], samples):
@@ -121,6 +126,7 @@ def _sizes(values: Sequence[ir.Value], inputs: Mapping[str, Sequence[int]]) -> d
 
 
 def _described(value: ir.Value, inputs: Mapping[str, Sequence[int]], sizes: dict[str, int]) -> _Input:
+    """An input with its open axes filled in; what named ones become is added to `sizes`, for the inputs after it."""
     name, dtype = str(value.name), value.dtype
     if dtype is None or value.shape is None or not len(value.shape):
         raise DataError(f"input {name!r}: samples can only be made of tensors whose type and rank are known")
@@ -191,7 +197,7 @@ def _values(one: _Input, count: int, rng: np.random.Generator) -> np.ndarray:
     shape = (count, *one.shape[1:])
     if one.dtype.kind == "b":
         return np.ones(shape, one.dtype)
-    pictures = len(shape) == 4 and (shape[1] in (1, 3) or shape[3] in (1, 3))
+    pictures = _is_picture(shape)
     if one.dtype.kind in "iu" and pictures and not one.rows:
         plain = _values(_Input(one.name, np.dtype(np.float32), one.shape), count, rng)
         return np.clip(GREY + CONTRAST * plain, 0, 2 * GREY).astype(one.dtype)
@@ -206,6 +212,43 @@ def _values(one: _Input, count: int, rng: np.random.Generator) -> np.ndarray:
     if len(shape) > 1 and shape[-1] >= SHORT_AXIS:
         return _sounds(shape, rng).astype(one.dtype)
     return rng.standard_normal(shape).astype(one.dtype)
+
+
+def _is_picture(shape: Sequence[int]) -> bool:
+    return len(shape) == 4 and (shape[1] in (1, 3) or shape[3] in (1, 3))
+
+
+def _is_mask(one: _Input) -> bool:
+    """Whether the values of an input are all ones."""
+    return one.dtype.kind == "b" or (one.dtype.kind in "iu" and not one.rows and not _is_picture(one.shape))
+
+
+def _seen(session: Any, masks: Sequence[_Input], size: int, samples: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The samples, with as few masks as need be turned into zeros so that the outputs say something of the rest."""
+    names = [one.name for one in masks][:MASKS]
+    for count in range(len(names) + 1 if names else 0):
+        for turned in combinations(names, count):
+            found = samples | {name: np.zeros_like(samples[name]) for name in turned}
+            if _tells(session, found, size):
+                return found
+    return samples
+
+
+def _tells(session: Any, samples: Mapping[str, np.ndarray], size: int) -> bool:
+    """Whether some number of the outputs is another for other samples."""
+    numbers = np.arange(size), np.arange(size) + max(1, min(size, len(next(iter(samples.values()))) - size))
+    try:
+        one, other = (
+            runtime.run(session, {name: array.take(part, 0, mode="wrap") for name, array in samples.items()})
+            for part in numbers
+        )
+    except DataError:
+        return False
+    pairs = [(left, other[name]) for name, left in one.items() if hasattr(left, "shape")]  # sequences have none
+    return any(
+        left.shape != right.shape or bool(np.any((left != right) & (left == left) & (right == right)))  # NaN is not NaN
+        for left, right in pairs
+    )
 
 
 def images(count: int, channels: int, height: int, width: int, rng: np.random.Generator) -> np.ndarray:

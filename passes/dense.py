@@ -199,7 +199,13 @@ class Session:
             layers = [reader.layer for group in part for reader in self.network.readers[group.name]]
             with self.step("statistics"):
                 statistics = self.dense_statistics([self.problem(layer) for layer in layers])
-            part = [group for group in part if self.sees(group, statistics)]
+            unreached = {group.name: self.unreached(group, statistics) for group in part}
+            part = [group for group in part if unreached[group.name] is None]
+            self.notes += [
+                f"{name} is left alone: no sample reaches {layer.name}"
+                for name, layer in unreached.items()
+                if layer is not None
+            ]
             with self.step("select"):
                 self.progress("select", len(found) / len(groups))
                 curves = self.at_once(partial(self.curve, statistics=statistics), part, layers)
@@ -214,11 +220,10 @@ class Session:
             probe.close()
         return found
 
-    def sees(self, group: Group, statistics: Mapping[Key, Statistics]) -> bool:
-        """Whether samples reach every reader of a group; says so where they do not."""
-        unseen = [r.layer for r in self.network.readers[group.name] if not statistics[self.problem(r.layer).key].seen]
-        self.notes += [f"{group.name} is left alone: no sample reaches {layer.name}" for layer in unseen[:1]]
-        return not unseen
+    def unreached(self, group: Group, statistics: Mapping[Key, Statistics]) -> Layer | None:
+        """The first reader of a group that no sample reaches."""
+        layers = (reader.layer for reader in self.network.readers[group.name])
+        return next((layer for layer in layers if not statistics[self.problem(layer).key].seen), None)
 
     def at_once(
         self, function: Callable[[Item], Result], items: Iterable[Item], layers: Iterable[Layer]

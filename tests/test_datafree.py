@@ -102,3 +102,17 @@ def test_layers_that_read_many_rows_of_a_sample_need_few_samples(side: int, expe
 
 def test_where_layers_read_one_row_of_a_sample_there_are_as_many_as_may_be() -> None:
     assert len(make_samples(model_of(SINGLE, {"v": [8, 6], "w": [6, 2]}), most=100)) == 100
+
+
+@pytest.mark.parametrize("hidden", [True, False])
+def test_a_mask_that_hides_everything_is_turned(hidden: bool) -> None:
+    """Truth hides a position in one model and shows it in the other; ones in the first leave nothing but NaN."""
+    choice = "where, low, s" if hidden else "where, s, low"
+    model = model_of(
+        f"""(float[n,6,8] x, bool[n,6] mask) => (float[n,6,8] y) {{
+        a = MatMul(x, w) t = Transpose<perm=[0,2,1]>(a) s = MatMul(x, t) where = Unsqueeze(mask, middle)
+        m = Where({choice}) p = Softmax<axis=-1>(m) y = MatMul(p, a) }}""",
+        {"w": [8, 8], "low": np.full((), -np.inf, np.float32), "middle": np.array([1])},
+    )
+    found = make_samples(model, most=20).samples["mask"]
+    assert (found == (not hidden)).all()
