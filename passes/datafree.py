@@ -1,6 +1,6 @@
 """Samples from the model alone, for where there are no data: the ladder of data-free calibration, chosen by the graph.
 
-- Images: random fields with the power spectrum 1 / f^2 and the colour covariance of natural images, and edges.
+- Images: textures and shapes with the spectrum and the colours of natural images (`spa.passes.pictures`).
 - Other numbers: noise whose spectrum falls off along the last axis, as that of sound does; white where it is short.
 - Whole numbers that index a table: uniform over the table's rows. Where the model gives, at each position, a score for
   each of those rows, it is a language model, and writes the samples itself: they are drawn from its own distribution.
@@ -25,14 +25,12 @@ from spa.coupling import couple
 from spa.errors import DataError
 from spa.passes.calibrate import Calibration, check_samples
 from spa.passes.consumers import find_layers
+from spa.passes.pictures import pictures
 from spa.passes.problems import Problem
 from spa.passes.statistics import enough_rows
 from spa.shapes import infer_shapes
 
 Progress = Callable[[str, float], None]
-
-COLOURS = np.array([[0.5, 0.3, 0.15], [0.5, 0.0, -0.28], [0.5, -0.3, 0.15]])
-"""Columns are the directions of natural colour: brightness, blue to yellow, green to magenta, by falling strength."""
 
 OPEN_SIDE, OPEN_LENGTH, OPEN_STEPS = 224, 64, 128
 """What open axes become: sides of images, positions of whole numbers, steps of other numbers."""
@@ -197,17 +195,17 @@ def _values(one: _Input, count: int, rng: np.random.Generator) -> np.ndarray:
     shape = (count, *one.shape[1:])
     if one.dtype.kind == "b":
         return np.ones(shape, one.dtype)
-    pictures = _is_picture(shape)
-    if one.dtype.kind in "iu" and pictures and not one.rows:
+    is_picture = _is_picture(shape)
+    if one.dtype.kind in "iu" and is_picture and not one.rows:
         plain = _values(_Input(one.name, np.dtype(np.float32), one.shape), count, rng)
         return np.clip(GREY + CONTRAST * plain, 0, 2 * GREY).astype(one.dtype)
     if one.dtype.kind in "iu":
         top = one.rows if one.rows > 2 else 1  # a table of one or two rows tells segments apart: the first
         return rng.integers(0, top, shape).astype(one.dtype) if one.rows else np.ones(shape, one.dtype)
-    if pictures:
+    if is_picture:
         last = shape[1] not in (1, 3)
         channels, height, width = (shape[3], *shape[1:3]) if last else shape[1:]
-        made = images(count, channels, height, width, rng)
+        made = pictures(count, channels, height, width, rng)
         return (made.transpose(0, 2, 3, 1) if last else made).astype(one.dtype)
     if len(shape) > 1 and shape[-1] >= SHORT_AXIS:
         return _sounds(shape, rng).astype(one.dtype)
@@ -249,38 +247,6 @@ def _tells(session: Any, samples: Mapping[str, np.ndarray], size: int) -> bool:
         left.shape != right.shape or bool(np.any((left != right) & (left == left) & (right == right)))  # NaN is not NaN
         for left, right in pairs
     )
-
-
-def images(count: int, channels: int, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """(count, channels, height, width) float32 of mean zero and variance one: 1 / f^2 fields under random edges.
-
-    The spectrum is that of natural images (Field 1987); half the samples are two fields on either side of an edge, as
-    in the dead-leaves model (Lee, Mumford and Huang 2001), whose corners and contours Gaussian fields lack.
-    """
-    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
-    frequency[0, 0] = 1.0 / max(height, width)
-    found = np.empty((count, channels, height, width), np.float32)
-    rows, columns = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-    for sample in range(count):
-        layers = [_field(channels, height, width, frequency, rng) for _ in range(2)]
-        angle, reach, bend = rng.uniform(0, 2 * np.pi), rng.uniform(-0.7, 0.7), rng.uniform(-0.8, 0.8)
-        side = np.cos(angle) * rows + np.sin(angle) * columns + bend * rows * columns > reach
-        found[sample] = np.where(side, *layers) if sample % 2 else layers[0]
-    return found
-
-
-def _field(channels: int, height: int, width: int, frequency: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """One random field, brightness and contrast its own, as those of pictures are."""
-    noise = np.fft.rfft2(rng.standard_normal((channels, height, width)))
-    fields = np.fft.irfft2(noise / frequency, s=(height, width))
-    fields -= fields.mean(axis=(1, 2), keepdims=True)
-    fields /= fields.std(axis=(1, 2), keepdims=True) + STEADY
-    level = rng.standard_normal((channels, 1, 1))
-    fields = rng.uniform(0.4, 1.0) * fields + 0.6 * level
-    if channels == len(COLOURS):
-        mixing = COLOURS / np.linalg.norm(COLOURS, axis=1, keepdims=True)
-        fields = np.einsum("ck,khw->chw", mixing, fields)
-    return np.asarray(fields)
 
 
 def _sounds(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:

@@ -8,8 +8,9 @@ import pytest
 
 from spa import runtime
 from spa.errors import DataError
-from spa.passes.datafree import images, make_samples
+from spa.passes.datafree import make_samples
 from spa.passes.normalize import normalize
+from spa.passes.pictures import pictures
 from tests.models import Weight, build
 
 
@@ -18,7 +19,7 @@ def model_of(text: str, weights: dict[str, Weight]) -> ir.Model:
 
 
 def test_images_have_the_spectrum_and_colours_of_pictures() -> None:
-    found = images(64, 3, 32, 32, np.random.default_rng(0))
+    found = pictures(64, 3, 32, 32, np.random.default_rng(0))
     assert found.shape == (64, 3, 32, 32)
     assert found.dtype == np.float32
     assert abs(float(found.mean())) < 0.2
@@ -26,7 +27,7 @@ def test_images_have_the_spectrum_and_colours_of_pictures() -> None:
     near = np.corrcoef(found[..., :-1].ravel(), found[..., 1:].ravel())[0, 1]
     far = np.corrcoef(found[..., :-16].ravel(), found[..., 16:].ravel())[0, 1]
     assert near > far + 0.2 > 0.2, "brightness changes slowly from place to place"
-    many = images(2000, 3, 8, 8, np.random.default_rng(0))
+    many = pictures(2000, 3, 8, 8, np.random.default_rng(0))
     red, green, blue = (many[:, channel].ravel() for channel in range(3))
     assert np.corrcoef(red, green)[0, 1] > 0.5
     assert np.corrcoef(red, blue)[0, 1] < np.corrcoef(red, green)[0, 1]
@@ -116,3 +117,20 @@ def test_a_mask_that_hides_everything_is_turned(hidden: bool) -> None:
     )
     found = make_samples(model, most=20).samples["mask"]
     assert (found == (not hidden)).all()
+
+
+def test_half_of_the_pictures_have_edges_and_plain_areas() -> None:
+    """The kurtosis of differences between neighbours: three for Gaussian fields, ten and more for photographs."""
+    found = pictures(64, 3, 64, 64, np.random.default_rng(0))
+    steps = np.diff(found, axis=-1)
+    steps /= steps.std(axis=(1, 2, 3), keepdims=True)
+    kurtosis = (steps**4).mean(axis=(1, 2, 3))
+    assert np.median(kurtosis[::2]) < 3.5
+    assert np.median(kurtosis[1::2]) > 8
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 7), (3, 40, 5), (1, 2, 90)])
+def test_pictures_of_any_size(shape: tuple[int, int, int]) -> None:
+    found = pictures(9, *shape, np.random.default_rng(0))
+    assert found.shape == (9, *shape)
+    assert np.isfinite(found).all()
