@@ -19,8 +19,8 @@ LEAVES = (8, 60)
 SMALLEST, LARGEST, LEAST_RADIUS = 1 / 40, 2 / 3, 2.0
 """Radii as shares of a picture's side; and the least in pixels."""
 
-REACH = 1.5
-"""Of a leaf beyond its radius: the corner of a square."""
+SQUARE, REACH = 0.9, 1.5
+"""Half the side of a square leaf, and how far its corners are from the centre at most, in radii."""
 
 STEADY = 1e-6
 
@@ -70,20 +70,26 @@ def _leaves(textures: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
     drawn = rng.uniform(size=rng.integers(*LEAVES))
     radii = np.sort((least**-2 + drawn * (most**-2 - least**-2)) ** -0.5)[::-1]  # density as the cube
     for radius in radii:
-        centre = rng.uniform(0, (height, width))
-        low = np.maximum(0, centre - REACH * radius).astype(int)
-        high = np.minimum((height, width), centre + REACH * radius + 1).astype(int)
-        rows, columns = np.ogrid[low[0] : high[0], low[1] : high[1]]
-        rows, columns = (rows - centre[0]) / radius, (columns - centre[1]) / radius
-        angle, shorter = rng.uniform(0, np.pi), rng.uniform(0.4, 1.0)
-        along = np.cos(angle) * rows + np.sin(angle) * columns
-        across = (np.cos(angle) * columns - np.sin(angle) * rows) / shorter
-        round_ = rng.uniform() < 0.5
-        inside = along**2 + across**2 < 1.0 if round_ else np.maximum(np.abs(along), np.abs(across)) < 0.9
+        area, along, across = _place(radius, height, width, rng)
+        inside = along**2 + across**2 < 1.0 if rng.uniform() < 0.5 else np.maximum(abs(along), abs(across)) < SQUARE
         texture = textures[rng.integers(len(textures))]
         shade = 0.3 * (rng.standard_normal() * along + rng.standard_normal() * across)
         strength = rng.uniform(0, 0.6) * (rng.uniform() < 0.6)  # some leaves are plain
-        area = (slice(None), slice(low[0], high[0]), slice(low[1], high[1]))
-        leaf = colour() + shade + strength * texture[area]
-        np.copyto(found[area], leaf.astype(np.float32), where=inside)
+        leaf = colour() + shade + strength * texture[:, *area]
+        np.copyto(found[:, *area], leaf.astype(np.float32), where=inside)
     return found
+
+
+def _place(
+    radius: float, height: int, width: int, rng: np.random.Generator
+) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray]:
+    """Where a leaf may be, and how far each position is from its centre along its two axes, in radii."""
+    centre = rng.uniform(0, (height, width))
+    low = np.maximum(0, centre - REACH * radius).astype(int)
+    high = np.minimum((height, width), centre + REACH * radius + 1).astype(int)
+    rows, columns = np.ogrid[low[0] : high[0], low[1] : high[1]]
+    rows, columns = (rows - centre[0]) / radius, (columns - centre[1]) / radius
+    angle, shorter = rng.uniform(0, np.pi), rng.uniform(0.4, 1.0)
+    along = np.cos(angle) * rows + np.sin(angle) * columns
+    across = (np.cos(angle) * columns - np.sin(angle) * rows) / shorter
+    return (slice(low[0], high[0]), slice(low[1], high[1])), along, across
