@@ -1,6 +1,6 @@
 """Samples from the model alone, for where there are no data: the ladder of data-free calibration, chosen by the graph.
 
-- Images: textures and shapes with the spectrum and the colours of natural images (`spa.passes.pictures`).
+- Images and films: textures and shapes with the spectrum and the colours of natural ones (`spa.passes.pictures`).
 - Other numbers: noise whose spectrum falls off along the last axis, as that of sound does; white where it is short.
 - Whole numbers that index a table: uniform over the table's rows. Where the model gives, at each position, a score for
   each of those rows, it is a language model, and writes the samples itself: they are drawn from its own distribution.
@@ -25,7 +25,7 @@ from spa.coupling import couple
 from spa.errors import DataError
 from spa.passes.calibrate import Calibration, check_samples
 from spa.passes.consumers import find_layers
-from spa.passes.pictures import pictures
+from spa.passes.pictures import films, pictures
 from spa.passes.problems import Problem
 from spa.passes.statistics import enough_rows
 from spa.shapes import infer_shapes
@@ -195,30 +195,32 @@ def _values(one: _Input, count: int, rng: np.random.Generator) -> np.ndarray:
     shape = (count, *one.shape[1:])
     if one.dtype.kind == "b":
         return np.ones(shape, one.dtype)
-    is_picture = _is_picture(shape)
-    if one.dtype.kind in "iu" and is_picture and not one.rows:
+    axis = _channels(shape)
+    if one.dtype.kind in "iu" and axis and not one.rows:
         plain = _values(_Input(one.name, np.dtype(np.float32), one.shape), count, rng)
         return np.clip(GREY + CONTRAST * plain, 0, 2 * GREY).astype(one.dtype)
     if one.dtype.kind in "iu":
         top = one.rows if one.rows > 2 else 1  # a table of one or two rows tells segments apart: the first
         return rng.integers(0, top, shape).astype(one.dtype) if one.rows else np.ones(shape, one.dtype)
-    if is_picture:
-        last = shape[1] not in (1, 3)
-        channels, height, width = (shape[3], *shape[1:3]) if last else shape[1:]
-        made = pictures(count, channels, height, width, rng)
-        return (made.transpose(0, 2, 3, 1) if last else made).astype(one.dtype)
+    if axis:
+        *frames, height, width = (size for at, size in enumerate(shape) if at not in (0, axis))
+        size = shape[axis], height, width
+        made = films(count, frames[0], *size, rng) if frames else pictures(count, *size, rng)
+        return np.moveaxis(made, 1, axis).astype(one.dtype)
     if len(shape) > 1 and shape[-1] >= SHORT_AXIS:
         return _sounds(shape, rng).astype(one.dtype)
     return rng.standard_normal(shape).astype(one.dtype)
 
 
-def _is_picture(shape: Sequence[int]) -> bool:
-    return len(shape) == 4 and (shape[1] in (1, 3) or shape[3] in (1, 3))
+def _channels(shape: Sequence[int]) -> int:
+    """The axis of the colours of pictures (rank four) or films (rank five): of one or three; 0: it is neither."""
+    likely = {4: (1, 3), 5: (1, 2, 4)}.get(len(shape), ())
+    return next((axis for axis in likely if shape[axis] in (1, 3)), 0)
 
 
 def _is_mask(one: _Input) -> bool:
     """Whether the values of an input are all ones."""
-    return one.dtype.kind == "b" or (one.dtype.kind in "iu" and not one.rows and not _is_picture(one.shape))
+    return one.dtype.kind == "b" or (one.dtype.kind in "iu" and not one.rows and not _channels(one.shape))
 
 
 def _seen(session: Any, masks: Sequence[_Input], size: int, samples: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -22,6 +22,9 @@ SMALLEST, LARGEST, LEAST_RADIUS = 1 / 40, 2 / 3, 2.0
 SQUARE, REACH = 0.9, 1.5
 """Half the side of a square leaf, and how far its corners are from the centre at most, in radii."""
 
+PACE = 2
+"""Pixels that a film passes by from frame to frame, at most."""
+
 STEADY = 1e-6
 
 
@@ -36,6 +39,16 @@ def pictures(count: int, channels: int, height: int, width: int, rng: np.random.
             level = _coloured(rng.standard_normal((channels, 1, 1)))
             found[sample] = rng.uniform(0.4, 1.0) * _field(channels, height, width, 1.0, rng) + 0.6 * level
     return found
+
+
+def films(count: int, frames: int, channels: int, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """(count, channels, frames, height, width) float32: pictures that pass by, each at a pace of its own."""
+    stills = pictures(count, channels, height, width, rng)
+    paces = rng.integers(-PACE, PACE + 1, (count, 2))
+    found = [
+        [np.roll(still, at * pace, (1, 2)) for at in range(frames)] for still, pace in zip(stills, paces, strict=True)
+    ]
+    return np.moveaxis(np.array(found), 1, 2)
 
 
 def _field(channels: int, height: int, width: int, falloff: float, rng: np.random.Generator) -> np.ndarray:

@@ -10,7 +10,7 @@ from spa import runtime
 from spa.errors import DataError
 from spa.passes.datafree import make_samples
 from spa.passes.normalize import normalize
-from spa.passes.pictures import pictures
+from spa.passes.pictures import films, pictures
 from tests.models import Weight, build
 
 
@@ -45,7 +45,15 @@ def test_the_same_seed_gives_the_same_samples() -> None:
 
 @pytest.mark.parametrize(
     ("shape", "expected"),
-    [("n,3,8,8", (6, 3, 8, 8)), ("n,8,8,3", (6, 8, 8, 3)), ("n,40", (6, 40)), ("n,t,5", (6, 128, 5)), ("2,7", (6, 7))],
+    [
+        ("n,3,8,8", (6, 3, 8, 8)),
+        ("n,8,8,3", (6, 8, 8, 3)),
+        ("n,3,4,9,8", (6, 3, 4, 9, 8)),
+        ("n,4,9,8,3", (6, 4, 9, 8, 3)),
+        ("n,40", (6, 40)),
+        ("n,t,5", (6, 128, 5)),
+        ("2,7", (6, 7)),
+    ],
 )
 def test_numbers_fit_the_input(shape: str, expected: tuple[int, ...]) -> None:
     model = model_of(f"(float[{shape}] x) => (float[{shape}] y) {{ y = Mul(x, w) }}", {"w": np.full(1, 2, np.float32)})
@@ -134,3 +142,19 @@ def test_pictures_of_any_size(shape: tuple[int, int, int]) -> None:
     found = pictures(9, *shape, np.random.default_rng(0))
     assert found.shape == (9, *shape)
     assert np.isfinite(found).all()
+
+
+def test_films_move_steadily() -> None:
+    found = films(8, 5, 3, 32, 32, np.random.default_rng(0))
+    assert found.shape == (8, 3, 5, 32, 32)
+    paces = [
+        [(down, right) for down in range(-2, 3) for right in range(-2, 3) if _passes(film, down, right)]
+        for film in found
+    ]
+    assert all(len(found) == 1 for found in paces)
+    assert len({pace for (pace,) in paces}) > 2
+
+
+def _passes(film: np.ndarray, down: int, right: int) -> bool:
+    moved = [np.roll(film[:, 0], (at * down, at * right), (1, 2)) for at in range(film.shape[1])]
+    return all(np.array_equal(film[:, at], frame) for at, frame in enumerate(moved))
