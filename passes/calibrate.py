@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,13 @@ class Calibration:
     Attributes:
         batch_size: the number of samples that the model takes at a time; None: any number.
         notes: what a user should know about the samples.
+        scalars: inputs without axes (a sampling rate), which are the same for all samples.
     """
 
     samples: Mapping[str, np.ndarray]
     batch_size: int | None = None
     notes: tuple[str, ...] = ()
+    scalars: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return min(len(array) for array in self.samples.values())
@@ -34,15 +37,15 @@ class Calibration:
         if count is None or count >= total:
             return self
         chosen = np.linspace(0, total - 1, count).round().astype(int)
-        return Calibration({name: array[chosen] for name, array in self.samples.items()}, self.batch_size, self.notes)
+        return replace(self, samples={name: array[chosen] for name, array in self.samples.items()})
 
     def batches(self, size: int) -> list[dict[str, np.ndarray]]:
         """Samples some at a time; a model that takes a fixed number gets whole batches, the last filled up."""
-        if self.batch_size is None:
-            return [{n: a[at : at + size] for n, a in self.samples.items()} for at in range(0, len(self), size)]
-        numbers = np.arange(-(-len(self) // self.batch_size) * self.batch_size) % len(self)
-        parts = numbers.reshape(-1, self.batch_size)
-        return [{name: array[part] for name, array in self.samples.items()} for part in parts]
+        parts: Iterable[Any] = [slice(at, at + size) for at in range(0, len(self), size)]
+        if self.batch_size is not None:
+            numbers = np.arange(-(-len(self) // self.batch_size) * self.batch_size) % len(self)
+            parts = numbers.reshape(-1, self.batch_size)
+        return [{**{name: array[part] for name, array in self.samples.items()}, **self.scalars} for part in parts]
 
 
 Given = Mapping[str, Any] | Iterable[Any] | np.ndarray
@@ -52,14 +55,20 @@ def check_samples(given: Given, model: ir.Model) -> Calibration:
     """Calibration samples that fit a model.
 
     Args:
-        given: arrays by input name; or one array, for a model of one input; or an iterable of samples, each a
-            mapping by input name or an array without the axis of samples.
+        given: arrays by input name; or one array, for a model of one input; or an iterable of samples or of batches
+            (a torch DataLoader, an onnxruntime CalibrationDataReader), each a mapping by input name, an array, or
+            arrays in the order of the inputs, of which those beyond them (labels) are left out. A sample has no axis
+            of samples, a batch has.
 
     Raises:
         DataError: names, shapes or types do not fit, there are no samples, or they say nothing (NaN, all zero).
     """
     inputs = [value for value in model.graph.inputs if not value.is_initializer()]
-    arrays = _by_name(given, [str(value.name) for value in inputs])
+    arrays = _by_name(given, {str(value.name): None if value.shape is None else len(value.shape) for value in inputs})
+    scalars = {str(v.name): _scalar(arrays[str(v.name)], v) for v in inputs if v.shape is not None and not len(v.shape)}
+    inputs = [value for value in inputs if value.name not in scalars]
+    if not inputs:
+        raise DataError(f"input {next(iter(scalars))!r} is a scalar, so the model takes no samples")
     sizes: set[int] = set()
     notes: list[str] = []
     checked = {}
@@ -83,10 +92,12 @@ def check_samples(given: Given, model: ir.Model) -> Calibration:
     fixed = sizes - {1} or sizes
     if len(fixed) > 1:
         raise DataError(f"the model's inputs take different numbers of samples at a time: {sorted(fixed)}")
-    return Calibration(checked, fixed.pop() if fixed else None, tuple(notes))
+    return Calibration(checked, fixed.pop() if fixed else None, tuple(notes), scalars)
 
 
-def _by_name(given: Given, names: Sequence[str]) -> dict[str, np.ndarray]:
+def _by_name(given: Given, ranks: Mapping[str, int | None]) -> dict[str, np.ndarray]:
+    """Arrays by input name; `ranks` are those of the inputs, None where unknown."""
+    names = list(ranks)
     if not names:
         raise DataError("the model has no inputs, so there is nothing to calibrate it with")
     if isinstance(given, np.ndarray):
@@ -94,7 +105,7 @@ def _by_name(given: Given, names: Sequence[str]) -> dict[str, np.ndarray]:
     elif not isinstance(given, Mapping):
         if not isinstance(given, Iterable):
             raise DataError(f"calibration data: expected arrays by input name, or samples one by one, found {given!r}")
-        given = _stack(list(given), names)
+        given = _gathered(list(islice(given, None)), ranks)  # not asking for a length, which readers refuse
     found = {str(name): _array(array, str(name)) for name, array in given.items()}
     if len(found) == 1 and len(names) == 1 and not set(found) & set(names) and next(iter(found)) in ("", "arr_0"):
         found = {names[0]: next(iter(found.values()))}
@@ -114,26 +125,52 @@ def _array(given: Any, name: str) -> np.ndarray:
         return np.asarray(given)
     except ValueError as error:
         raise DataError(f"calibration data: samples of input {name!r} are not of one shape: {error}") from error
+    except (TypeError, RuntimeError) as error:  # tensors on another device, or with a gradient
+        raise DataError(f"calibration data: samples of input {name!r} are no arrays: {error}") from error
 
 
-def _stack(samples: list[Any], names: Sequence[str]) -> dict[str, np.ndarray]:
+def _gathered(samples: list[Any], ranks: Mapping[str, int | None]) -> dict[str, np.ndarray]:
+    """Samples, or batches of them, one behind the other."""
     if not samples:
         raise DataError("calibration data: there are no samples")
-    if not isinstance(samples[0], Mapping):
-        if len(names) > 1:
-            raise DataError(f"calibration data: a sample must be a mapping with the keys {', '.join(map(repr, names))}")
-        samples = [{names[0]: sample} for sample in samples]
+    named = [_named(sample, ranks) for sample in samples]
     found = {}
-    for name in samples[0]:
-        parts = [_array(sample[name], str(name)) for sample in samples if name in sample]
-        shapes = {part.shape for part in parts}
-        if len(parts) < len(samples) or len(shapes) > 1:
+    for name in named[0]:
+        parts = [_array(sample[name], str(name)) for sample in named if name in sample]
+        batches = all(part.ndim == ranks.get(name) for part in parts) and parts[0].ndim > 0
+        shapes = {part.shape[1:] if batches else part.shape for part in parts}
+        if len(parts) < len(named) or len(shapes) > 1:
             raise DataError(
                 f"calibration data: all samples of {name!r} must have one shape, "
-                f"found {sorted(shapes)} in {len(parts)} of {len(samples)}"
+                f"found {sorted(shapes)} in {len(parts)} of {len(named)}"
             )
-        found[str(name)] = np.stack(parts)
+        found[str(name)] = np.concatenate(parts) if batches else np.stack(parts)
     return found
+
+
+def _named(sample: Any, ranks: Mapping[str, int | None]) -> Mapping[str, Any]:
+    """The arrays of a sample by input name: what follows those of the inputs is left out."""
+    if isinstance(sample, Mapping):
+        return sample
+    name, rank = next(iter(ranks.items()))
+    if isinstance(sample, (list, tuple)) and len(sample) >= len(ranks):
+        first = getattr(sample[0], "ndim", 0)
+        if first > 0 and (rank is None or first >= rank - 1):  # else these are the rows of one array
+            return dict(zip(ranks, sample, strict=False))
+    if len(ranks) > 1:
+        raise DataError(f"calibration data: a sample must be a mapping with the keys {', '.join(map(repr, ranks))}")
+    return {name: sample}
+
+
+def _scalar(array: np.ndarray, value: ir.Value) -> np.ndarray:
+    """What an input without axes gets, which must be the same in all samples."""
+    known = np.unique(array)
+    if len(known) != 1:
+        raise DataError(
+            f"calibration data: input {value.name!r} is a scalar and the same for all samples, "
+            f"found {len(known)} values{f': {known[0]}, {known[1]} ...' if len(known) else ''}"
+        )
+    return np.asarray(_cast(known.reshape(()), value, []))
 
 
 def _fit(array: np.ndarray, value: ir.Value) -> tuple[np.ndarray, int | None, list[str]]:
@@ -142,8 +179,6 @@ def _fit(array: np.ndarray, value: ir.Value) -> tuple[np.ndarray, int | None, li
     notes: list[str] = []
     if value.shape is not None:
         declared = [dim if isinstance(dim, int) else None for dim in value.shape]
-        if not declared:
-            raise DataError(f"input {name!r} is a scalar, so it has no axis of samples")
         fits = array.ndim == len(declared) and all(map(_meets, declared[1:], array.shape[1:]))
         if not fits:
             text = ", ".join("?" if dim is None else str(dim) for dim in declared[1:])

@@ -126,8 +126,10 @@ def _sizes(values: Sequence[ir.Value], inputs: Mapping[str, Sequence[int]]) -> d
 def _described(value: ir.Value, inputs: Mapping[str, Sequence[int]], sizes: dict[str, int]) -> _Input:
     """An input with its open axes filled in; what named ones become is added to `sizes`, for the inputs after it."""
     name, dtype = str(value.name), value.dtype
-    if dtype is None or value.shape is None or not len(value.shape):
+    if dtype is None or value.shape is None:
         raise DataError(f"input {name!r}: samples can only be made of tensors whose type and rank are known")
+    if not len(value.shape):
+        raise DataError(f"input {name!r} is a scalar, and what it may be cannot be made up: give calibration data")
     declared = [size if isinstance(size, int) else sizes.get(str(size.value)) for size in value.shape]
     if name in inputs:
         declared = list(inputs[name])

@@ -140,8 +140,8 @@ def prune(
         include: kinds or groups that are off by default and shall take part (width, head_dim).
         exclude, only: patterns of group, tensor or node names.
         inputs: shapes to analyse and verify with, by input name, where symbolic axes are not enough.
-        data: calibration samples: arrays by input name, an iterable of samples, or a path or 'module:function' that
-            gives them (`spa.frontends.data.read_samples`).
+        data: calibration samples: arrays by input name, an iterable of samples or batches, or a path or
+            'module:function' that gives them (`spa.passes.calibrate.check_samples`, `spa.frontends.data.read_samples`).
         data_free: make samples up from the model alone (`spa.passes.datafree`).
         preset: how much work goes into choosing and refitting: fast, default or best.
         images: how images in a folder become samples.
@@ -226,7 +226,7 @@ def _apart(model: ir.Model, samples: Calibration, inputs: InputShapes | None) ->
     found = {name: list(shape) for name, shape in inputs.items()}
     for value in model.graph.inputs:
         sizes, shape = found.get(str(value.name)), value.shape
-        if sizes is None or shape is None or len(sizes) != len(shape) or value.is_initializer():
+        if not sizes or shape is None or len(sizes) != len(shape) or value.is_initializer():
             continue
         runs_with = (2, *samples.samples[str(value.name)].shape[1:])
         for axis, declared in enumerate(shape):

@@ -34,6 +34,40 @@ def test_arrays_mappings_and_iterables_are_the_same():
         np.testing.assert_array_equal(check_samples(given, ONE).samples["x"], GOOD)
 
 
+class Reader:
+    """What onnxruntime's CalibrationDataReader is: batches by input name, and a length that it refuses to tell."""
+
+    def __len__(self):
+        raise NotImplementedError
+
+    def __iter__(self):
+        yield {"x": GOOD[:2]}
+        yield {"x": GOOD[2:]}
+
+
+def test_batches_of_loaders_and_readers_are_put_one_behind_the_other():
+    loader = [[GOOD[:2], np.zeros(2)], [GOOD[2:], np.zeros(3)]]
+    samples = [(row, 7) for row in GOOD]
+    rows = [[np.array(number) for number in row] for row in GOOD]
+    for given in (Reader(), loader, samples, rows, [GOOD[:4], GOOD[4:]], [{"x": GOOD}]):
+        np.testing.assert_array_equal(check_samples(given, ONE).samples["x"], GOOD)
+    found = check_samples([(IDS[:2], np.ones((2, 4), int)), (IDS[2:], np.ones((1, 4), int), "label")], TWO)
+    np.testing.assert_array_equal(found.samples["ids"], IDS)
+    assert found.samples["mask"].shape == (3, 4)
+
+
+def test_scalars_are_the_same_for_all_samples():
+    model = model_of("float[n,3] x, int64 rate")
+    for given in ({"x": GOOD, "rate": 8000}, [{"x": row, "rate": 8000} for row in GOOD], [(GOOD, np.array(8000))]):
+        found = check_samples(given, model)
+        assert found.scalars == {"rate": 8000}
+        assert [type(batch["rate"]) for batch in found.first(4).batches(2)] == [np.ndarray] * 2
+    with pytest.raises(DataError, match="'rate' is a scalar and the same for all samples, found 5 values: 0, 1"):
+        check_samples({"x": GOOD, "rate": np.arange(5)}, model)
+    with pytest.raises(DataError, match="takes no samples"):
+        check_samples({"rate": 8000}, model_of("int64 rate"))
+
+
 def test_types_are_brought_to_the_input_s():
     assert check_samples({"x": GOOD.astype(np.float64)}, ONE).samples["x"].dtype == np.float32
     assert (

@@ -201,3 +201,14 @@ def test_weights_that_are_not_finite_are_named(options: dict[str, Any]) -> None:
     model = network(MLP, {"u": (16, 40), "w": (32, 5)}, v=np.full((40, 32), np.nan, np.float32))
     with pytest.raises(ModelError, match=r"tensor 'v' holds nan at \[0, 0\]: expected finite weights"):
         pipeline.prune(model, ratio=0.4, **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"inputs": {"x": (1, 16), "factor": ()}}])
+def test_an_input_without_axes_is_the_same_for_all_samples(options: dict[str, Any]) -> None:
+    text = MLP.replace("x)", "x, float factor)").replace("d=Relu(c)", "d0=Relu(c) d=Mul(d0,factor)")
+    data = {"x": random(200, 16), "factor": 2.0}
+    result = pipeline.prune(network(text, MLP_WEIGHTS), ratio=0.4, data=data, **options)
+    assert result.report.verified
+    assert error(result) < 0.6
+    with pytest.raises(DataError, match="'factor' is a scalar, and what it may be cannot be made up"):
+        pipeline.prune(network(text, MLP_WEIGHTS), ratio=0.4, data_free=True)
