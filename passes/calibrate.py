@@ -17,16 +17,20 @@ from spa.errors import DataError
 class Calibration:
     """Samples by input name; the first axis of every array counts samples.
 
+    Batches are as the model takes them: there samples may lie along another axis.
+
     Attributes:
         batch_size: the number of samples that the model takes at a time; None: any number.
         notes: what a user should know about the samples.
         scalars: inputs without axes (a sampling rate), which are the same for all samples.
+        axes: of the model's inputs, along which samples lie, where that is not the first.
     """
 
     samples: Mapping[str, np.ndarray]
     batch_size: int | None = None
     notes: tuple[str, ...] = ()
     scalars: Mapping[str, np.ndarray] = field(default_factory=dict)
+    axes: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return min(len(array) for array in self.samples.values())
@@ -45,10 +49,39 @@ class Calibration:
         if self.batch_size is not None:
             numbers = np.arange(-(-len(self) // self.batch_size) * self.batch_size) % len(self)
             parts = numbers.reshape(-1, self.batch_size)
-        return [{**{name: array[part] for name, array in self.samples.items()}, **self.scalars} for part in parts]
+        return [
+            {n: np.ascontiguousarray(np.moveaxis(a[part], 0, self.axes.get(n, 0))) for n, a in self.samples.items()}
+            | dict(self.scalars)
+            for part in parts
+        ]
+
+    def count(self, batch: Mapping[str, np.ndarray]) -> int:
+        """How many samples a batch has."""
+        name = next(iter(self.samples))
+        return int(batch[name].shape[self.axes.get(name, 0)])
+
+    def beginning(self, batch: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
+        """The first samples of a batch."""
+        index = {name: (slice(None),) * self.axes.get(name, 0) + (slice(count),) for name in self.samples}
+        return {name: array[index[name]] if name in index else array for name, array in batch.items()}
 
 
 Given = Mapping[str, Any] | Iterable[Any] | np.ndarray
+
+
+def sample_axes(inputs: Iterable[ir.Value]) -> dict[str, int]:
+    """Along which axis of each input samples lie, by name.
+
+    The first, unless that is fixed and a later one has the name of the first of another input: the states of recurrent
+    networks are (layers, samples, units).
+    """
+    shapes = {str(value.name): tuple(value.shape or ()) for value in inputs}
+    leading = {shape[0].value for shape in shapes.values() if shape and not isinstance(shape[0], int)} - {None}
+    found = {}
+    for name, shape in shapes.items():
+        named = [at for at, size in enumerate(shape) if not isinstance(size, int) and size.value in leading]
+        found[name] = named[0] if named and isinstance(shape[0], int) else 0
+    return found
 
 
 def check_samples(given: Given, model: ir.Model) -> Calibration:
@@ -58,13 +91,15 @@ def check_samples(given: Given, model: ir.Model) -> Calibration:
         given: arrays by input name; or one array, for a model of one input; or an iterable of samples or of batches
             (a torch DataLoader, an onnxruntime CalibrationDataReader), each a mapping by input name, an array, or
             arrays in the order of the inputs, of which those beyond them (labels) are left out. A sample has no axis
-            of samples, a batch has.
+            of samples; a batch and the array of an input have it where the model has it (`sample_axes`).
 
     Raises:
         DataError: names, shapes or types do not fit, there are no samples, or they say nothing (NaN, all zero).
     """
     inputs = [value for value in model.graph.inputs if not value.is_initializer()]
-    arrays = _by_name(given, {str(value.name): None if value.shape is None else len(value.shape) for value in inputs})
+    axes = sample_axes(inputs)
+    ranks = {str(value.name): None if value.shape is None else len(value.shape) for value in inputs}
+    arrays = _by_name(given, ranks, axes)
     scalars = {str(v.name): _scalar(arrays[str(v.name)], v) for v in inputs if v.shape is not None and not len(v.shape)}
     inputs = [value for value in inputs if value.name not in scalars]
     if not inputs:
@@ -73,7 +108,7 @@ def check_samples(given: Given, model: ir.Model) -> Calibration:
     notes: list[str] = []
     checked = {}
     for value in inputs:
-        checked[str(value.name)], size, said = _fit(arrays[str(value.name)], value)
+        checked[str(value.name)], size, said = _fit(arrays[str(value.name)], value, axes[str(value.name)])
         notes += said
         if size is not None:
             sizes.add(size)
@@ -92,11 +127,12 @@ def check_samples(given: Given, model: ir.Model) -> Calibration:
     fixed = sizes - {1} or sizes
     if len(fixed) > 1:
         raise DataError(f"the model's inputs take different numbers of samples at a time: {sorted(fixed)}")
-    return Calibration(checked, fixed.pop() if fixed else None, tuple(notes), scalars)
+    moved = {name: axis for name, axis in axes.items() if axis}
+    return Calibration(checked, fixed.pop() if fixed else None, tuple(notes), scalars, moved)
 
 
-def _by_name(given: Given, ranks: Mapping[str, int | None]) -> dict[str, np.ndarray]:
-    """Arrays by input name; `ranks` are those of the inputs, None where unknown."""
+def _by_name(given: Given, ranks: Mapping[str, int | None], axes: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """Arrays by input name; `ranks` are those of the inputs, None where unknown, `axes` those of their samples."""
     names = list(ranks)
     if not names:
         raise DataError("the model has no inputs, so there is nothing to calibrate it with")
@@ -105,7 +141,7 @@ def _by_name(given: Given, ranks: Mapping[str, int | None]) -> dict[str, np.ndar
     elif not isinstance(given, Mapping):
         if not isinstance(given, Iterable):
             raise DataError(f"calibration data: expected arrays by input name, or samples one by one, found {given!r}")
-        given = _gathered(list(islice(given, None)), ranks)  # not asking for a length, which readers refuse
+        given = _gathered(list(islice(given, None)), ranks, axes)  # not asking for a length, which readers refuse
     found = {str(name): _array(array, str(name)) for name, array in given.items()}
     if len(found) == 1 and len(names) == 1 and not set(found) & set(names) and next(iter(found)) in ("", "arr_0"):
         found = {names[0]: next(iter(found.values()))}
@@ -129,7 +165,7 @@ def _array(given: Any, name: str) -> np.ndarray:
         raise DataError(f"calibration data: samples of input {name!r} are no arrays: {error}") from error
 
 
-def _gathered(samples: list[Any], ranks: Mapping[str, int | None]) -> dict[str, np.ndarray]:
+def _gathered(samples: list[Any], ranks: Mapping[str, int | None], axes: Mapping[str, int]) -> dict[str, np.ndarray]:
     """Samples, or batches of them, one behind the other."""
     if not samples:
         raise DataError("calibration data: there are no samples")
@@ -138,13 +174,14 @@ def _gathered(samples: list[Any], ranks: Mapping[str, int | None]) -> dict[str, 
     for name in named[0]:
         parts = [_array(sample[name], str(name)) for sample in named if name in sample]
         batches = all(part.ndim == ranks.get(name) for part in parts) and parts[0].ndim > 0
-        shapes = {part.shape[1:] if batches else part.shape for part in parts}
+        axis = axes.get(name, 0)
+        shapes = {part.shape[:axis] + part.shape[axis + 1 :] if batches else part.shape for part in parts}
         if len(parts) < len(named) or len(shapes) > 1:
             raise DataError(
                 f"calibration data: all samples of {name!r} must have one shape, "
                 f"found {sorted(shapes)} in {len(parts)} of {len(named)}"
             )
-        found[str(name)] = np.concatenate(parts) if batches else np.stack(parts)
+        found[str(name)] = (np.concatenate if batches else np.stack)(parts, axis=min(axis, parts[0].ndim))
     return found
 
 
@@ -173,17 +210,19 @@ def _scalar(array: np.ndarray, value: ir.Value) -> np.ndarray:
     return np.asarray(_cast(known.reshape(()), value, []))
 
 
-def _fit(array: np.ndarray, value: ir.Value) -> tuple[np.ndarray, int | None, list[str]]:
-    """The array as the input takes it, how many samples it takes at a time, and notes."""
+def _fit(array: np.ndarray, value: ir.Value, axis: int) -> tuple[np.ndarray, int | None, list[str]]:
+    """The array with the samples first and in the input's type, how many it takes at a time, and notes."""
     name = value.name
     notes: list[str] = []
     if value.shape is not None:
         declared = [dim if isinstance(dim, int) else None for dim in value.shape]
+        declared.insert(0, declared.pop(axis))
+        array = np.moveaxis(array, min(axis, array.ndim - 1), 0) if array.ndim else array
         fits = array.ndim == len(declared) and all(map(_meets, declared[1:], array.shape[1:]))
         if not fits:
             text = ", ".join("?" if dim is None else str(dim) for dim in declared[1:])
             whole = len(declared) + 1 == array.ndim and all(map(_meets, declared, array.shape[1:]))
-            hint = "the first axis of an array counts the samples"
+            hint = f"{f'axis {axis}' if axis else 'the first axis'} of an array counts the samples"
             if whole:
                 hint = "that is the whole input: a model without an axis of samples has to be exported with one"
             raise DataError(

@@ -12,10 +12,9 @@ How large a table is, is found by trying: a number beyond its end fails. Nothing
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from math import ceil
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -23,7 +22,7 @@ import onnx_ir as ir
 from spa import runtime
 from spa.coupling import couple
 from spa.errors import DataError
-from spa.passes.calibrate import Calibration, check_samples
+from spa.passes.calibrate import Calibration, check_samples, sample_axes
 from spa.passes.consumers import find_layers
 from spa.passes.pictures import films, pictures
 from spa.passes.problems import Problem
@@ -31,6 +30,8 @@ from spa.passes.statistics import enough_rows
 from spa.shapes import infer_shapes
 
 Progress = Callable[[str, float], None]
+Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
+"""The model, on samples that lie along the first axis of every input."""
 
 OPEN_SIDE, OPEN_LENGTH, OPEN_STEPS = 224, 64, 128
 """What open axes become: sides of images, positions of whole numbers, steps of other numbers."""
@@ -57,13 +58,21 @@ class _Input:
 
     Attributes:
         shape: with open axes filled in and the axis of samples first.
+        axis: where the model has the axis of samples.
+        open: whether the model takes any number of samples.
         rows: how many rows the table has that it indexes; 0: none, or it is no whole number.
     """
 
     name: str
     dtype: np.dtype
     shape: tuple[int, ...]
+    axis: int = 0
+    open: bool = True
     rows: int = 0
+
+    def given(self, array: np.ndarray) -> np.ndarray:
+        """Values as the model takes them."""
+        return np.moveaxis(array, 0, self.axis)
 
 
 def make_samples(
@@ -89,41 +98,46 @@ def make_samples(
     rng = np.random.default_rng(seed)
     session = runtime.session(model, optimize=True)
     given = [value for value in model.graph.inputs if not value.is_initializer()]
-    sizes = _sizes(given, inputs or {})
-    found = [_described(value, inputs or {}, sizes) for value in given]
-    if not _runs(session, found, {}):
+    axes = sample_axes(given)
+    sizes = _sizes(given, inputs or {}, axes)
+    found = [_described(value, inputs or {}, sizes, axes[str(value.name)]) for value in given]
+
+    def run(feeds: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        return runtime.run(session, {one.name: one.given(feeds[one.name]) for one in found})
+
+    if not _runs(run, found, {}):
         raise DataError(
-            f"the model does not run on inputs of zeros and ones of shapes {[one.shape for one in found]}: "
+            f"the model does not run on inputs of zeros and ones of shapes {[_declared(one, 1) for one in found]}: "
             "give shapes with --input NAME=SIZES, or calibration data"
         )
-    found = [_with_rows(one, found, session) for one in found]
-    counts = [one.shape[0] for one in found if _fixed_count(model, one.name)]
+    found = [_with_rows(one, found, run) for one in found]
+    counts = [one.shape[0] for one in found if not one.open]
     total = max([_enough(model, found, most, widest), *counts])
     samples = {one.name: _values(one, total, rng) for one in found}
-    samples = _seen(session, [one for one in found if _is_mask(one)], found[0].shape[0], samples)
+    samples = _seen(run, [one for one in found if _is_mask(one)], found[0].shape[0], samples)
     said = "samples were made up from the model alone"
     words = [one for one in found if one.rows > 2 and len(one.shape) == 2]
-    if len(words) == 1 and _writes(session, words[0], samples):
+    if len(words) == 1 and _writes(run, words[0], samples):
         total = min(total, max(WRITTEN_AT_ONCE, most // 8))
         samples = {name: array[:total] for name, array in samples.items()}
-        _write(session, words[0], samples, rng, progress)
+        _write(run, words[0], samples, rng, progress)
         said = "samples were written by the model itself"
-    checked = check_samples(samples, model)
-    return Calibration(checked.samples, checked.batch_size, (*checked.notes, said))
+    checked = check_samples({one.name: one.given(samples[one.name]) for one in found}, model)
+    return replace(checked, notes=(*checked.notes, said))
 
 
-def _sizes(values: Sequence[ir.Value], inputs: Mapping[str, Sequence[int]]) -> dict[str, int]:
+def _sizes(values: Sequence[ir.Value], inputs: Mapping[str, Sequence[int]], axes: Mapping[str, int]) -> dict[str, int]:
     """Sizes of named axes, which inputs share: those given, and one for every axis of samples."""
     found: dict[str, int] = {}
     for value in values:
         for axis, size in enumerate(value.shape or ()):
             given = inputs.get(str(value.name))
-            if not isinstance(size, int) and size.value is not None and (given or axis == 0):
+            if not isinstance(size, int) and size.value is not None and (given or axis == axes[str(value.name)]):
                 found.setdefault(size.value, given[axis] if given else 1)
     return found
 
 
-def _described(value: ir.Value, inputs: Mapping[str, Sequence[int]], sizes: dict[str, int]) -> _Input:
+def _described(value: ir.Value, inputs: Mapping[str, Sequence[int]], sizes: dict[str, int], axis: int) -> _Input:
     """An input with its open axes filled in; what named ones become is added to `sizes`, for the inputs after it."""
     name, dtype = str(value.name), value.dtype
     if dtype is None or value.shape is None:
@@ -136,9 +150,17 @@ def _described(value: ir.Value, inputs: Mapping[str, Sequence[int]], sizes: dict
     numbers = dtype.is_floating_point()
     image = len(declared) == 4 and numbers
     fill = OPEN_SIDE if image else OPEN_STEPS if numbers else OPEN_LENGTH
-    shape = [size if size is not None else (1 if axis == 0 else fill) for axis, size in enumerate(declared)]
-    sizes |= {str(s.value): shape[axis] for axis, s in enumerate(value.shape) if not isinstance(s, int) and s.value}
-    return _Input(name, np.dtype(dtype.numpy()), tuple(shape))
+    shape = [size if size is not None else (1 if at == axis else fill) for at, size in enumerate(declared)]
+    sizes |= {str(s.value): shape[at] for at, s in enumerate(value.shape) if not isinstance(s, int) and s.value}
+    shape.insert(0, shape.pop(axis))
+    return _Input(name, np.dtype(dtype.numpy()), tuple(shape), axis, not isinstance(value.shape[axis], int))
+
+
+def _declared(one: _Input, count: int) -> tuple[int, ...]:
+    """The shape as the model takes it, with that many samples where it takes any number."""
+    shape = list(one.shape[1:])
+    shape.insert(one.axis, count if one.open else one.shape[0])
+    return tuple(shape)
 
 
 def _enough(model: ir.Model, inputs: Sequence[_Input], most: int, widest: int | None) -> int:
@@ -148,9 +170,8 @@ def _enough(model: ir.Model, inputs: Sequence[_Input], most: int, widest: int | 
     number. Where all layers do, there are as many as may be.
     """
     # an open axis of size one could not be told from none
-    batch = {one.name: one.shape if _fixed_count(model, one.name) else (2, *one.shape[1:]) for one in inputs}
-    shapes = infer_shapes(model, inputs=batch)
-    size = min(shape[0] for shape in batch.values())
+    shapes = infer_shapes(model, inputs={one.name: _declared(one, 2) for one in inputs})
+    size = min(2 if one.open else one.shape[0] for one in inputs)
     found = []
     for layer in find_layers(model, couple(model, shapes)):
         problem = Problem.of(layer, widest=widest or layer.width)
@@ -159,28 +180,23 @@ def _enough(model: ir.Model, inputs: Sequence[_Input], most: int, widest: int | 
     return min(most, max([LEAST_SAMPLES, *found])) if found else most
 
 
-def _fixed_count(model: ir.Model, name: str) -> bool:
-    value = next(value for value in model.graph.inputs if value.name == name)
-    return value.shape is not None and isinstance(value.shape[0], int)
-
-
 # ------------------------------------------------------------------------------------------------------ tables
-def _runs(session: Any, inputs: Sequence[_Input], instead: Mapping[str, np.ndarray]) -> bool:
+def _runs(run: Run, inputs: Sequence[_Input], instead: Mapping[str, np.ndarray]) -> bool:
     """Whether the model runs on zeros of whole numbers and ones of others, but for some arrays that are given."""
     feeds = {one.name: (np.zeros if one.dtype.kind in "iu" else np.ones)(one.shape, one.dtype) for one in inputs}
     try:
-        return bool(runtime.run(session, {**feeds, **instead}))
+        return bool(run({**feeds, **instead}))
     except DataError:
         return False
 
 
-def _with_rows(one: _Input, others: Sequence[_Input], session: Any) -> _Input:
+def _with_rows(one: _Input, others: Sequence[_Input], run: Run) -> _Input:
     """The input with the size of the table that it indexes, by halving: a larger number makes the model fail."""
     if one.dtype.kind not in "iu":
         return one
 
     def runs(number: int) -> bool:
-        return _runs(session, others, {one.name: np.full(one.shape, number, one.dtype)})
+        return _runs(run, others, {one.name: np.full(one.shape, number, one.dtype)})
 
     most = min(LARGEST_TABLE, int(np.iinfo(one.dtype).max))
     if runs(most):
@@ -189,7 +205,7 @@ def _with_rows(one: _Input, others: Sequence[_Input], session: Any) -> _Input:
     while most - least > 1:
         middle = (least + most) // 2
         least, most = (middle, most) if runs(middle) else (least, middle)
-    return _Input(one.name, one.dtype, one.shape, rows=most)
+    return replace(one, rows=most)
 
 
 # ------------------------------------------------------------------------------------------------------ values
@@ -225,24 +241,23 @@ def _is_mask(one: _Input) -> bool:
     return one.dtype.kind == "b" or (one.dtype.kind in "iu" and not one.rows and not _channels(one.shape))
 
 
-def _seen(session: Any, masks: Sequence[_Input], size: int, samples: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _seen(run: Run, masks: Sequence[_Input], size: int, samples: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The samples, with as few masks as need be turned into zeros so that the outputs say something of the rest."""
     names = [one.name for one in masks][:MASKS]
     for count in range(len(names) + 1 if names else 0):
         for turned in combinations(names, count):
             found = samples | {name: np.zeros_like(samples[name]) for name in turned}
-            if _tells(session, found, size):
+            if _tells(run, found, size):
                 return found
     return samples
 
 
-def _tells(session: Any, samples: Mapping[str, np.ndarray], size: int) -> bool:
+def _tells(run: Run, samples: Mapping[str, np.ndarray], size: int) -> bool:
     """Whether some number of the outputs is another for other samples."""
     numbers = np.arange(size), np.arange(size) + max(1, min(size, len(next(iter(samples.values()))) - size))
     try:
         one, other = (
-            runtime.run(session, {name: array.take(part, 0, mode="wrap") for name, array in samples.items()})
-            for part in numbers
+            run({name: array.take(part, 0, mode="wrap") for name, array in samples.items()}) for part in numbers
         )
     except DataError:
         return False
@@ -263,27 +278,27 @@ def _sounds(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
 
 
 # ------------------------------------------------------------------------------------------------------ words
-def _writes(session: Any, words: _Input, samples: Mapping[str, np.ndarray]) -> bool:
+def _writes(run: Run, words: _Input, samples: Mapping[str, np.ndarray]) -> bool:
     """Whether the first output scores, at each position, each row of the table that the words index."""
     size = words.shape[0]
-    first = runtime.run(session, {name: array[:size] for name, array in samples.items()})
+    first = run({name: array[:size] for name, array in samples.items()})
     scores = next(iter(first.values()))
     if scores.dtype.kind != "f" or scores.shape[1:] != (words.shape[1], words.rows):
         return False
-    return _looks_back(session, words, samples)
+    return _looks_back(run, words, samples)
 
 
-def _looks_back(session: Any, words: _Input, samples: Mapping[str, np.ndarray]) -> bool:
+def _looks_back(run: Run, words: _Input, samples: Mapping[str, np.ndarray]) -> bool:
     """Whether a word changes no score before it."""
     feeds = {name: array[: words.shape[0]].copy() for name, array in samples.items()}
-    before = next(iter(runtime.run(session, feeds).values()))
+    before = next(iter(run(feeds).values()))
     feeds[words.name][:, -1] = (feeds[words.name][:, -1] + 1) % words.rows
-    after = next(iter(runtime.run(session, feeds).values()))
+    after = next(iter(run(feeds).values()))
     return bool(np.allclose(before[:, :-1], after[:, :-1], atol=1e-4 * np.abs(before).max()))
 
 
 def _write(
-    session: Any,
+    run: Run,
     words: _Input,
     samples: dict[str, np.ndarray],
     rng: np.random.Generator,
@@ -304,5 +319,5 @@ def _write(
             if progress is not None:
                 progress("samples", (start + size * number / ROUNDS) / (total + size))
             feeds = {name: array[part] for name, array in samples.items()}
-            scores = next(iter(runtime.run(session, feeds).values()))
+            scores = next(iter(run(feeds).values()))
             written[part, 1:] = np.argmax(scores[:, :-1] + noise, axis=-1)

@@ -319,10 +319,8 @@ class Probe:
         batches = session.batches([])
         held_out = [batches[number] for number in session.held_out()]
         probes, self.levels = affordable(self.flops(held_out[0]), len(session.network.groups), session.preset)
-        held_out = held_out[: -(-probes // len(next(iter(held_out[0].values()))))]
-        self.batches: Sequence[Batch] = [
-            {n: array[:probes] if array.ndim else array for n, array in batch.items()} for batch in held_out
-        ]
+        held_out = held_out[: -(-probes // session.data.count(held_out[0]))]
+        self.batches: Sequence[Batch] = [session.data.beginning(batch, probes) for batch in held_out]
         if session.data.batch_size is not None:
             self.batches = held_out
         self.dense = session.outputs(self.batches, {})
@@ -339,9 +337,9 @@ class Probe:
         """Of one sample, from the cost of the model at the sizes that it was analysed with."""
         shapes = self.network.shapes.of
         sizes = [
-            (array.size / len(array), int(np.prod(shapes[value])))
+            (array.size / self.session.data.count(batch), int(np.prod(shapes[value])))
             for value in self.network.model.graph.inputs
-            if value in shapes and (array := batch.get(str(value.name))) is not None and array.ndim
+            if value in shapes and (array := batch.get(str(value.name))) is not None
         ]
         sample, analysed = max(sizes, default=(1, 1))
         return self.network.cost.of("flops") * sample / max(analysed, 1)

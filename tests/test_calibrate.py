@@ -195,3 +195,23 @@ def test_images(tmp_path, shape, expected):
     if 3 in shape:
         colour = found[0, :, 0, 0] if shape[1] == 3 else found[0, 0, 0]
         np.testing.assert_allclose(colour, [2.0, -2.0, -1.2], atol=1e-6)
+
+
+STATES = model_of("float[n,3] x, float[2,n,4] state")
+
+
+def test_samples_lie_where_the_model_has_them():
+    """A recurrent network's states are (layers, samples, units)."""
+    states = np.random.default_rng(0).standard_normal((2, 5, 4)).astype(np.float32)
+    by_sample = [{"x": GOOD[at], "state": states[:, at]} for at in range(5)]
+    by_batch = [{"x": GOOD[at : at + 2], "state": states[:, at : at + 2]} for at in (0, 2, 4)]
+    for given in ({"x": GOOD, "state": states}, by_sample, by_batch):
+        found = check_samples(given, STATES)
+        assert len(found) == 5
+        assert found.batch_size is None
+        first, *_, last = found.batches(2)
+        np.testing.assert_array_equal(first["state"], states[:, :2])
+        assert (found.count(last), last["state"].shape) == (1, (2, 1, 4))
+        np.testing.assert_array_equal(found.beginning(first, 1)["state"], states[:, :1])
+    with pytest.raises(DataError, match=r"input 'state' takes samples of shape \(2, 4\), found .*; axis 1 of an array"):
+        check_samples({"x": GOOD, "state": states.transpose(1, 0, 2)}, STATES)

@@ -212,3 +212,16 @@ def test_an_input_without_axes_is_the_same_for_all_samples(options: dict[str, An
     assert error(result) < 0.6
     with pytest.raises(DataError, match="'factor' is a scalar, and what it may be cannot be made up"):
         pipeline.prune(network(text, MLP_WEIGHTS), ratio=0.4, data_free=True)
+
+
+@pytest.mark.parametrize("free", [False, True])
+def test_states_whose_samples_lie_along_their_second_axis(free: bool) -> None:
+    text = """(float[n,6,10] x, float[1,n,16] state) => (float[n,4] y) {
+        t=Transpose<perm=[1,0,2]>(x) all,last=GRU<hidden_size=16>(t,w,r,b,,state) s=Squeeze(last,first)
+        a=MatMul(s,u) c=Relu(a) y=MatMul(c,v) }"""
+    weights = {"w": (1, 48, 10), "r": (1, 48, 16), "b": (1, 96), "u": (16, 40), "v": (40, 4)}
+    model = network(text, weights, first=integers(0))
+    data = {"x": random(70, 6, 10), "state": random(1, 70, 16)}
+    result = pipeline.prune(model, ratio=0.3, **({"data_free": True} if free else {"data": data}))
+    assert result.report.verified
+    assert error(result) < 0.5
