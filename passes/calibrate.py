@@ -60,6 +60,14 @@ class Calibration:
         name = next(iter(self.samples))
         return int(batch[name].shape[self.axes.get(name, 0)])
 
+    def sizes(self, name: str, count: int) -> tuple[int, ...]:
+        """The shape of an input as the model takes it, with that many samples where it takes any number."""
+        if name in self.scalars:
+            return ()
+        found = list(self.samples[name].shape[1:])
+        found.insert(self.axes.get(name, 0), self.batch_size or count)
+        return tuple(found)
+
     def beginning(self, batch: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
         """The first samples of a batch."""
         index = {name: (slice(None),) * self.axes.get(name, 0) + (slice(count),) for name in self.samples}
@@ -73,13 +81,16 @@ def sample_axes(inputs: Iterable[ir.Value]) -> dict[str, int]:
     """Along which axis of each input samples lie, by name.
 
     The first, unless that is fixed and a later one has the name of the first of another input: the states of recurrent
-    networks are (layers, samples, units).
+    networks are (layers, samples, units). Without names it is the only open one behind a first axis of several.
     """
     shapes = {str(value.name): tuple(value.shape or ()) for value in inputs}
-    leading = {shape[0].value for shape in shapes.values() if shape and not isinstance(shape[0], int)} - {None}
+    leading = {shape[0].value for shape in shapes.values() if shape and not isinstance(shape[0], int)}
     found = {}
     for name, shape in shapes.items():
-        named = [at for at, size in enumerate(shape) if not isinstance(size, int) and size.value in leading]
+        free = [at for at, size in enumerate(shape) if not isinstance(size, int)]
+        named = [at for at in free if getattr(shape[at], "value", None) in leading - {None}]
+        if None in leading and len(free) == 1 and shape[0] != 1:
+            named = named or free
         found[name] = named[0] if named and isinstance(shape[0], int) else 0
     return found
 

@@ -228,8 +228,7 @@ def _apart(model: ir.Model, samples: Calibration, inputs: InputShapes | None) ->
         sizes, shape = found.get(str(value.name)), value.shape
         if not sizes or shape is None or len(sizes) != len(shape) or value.is_initializer():
             continue
-        runs_with = list(samples.samples[str(value.name)].shape[1:])
-        runs_with.insert(samples.axes.get(str(value.name), 0), 2)
+        runs_with = samples.sizes(str(value.name), 2)
         for axis, declared in enumerate(shape):
             if sizes[axis] == 1 and not isinstance(declared, int):
                 sizes[axis] = runs_with[axis]

@@ -198,6 +198,7 @@ def test_images(tmp_path, shape, expected):
 
 
 STATES = model_of("float[n,3] x, float[2,n,4] state")
+NAMELESS = model_of("float[?,3] x, float[2,?,4] state")
 
 
 def test_samples_lie_where_the_model_has_them():
@@ -206,12 +207,13 @@ def test_samples_lie_where_the_model_has_them():
     by_sample = [{"x": GOOD[at], "state": states[:, at]} for at in range(5)]
     by_batch = [{"x": GOOD[at : at + 2], "state": states[:, at : at + 2]} for at in (0, 2, 4)]
     for given in ({"x": GOOD, "state": states}, by_sample, by_batch):
-        found = check_samples(given, STATES)
-        assert len(found) == 5
-        assert found.batch_size is None
-        first, *_, last = found.batches(2)
-        np.testing.assert_array_equal(first["state"], states[:, :2])
-        assert (found.count(last), last["state"].shape) == (1, (2, 1, 4))
-        np.testing.assert_array_equal(found.beginning(first, 1)["state"], states[:, :1])
+        for model in (STATES, NAMELESS):
+            found = check_samples(given, model)
+            assert len(found) == 5
+            assert found.batch_size is None
+            first, *_, last = found.batches(2)
+            np.testing.assert_array_equal(first["state"], states[:, :2])
+            assert (found.count(last), last["state"].shape) == (1, (2, 1, 4))
+            np.testing.assert_array_equal(found.beginning(first, 1)["state"], states[:, :1])
     with pytest.raises(DataError, match=r"input 'state' takes samples of shape \(2, 4\), found .*; axis 1 of an array"):
         check_samples({"x": GOOD, "state": states.transpose(1, 0, 2)}, STATES)
