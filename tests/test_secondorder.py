@@ -231,6 +231,11 @@ def test_factors_exist_for_every_symmetric_matrix(kind: str) -> None:
             np.testing.assert_allclose(identity / scale[:, None] * scale, np.eye(8), atol=1e-9)
 
 
+def test_nothing_has_an_inverse(capfd: pytest.CaptureFixture[str]) -> None:
+    assert inverse(np.zeros((0, 0))).shape == (0, 0)
+    assert not any(capfd.readouterr())
+
+
 # -------------------------------------------------------------------------------------------------------------- refit
 def test_refit_is_least_squares_with_a_column_of_ones() -> None:
     rng = np.random.default_rng(5)

@@ -56,6 +56,8 @@ def inverse(matrix: Array) -> Array:
     """Inverse (d, d) of a symmetric matrix, see `factorise`."""
     from scipy.linalg import lapack
 
+    if not len(matrix):  # LAPACK complains of it, on the standard error
+        return matrix.copy()
     lower, scale = factorise(matrix)
     half, _ = lapack.dpotri(lower, lower=1, overwrite_c=1)
     full: Array = np.add(half, half.T, order="C")
