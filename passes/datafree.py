@@ -33,8 +33,8 @@ Progress = Callable[[str, float], None]
 Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 """The model, on samples that lie along the first axis of every input."""
 
-OPEN_SIDE, OPEN_LENGTH, OPEN_STEPS = 224, 64, 128
-"""What open axes become: sides of images, positions of whole numbers, steps of other numbers."""
+OPEN = ((224, 64, 128), (256, 32, 512), (48, 16, 4096), (32, 8, 16000), (512, 128, 64))
+"""What open axes become: sides of images, positions of whole numbers, steps of others; the first that a model takes."""
 
 LARGEST_TABLE = 1 << 24
 ROUNDS = 8
@@ -70,10 +70,6 @@ class _Input:
     open: bool = True
     rows: int = 0
 
-    def given(self, array: np.ndarray) -> np.ndarray:
-        """Values as the model takes them."""
-        return np.moveaxis(array, 0, self.axis)
-
 
 def make_samples(
     model: ir.Model,
@@ -99,16 +95,19 @@ def make_samples(
     session = runtime.session(model, optimize=True)
     given = [value for value in model.graph.inputs if not value.is_initializer()]
     axes = sample_axes(given)
-    sizes = _sizes(given, inputs or {}, axes)
-    found = [_described(value, inputs or {}, sizes, axes[str(value.name)]) for value in given]
 
     def run(feeds: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-        return runtime.run(session, {one.name: one.given(feeds[one.name]) for one in found})
+        return runtime.run(session, {name: np.moveaxis(array, 0, axes[name]) for name, array in feeds.items()})
 
-    if not _runs(run, found, {}):
+    for fills in OPEN:
+        sizes = _sizes(given, inputs or {}, axes)
+        found = [_described(value, inputs or {}, sizes, axes[str(value.name)], fills) for value in given]
+        if _runs(run, found, {}):
+            break
+    else:
         raise DataError(
-            f"the model does not run on inputs of zeros and ones of shapes {[_declared(one, 1) for one in found]}: "
-            "give shapes with --input NAME=SIZES, or calibration data"
+            f"the model does not run on inputs of zeros and ones, of shapes {[_declared(one, 1) for one in found]} "
+            "or others: give shapes with --input NAME=SIZES, or calibration data"
         )
     found = [_with_rows(one, found, run) for one in found]
     counts = [one.shape[0] for one in found if not one.open]
@@ -122,7 +121,7 @@ def make_samples(
         samples = {name: array[:total] for name, array in samples.items()}
         _write(run, words[0], samples, rng, progress)
         said = "samples were written by the model itself"
-    checked = check_samples({one.name: one.given(samples[one.name]) for one in found}, model)
+    checked = check_samples({name: np.moveaxis(array, 0, axes[name]) for name, array in samples.items()}, model)
     return replace(checked, notes=(*checked.notes, said))
 
 
@@ -137,7 +136,9 @@ def _sizes(values: Sequence[ir.Value], inputs: Mapping[str, Sequence[int]], axes
     return found
 
 
-def _described(value: ir.Value, inputs: Mapping[str, Sequence[int]], sizes: dict[str, int], axis: int) -> _Input:
+def _described(
+    value: ir.Value, inputs: Mapping[str, Sequence[int]], sizes: dict[str, int], axis: int, fills: tuple[int, int, int]
+) -> _Input:
     """An input with its open axes filled in; what named ones become is added to `sizes`, for the inputs after it."""
     name, dtype = str(value.name), value.dtype
     if dtype is None or value.shape is None:
@@ -149,7 +150,8 @@ def _described(value: ir.Value, inputs: Mapping[str, Sequence[int]], sizes: dict
         declared = list(inputs[name])
     numbers = dtype.is_floating_point()
     image = len(declared) == 4 and numbers
-    fill = OPEN_SIDE if image else OPEN_STEPS if numbers else OPEN_LENGTH
+    side, length, steps = fills
+    fill = side if image else steps if numbers else length
     shape = [size if size is not None else (1 if at == axis else fill) for at, size in enumerate(declared)]
     sizes |= {str(s.value): shape[at] for at, s in enumerate(value.shape) if not isinstance(s, int) and s.value}
     shape.insert(0, shape.pop(axis))

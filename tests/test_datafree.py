@@ -158,3 +158,8 @@ def test_films_move_steadily() -> None:
 def _passes(film: np.ndarray, down: int, right: int) -> bool:
     moved = [np.roll(film[:, 0], (at * down, at * right), (1, 2)) for at in range(film.shape[1])]
     return all(np.array_equal(film[:, at], frame) for at, frame in enumerate(moved))
+
+
+def test_open_sides_are_those_that_the_model_takes() -> None:
+    model = model_of("(float[n,3,h,w] x) => (float[n,3,h,5] y) { y = MatMul(x, v) }", {"v": [48, 5]})
+    assert make_samples(model, most=20).samples["x"].shape[1:] == (3, 48, 48)
