@@ -104,15 +104,19 @@ def cut(model: ir.Model, targets: Iterable[ir.Value], outputs: Sequence[ir.Value
 def reads(node: ir.Node) -> list[ir.Value]:
     """What a node reads, what its bodies take from outside included."""
     found = [value for value in node.inputs if value is not None]
-    bodies = [a for a in node.attributes.values() if a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)]
-    for attribute in bodies:
-        for body in [attribute.value] if attribute.type == ir.AttributeType.GRAPH else attribute.value:
-            inner = set(body.inputs) | set(body.initializers.values())
-            for member in ir.traversal.RecursiveGraphIterator(body):
-                inner.update(member.outputs)
-                found += [value for value in member.inputs if value is not None and value not in inner]
-            found += [value for value in body.outputs if value not in inner]
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            found += _outside(attribute.value)
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            found += [value for body in attribute.value for value in _outside(body)]
     return list(dict.fromkeys(found))
+
+
+def _outside(body: ir.Graph) -> list[ir.Value]:
+    """What a body, and bodies inside it, read of the graphs around it."""
+    own = {*body.inputs, *body.initializers.values(), *(value for node in body for value in node.outputs)}
+    needed = [value for node in body for value in reads(node)] + list(body.outputs)
+    return [value for value in needed if value not in own]
 
 
 @dataclass(slots=True)

@@ -225,3 +225,28 @@ def test_states_whose_samples_lie_along_their_second_axis(free: bool) -> None:
     result = pipeline.prune(model, ratio=0.3, **({"data_free": True} if free else {"data": data}))
     assert result.report.verified
     assert error(result) < 0.5
+
+
+def test_bodies_inside_bodies_keep_what_they_store_to_themselves() -> None:
+    """Behind the layers an If holds another If, which holds a tensor of its own."""
+
+    def choice(name: str, then: onnx.GraphProto, other: onnx.GraphProto) -> onnx.NodeProto:
+        return onnx.helper.make_node("If", ["large"], [name], then_branch=then, else_branch=other)
+
+    def body(name: str, node: onnx.NodeProto, *stored: onnx.TensorProto) -> onnx.GraphProto:
+        output = onnx.helper.make_tensor_value_info(node.output[0], onnx.TensorProto.FLOAT, None)
+        return onnx.helper.make_graph([node], name, [], [output], list(stored))
+
+    half = onnx.numpy_helper.from_array(np.full(1, 0.5, np.float32), "half")
+    inner = choice(
+        "inner",
+        body("halved", onnx.helper.make_node("Mul", ["s", "half"], ["halved"]), half),
+        body("negated", onnx.helper.make_node("Neg", ["s"], ["negated"])),
+    )
+    text = MLP.replace("y=MatMul(d,w)", "s=MatMul(d,w) m=ReduceMax<keepdims=0>(x) large=Greater(m,zero) y=Identity(s)")
+    model = network(text, MLP_WEIGHTS, zero=np.zeros((), np.float32))
+    outer = choice("y", body("then", inner), body("else", onnx.helper.make_node("Abs", ["s"], ["positive"])))
+    model.graph.node[-1].CopyFrom(outer)
+    result = pipeline.prune(model, ratio=0.4, data=random(200, 16))
+    assert result.report.verified
+    assert error(result) < 0.6
