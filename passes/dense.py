@@ -114,7 +114,7 @@ class Session:
 
     def problem(self, layer: Layer) -> Problem:
         """A layer as it is fitted."""
-        return Problem.of(layer, widest=self.preset.widest)
+        return Problem.of(layer, widest=self.preset.widest, removable=self.network.removable)
 
     def batches(self, values: Sequence[ir.Value]) -> list[dict[str, np.ndarray]]:
         """The samples in batches that are small enough to hold out one in six, and to keep some values of."""

@@ -64,6 +64,7 @@ class Network:
     compared: Sequence[ir.Value]
     logits: Sequence[bool]
     decided: Set[ir.Value]
+    removable: Set[Factor]
     erased: dict[str, list[tuple[int, np.ndarray]]] = field(default_factory=dict)
 
     def array(self, value: ir.Value, weights: Weights | None = None) -> np.ndarray:
@@ -159,12 +160,13 @@ def prepare(model: ir.Model, *, inputs: Mapping[str, Sequence[int]] | None = Non
     readers = {group.name: _readers(group, layers) for group in groups}
     others = {group.name: _others(group, coupling, readers[group.name]) for group in groups}
     decided = decided_sizes(model, shapes, coupling)
-    inside = _along(coupling, {leaf for group in groups for leaf in group.leaves})
-    compared = comparable(model, shapes.dtypes, decided, inside)
+    removable = {leaf for group in groups for leaf in group.leaves}
+    compared = comparable(model, shapes.dtypes, decided, _along(coupling, removable))
     logits = [may_be_logits(value, layers) for value in compared]
     return Network(
-        model, shapes, coupling, groups, measure(coupling), layers, readers, others, new, {}, compared, logits, decided
-    )
+        model, shapes, coupling, groups, measure(coupling), layers, readers, others, new, {}, compared, logits, decided,
+        removable,
+    )  # fmt: skip
 
 
 def _name_results(model: ir.Model) -> None:

@@ -38,6 +38,9 @@ AGREEMENT = {2: 5e-2, 4: 1e-3, 8: 1e-9}
 BATCHES = 16
 """On which moments are measured: of what readers read, and of queries and keys."""
 
+WIDEST = 8192
+"""Rows of readers that are longer are not looked at: their moments would not fit into memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class Turned:
@@ -109,6 +112,8 @@ def _understood(session: Session, group: Group, bases: Sequence[Basis]) -> bool:
     met = {meeting.application.node for basis in bases for meeting in basis.meetings}
     others = {str(node.name or node.op_type) for node in met}
     if not set(network.others[group.name]) <= others or any(r.layer.shared for r in network.readers[group.name]):
+        return False
+    if any(_problem(reader.layer).width > WIDEST for reader in network.readers[group.name]):
         return False
     try:
         for reader in network.readers[group.name]:

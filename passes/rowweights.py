@@ -108,7 +108,8 @@ class RowWeights:
         if layer.mixing.window is not None or layer.mixing.steps is not None:
             return None
         inside = {leaf for name in (*layer.blocks, *layer.contracted) for leaf in leaves(layer.factors[name])}
-        return self._along(self.coupling.axes[layer.data], inside, batch, shape)
+        found = self._along(self.coupling.axes[layer.data], inside, batch, shape)
+        return None if found is None else np.repeat(found, problem.places)
 
     def of_output(self, value: ir.Value, batch: Mapping[str, np.ndarray], shape: Sequence[int]) -> np.ndarray | None:
         """(rows,) which rows of a value count, a row being what lies along its last axis; None: all of them."""
