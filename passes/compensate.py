@@ -129,8 +129,9 @@ def compensate(
         groups = [group for group in network.groups if _can_be_scored(session, group.name)]
         if not any(group.off is None or include for group in groups):
             raise NothingToPrune(
-                "nothing can be repaired: no group that may go is read by weights that can be refitted (integers are "
-                "not, nor is what If, Loop and Scan hold); without data and data-free, the weights alone decide"
+                "nothing can be repaired: no group that may go is read by weights that can be refitted "
+                "(integers are not refitted, nor is what If, Loop and Scan hold); without data and data-free, the "
+                "weights alone decide"
             )
         session.notes += [*_left_alone(session), *_decisions(network)]
         curves |= session.curves([group for group in groups if group.off is None or include], ratio)

@@ -251,7 +251,7 @@ def test_integer_weights_are_not_refitted_and_said_so() -> None:
     samples = np.random.default_rng(0).standard_normal((24, *shape[1:])).astype(np.float32)
     groups = find_groups(couple(model, infer_shapes(model)))
     assert any(group.off is None for group in groups)
-    with pytest.raises(NothingToPrune, match="integers are not"):
+    with pytest.raises(NothingToPrune, match="integers are not refitted"):
         compensate(model, check_samples(samples, model), ratio=0.3)
 
 
