@@ -102,14 +102,6 @@ def test_an_output_of_large_numbers_does_not_rule_the_others(scale: float) -> No
     assert plans[1][0] < 1.3 * plans[0][0]
 
 
-def test_attention_of_grouped_queries_is_turned() -> None:
-    text = """(float[n,10,32] e) => (float[n,10,7] y) { q=MatMul(e,wq) k=MatMul(e,wk) v=MatMul(e,wv)
-        a=Attention<q_num_heads=4,kv_num_heads=2>(q,k,v) b=MatMul(a,wo) r=Add(e,b) y=MatMul(r,hd) }"""
-    weights = {"wq": (32, 32), "wk": (32, 16), "wv": (32, 16), "wo": (32, 32), "hd": (32, 7)}
-    result = pipeline.prune(network(text, weights, opset=23), ratio=0.25, data=random(60, 10, 32))
-    assert not [note for note in result.report.notes if "turned" in note]
-
-
 def test_a_dry_run_with_samples_changes_nothing() -> None:
     result = pipeline.prune(network(MLP, MLP_WEIGHTS), ratio=0.3, data=random(60, 16), dry_run=True)
     stored = {name: value.const_value for name, value in result.model.graph.initializers.items()}

@@ -84,6 +84,17 @@ def mixed_heads() -> onnx.ModelProto:
     )
 
 
+def fused_grouped_queries() -> onnx.ModelProto:
+    """One node attends, four query heads to two of keys and values; heads lie inside its operands' last axes."""
+    return build(
+        """(float[N,T,32] x) => (float[N,T,7] y) { q = MatMul(x, wq)  k = MatMul(x, wk)  v = MatMul(x, wv)
+            a = Attention <q_num_heads=4, kv_num_heads=2> (q, k, v)  b = MatMul(a, wo)  r = Add(x, b)
+            y = MatMul(r, hd) }""",
+        {"wq": [32, 32], "wk": [32, 16], "wv": [32, 16], "wo": [32, 32], "hd": [32, 7]},
+        opset=23,
+    )
+
+
 GRAPHS: dict[str, tuple[Callable[[], onnx.ModelProto], dict[str, list[tuple[int, bool]]]]] = {
     # for each group: how many copies of each basis there are to choose, and whether computed values meet in it
     "two matrices": (two_matrices, {"u:1": [(1, False)]}),
@@ -92,6 +103,7 @@ GRAPHS: dict[str, tuple[Callable[[], onnx.ModelProto], dict[str, list[tuple[int,
     "packed attention": (models.packed_attention, {"w:1#2": [(4, True)], "w:1#3": [(4, False)]}),
     "stacked attention": (stacked_attention, {"w:1#2": [(2, True), (2, False)]}),
     "shared keys": (models.shared_keys, {"wq:1#3": [(2, True)], "wv:1": [(2, False)]}),
+    "grouped queries in one node": (fused_grouped_queries, {"wv:1": [(2, False)]}),
     "heads in the batch": (models.folded_heads, {"wq:1#2": [(4, True)], "wv:1": [(4, False)]}),
     "mixed heads": (mixed_heads, {"w:1": [(1, False)]}),
     "rotary halves": (models.rotary_halves, {"wv:1": [(2, False)]}),  # positions turn pairs of the others
@@ -190,7 +202,11 @@ def test_queries_and_keys_of_low_rank_lose_nothing() -> None:
 def test_pruned_in_a_turned_basis_the_model_is_exact(name: str) -> None:
     """Sliced and dense-shaped model agree, heads and dimensions cut side by side."""
     model = GRAPHS[name][0]()
-    shape = {"two matrices": (64, 9), "linear residual stream": (64, 3, 8, 8)}.get(name, (64, 5, 8))
+    shape = {
+        "two matrices": (64, 9),
+        "linear residual stream": (64, 3, 8, 8),
+        "grouped queries in one node": (64, 5, 32),
+    }.get(name, (64, 5, 8))
     data = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     result = prune(model, ratio=0.3, data=data)
     assert result.report.difference is not None
