@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from spa.errors import ModelError
-from spa.frontends import onnx_file
+from spa.frontends.files import onnx_file
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -39,7 +39,7 @@ def load(graph: gs.Graph) -> ir.Model:
 
 def prune(graph: gs.Graph, *, ratio: float, **options: Any) -> gs.Graph:
     """A smaller graph; the one given is not changed. Options and errors as for `spa.prune`."""
-    from spa import restore
+    from spa.adapters import restore
 
     return to_graph(restore.prune_model(load(graph), ratio=ratio, **options))
 

@@ -18,8 +18,8 @@ import onnx_ir as ir
 
 from spa.errors import ModelError, UsageError
 from spa.frontends import torch as torch_frontend
-from spa.frontends.exported import Parts, RebuildError, Traced, difference, missing, tolerance
-from spa.frontends.torch_rebuild import set_arrays
+from spa.frontends.exporting.exported import Parts, RebuildError, Traced, difference, missing, tolerance
+from spa.frontends.exporting.torch_rebuild import set_arrays
 
 if TYPE_CHECKING:
     import os
@@ -113,7 +113,7 @@ def prune(
         UsageError: another scope, whose plan a config could not express.
         NothingToPrune, BudgetError: nothing can go, or not as much as asked for.
     """
-    from spa import restore
+    from spa.adapters import restore
     from spa.frontends import huggingface as this
 
     model = _opened(source)

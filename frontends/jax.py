@@ -16,8 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from spa.errors import ModelError, UsageError
-from spa.frontends import onnx_file
-from spa.frontends.exported import (
+from spa.frontends.exporting.exported import (
     Parts,
     RebuildError,
     Traced,
@@ -29,7 +28,8 @@ from spa.frontends.exported import (
     quiet,
     tolerance,
 )  # fmt: skip
-from spa.frontends.sizes import Choice, Holder, find_choices, search
+from spa.frontends.exporting.sizes import Choice, Holder, find_choices, search
+from spa.frontends.files import onnx_file
 
 Source = Any
 """An nnx module, an equinox module, (linen module, variables), (function, parameters) or a function of the inputs."""
@@ -105,7 +105,7 @@ def prune(source: Source, inputs: Inputs, *, ratio: float, **options: Any) -> So
         MissingExtra, ModelError, UsageError: no JAX; the function cannot be converted; it has no parameters.
         NothingToPrune, BudgetError: nothing can go, or not as much as asked for.
     """
-    from spa import restore
+    from spa.adapters import restore
     from spa.frontends import jax as this
 
     return restore.prune(this, source, inputs, ratio=ratio, **options).source

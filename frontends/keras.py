@@ -15,8 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from spa.errors import ModelError, UsageError
-from spa.frontends import onnx_file
-from spa.frontends.exported import (
+from spa.frontends.exporting.exported import (
     Parts,
     RebuildError,
     Traced,
@@ -29,7 +28,8 @@ from spa.frontends.exported import (
     say_squeezed_axes,
     tolerance,
 )  # fmt: skip
-from spa.frontends.sizes import Choice, Holder, find_choices, search
+from spa.frontends.exporting.sizes import Choice, Holder, find_choices, search
+from spa.frontends.files import onnx_file
 
 if TYPE_CHECKING:
     import os
@@ -161,7 +161,7 @@ def prune(model: keras.Model, inputs: Inputs = None, *, ratio: float, **options:
         MissingExtra, ModelError: no Keras; the model cannot be converted.
         NothingToPrune, BudgetError: nothing can go, or not as much as asked for.
     """
-    from spa import restore
+    from spa.adapters import restore
     from spa.frontends import keras as this
 
     return restore.prune(this, model, inputs, ratio=ratio, **options).source

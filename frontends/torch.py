@@ -22,9 +22,9 @@ import onnx
 import onnx_ir as ir
 
 from spa.errors import ModelError, UsageError
-from spa.frontends import onnx_file
-from spa.frontends.exported import Traced, check, close_inputs, missing, name_weights, open_arrays, quiet
-from spa.frontends.torch_rebuild import rebuild as rebuild
+from spa.frontends.exporting.exported import Traced, check, close_inputs, missing, name_weights, open_arrays, quiet
+from spa.frontends.exporting.torch_rebuild import rebuild as rebuild
+from spa.frontends.files import onnx_file
 
 if TYPE_CHECKING:
     import torch
@@ -131,14 +131,14 @@ def prune(module: torch.nn.Module, example_inputs: Inputs, *, ratio: float, **op
         module: never changed.
         example_inputs: a tensor, a tuple of positional arguments or a dict of keyword arguments.
         ratio: the share to remove, between 0 and 1.
-        options: as for `spa.prune`; `spa.restore.prune` also returns the plan and the report.
+        options: as for `spa.prune`; `spa.adapters.restore.prune` also returns the plan and the report.
 
     Raises:
         MissingExtra, ModelError: no torch; the module cannot be exported.
         NothingToPrune, BudgetError: nothing can go, or not as much as asked for.
         VerificationError: the smaller module does not compute what the pruned graph does.
     """
-    from spa import restore
+    from spa.adapters import restore
     from spa.frontends import torch as this
 
     smaller: torch.nn.Module = restore.prune(this, module, example_inputs, ratio=ratio, **options).source

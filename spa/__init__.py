@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spa.ir_pass import SpaPass
+    from spa.adapters.ir_pass import SpaPass
+    from spa.analysis.plan import Plan
     from spa.pipeline import PruneResult, apply_plan, prune
-    from spa.plan import Plan
 
 __version__ = "0.1.0"
 __all__ = ["Plan", "PruneResult", "SpaPass", "__version__", "apply_plan", "prune"]
@@ -16,8 +16,8 @@ _HOMES = {
     "prune": "spa.pipeline",
     "apply_plan": "spa.pipeline",
     "PruneResult": "spa.pipeline",
-    "Plan": "spa.plan",
-    "SpaPass": "spa.ir_pass",
+    "Plan": "spa.analysis.plan",
+    "SpaPass": "spa.adapters.ir_pass",
 }
 
 

@@ -13,20 +13,20 @@ import onnx
 import onnx_ir as ir
 
 from spa import runtime
-from spa.cost import MEASURES, Cost, measure
-from spa.coupling import Coupling, couple
+from spa.analysis.cost import MEASURES, Cost, measure
+from spa.analysis.coupling import Coupling, couple
+from spa.analysis.group import Group, find_frozen, find_groups
+from spa.analysis.plan import Plan
 from spa.errors import NothingToPrune, VerificationError
-from spa.frontends import onnx_file
-from spa.frontends.data import ImageOptions
-from spa.group import Group, find_frozen, find_groups
-from spa.passes import verify as verification
-from spa.passes.calibrate import Calibration
-from spa.passes.importance import score_groups
-from spa.passes.masking import mask_consumers
-from spa.passes.normalize import normalize
-from spa.passes.selection import select
-from spa.passes.slicing import slice_model
-from spa.plan import Plan
+from spa.frontends.files import onnx_file
+from spa.frontends.samples import ImageOptions
+from spa.passes.choose.importance import score_groups
+from spa.passes.choose.selection import select
+from spa.passes.cut import verify as verification
+from spa.passes.cut.masking import mask_consumers
+from spa.passes.cut.slicing import slice_model
+from spa.passes.normalize.normalize import normalize
+from spa.passes.samples.calibrate import Calibration
 from spa.repair import RepairOptions, Samples
 from spa.report import Report, frozen_shares, group_rows
 from spa.shapes import Shapes, infer_shapes
@@ -123,17 +123,17 @@ def prune(
     """Remove a share of a model, whole structures at a time.
 
     With samples (`data` or `data_free`), what goes is chosen by what its readers lose, and they are refitted in closed
-    form so that the outputs stay: no labels, no training (`spa.passes.compensate`). Without, by weights alone, and the
-    weights that stay do not change.
+    form so that the outputs stay: no labels, no training (`spa.passes.repair.compensate`). Without, by weights alone,
+    and the weights that stay do not change.
 
     Args:
         source: a path, `onnx.ModelProto`, `onnx_ir.Model` or `onnx_graphsurgeon.Graph`; never changed.
         ratio: the share to remove, between 0 and 1.
         of: of what: params, flops or bytes of the whole model, or channels (the same share of every group).
-        criterion: what a unit is scored by: a name from `spa.passes.importance.CRITERIA`, l2 by default; with samples
-            one from `spa.repair.METHODS`, spa by default.
+        criterion: what a unit is scored by: a name from `spa.passes.choose.importance.CRITERIA`, l2 by default; with
+            samples one from `spa.repair.METHODS`, spa by default.
         gather, roles, normalise: how scores of weights are put together; see
-            `spa.passes.importance.score_groups`.
+            `spa.passes.choose.importance.score_groups`.
         scope: global, local (the same share of every group) or isomorphic.
         align: kept widths are multiples of this where the group allows.
         min_keep: the share of each group that stays at least.
@@ -141,11 +141,12 @@ def prune(
         exclude, only: patterns of group, tensor or node names.
         inputs: shapes to analyse and verify with, by input name, where symbolic axes are not enough.
         data: calibration samples: arrays by input name, an iterable of samples or batches, or a path or
-            'module:function' that gives them (`spa.passes.calibrate.check_samples`, `spa.frontends.data.read_samples`).
-        data_free: make samples up from the model alone (`spa.passes.datafree`).
+            'module:function' that gives them (`spa.passes.samples.calibrate.check_samples`,
+            `spa.frontends.samples.read_samples`).
+        data_free: make samples up from the model alone (`spa.passes.samples.datafree`).
         preset: how much work goes into choosing and refitting: fast, default or best.
         images: how images in a folder become samples.
-        verify: check the result (`spa.passes.verify`).
+        verify: check the result (`spa.passes.cut.verify`).
         dry_run: stop at the plan; the model returned is the dense one.
         progress: called with the name of each step before it, and on the way with the share (0..1) of it that is done.
 

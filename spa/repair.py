@@ -10,11 +10,11 @@ from typing import Any
 import onnx_ir as ir
 
 from spa.errors import UsageError
-from spa.frontends.data import ImageOptions, read_samples
-from spa.passes.calibrate import Calibration, Given, check_samples
-from spa.passes.compensate import OURS, PRESETS, Compensation, compensate
-from spa.passes.datafree import make_samples
-from spa.passes.importance import CRITERIA
+from spa.frontends.samples import ImageOptions, read_samples
+from spa.passes.choose.importance import CRITERIA
+from spa.passes.repair.compensate import OURS, PRESETS, Compensation, compensate
+from spa.passes.samples.calibrate import Calibration, Given, check_samples
+from spa.passes.samples.datafree import make_samples
 from spa.passes.secondorder import BASELINES
 
 METHODS = (OURS, *BASELINES)
@@ -29,7 +29,7 @@ class RepairOptions:
     """How a model is pruned with samples.
 
     Attributes:
-        data: samples, or where they are: see `spa.frontends.data.read_samples` and `check_samples`.
+        data: samples, or where they are: see `spa.frontends.samples.read_samples` and `check_samples`.
         free: whether samples are made up instead.
         method: spa, or a published way from `spa.passes.secondorder.BASELINES`.
         preset: fast, default or best.
@@ -81,7 +81,7 @@ class RepairOptions:
         return check_samples(given, model)
 
     def run(self, model: ir.Model, data: Calibration, **options: Any) -> Compensation:
-        """Choose and refit; the options are those of `spa.passes.compensate.compensate`."""
+        """Choose and refit; the options are those of `spa.passes.repair.compensate.compensate`."""
         return compensate(model, data, method=self.method, preset=self.preset, made_up=self.free, **options)
 
 

@@ -14,15 +14,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from spa.cost import NUMBERS
-from spa.coupling import Coupling
-from spa.dims import ONE, leaves
-from spa.group import Frozen, Group, find_frozen
-from spa.operation import RuleFunction, registered
-from spa.plan import Plan
+from spa.analysis.cost import NUMBERS
+from spa.analysis.coupling import Coupling
+from spa.analysis.group import Frozen, Group, find_frozen
+from spa.analysis.plan import Plan
+from spa.notation.dims import ONE, leaves
+from spa.notation.operation import RuleFunction, registered
 
 if TYPE_CHECKING:
-    from spa.passes.sequential import LayerReport
+    from spa.passes.repair.sequential import LayerReport
 
 WORST_LAYERS = 8
 

@@ -10,9 +10,9 @@ import onnx
 import onnx.parser
 import onnx_ir as ir
 
-from spa.cost import Cost, measure
-from spa.coupling import Coupling, couple
-from spa.group import Frozen, Group, find_frozen, find_groups
+from spa.analysis.cost import Cost, measure
+from spa.analysis.coupling import Coupling, couple
+from spa.analysis.group import Frozen, Group, find_frozen, find_groups
 from spa.shapes import infer_shapes
 
 HEADER = '<ir_version: 10, opset_import: ["" : 20]> graph '

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import numpy as np
 import onnx
 
-from spa.frontends.onnx_file import load, save
+from spa.frontends.files.onnx_file import load, save
 
 _SHAPE = (512, 512)  # 1 MiB: long enough a write to be killed in
 _KINDS = {"old": ("Abs", 1.0), "new": ("Neg", 2.0)}

@@ -24,13 +24,13 @@ if __name__ == "__main__":  # run as a script: the project's root is not on the 
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from spa import pipeline, runtime
+from spa.analysis.group import Group
+from spa.analysis.plan import Plan
 from spa.errors import SpaError
-from spa.group import Group
-from spa.passes import verify as verification
-from spa.passes.masking import mask_consumers
-from spa.passes.slicing import slice_model
-from spa.passes.tracks import find_tracks
-from spa.plan import Plan
+from spa.passes.choose.tracks import find_tracks
+from spa.passes.cut import verify as verification
+from spa.passes.cut.masking import mask_consumers
+from spa.passes.cut.slicing import slice_model
 from tests.random_blocks import IMAGE_BLOCKS, ROW_BLOCKS, SEQUENCE_BLOCKS, conv, linear
 from tests.random_builder import Axis, Builder, Tensor
 

@@ -9,7 +9,7 @@ import onnx
 import onnx.parser
 import onnx_ir as ir
 
-from spa.frontends import check
+from spa.frontends.files import check
 
 TEXT = """
 <ir_version: 10, opset_import: ["" : 20, "local" : 1], producer_name: "here", metadata_props: ["key": "value"]>

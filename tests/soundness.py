@@ -1,8 +1,8 @@
 """The soundness oracle: whether a rule tells the truth about its operator, found out by running the operator.
 
 A row is one node.  The node is coupled as a graph of its own, and for every factor that its rule leaves free one or two
-positions are cut by `spa.passes.slicing`.  What the smaller node computes has to be what the whole node computes, with
-the cut positions deleted from its results, after operand positions that the node sums over were set to zero.
+positions are cut by `spa.passes.cut.slicing`.  What the smaller node computes has to be what the whole node computes,
+with the cut positions deleted from its results, after operand positions that the node sums over were set to zero.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import onnx_ir as ir
 import onnxruntime
 from onnx.reference import ReferenceEvaluator
 
-from spa.coupling import Application, Coupling, couple
-from spa.dims import ONE, Factor, leaves
-from spa.group import keep_mask
-from spa.operation import Operation
-from spa.passes.masking import mask_consumers
-from spa.passes.slicing import slice_model
-from spa.rule import names_of
+from spa.analysis.coupling import Application, Coupling, couple
+from spa.analysis.group import keep_mask
+from spa.notation.dims import ONE, Factor, leaves
+from spa.notation.operation import Operation
+from spa.notation.rule import names_of
+from spa.passes.cut.masking import mask_consumers
+from spa.passes.cut.slicing import slice_model
 from spa.shapes import Shapes
 
 RELATIVE = 1e-5  # of the largest number in a result

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from spa.errors import UsageError
-from spa.frontends import writing
-from spa.frontends.onnx_file import load, save
+from spa.frontends.files import writing
+from spa.frontends.files.onnx_file import load, save
 from tests import killing
 from tests.small import entries
 

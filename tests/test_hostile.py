@@ -17,7 +17,7 @@ import pytest
 
 from spa import pipeline
 from spa.errors import UsageError
-from spa.frontends.onnx_file import load
+from spa.frontends.files.onnx_file import load
 from tests.models import build, integers
 
 needs_runtime = pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="onnxruntime")
@@ -166,7 +166,7 @@ def test_equal_node_names() -> None:
 def test_two_runs_on_one_target(tmp_path: Path) -> None:
     """Both end well, and the target is what one of them wrote, whole; nothing else is left behind."""
     onnx.save(two_layers(), tmp_path / "model.onnx")
-    command = [sys.executable, "-m", "spa.cli", "prune", "model.onnx", "--of", "channels", "--no-verify"]
+    command = [sys.executable, "-m", "spa", "prune", "model.onnx", "--of", "channels", "--no-verify"]
     runs = [
         subprocess.Popen(
             [*command, "--ratio", ratio, "-o", "small.onnx"],

@@ -53,13 +53,13 @@ def test_wheel_metadata(wheel: Path) -> None:
 def test_wheel_imports_without_the_sources(wheel: Path, tmp_path: Path) -> None:
     program = (
         f"import sys; sys.path.insert(0, {str(wheel)!r})\n"
-        "import spa, spa.frontends.onnx_file, spa.passes\n"
-        "print(spa.__file__, spa.frontends.onnx_file.__file__)"
+        "import spa, spa.frontends.files.onnx_file, spa.passes\n"
+        "print(spa.__file__, spa.frontends.files.onnx_file.__file__)"
     )
     done = subprocess.run(
         [sys.executable, "-I", "-c", program], cwd=tmp_path, check=True, capture_output=True, text=True
     )
-    assert done.stdout.split() == [f"{wheel}/spa/__init__.py", f"{wheel}/spa/frontends/onnx_file.py"]
+    assert done.stdout.split() == [f"{wheel}/spa/__init__.py", f"{wheel}/spa/frontends/files/onnx_file.py"]
 
 
 def test_links_are_relative() -> None:

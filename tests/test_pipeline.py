@@ -16,8 +16,8 @@ import pytest
 import spa
 from spa import pipeline, runtime
 from spa.errors import BudgetError, ModelError, NothingToPrune, VerificationError
-from spa.frontends import onnx_file
-from spa.passes.slicing import slice_model
+from spa.frontends.files import onnx_file
+from spa.passes.cut.slicing import slice_model
 from tests import models
 from tests.models import build
 from tests.small import linear, write

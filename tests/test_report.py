@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from spa import pipeline, report
-from spa.operation import registered
-from spa.plan import Plan
+from spa.analysis.plan import Plan
+from spa.notation.operation import registered
 from spa.report import FrozenShare, GroupRow, Report, quantity
 from tests import models
 

@@ -16,7 +16,7 @@ import pytest
 
 from spa import runtime
 from spa.errors import DataError, MissingExtra, ModelError, UsageError
-from spa.frontends.onnx_file import load
+from spa.frontends.files.onnx_file import load
 from tests.small import WEIGHT, array, linear, text_model, write
 
 X = np.linspace(-1, 1, 64, dtype=np.float32).reshape(2, 32)

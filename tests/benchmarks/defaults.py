@@ -30,8 +30,8 @@ import onnxruntime
 
 from spa import pipeline
 from spa.errors import BudgetError
-from spa.passes.importance import CRITERIA, GATHERS, NORMALISATIONS, ROLES, score_groups
-from spa.passes.selection import SCOPES, select
+from spa.passes.choose.importance import CRITERIA, GATHERS, NORMALISATIONS, ROLES, score_groups
+from spa.passes.choose.selection import SCOPES, select
 
 SHARED = Path(os.environ.get("SPA_SHARED", Path(__file__).parents[3] / "shared"))
 SAMPLES = {"fmnist_resnet": 128, "fmnist_vit": 128, "lite0": 12, "ocr_rec": 8, "crepe_tiny": 128, "nsnet2": 8}

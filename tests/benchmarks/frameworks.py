@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import spa
-from spa import restore
+from spa.adapters import restore
 from spa.errors import SpaError
-from spa.frontends.exported import difference, run_model
+from spa.frontends.exporting.exported import difference, run_model
 
 RATIO = 0.3
 LIMIT = 1e-4

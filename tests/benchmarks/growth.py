@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from spa.coupling import couple
-from spa.group import find_groups
+from spa.analysis.coupling import couple
+from spa.analysis.group import find_groups
 from spa.shapes import infer_shapes
 
 WIDTH, IMAGE, TOKENS, HEADS = 8, 4, 4, 2

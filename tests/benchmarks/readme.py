@@ -64,14 +64,14 @@ def session() -> str:
         shutil.copytree(ROOT / "models", Path(folder) / "models", ignore=shutil.ignore_patterns("*.py*", "*.md"))
         text = ""
         for command in SESSION:
-            arguments = [sys.executable, "-m", "spa.cli", *command.split()[1:]]
+            arguments = [sys.executable, "-m", "spa", *command.split()[1:]]
             done = subprocess.run(arguments, cwd=folder, check=True, text=True, stdout=-1, stderr=subprocess.STDOUT)
             text += f"$ {command}\n{done.stdout.rstrip()}\n\n"
     return f"```\n{text.rstrip()}\n```"
 
 
 def operators() -> str:
-    command = [sys.executable, "-m", "spa.cli", "rule", "--markdown"]
+    command = [sys.executable, "-m", "spa", "rule", "--markdown"]
     return subprocess.run(command, check=True, text=True, stdout=-1).stdout.rstrip()
 
 

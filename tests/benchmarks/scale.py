@@ -47,7 +47,7 @@ def measured(folder: Path, preset: str, ratio: float) -> list[str]:
     size = sum(file.stat().st_size for file in path.parent.iterdir())
     copying = timed(lambda: copy(path.parent, folder / "copy"))
     shutil.rmtree(folder / "copy")
-    command = [sys.executable, "-m", "spa.cli", "prune", str(path), "--ratio", str(ratio), "--no-verify"]
+    command = [sys.executable, "-m", "spa", "prune", str(path), "--ratio", str(ratio), "--no-verify"]
     peaks = {"RssAnon": 0, "RssFile": 0}
     pruning = timed(lambda: watched([*command, "-o", str(folder / "pruned.onnx")], peaks))
     after = sum(file.stat().st_size for file in folder.glob("pruned.onnx*"))

@@ -167,18 +167,18 @@ class Spa:
         return f"spa-onnx {version('spa-onnx')}, onnx-ir {version('onnx-ir')}, Python {sys.version.split()[0]}"
 
     def open(self, path: str) -> None:
-        from spa.frontends import onnx_file
+        from spa.frontends.files import onnx_file
 
         self.loaded = onnx_file.load(path)
 
     def run(self) -> dict[str, float]:
-        from spa.cost import measure
-        from spa.coupling import couple
-        from spa.group import find_groups
-        from spa.passes.importance import score_groups
-        from spa.passes.normalize import normalize
-        from spa.passes.selection import select
-        from spa.passes.slicing import slice_model
+        from spa.analysis.cost import measure
+        from spa.analysis.coupling import couple
+        from spa.analysis.group import find_groups
+        from spa.passes.choose.importance import score_groups
+        from spa.passes.choose.selection import select
+        from spa.passes.cut.slicing import slice_model
+        from spa.passes.normalize.normalize import normalize
         from spa.shapes import infer_shapes
 
         watch = Stopwatch()

@@ -93,7 +93,7 @@ def one(name: str, ratio: float, of: str) -> Row:
     """The row of one graph."""
     from spa import pipeline
     from spa.errors import NothingToPrune, SpaError
-    from spa.frontends import onnx_file
+    from spa.frontends.files import onnx_file
 
     entry = manifest()[name]
     row: Row = {"graph": name, "family": family(entry["ops"]), "params": entry["params"]}

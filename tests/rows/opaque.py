@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from spa.rules.opaque import REASONS
+from spa.operators.opaque import REASONS
 from tests.soundness import Row, row
 
 ROWS: list[Row] = [

@@ -1,0 +1,3 @@
+"""What the exporters of frameworks share."""
+
+from __future__ import annotations

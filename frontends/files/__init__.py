@@ -1,0 +1,3 @@
+"""ONNX files in and out."""
+
+from __future__ import annotations

@@ -1,0 +1,125 @@
+"""ONNX models: from a file or from memory to ``onnx_ir.Model``, and back to a file."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError
+
+from spa.errors import ModelError
+from spa.frontends.files import check, wire
+from spa.frontends.files.weights import Fingerprint, Origin, Weights, open_mapped, origin_of, set_origin
+from spa.frontends.files.writing import check_target, save, save_text
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+__all__ = ["check_target", "load", "origin_of", "save", "save_text"]
+
+_HEAD_NBYTES = 40
+
+
+def load(source: str | os.PathLike[str] | onnx.ModelProto | ir.Model | gs.Graph) -> ir.Model:
+    """Read and check a model.
+
+    Weights stay memory-mapped, external or not. The source is never changed: a model in memory is copied (its tensors
+    are shared, which nothing writes to). ``source`` may also be an ``onnx_graphsurgeon.Graph``.
+
+    Raises:
+        ModelError: if there is no valid model; one line that says why.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        return _load_file(Path(source))
+    if isinstance(source, ir.Model):
+        with _refusals():
+            return _adopt(source.clone(), Weights(), origin_of(source))
+    if type(source).__module__.partition(".")[0] == "onnx_graphsurgeon":
+        from spa.frontends import graphsurgeon
+
+        return graphsurgeon.load(source)
+    if isinstance(source, onnx.ModelProto):
+        return from_proto(source)
+    raise ModelError(
+        f"expected a path, onnx.ModelProto, onnx_ir.Model or onnx_graphsurgeon.Graph, found {type(source)}"
+    )
+
+
+def from_proto(proto: onnx.ModelProto) -> ir.Model:
+    """Check a model that is in memory; external data is looked for in the working directory.
+
+    Raises:
+        ModelError: if it is not valid; one line that says why.
+    """
+    check.check_proto(proto)
+    with _refusals():
+        return _adopt(ir.from_proto(proto), Weights(), Origin())
+
+
+def _load_file(path: Path) -> ir.Model:
+    data, fingerprint = open_mapped(path)
+    inline_location = secrets.token_hex(16)  # no tensor of the file can mean this by chance or by intent
+    folders = tuple(dict.fromkeys((path.parent.resolve(), path.resolve().parent)))
+    weights = Weights(folders=folders, inline=data, inline_location=inline_location, files=[fingerprint])
+    try:
+        with _refusals():
+            proto = onnx.ModelProto.FromString(wire.skeleton(data, location=inline_location))
+            check.check_proto(proto)
+            return _adopt(ir.from_proto(proto), weights, Origin(path=path))
+    except ModelError as error:
+        head = data[:_HEAD_NBYTES]
+        is_text = all(byte in b"\t\n\r" or 0x20 <= byte < 0x7F for byte in head)
+        reason = f"text, not an ONNX model: it starts with {head.decode()!r}" if is_text else str(error)
+        raise ModelError(f"{str(path)!r}: {reason}") from error.__cause__
+
+
+def _adopt(model: ir.Model, weights: Weights, origin: Origin) -> ir.Model:
+    """Give a model what SPA relies on: checked, sorted, weights mapped, one name for the standard domain."""
+    graphs = check.all_graphs(model)
+    weights.adopt(graphs)
+    check.check_model(model, graphs)
+    for graph in check.bodies(model):
+        if "ai.onnx" in graph.opset_imports:
+            opset = graph.opset_imports.pop("ai.onnx")
+            graph.opset_imports.setdefault("", opset)
+    for graph in graphs:
+        _open_negative_axes(graph)
+    files: tuple[Fingerprint, ...] = (*origin.files, *weights.files)
+    set_origin(model, Origin(path=origin.path, external=origin.external or weights.external, files=files))
+    return model
+
+
+def _open_negative_axes(graph: ir.Graph) -> None:
+    """Axes declared as -1, as some exporters do, become axes of unknown length: that is how runtimes take them."""
+    for value in (*graph.inputs, *(output for node in graph for output in node.outputs)):
+        if value.shape is not None and any(isinstance(size, int) and size < 0 for size in value.shape):
+            value.shape = ir.Shape([None if isinstance(size, int) and size < 0 else size for size in value.shape])
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """Turn whatever a damaged model makes protobuf and onnx_ir raise into a ModelError, and keep their log quiet."""
+    logger = logging.getLogger("onnx_ir")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    except ModelError:
+        raise
+    except DecodeError:
+        raise ModelError("not an ONNX model, or truncated or damaged") from None
+    except Exception as error:  # onnx_ir raises many kinds; each of them means: not a valid model
+        cause: BaseException = error
+        while deeper := cause.__cause__ or cause.__context__:
+            cause = deeper
+        reason = " ".join(str(cause).split())[:200]
+        raise ModelError(f"not a valid model: {reason or type(cause).__name__}") from error
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,3 @@
+"""Which units go: scores, candidates, budgets."""
+
+from __future__ import annotations

@@ -1,0 +1,143 @@
+"""How much each group gives: loss curves over cost, as scores that the selection can merge.
+
+Every group has a curve, what it costs the outputs to lose its first k units. A budget is met at least loss where the
+next unit of every group costs the same loss for each parameter or FLOP that it frees (the Lagrangian of the knapsack,
+exact for convex curves). So a unit's score is the slope of its curve's convex hull over what it frees at the present
+widths; widths and slopes are iterated, because what a channel frees depends on how many others are left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+
+from spa.analysis.cost import Cost
+from spa.analysis.group import Group
+from spa.analysis.plan import Plan
+
+ROUNDS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Local losses as differences of the outputs: straight lines between points, and on beyond the last.
+
+    A power law through two points near the origin looked finer, and sent groups far beyond them to ruin: it is the
+    large removals that have to be measured.
+
+    Attributes:
+        losses, measured: the points, both ascending from zero.
+    """
+
+    losses: tuple[float, ...] = (0.0, 1.0)
+    measured: tuple[float, ...] = (0.0, 1.0)
+
+    def of(self, losses: np.ndarray) -> np.ndarray:
+        """(any shape) the differences that losses make."""
+        x, y = np.array(self.losses), np.array(self.measured)
+        steepest = max(y[-1] / x[-1], (y[-1] - y[-2]) / max(x[-1] - x[-2], 1e-12))
+        return np.asarray(np.interp(losses, x, y) + steepest * np.maximum(losses - x[-1], 0.0))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Curve:
+    """What a group loses.
+
+    Attributes:
+        order: units, the first to go first; those that are not in it never go.
+        losses: (len(order) + 1,) summed relative error of the group's readers when the first k units are gone.
+        scale: what losses of its readers are as differences of the model's outputs.
+    """
+
+    group: Group
+    order: np.ndarray
+    losses: np.ndarray
+    scale: Scale = field(default_factory=lambda: Scale())
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """(len(order) + 1,) expected squared relative difference of the outputs."""
+        return self.scale.of(np.maximum(self.losses, 0.0))
+
+    def slopes(self) -> np.ndarray:
+        """(len(order),) loss that each unit adds, ascending: slopes of the largest convex curve below."""
+        return convex_slopes(self.predicted)
+
+
+def convex_slopes(curve: np.ndarray) -> np.ndarray:
+    """Slopes (n,) of the greatest convex minorant of a curve (n + 1,)."""
+    hull = [0]
+    for k in range(1, len(curve)):
+        while len(hull) > 1:
+            last, before = hull[-1], hull[-2]
+            if (curve[last] - curve[before]) * (k - last) < (curve[k] - curve[last]) * (last - before):
+                break
+            hull.pop()
+        hull.append(k)
+    slopes = np.empty(len(curve) - 1)
+    for left, right in pairwise(hull):
+        slopes[left:right] = (curve[right] - curve[left]) / (right - left)
+    return slopes
+
+
+def through(losses: Sequence[float], measured: Sequence[float]) -> Scale:
+    """The scale through points that were measured: pieces of straight lines, from zero on, that never fall."""
+    pairs = sorted((x, y) for x, y in zip(losses, measured, strict=True) if x > 0 and 0 < y < np.inf)
+    if not pairs:
+        return Scale()
+    x, y = np.array(pairs).T
+    return Scale((0.0, *map(float, x)), (0.0, *map(float, np.maximum.accumulate(y))))
+
+
+def allocate(
+    curves: Mapping[str, Curve],
+    groups: Sequence[Group],
+    cost: Cost,
+    of: str,
+    select: Callable[[list[np.ndarray]], Plan],
+) -> Plan:
+    """A plan whose expected loss is small for what it frees.
+
+    Args:
+        of: what is freed; channels: every unit counts the same.
+        select: the plan for some scores.
+    """
+    plan = Plan({}, {})
+    for _ in range(ROUNDS):
+        before, plan = plan, select(scores(curves, groups, cost, of, plan))
+        if before.removed == plan.removed:
+            break
+    return plan
+
+
+def scores(curves: Mapping[str, Curve], groups: Sequence[Group], cost: Cost, of: str, plan: Plan) -> list[np.ndarray]:
+    """For each group (units,): the loss of each unit over what it frees while `plan` is gone; zeros without a curve."""
+    found = []
+    for group in groups:
+        curve = curves.get(group.name)
+        if curve is None or not len(curve.order):
+            found.append(np.zeros(group.size))
+            continue
+        slopes = curve.slopes() / max(_freed(curve, groups, cost, of, plan), 1e-12)
+        top = float(slopes[-1])
+        mine = np.full(group.size, 2.0 * top + 1.0)
+        mine[curve.order] = slopes + top * 1e-9 * np.arange(1, len(slopes) + 1) / len(slopes)  # ties leave in order
+        found.append(mine)
+    return found
+
+
+def _freed(curve: Curve, groups: Sequence[Group], cost: Cost, of: str, plan: Plan) -> float:
+    """What a unit of a group frees at the present widths, as a mean over the next few."""
+    if of not in cost.terms:
+        return 1.0
+    name, size = curve.group.name, curve.group.size
+    later = min(len(plan.removed.get(name, ())) + max(1, size // 16), len(curve.order))
+    earlier = max(0, later - max(1, size // 16))
+    costs = []
+    for count in (earlier, later):
+        removed = {**plan.removed, name: curve.order[:count].tolist()}
+        costs.append(cost.of(of, Plan.of(groups, removed).masks(groups)))
+    return (costs[0] - costs[1]) / (later - earlier)

@@ -1,0 +1,143 @@
+"""Criteria that need nothing but the weights.
+
+Each takes all groups and a `Context` and returns, for each group, an array (units,) of which the smallest go.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+
+from spa.analysis.group import Group, Slice
+from spa.passes.choose.importance.gather import (
+    Context,
+    Criterion,
+    Scores,
+    as_floats,
+    check_finite,
+    is_weight,
+    positions,
+    stored,
+)
+
+SCALES = {("BatchNormalization", 1)}
+"""The operands that multiply a normalised channel."""
+
+_DISTANCES = 1 << 24  # distances held at a time
+
+
+def l1(groups: Sequence[Group], context: Context) -> Scores:
+    """The sum of absolute weights (Li et al., Pruning Filters for Efficient ConvNets, 2017)."""
+    return [context.gathered(group, partial(context.norms, power=1)) for group in groups]
+
+
+def l2(groups: Sequence[Group], context: Context) -> Scores:
+    """The Euclidean norm of the weights."""
+    return [context.gathered(group, partial(context.norms, power=2)) for group in groups]
+
+
+def lamp(groups: Sequence[Group], context: Context) -> Scores:
+    """s_u^2 / (sum of s_v^2 over the units v of the group that are no smaller), s the L2 score.
+
+    Lee et al., Layer-adaptive Sparsity for the Magnitude-based Pruning, 2021, on whole units.
+    """
+    results = []
+    for scores in l2(groups, context):
+        order = np.argsort(-scores, kind="stable")
+        squares = scores[order] ** 2
+        above = np.cumsum(squares)
+        ranked = np.divide(squares, above, out=np.zeros_like(squares), where=above > 0)
+        result = np.empty_like(ranked)
+        result[order] = ranked
+        results.append(result)
+    return results
+
+
+def random(seed: int = 0) -> Criterion:
+    """Uniform numbers, the same for a group whatever other groups there are."""
+
+    def scores(groups: Sequence[Group], context: Context) -> Scores:  # noqa: ARG001 (a criterion's form)
+        return [np.random.default_rng([seed, zlib.crc32(g.name.encode())]).random(g.size) for g in groups]
+
+    return scores
+
+
+def bn_scale(groups: Sequence[Group], context: Context) -> Scores:
+    """The size of the batch normalisation's scale (Liu et al., Network Slimming, 2017).
+
+    A group without one is scored by L2, brought to the mean of those that have one; a note says so.
+    """
+    scales = [[p for p in group.slices if is_weight(p) and SCALES.intersection(p.uses)] for group in groups]
+    norm = partial(context.norms, power=1)
+    results = [context.gathered(group, norm, found) for group, found in zip(groups, scales, strict=True)]
+    without = [number for number, found in enumerate(scales) if not found]
+    if not without:
+        return results
+    with_scale = [scores for scores, found in zip(results, scales, strict=True) if found]
+    level = float(np.concatenate(with_scale).mean()) if with_scale else 0.0
+    for number, scores in zip(without, l2([groups[number] for number in without], context), strict=True):
+        mean = float(scores.mean())
+        results[number] = scores * (level / mean) if level and mean else scores
+    names = ", ".join(groups[number].name for number in without[:3])
+    context.notes.append(
+        f"bn_scale: {len(without)} of {len(groups)} groups have no batch normalisation "
+        f"({names}{', ...' if len(without) > 3 else ''}); they were scored by l2"
+    )
+    return results
+
+
+def fpgm(groups: Sequence[Group], context: Context) -> Scores:
+    """The sum of distances to all other units: what lies near the geometric median can be replaced by the rest.
+
+    He et al., Filter Pruning via Geometric Median, 2019.
+    """
+    return [context.gathered(group, distance_sums) for group in groups]
+
+
+def distance_sums(piece: Slice, units: int) -> np.ndarray:
+    """(units,) the sum of Euclidean distances from each unit's weights to every other unit's, in one tensor.
+
+    Raises:
+        ModelError: the tensor holds NaN or infinite values.
+    """
+    present, vectors = _unit_vectors(piece, units)
+    size = float(np.abs(vectors).max(initial=0.0))
+    if not np.isfinite(size):
+        check_finite(piece.value, stored(piece.value))
+    result = np.zeros(units)
+    if not size:
+        return result
+    vectors /= size  # squares stay in range
+    vectors -= vectors.mean(axis=0)  # distances stay; their rounding shrinks with the vectors
+    squares = np.einsum("ij,ij->i", vectors, vectors)
+    step = max(1, _DISTANCES // len(vectors))
+    for at in range(0, len(vectors), step):
+        rows = slice(at, at + step)
+        distances = vectors[rows] @ vectors.T
+        distances *= -2.0
+        distances += squares[rows, None]
+        distances += squares
+        np.fill_diagonal(distances[:, at:], 0.0)
+        np.maximum(distances, 0.0, out=distances)
+        np.sqrt(distances, out=distances)
+        result[present[rows]] = size * distances.sum(axis=1, dtype=np.float64)
+    return result
+
+
+def _unit_vectors(piece: Slice, units: int) -> tuple[np.ndarray, np.ndarray]:
+    """(the units in a slice, their weights as float32 (units there, weights)); shorter ones filled up with zeros."""
+    array = np.moveaxis(stored(piece.value), piece.axis, 0)
+    array = array.reshape(len(array), -1)
+    counts = positions(piece, units)
+    present = np.flatnonzero(counts)
+    most = int(counts.max(initial=0))
+    vectors = np.zeros((len(present), most, array.shape[1]), np.float32)
+    order = np.argsort(piece.unit_of, kind="stable")[int(np.sum(piece.unit_of < 0)) :]
+    row = np.repeat(np.arange(len(present)), counts[present])
+    place = np.arange(len(order)) - np.repeat(np.cumsum(counts[present]) - counts[present], counts[present])
+    with np.errstate(over="ignore"):
+        vectors[row, place] = as_floats(array[order], piece.value.const_value)
+    return present, vectors.reshape(len(present), -1)

@@ -1,0 +1,294 @@
+"""Which units go, so that a share of the model goes and no more than it takes.
+
+Every group has a fixed order in which its units would leave (`spa.passes.choose.tracks`).  A scope merges these
+orders into one for the whole model; a selection is its shortest beginning that reaches the budget, found by
+bisection on the exact cost.  So a larger ratio removes a superset, and what is reached exceeds what was
+asked for by less than one step: a unit, or as many as `align` takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import floor, isfinite
+
+import numpy as np
+
+from spa.analysis.cost import MEASURES, Cost, Term
+from spa.analysis.group import Frozen, Group
+from spa.analysis.plan import Plan
+from spa.errors import BudgetError, NothingToPrune, UsageError
+from spa.notation.dims import Factor, leaves
+from spa.passes.choose.candidates import NESTED, OFF, Candidates, find_candidates, reasons, what_stays
+from spa.passes.choose.tracks import Track, find_tracks, masks_of, schedule
+
+CHANNELS = "channels"
+BUDGETS = (*MEASURES, CHANNELS)
+SCOPES = ("global", "local", "isomorphic")
+DEFAULT_SCOPE = "global"  # the least damaging in tests/benchmarks/defaults.md
+DEFAULT_MIN_KEEP = 0.1
+
+_ROUNDING = 1e-9  # of a share
+_SHOWN = 0.0005  # shares below this are not worth a word
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """A plan, how far it goes, and what held it back.
+
+    Attributes:
+        reached: the share (0..1) that goes of the model's params, flops and bytes, and as `channels` of the
+            units of all groups that take part.
+        limits: groups that take no part or went as far as they may, and why, in words.
+    """
+
+    plan: Plan
+    reached: Mapping[str, float]
+    limits: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    ratio: float
+    of: str
+    scope: str
+    align: int
+    min_keep: float
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    only: tuple[str, ...]
+    unread: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        if not (isfinite(self.ratio) and 0 < self.ratio < 1):
+            raise UsageError(f"ratio {self.ratio:g}: expected a share between 0 and 1, both excluded")
+        if self.of not in BUDGETS:
+            raise UsageError(f"of {self.of!r}: expected one of {', '.join(BUDGETS)}")
+        if self.scope not in SCOPES:
+            raise UsageError(f"scope {self.scope!r}: expected one of {', '.join(SCOPES)}")
+        if self.align < 1:
+            raise UsageError(f"align {self.align}: expected a whole number of units, 1 or more")
+        if not 0 <= self.min_keep <= 1:
+            raise UsageError(f"min_keep {self.min_keep:g}: expected a share between 0 and 1")
+
+
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """A selection to be made: what does not depend on how far it goes."""
+
+    groups: Sequence[Group]
+    scores: Sequence[np.ndarray]
+    cost: Cost
+    options: _Options
+    candidates: Candidates
+    tracks: Sequence[Track]
+    dense: Mapping[str, float]
+    condensed: Cost
+
+    @classmethod
+    def of(cls, groups: Sequence[Group], scores: Sequence[np.ndarray], cost: Cost, options: _Options) -> _Problem:
+        def tracks_of(numbers: Sequence[int]) -> list[Track]:
+            chosen = [groups[number] for number in numbers]
+            mine = [scores[number] for number in numbers]
+            return find_tracks(chosen, mine, min_keep=options.min_keep, align=options.align)
+
+        def reaches(number: int) -> bool:
+            (track,) = tracks_of([number])
+            return track.nearest(options.ratio * track.group.size) >= 0.5 * options.ratio * track.group.size
+
+        candidates = find_candidates(
+            groups, include=options.include, exclude=options.exclude, only=options.only, unread=options.unread,
+            reaches=reaches,
+        )  # fmt: skip
+        tracks = tracks_of(candidates.active)
+        dense = {name: cost.of(name) for name in MEASURES}
+        return cls(groups, scores, cost, options, candidates, tracks, dense, _condensed(cost, tracks))
+
+    @property
+    def all_that_may(self) -> list[int]:
+        return [int(track.allowed[-1]) for track in self.tracks]
+
+    def share(self, counts: Sequence[int], measure: str) -> float:
+        """What goes when each group loses its first `counts` units."""
+        if measure == CHANNELS:
+            return sum(counts) / max(1, sum(track.group.size for track in self.tracks))
+        whole = self.dense[measure]
+        return 1 - self.condensed.of(measure, masks_of(self.tracks, counts)) / whole if whole else 0.0
+
+
+def select(
+    groups: Sequence[Group],
+    scores: Sequence[np.ndarray],
+    cost: Cost,
+    *,
+    ratio: float,
+    of: str = "params",
+    scope: str | None = None,
+    align: int = 1,
+    min_keep: float | None = None,
+    include: Iterable[str] = (),
+    exclude: Iterable[str] = (),
+    only: Iterable[str] = (),
+    unread: Iterable[str] = (),
+    frozen: Sequence[Frozen] = (),
+) -> Selection:
+    """Choose the units to remove.
+
+    Args:
+        scores: for each group (units,); the smallest go first, ties by the order of groups and units.
+        ratio: the share to remove: of the params, flops or bytes of the whole model; or with `channels`, of
+            the units of every group that takes part, to the nearest whole number.
+        scope: whose units compete: all (global); those of groups with the same kind and structure, all such
+            families losing the same share (isomorphic, after Fang et al., Isomorphic Pruning, 2024); or
+            those of one group, all groups losing the same share (local).  `channels` is local by nature.
+        align: kept widths are multiples of this, or all of a group stays. The width of a unit is the number of
+            positions in a row that it takes: one for a channel or head_dim, head_dim for a head.
+        min_keep: the share of its units that a group keeps at least, 0.1 unless told; and at least one unit
+            of each of its factors.
+        include: turns on groups that are off, by kind (width) or by a pattern as below.  Of nested groups,
+            such as heads and the head_dim inside them, only one is cut, so that one is still exactly what
+            `ratio` says: the outermost that can lose at least half of `ratio` (two heads cannot lose a
+            tenth), else the next inner one.  Included groups are cut besides.
+        exclude, only: patterns of group names, kinds, tensors or nodes: groups that are left alone, or but
+            which all are.
+        unread: names of groups that no weight reads which could make up for them: they stay.
+        frozen: what stays and why, for messages.
+
+    Raises:
+        UsageError: an option is out of range, or a pattern matches nothing.
+        NothingToPrune: no group may be cut.
+        BudgetError: not that much can go; says how much could, and what holds the rest.
+    """
+    options = _Options(
+        ratio, of, scope or DEFAULT_SCOPE, align, DEFAULT_MIN_KEEP if min_keep is None else min_keep,
+        tuple(include), tuple(exclude), tuple(only), frozenset(unread),
+    )  # fmt: skip
+    problem = _Problem.of(groups, scores, cost, options)
+    if not problem.tracks:
+        why = [*reasons(groups, problem.candidates), what_stays(groups, frozen)]
+        raise NothingToPrune(f"nothing can be removed: {'; '.join(filter(None, why)) or 'the model stores no weights'}")
+    if of != CHANNELS and not problem.dense[of]:
+        raise UsageError(f"of {of!r}: this model has no {of}; choose another of {', '.join(BUDGETS)}")
+    counts = _uniform(problem) if of == CHANNELS else _search(problem)
+    if counts is None or not any(counts):
+        raise BudgetError(_why(problem, frozen))
+    plan = Plan.of(groups, {t.group.name: t.order[:n].tolist() for t, n in zip(problem.tracks, counts, strict=True)})
+    reached = {measure: problem.share(counts, measure) for measure in BUDGETS}
+    return Selection(plan, reached, (*reasons(groups, problem.candidates), *_at_their_end(problem, counts)))
+
+
+def _uniform(problem: _Problem) -> list[int] | None:
+    """The same share of every group; None if bounds keep the whole further from it than rounding does.
+
+    Raises:
+        BudgetError: the share is so small that it rounds to no unit in all groups.
+    """
+    ratio, tracks = problem.options.ratio, problem.tracks
+    smallest = min((0.5 * t.allowed[1] / t.group.size for t in tracks if t.allowed[-1]), default=0.0)
+    if ratio < smallest - _ROUNDING:
+        raise BudgetError(
+            f"ratio {ratio:g} of channels is less than half a step of every group: nothing would go; "
+            f"the smallest ratio at which something does is {smallest:.4g}"
+        )
+    counts = [track.nearest(ratio * track.group.size) for track in tracks]
+    missing = sum(ratio * track.group.size - count for track, count in zip(tracks, counts, strict=True))
+    return counts if missing <= 0.5 * sum(track.step for track in tracks) + _ROUNDING else None
+
+
+def _search(problem: _Problem) -> list[int] | None:
+    """The shortest beginning of the schedule that reaches the budget; None if all of it does not."""
+    options, tracks = problem.options, problem.tracks
+    enough = options.ratio - _ROUNDING
+    if problem.share(problem.all_that_may, options.of) < enough:
+        return None
+    steps = schedule(tracks, [problem.scores[number] for number in problem.candidates.active], options.scope)
+    low, high = 0, len(steps.count)  # `low` steps do not reach it, `high` do
+    while high - low > 1:
+        middle = (low + high) // 2
+        if problem.share(steps.counts(middle, len(tracks)), options.of) < enough:
+            low = middle
+        else:
+            high = middle
+    return steps.counts(high, len(tracks))
+
+
+def _condensed(cost: Cost, tracks: Sequence[Track]) -> Cost:
+    """The same cost as a function of the tracks alone, in fewer terms: what cannot change becomes a weight."""
+    free = {leaf for track in tracks for leaf in track.group.leaves}
+    changes: dict[Factor, bool] = {}
+    terms = {}
+    for measure, found in cost.terms.items():
+        weights: dict[tuple[Factor, ...], float] = {}
+        for term in found:
+            weight, dims = term.weight, []
+            for dim in term.dims:
+                root = dim.root
+                if root not in changes:
+                    changes[root] = not free.isdisjoint(leaves(root))
+                if changes[root]:
+                    dims.append(root)
+                else:
+                    weight *= root.size
+            weights[tuple(dims)] = weights.get(tuple(dims), 0.0) + weight
+        terms[measure] = [Term(weight, dims) for dims, weight in weights.items()]
+    return Cost(terms)
+
+
+# ------------------------------------------------------------------------------------------------- in words
+def _why(problem: _Problem, frozen: Sequence[Frozen]) -> str:
+    """What could be reached at most, and what each bound holds back: how much more would go without it."""
+    measure, best = problem.options.of, problem.share(problem.all_that_may, problem.options.of)
+    held, reach = [], best
+    for text, options in _relaxations(problem):
+        relaxed = _Problem.of(problem.groups, problem.scores, problem.cost, options)
+        further = relaxed.share(relaxed.all_that_may, measure)
+        if further - reach >= _SHOWN:
+            held.append(f"{text} ({_percent(further - reach)})")
+            reach = further
+    if 1 - reach >= _SHOWN:
+        stays = "" if measure == CHANNELS else what_stays(problem.groups, frozen)
+        tensors = "tensors that stay and " if stays else ""
+        held.append(f"{tensors}the last unit of each group ({_percent(1 - reach)}{f': {stays}' if stays else ''})")
+    most = _percent(floor(1000 * best + _ROUNDING) / 1000)  # rounded down, so that asking for it succeeds
+    return (
+        f"ratio {problem.options.ratio:g} of {measure} cannot be met: at most {most} can go; "
+        f"the rest is held by {', '.join(held)}"
+    )
+
+
+def _relaxations(problem: _Problem) -> Iterator[tuple[str, _Options]]:
+    """The bounds of a selection, each with the options in which it and those before it are lifted."""
+    options = replace(problem.options, min_keep=0.0)
+    yield f"min_keep={problem.options.min_keep:g}", options
+    options = replace(options, align=1)
+    yield f"align={problem.options.align}", options
+    if options.of == CHANNELS:  # a share of the groups that take part
+        return
+    for reason, text in ((NESTED, "groups nested with others that are cut"), (OFF, "groups that are off")):
+        names = (problem.groups[n].name for n, why in problem.candidates.left.items() if why == reason)
+        options = replace(options, include=(*options.include, *names))
+        yield f"{text} unless included", options
+    options = replace(options, unread=frozenset())
+    yield "groups that nothing could make up for", options
+    yield "groups left out by exclude or only", replace(options, exclude=(), only=())
+
+
+def _at_their_end(problem: _Problem, counts: Sequence[int]) -> list[str]:
+    """Groups that lost all they may while others went on."""
+    options = problem.options
+    ends = [t.group.name for t, n in zip(problem.tracks, counts, strict=True) if n and n == t.allowed[-1]]
+    whole = [t.group.name for t in problem.tracks if t.allowed[-1] == 0]
+    found = []
+    if ends:
+        found.append(f"{_listed(ends)} lost all that min_keep={options.min_keep:g} lets go")
+    if whole:
+        found.append(f"{_listed(whole)} can lose nothing under min_keep={options.min_keep:g} and align={options.align}")
+    return found
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

@@ -1,0 +1,186 @@
+"""How each group may shrink: the order in which its units would leave, and how many of them may."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil, gcd
+
+import numpy as np
+
+from spa.analysis.group import Group
+from spa.notation.dims import Factor
+
+_ROUNDING = 1e-9  # shares of whole numbers may miss one by this much
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """One group on its way down.
+
+    Attributes:
+        order: (units that may leave,) the first to go first; ties by unit.
+        step: the group keeps a multiple of this many units, or all.
+        allowed: how many units may leave, ascending from 0.
+    """
+
+    group: Group
+    order: np.ndarray
+    step: int
+    allowed: np.ndarray
+
+    def nearest(self, count: float) -> int:
+        """The allowed number closest to `count`; of two, the larger."""
+        distances = np.round(np.abs(self.allowed - count), 6)
+        return int(self.allowed[distances == distances.min()][-1])
+
+    def masks(self, count: int) -> Iterator[tuple[Factor, np.ndarray]]:
+        """Each leaf of the group that shrinks when `count` units leave, and which of its indices stay."""
+        if not count:
+            return
+        keep = np.ones(self.group.size, bool)
+        keep[self.order[:count]] = False
+        for leaf in self.group.leaves:
+            start = self.group.offsets[leaf]
+            part = keep[start : start + leaf.size]
+            if not part.all():
+                yield leaf, part
+
+
+def find_tracks(
+    groups: Sequence[Group], scores: Sequence[np.ndarray], *, min_keep: float = 0.0, align: int = 1
+) -> list[Track]:
+    """The track of each group.
+
+    The best unit of each factor stays, and with it something of every axis, of constants and of what is computed.
+
+    Args:
+        scores: for each group (units,), the smallest leave first.
+        min_keep: the share of its units that a group keeps at least.
+        align: kept widths are a multiple of this; or all of a group stays.
+    """
+    tracks = []
+    for group, score, kept in zip(groups, scores, _stay(groups, scores), strict=True):
+        order = np.argsort(score, kind="stable")
+        order = order[~kept[order]]
+        least = max(ceil(min_keep * group.size - _ROUNDING), int(kept.sum()), 1)
+        step = 1 if align == 1 else align // gcd(align, run_length(group))
+        tracks.append(Track(group, order, step, allowed_removals(group.size, least=least, step=step)))
+    return tracks
+
+
+def allowed_removals(size: int, *, least: int, step: int = 1) -> np.ndarray:
+    """How many of `size` units may leave when at least `least` stay, in a multiple of `step`; ascending from 0."""
+    smallest = ceil(max(least, step) / step) * step
+    kept = np.arange(smallest, size, step)[::-1]
+    return np.concatenate([[0], size - kept])
+
+
+def run_length(group: Group) -> int:
+    """The width of a unit: how many positions in a row it takes along every axis (a head: its head_dim)."""
+    width = 0
+    for piece in group.slices:
+        ends = np.flatnonzero(piece.unit_of[1:] != piece.unit_of[:-1])
+        ends = np.concatenate([ends, [piece.unit_of.size - 1]])
+        runs = np.diff(ends, prepend=-1)[piece.unit_of[ends] >= 0]
+        width = gcd(width, *runs.tolist())
+        if width == 1:
+            break
+    return max(width, 1)
+
+
+def _stay(groups: Sequence[Group], scores: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """For each group, (units,) whether a unit must stay so that no factor and no axis becomes empty."""
+    kept = [np.zeros(group.size, bool) for group in groups]
+    for group, score, mine in zip(groups, scores, kept, strict=True):
+        for leaf in group.leaves:
+            if leaf.size > 1:
+                start = group.offsets[leaf]
+                mine[start + int(np.argmax(score[start : start + leaf.size]))] = True
+    # factors of one position may go, but not all of those that an axis is made of
+    for held in _thin_axes(groups).values():
+        safe = np.all([(unit_of < 0) | kept[number][unit_of] for number, unit_of in held], axis=0)
+        if safe.any():
+            continue
+        worth = np.min([np.where(unit_of < 0, np.inf, scores[number][unit_of]) for number, unit_of in held], axis=0)
+        best = int(np.argmax(worth))
+        for number, unit_of in held:
+            if unit_of[best] >= 0:
+                kept[number][unit_of[best]] = True
+    return kept
+
+
+def _thin_axes(groups: Sequence[Group]) -> dict[Factor, list[tuple[int, np.ndarray]]]:
+    """(group number, unit of each position) for the axes that the groups together could leave empty."""
+    found: dict[Factor, list[tuple[int, np.ndarray]]] = defaultdict(list)
+    for number, group in enumerate(groups):
+        for dim, unit_of in group.thin:
+            found[dim].append((number, unit_of))
+    return found
+
+
+def masks_of(tracks: Sequence[Track], counts: Sequence[int]) -> dict[Factor, np.ndarray]:
+    """Which indices of each leaf stay when each group loses its first `counts` units."""
+    return {leaf: mask for track, count in zip(tracks, counts, strict=True) for leaf, mask in track.masks(count)}
+
+
+# ---------------------------------------------------------------------------------------------------- scopes
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The steps of all groups in one order.
+
+    Attributes:
+        track: (steps,) the number of the track that goes on.
+        count: (steps,) how many units of its group are gone after that.
+    """
+
+    track: np.ndarray
+    count: np.ndarray
+
+    def counts(self, steps: int, tracks: int) -> list[int]:
+        """How many units of each track's group are gone after the first `steps`."""
+        gone = np.zeros(tracks, np.int64)
+        gone[self.track[:steps]] = self.count[:steps]  # of several the last, the largest, stays
+        found: list[int] = gone.tolist()
+        return found
+
+
+def schedule(tracks: Sequence[Track], scores: Sequence[np.ndarray], scope: str) -> Schedule:
+    """The order in which groups shrink.
+
+    global: by score.  local: by the share of its group that is gone by then.  isomorphic: by the share of
+    its family, inside which units go by score.  Ties by the order of groups, then of units.
+
+    Args:
+        scores: for each track's group, (units,).
+    """
+    leaving = [track.order[: track.allowed[-1]] for track in tracks]
+    when = [score[order] for score, order in zip(scores, leaving, strict=True)]
+    if scope != "global":
+        families: dict[object, list[int]] = defaultdict(list)
+        for number, track in enumerate(tracks):
+            families[number if scope == "local" else family_of(track.group)].append(number)
+        for members in families.values():
+            units = sum(tracks[number].group.size for number in members)
+            for number, ranks in zip(members, _ranks([when[number] for number in members]), strict=True):
+                when[number] = (ranks + 0.5) / units
+    counts = [track.allowed[1:] for track in tracks]
+    reached = [times[count - 1] for times, count in zip(when, counts, strict=True)]  # a step waits for its last unit
+    order = np.argsort(np.concatenate(reached), kind="stable")
+    owner = np.repeat(np.arange(len(tracks)), [len(count) for count in counts])
+    return Schedule(owner[order], np.concatenate(counts)[order])
+
+
+def family_of(group: Group) -> object:
+    """What groups of the same kind and structure share: the roles, ranks and axes of their slices."""
+    roles = sorted((p.producer, p.consumer, len(p.value.shape or ()), p.axis) for p in group.slices)
+    return group.kind, tuple(roles)
+
+
+def _ranks(keys: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The rank of each key among all; each array is ascending, ties keep the order of arrays and elements."""
+    order = np.argsort(np.concatenate(keys), kind="stable")
+    ranks = np.empty(len(order), np.int64)
+    ranks[order] = np.arange(len(order))
+    return np.split(ranks, np.cumsum([len(key) for key in keys])[:-1])

@@ -1,0 +1,3 @@
+"""Removing what was chosen, and checking the result."""
+
+from __future__ import annotations

@@ -1,0 +1,149 @@
+"""The reference for exactness: the dense model in which removed units are read as zero.
+
+Exactness theorem: for a plan without statistic factors, the pruned model computes what the dense model
+computes when, at every node that sums over a removed position, that position of an operand is zero.  The
+reference is made from the rules' contracted names and from nothing else: no weight is cut, no shape
+changes, so that an error in slicing shows as a difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from spa.analysis.coupling import Application, Coupling
+from spa.analysis.group import Masks, keep_mask
+from spa.notation.dims import Kind
+from spa.notation.rule import Compound, Name, Observed, Term, names_of
+from spa.passes.normalize.fold import Names
+from spa.passes.normalize.normalize import RemoveUnusedInitializers
+
+
+def mask_consumers(
+    model: ir.Model, coupling: Coupling, masks: Masks, *, dtypes: Mapping[ir.Value, ir.DataType] | None = None
+) -> None:
+    """Zero what consumers read of removed units, in the coupled model, in place; it stays as large as it was.
+
+    Args:
+        dtypes: of values that do not tell their own.
+    """
+    names = Names(model)
+    known = dict(dtypes or {})
+    for application in coupling.applications:
+        if any(isinstance(follow, Observed) for follow in application.rule.follows):
+            continue  # it reads sizes, not values
+        contracted = application.rule.contracted - set(application.rule.frozen)
+        done: set[str] = set()
+        for position, axis, term, summed in _summed_axes(application, contracted):
+            read = (position, axis) in application.rule.reads
+            if summed <= done and not read:
+                continue
+            mask = _term_mask(application, term, summed, masks)
+            if mask is not None:
+                rank = len(application.operand_axes(position))
+                point = _zero_point(application, position, rank)
+                _zero(application.node, position, axis, rank, mask, names, point, known)
+            if not read:
+                done |= summed
+    RemoveUnusedInitializers()(model)
+
+
+def _summed_axes(
+    application: Application, contracted: frozenset[str] | set[str]
+) -> list[tuple[int, int, Term, set[str]]]:
+    """(operand, axis, term, names summed over), stored operands first: zeroing one operand is enough."""
+    found = []
+    for position, value in enumerate(application.node.inputs):
+        for axis, term in enumerate(application.operand_axes(position)):
+            everything = {name.name for name in names_of(term)}
+            names = {name for name in everything if name.split(".")[0] in contracted}
+            if (position, axis) in application.rule.reads:
+                names = everything
+            if names and value is not None:
+                found.append((position, axis, term, names))
+    return sorted(found, key=lambda entry: application.node.inputs[entry[0]].const_value is None)  # type: ignore[union-attr]
+
+
+def _term_mask(application: Application, term: Term, names: set[str], masks: Masks) -> np.ndarray | None:
+    """Which positions of an axis stay, counting the given names only; None: all."""
+    if isinstance(term, int):
+        return None
+    if isinstance(term, Name):
+        return keep_mask(application.factors[term.name], masks) if term.name in names else None
+    assert isinstance(term, Compound)
+    parts = [_term_mask(application, part, names, masks) for part in term.parts]
+    if all(part is None for part in parts):
+        return None
+    sizes = [application.factor(part).size for part in term.parts]
+    whole = [np.ones(size, bool) if part is None else part for part, size in zip(parts, sizes, strict=True)]
+    if term.kind is Kind.SUM:
+        return np.concatenate(whole)
+    result = whole[0]
+    for part in whole[1:]:
+        result = (result[:, None] & part[None, :]).reshape(-1)
+    return result
+
+
+def _zero_point(application: Application, position: int, rank: int) -> tuple[ir.Value, tuple[int, ...]] | None:
+    """What stands for zero in an operand, and the shape in which it broadcasts against it; None: zero does."""
+    at = dict(application.rule.zeros).get(position)
+    point = None if at is None else application.node.inputs[at]
+    if at is None or point is None:
+        return None
+    terms, shape = application.operand_axes(position), [1] * rank
+    for term in application.operand_axes(at):
+        if term in terms:
+            shape[terms.index(term)] = application.factor(term).size
+    return point, tuple(shape)
+
+
+def _zero(
+    node: ir.Node,
+    position: int,
+    axis: int,
+    rank: int,
+    mask: np.ndarray,
+    names: Names,
+    point: tuple[ir.Value, tuple[int, ...]] | None,
+    dtypes: dict[ir.Value, ir.DataType],
+) -> None:
+    value = node.inputs[position]
+    graph = node.graph
+    assert value is not None
+    assert isinstance(graph, ir.Graph)
+    what = f"{node.outputs[0].name}/{position}.{axis}"
+    told = None if point is None or point[0].const_value is None else point[0].const_value.numpy().reshape(point[1])
+    if value.const_value is not None and (point is None or told is not None):
+        array = value.const_value.numpy().copy()
+        removed = np.moveaxis(array, axis, 0)
+        removed[~mask] = 0 if told is None else np.moveaxis(np.broadcast_to(told, array.shape), axis, 0)[~mask]
+        zeroed = _stored(graph, names.free(f"{what}/read"), ir.Tensor(array, dtype=value.const_value.dtype))
+        node.replace_input_with(position, zeroed)
+        return
+    shape = [1] * rank
+    shape[axis] = mask.size
+    dtype = value.dtype or dtypes.get(value, ir.DataType.FLOAT)
+    keep = _stored(graph, names.free(f"{what}/keep"), ir.Tensor(mask.reshape(shape)))
+    if point is not None and told is None:
+        zero = point[0]  # computed when the graph runs: a scalar
+    else:
+        nothing = np.zeros((), dtype.numpy()) if told is None else told.astype(dtype.numpy())
+        zero = _stored(graph, names.free(f"{what}/zero"), ir.Tensor(nothing, dtype=dtype))
+    where = ir.node("Where", [keep, value, zero], name=names.free(f"{what}/masked"))
+    where.outputs[0].name = where.name
+    dtypes[where.outputs[0]] = dtype
+    if value.type is not None:
+        where.outputs[0].type, where.outputs[0].shape = value.type, value.shape
+    graph.insert_before(node, where)
+    node.replace_input_with(position, where.outputs[0])
+
+
+def _stored(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+    """A new stored tensor."""
+    value = ir.Value(
+        name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()), const_value=tensor
+    )
+    graph.initializers[name] = value
+    return value

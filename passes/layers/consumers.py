@@ -1,0 +1,368 @@
+"""Mixing consumers: the layers that multiply what a group makes with a stored weight, each one least-squares problem.
+
+A layer computes `rows x matrix + bias`: rows are the elements of its data that meet a column of weights, for every
+sample and position (for a convolution the patch under its window, zeros of the padding included). That form is read off
+the rule of the node, so a matrix product, a grouped convolution and an Einsum are one case here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import ceil, prod
+
+import numpy as np
+import onnx_ir as ir
+
+from spa.analysis.coupling import Application, Coupling
+from spa.analysis.group import Group, leaf_positions
+from spa.notation.dims import Factor, Kind, leaves, product
+from spa.notation.rule import Compound, Name, Pattern, Term, names_of
+from spa.operators.mixing import Mixing, Window, added_behind, mixings, permuted, scaled_behind
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layer:
+    """A node that multiplies data with a stored weight.
+
+    Names are sorted into four sorts: `blocks` stand in data, weight and result (convolution groups, experts), and each
+    index of theirs is a problem of its own; `contracted` are summed over; `outputs` stand in the weight only; what else
+    the data have are samples and positions.
+
+    Attributes:
+        data: what it reads.
+        bias: the stored tensor that is added to the result, None where there is none.
+        shared: the weight is read by other nodes too.
+    """
+
+    node: ir.Node
+    mixing: Mixing
+    data: ir.Value
+    weight: ir.Value
+    bias: ir.Value | None
+    factors: Mapping[str, Factor]
+    blocks: tuple[str, ...]
+    contracted: tuple[str, ...]
+    outputs: tuple[str, ...]
+    shared: bool = False
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        return str(self.node.name or self.weight.name)
+
+    @property
+    def after(self) -> ir.Value:
+        """The value that has to be there before the layer may be refitted: the last one before its node runs."""
+        value = self.node.inputs[0] if self.mixing.steps is not None else self.data
+        assert value is not None
+        return value
+
+    @property
+    def result(self) -> ir.Value:
+        """What it gives, the bias included where another node adds it."""
+        value = self.node.outputs[0]
+        behind = added_behind(value)
+        return behind[0].outputs[0] if behind is not None and self.bias in behind[0].inputs else value
+
+    @property
+    def block_count(self) -> int:
+        """How many problems it consists of."""
+        return self._total(self.blocks)
+
+    @property
+    def width(self) -> int:
+        """Length of a row."""
+        return self._total(self.contracted)
+
+    @property
+    def taps(self) -> int:
+        """How many elements of each channel are in a row."""
+        return prod(self.mixing.window.kernel) if self.mixing.window is not None else 1
+
+    @property
+    def output_width(self) -> int:
+        """Number of outputs of a block."""
+        return self._total(self.outputs)
+
+    @property
+    def input_key(self) -> tuple[object, ...]:
+        """Layers with the same key read the same rows."""
+        widths = tuple(self.factors[name].size for name in (*self.blocks, *self.contracted))
+        axes = tuple(str(term) for term in self.mixing.data_axes or ())
+        return (self.data, self.mixing.window, widths, axes if self.mixing.window is None else (), self.mixing.steps)
+
+    def unit_of(self, group: Group) -> np.ndarray:
+        """The unit of the group that each element of a row belongs to, (blocks, width); -1: none."""
+        inside = {leaf for name in self.contracted for leaf in leaves(self.factors[name])}
+        wanted = {leaf: start for leaf, start in group.offsets.items() if leaf in inside}
+        dims = [self.factors[name] for name in (*self.blocks, *self.contracted)]
+        units = np.full(prod(dim.size for dim in dims), -1)
+        for leaf, index in leaf_positions(product(*dims), wanted):
+            units = np.where(index >= 0, index + wanted[leaf], units)
+        return units.reshape(self.block_count, self.width)
+
+    def matrix(self, weight: np.ndarray) -> np.ndarray:
+        """The weight as (blocks, width, outputs), scaled as the node scales it."""
+        array = self._split(weight, self.mixing.weight_axes)
+        axes = self._weight_order()
+        array = array.transpose(axes).reshape(self.block_count, self.width, self.output_width)
+        return array * self.mixing.scale if self.mixing.scale != 1.0 else array
+
+    def weight_of(self, matrix: np.ndarray) -> np.ndarray:
+        """What `matrix` was made of."""
+        names = (*self.blocks, *self.contracted, *self.outputs)
+        array = (matrix / self.mixing.scale).reshape([self.factors[name].size for name in names])
+        order = np.argsort(self._weight_order())
+        return array.transpose(order).reshape([self._size(term) for term in self.mixing.weight_axes or ()])
+
+    def bias_vector(self, bias: np.ndarray | None) -> np.ndarray:
+        """The bias as (blocks, outputs); zeros where there is none."""
+        shape = (self.block_count, self.output_width)
+        if bias is None:
+            return np.zeros(shape)
+        part = bias.reshape(-1)
+        if self.mixing.bias_parts > 1:
+            part = bias.reshape(*bias.shape[:-1], self.mixing.bias_parts, -1)[..., self.mixing.bias_part, :].reshape(-1)
+        if part.size == 1:
+            part = np.broadcast_to(part, prod(shape))
+        return np.asarray(
+            part.reshape(self._bias_sizes()).transpose(self._bias_order()).reshape(shape) * self.mixing.bias_scale
+        )
+
+    def bias_of(self, vector: np.ndarray, before: np.ndarray) -> np.ndarray:
+        """The stored bias that is `vector` (blocks, outputs); `before` gives its shape, and its other parts."""
+        sizes = [self.factors[name].size for name in (*self.blocks, *self.outputs)]
+        part = (vector / self.mixing.bias_scale).reshape(sizes).transpose(np.argsort(self._bias_order())).reshape(-1)
+        if self.mixing.bias_parts > 1:
+            whole = before.astype(np.float64).reshape(*before.shape[:-1], self.mixing.bias_parts, -1)
+            whole[..., self.mixing.bias_part, :] = part.reshape(whole.shape[:-2] + whole.shape[-1:])
+            return np.asarray(whole.reshape(before.shape))
+        return part.reshape(before.shape if before.size == part.size else self.bias_shape())
+
+    def bias_shape(self) -> tuple[int, ...]:
+        """The shape of a bias made new."""
+        parts = self.mixing.bias_parts
+        *outer, last = (self._size(term) for term in self.mixing.bias_axes or ())
+        return (*outer, last * parts)
+
+    # ---------------------------------------------------------------------------------------------- rows
+    def rows(self, data: np.ndarray, positions: np.ndarray | None = None) -> np.ndarray:
+        """Rows of some data, (blocks, positions, width).
+
+        Args:
+            positions: numbers of the rows that are wanted, in the order of samples and places; None: all.
+        """
+        if self.mixing.window is not None:
+            return self._patches(data, self.mixing.window, positions)
+        if self.mixing.steps is not None:
+            data = self._earlier(data)
+        axes = self.mixing.data_axes or ()
+        array = self._split(data, axes)
+        names = self._names(axes)
+        free = [at for at, name in enumerate(names) if name not in self.blocks and name not in self.contracted]
+        order = [*map(names.index, self.blocks), *free, *map(names.index, self.contracted)]
+        rows = array.transpose(order).reshape(self.block_count, -1, self.width)
+        return rows if positions is None else rows[:, positions]
+
+    def row_count(self, shape: Sequence[int]) -> int:
+        """How many rows data of that shape give."""
+        if self.mixing.window is not None:
+            return int(shape[0]) * prod(self._places(self.mixing.window, shape[2:]))
+        total = prod(shape) // (self.block_count * self.width)
+        if self.mixing.steps is not None:
+            total -= total // int(shape[self.mixing.steps])
+        return total
+
+    def output_rows(self, result: np.ndarray, positions: np.ndarray | None = None) -> np.ndarray:
+        """What the node gives, in the order of `rows`: (blocks, positions, outputs)."""
+        axes = self.mixing.result_axes or ()
+        names = self._names(axes)
+        free = [at for at, name in enumerate(names) if name not in self.blocks and name not in self.outputs]
+        order = [*map(names.index, self.blocks), *free, *map(names.index, self.outputs)]
+        rows = self._split(result, axes).transpose(order).reshape(self.block_count, -1, self.output_width)
+        return rows if positions is None else rows[:, positions]
+
+    def _places(self, window: Window, sizes: Sequence[int]) -> list[int]:
+        pads, places = self._pads(window, sizes), []
+        for axis, size in enumerate(sizes):
+            spread = (size - 1) * window.spread[axis] + 1 if window.spread else size
+            whole = spread + pads[axis] + pads[axis + len(sizes)]
+            reach = window.dilations[axis] * (window.kernel[axis] - 1) + 1
+            places.append(max(0, (whole - reach) // window.strides[axis] + 1))
+        return places
+
+    @staticmethod
+    def _pads(window: Window, sizes: Sequence[int]) -> tuple[int, ...]:
+        if window.pads is not None:
+            return window.pads
+        before, behind = [], []
+        for size, taps, stride, gap in zip(sizes, window.kernel, window.strides, window.dilations, strict=True):
+            missing = max(0, (ceil(size / stride) - 1) * stride + gap * (taps - 1) + 1 - size)
+            less, more = missing // 2, missing - missing // 2
+            before.append(less if window.same == "upper" else more)
+            behind.append(more if window.same == "upper" else less)
+        return (*before, *behind)
+
+    def _patches(self, data: np.ndarray, window: Window, positions: np.ndarray | None) -> np.ndarray:
+        """Patches under the window; only those wanted are ever made."""
+        sizes, rank = data.shape[2:], len(window.kernel)
+        pads, places = self._pads(window, sizes), self._places(window, sizes)
+        if window.spread:
+            wide = np.zeros(
+                (*data.shape[:2], *((size - 1) * gap + 1 for size, gap in zip(sizes, window.spread, strict=True))),
+                data.dtype,
+            )
+            wide[:, :, *(slice(None, None, gap) for gap in window.spread)] = data
+            data = wide
+        before, behind = pads[:rank], pads[rank:]
+        inside = [
+            slice(max(0, -b), size - max(0, -e)) for b, e, size in zip(before, behind, data.shape[2:], strict=True)
+        ]
+        data = data[:, :, *inside]
+        data = np.pad(data, [(0, 0), (0, 0), *((max(0, b), max(0, e)) for b, e in zip(before, behind, strict=True))])
+        reach = [gap * (taps - 1) + 1 for gap, taps in zip(window.dilations, window.kernel, strict=True)]
+        view = np.lib.stride_tricks.sliding_window_view(data, reach, axis=tuple(range(2, 2 + rank)))
+        steps = tuple(
+            slice(0, (count - 1) * stride + 1, stride) for count, stride in zip(places, window.strides, strict=True)
+        )
+        taps = tuple(slice(None, None, -gap if window.spread else gap) for gap in window.dilations)
+        view = view[(slice(None), slice(None), *steps, *taps)]  # n (g i) *t *k
+        view = np.moveaxis(view, 1, 1 + rank)  # n *t (g i) *k
+        if positions is None:
+            flat = view.reshape(-1, *view.shape[1 + rank :])
+        else:
+            flat = view[np.unravel_index(positions, view.shape[: 1 + rank])]
+        return np.moveaxis(flat.reshape(len(flat), self.block_count, self.width), 1, 0)
+
+    def _earlier(self, data: np.ndarray) -> np.ndarray:
+        """States before each step but the first, of every direction."""
+        mixing = self.mixing
+        assert mixing.steps is not None
+        names = self._names(mixing.data_axes or ())
+        axis = names.index("d")
+        parts = []
+        for direction, back in enumerate(mixing.back):
+            part = np.take(data, [direction], axis)
+            steps = slice(1, None) if back else slice(None, -1)
+            parts.append(part[(slice(None),) * mixing.steps + (steps,)])
+        return np.concatenate(parts, axis)
+
+    # -------------------------------------------------------------------------------------------- layout
+    def _total(self, names: Iterable[str]) -> int:
+        return prod(self.factors[name].size for name in names)
+
+    def _size(self, term: Term) -> int:
+        return 1 if isinstance(term, int) else self._total(name.name for name in names_of(term))
+
+    @staticmethod
+    def _names(axes: Pattern) -> list[str]:
+        return [name.name for term in axes or () for name in names_of(term)]
+
+    def _split(self, array: np.ndarray, axes: Pattern) -> np.ndarray:
+        """One axis for each name; axes of length one that have no name go."""
+        known = {*self.blocks, *self.contracted, *self.outputs}
+        shape: list[int] = []
+        for size, term in zip(array.shape, axes or (), strict=True):
+            shape += [self.factors[n.name].size if n.name in known else size for n in names_of(term)]
+        return array.reshape(shape)
+
+    def _weight_order(self) -> list[int]:
+        names = self._names(self.mixing.weight_axes)
+        return [names.index(name) for name in (*self.blocks, *self.contracted, *self.outputs)]
+
+    def _bias_sizes(self) -> list[int]:
+        return [self.factors[name].size for name in self._bias_names()]
+
+    def _bias_names(self) -> list[str]:
+        return self._names(self.mixing.bias_axes)
+
+    def _bias_order(self) -> list[int]:
+        names = self._bias_names()
+        return [names.index(name) for name in (*self.blocks, *self.outputs)]
+
+
+def find_layers(model: ir.Model, coupling: Coupling, *, closed: bool = False) -> list[Layer]:
+    """The mixing layers of the main graph, in graph order.
+
+    Args:
+        closed: no bias can be added to a layer that has none: the mean of a normalisation behind it stands for one.
+    """
+    found = []
+    for application in coupling.applications:
+        node = application.node
+        if node.graph is not model.graph:
+            continue
+        weights = frozenset(
+            at for at, value in enumerate(node.inputs) if value is not None and value in coupling.weights
+        )
+        found += [
+            layer
+            for mixing in mixings(node, application.rule, weights)
+            if (layer := _layer(application, mixing, closed=closed))
+        ]
+    return found
+
+
+def _layer(application: Application, mixing: Mixing, *, closed: bool) -> Layer | None:
+    node = application.node
+    weight = node.inputs[mixing.weight]
+    if weight is not None and (stored := permuted(weight)) is not None:
+        weight, order = stored
+        mixing = replace(mixing, weight_axes=_permuted(mixing.weight_axes, order))
+    data = node.outputs[0] if mixing.data is None else node.inputs[mixing.data]
+    if mixing.bias_scale == 0.0:  # a bias that counts for nothing
+        mixing = replace(mixing, bias=None, bias_scale=1.0)
+    simple = all(_is_product(term) for axes in (mixing.data_axes, mixing.weight_axes) for term in axes or ())
+    if weight is None or data is None or weight.const_value is None or not weight.is_initializer() or not simple:
+        return None
+    factors = dict(application.factors)
+    factors.update((alias, factors[name]) for alias, name in mixing.stands_for)
+    of_data = Layer._names(mixing.data_axes)
+    of_weight = Layer._names(mixing.weight_axes)
+    blocks = tuple(name for name in of_weight if name in of_data and name not in mixing.contracted)
+    contracted = tuple(name for name in of_weight if name in mixing.contracted)
+    outputs = tuple(name for name in of_weight if name not in (*blocks, *contracted))
+    if not contracted or set(of_weight) - factors.keys():
+        return None
+    shared = len(weight.uses()) > 1
+    layer = Layer(node, mixing, data, weight, None, factors, blocks, contracted, outputs, shared)
+    bias = _bias(node, mixing, layer.bias_shape())
+    if bias not in node.inputs:  # behind the node, whose factor on its own bias does not reach there
+        mixing = replace(mixing, bias=None, bias_scale=1.0) if bias is not None else mixing
+    if bias is None and closed and (behind := scaled_behind(node.outputs[0])) is not None:
+        bias = _fitting(behind[1][2], layer.bias_shape())  # the mean is subtracted
+        mixing = replace(mixing, bias=None, bias_scale=-1.0) if bias is not None else mixing
+    return replace(layer, bias=bias, mixing=mixing)
+
+
+def _permuted(axes: Pattern, order: Sequence[int]) -> Pattern:
+    """The axes of a tensor, from those that it has once they are permuted."""
+    return None if axes is None else tuple(axes[order.index(at)] for at in range(len(order)))
+
+
+def _is_product(term: Term) -> bool:
+    return not isinstance(term, Compound) or (
+        term.kind is Kind.PRODUCT and all(isinstance(part, Name) for part in term.parts)
+    )
+
+
+def _bias(node: ir.Node, mixing: Mixing, shape: tuple[int, ...]) -> ir.Value | None:
+    """The stored tensor that is added, as an operand or by the node behind, along the outputs and nothing else."""
+    own = node.inputs[mixing.bias] if mixing.bias is not None and mixing.bias < len(node.inputs) else None
+    if own is not None and (found := _fitting(own, shape)) is not None:
+        return found
+    behind = added_behind(node.outputs[0]) if own is not None or mixing.bias is None else None
+    return None if behind is None else _fitting(behind[0].inputs[behind[1]], shape)
+
+
+def _fitting(value: ir.Value | None, shape: tuple[int, ...]) -> ir.Value | None:
+    """The value, if it can be the bias: stored, read once, and of that shape; minus infinity masks, and is none."""
+    if value is None or value.const_value is None or not value.is_initializer() or len(value.uses()) > 1:
+        return None
+    own = tuple(value.const_value.shape.numpy())
+    while own and own[0] == 1 and len(own) > len(shape):
+        own = own[1:]
+    if own != shape and value.const_value.size != 1:
+        return None
+    return value if np.all(np.isfinite(np.asarray(value.const_value.numpy(), np.float64))) else None

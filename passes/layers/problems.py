@@ -1,0 +1,210 @@
+"""A mixing layer as least-squares problems of a size that can be solved, and the way back to its weight.
+
+Exactly, a row of a convolution is the patch under its window, channels times taps long. Where that is too long, rows
+are the channels at one position: the kept channels are fitted to give all channels back, weighted by how much the
+layer's taps make of them, and the fit is multiplied into the taps. That is exact for windows of one element, and a
+constrained fit otherwise. The same goes for a matrix behind a flattening, whose row is channels times places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import onnx_ir as ir
+
+from spa.notation.dims import Factor, Kind, leaves
+from spa.passes.layers.consumers import Layer
+from spa.passes.secondorder import Consumer, Moments, Refit
+
+Key = tuple[object, ...]
+
+LONGEST = 4096
+"""Rows of flattened data that are longer are channels only: a problem's cost grows as the cube of its length."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Statistics:
+    """Moments of the rows of one layer, for each block: of samples that are fitted, and of those held out.
+
+    Attributes:
+        dense, pruned: some rows of the dense network, (blocks, rows, width), where the moments are of another one, and
+            the same rows of that: they tell how much outputs vary.
+    """
+
+    fitted: Sequence[Moments]
+    held_out: Sequence[Moments]
+    dense: np.ndarray | None = None
+    pruned: np.ndarray | None = None
+
+    @property
+    def seen(self) -> bool:
+        """Whether there are rows to fit: none reach a layer behind a decision that no sample takes."""
+        return all(moments.count for moments in self.fitted)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Problem:
+    """A layer, and what its rows are made of.
+
+    Attributes:
+        layout: (channels, places) numbers of a row's elements, where rows are channels only, and places are the taps of
+            a window or those of flattened data; None: rows are whole.
+    """
+
+    layer: Layer
+    layout: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, layer: Layer, *, widest: int, removable: Container[Factor] = ()) -> Problem:
+        """The exact problem of a layer, or the coarse one where its rows would be long.
+
+        Args:
+            widest: elements of a row of a convolution.
+            removable: leaves of which something may go: channels, the others being places.
+        """
+        if layer.mixing.window is not None:
+            return cls.coarsely(layer) if layer.width > widest and layer.taps > 1 else cls(layer)
+        if layer.width <= max(widest, LONGEST) or layer.mixing.steps is not None:
+            return cls(layer)
+        parts = list(_parts(layer.factors[name] for name in layer.contracted))
+        chosen = [at for at, part in enumerate(parts) if any(leaf in removable for leaf in leaves(part))]
+        if not chosen:
+            return cls(layer)
+        order = [*chosen, *(at for at in range(len(parts)) if at not in chosen)]
+        numbers = np.arange(layer.width).reshape([part.size for part in parts]).transpose(order)
+        layout = numbers.reshape(prod(parts[at].size for at in chosen), -1)
+        return cls(layer, layout) if layout.shape[1] > 1 else cls(layer)
+
+    @classmethod
+    def coarsely(cls, layer: Layer) -> Problem:
+        """The problem of a convolution whose rows are channels only."""
+        return cls(layer, np.arange(layer.width).reshape(-1, layer.taps))
+
+    @property
+    def coarse(self) -> bool:
+        """Whether rows are channels only."""
+        return self.layout is not None
+
+    @property
+    def places(self) -> int:
+        """How many elements of a whole row each element stands for."""
+        return 1 if self.layout is None else self.layout.shape[1]
+
+    @property
+    def key(self) -> Key:
+        """Problems with the same key have the same rows."""
+        layer = self.layer
+        if not self.coarse:
+            return layer.input_key
+        kind = "channels" if layer.mixing.window is not None else "flattened channels"
+        return (layer.data, kind, layer.block_count, self.width)
+
+    @property
+    def data(self) -> ir.Value:
+        """What the layer reads."""
+        return self.layer.data
+
+    @property
+    def width(self) -> int:
+        """Length of a row."""
+        return self.layer.width // self.places
+
+    def row_count(self, shape: Sequence[int]) -> int:
+        """How many rows data of that shape give."""
+        if self.coarse and self.layer.mixing.window is not None:
+            return int(shape[0] * np.prod(shape[2:]))
+        return self.layer.row_count(shape) * self.places
+
+    def rows(self, data: np.ndarray, positions: np.ndarray | None = None) -> np.ndarray:
+        """Rows of some data, (blocks, positions, width)."""
+        if self.layout is None:
+            return self.layer.rows(data, positions)
+        if self.layer.mixing.window is None:
+            whole = self.layer.rows(data)
+            numbers = np.arange(whole.shape[1] * self.places) if positions is None else positions
+            row, place = np.divmod(numbers, self.places)
+            return whole[:, row[:, None], self.layout.T[place]]
+        rows = np.moveaxis(data, 1, -1)
+        index = slice(None) if positions is None else np.unravel_index(positions, rows.shape[:-1])
+        rows = rows[index].reshape(-1, self.layer.block_count, self.width)
+        return np.moveaxis(rows, 1, 0)
+
+    def units(self, units: np.ndarray) -> np.ndarray:
+        """(blocks, width) the unit of each element of a row, from those of the whole rows."""
+        return units if self.layout is None else units[:, self.layout[:, 0]]
+
+    def consumers(
+        self, statistics: Statistics, matrix: np.ndarray, bias: np.ndarray, units: np.ndarray, drift: float = 0.0
+    ) -> list[Consumer]:
+        """One least-squares problem for each block.
+
+        Args:
+            matrix, bias: the layer's dense weight (blocks, layer width, outputs) and bias (blocks, outputs).
+            units: of the elements of a row, (blocks, width); -1: stays.
+            drift: the share of the drift in the statistics, if there is any, that the layer makes up for.
+        """
+        found = []
+        for b, moments in enumerate(statistics.fitted):
+            held_out = statistics.held_out[b] if statistics.held_out[b].count else None
+            free = self.layer.bias is not None
+            energy = sample = None
+            if self.layout is not None:
+                taps = matrix[b][self.layout].reshape(self.width, -1)
+                square = taps @ taps.T
+                if statistics.dense is not None:
+                    energy = float(np.sum(np.cov(statistics.dense[b], rowvar=False, ddof=0) * square))
+                found.append(
+                    Consumer(
+                        moments,
+                        np.eye(self.width),
+                        units[b],
+                        np.zeros(self.width),
+                        held_out=held_out,
+                        output_weight=square,
+                        energy=energy,
+                        free_bias=free,
+                    )
+                )
+            else:
+                if statistics.dense is not None and statistics.pruned is not None:
+                    energy = float(np.sum(np.var(statistics.dense[b] @ matrix[b], axis=0)))
+                    sample = statistics.dense[b], statistics.pruned[b]
+                share = drift if moments.drift_width else 0.0
+                found.append(
+                    Consumer(
+                        moments,
+                        matrix[b],
+                        units[b],
+                        bias[b],
+                        held_out=held_out,
+                        energy=energy,
+                        sample=sample,
+                        drift=share,
+                        free_bias=free,
+                    )
+                )
+        return found
+
+    def assembled(self, refits: Sequence[Refit], matrix: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The layer's weight and bias from what its blocks were refitted to; `matrix` and `bias` are the dense ones."""
+        new, shifted = np.zeros_like(matrix), bias.copy()
+        for b, found in enumerate(refits):
+            if self.layout is not None:
+                taps = matrix[b][self.layout]
+                new[b][self.layout[found.rows]] = np.tensordot(found.weight, taps, 1)
+                shifted[b] += found.bias @ taps.sum(1)
+            else:
+                new[b, found.rows], shifted[b] = found.weight, found.bias
+        return new, shifted
+
+
+def _parts(dims: Iterable[Factor]) -> Iterator[Factor]:
+    """The factors of a product of dims, as far as they are products themselves."""
+    for dim in dims:
+        if dim.root.kind is Kind.PRODUCT:
+            yield from _parts(dim.root.parts)
+        else:
+            yield dim.root

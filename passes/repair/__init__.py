@@ -1,0 +1,3 @@
+"""Choosing by loss and refitting what stays, from samples."""
+
+from __future__ import annotations

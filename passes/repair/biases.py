@@ -1,0 +1,78 @@
+"""A free bias for every mixing layer: what the mean of removed inputs turns into."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import onnx_ir as ir
+
+from spa.passes.layers.consumers import Layer
+
+
+def add_biases(model: ir.Model, layers: Iterable[Layer]) -> list[str]:
+    """Give layers without a stored bias one of zeros, in place; the names of the tensors that are new.
+
+    A node that takes a bias gets it as an operand; behind another, an Add is put. The model computes the same.
+    """
+    return [_add(model, layer) for layer in layers if layer.bias is None and layer.mixing.steps is None]
+
+
+def drop_zero_biases(model: ir.Model, names: Iterable[str]) -> None:
+    """Remove, in place, those of the biases added before that are zero still."""
+    for name in names:
+        value = model.graph.initializers[name]
+        assert value.const_value is not None
+        if np.any(value.const_value.numpy()):
+            continue
+        for node, position in list(value.uses()):
+            result, total = node.inputs[0], node.outputs[0]
+            if node.op_type == "Add" and node.name == name and result is not None:
+                if total.is_graph_output():
+                    total.name, result.name = result.name, total.name
+                ir.convenience.replace_all_uses_with(total, result, replace_graph_outputs=True)
+                model.graph.remove(node, safe=True)
+            else:
+                node.replace_input_with(position, None)
+                while node.inputs and node.inputs[-1] is None:
+                    node.resize_inputs(len(node.inputs) - 1)
+        del model.graph.initializers[name]
+
+
+def _add(model: ir.Model, layer: Layer) -> str:
+    node, position = layer.node, layer.mixing.bias
+    dtype = layer.weight.dtype or ir.DataType.FLOAT
+    name = _free_name(model, f"{layer.weight.name}/bias")
+    zeros = np.zeros(layer.bias_shape(), dtype.numpy())
+    value = ir.Value(
+        name=name,
+        type=ir.TensorType(dtype),
+        shape=ir.Shape(zeros.shape),
+        const_value=ir.Tensor(zeros, dtype=dtype, name=name),
+    )
+    model.graph.register_initializer(value)
+    if position is not None and (position >= len(node.inputs) or node.inputs[position] is None):
+        node.resize_inputs(max(len(node.inputs), position + 1))
+        node.replace_input_with(position, value)
+        return name
+    result = node.outputs[0]
+    add = ir.node("Add", [result, value], name=name)
+    total = add.outputs[0]
+    total.name, total.type, total.shape = f"{name}/sum", result.type, result.shape
+    for user, at in list(result.uses()):
+        if user is not add:
+            user.replace_input_with(at, total)
+    for at, output in enumerate(model.graph.outputs):
+        if output is result:  # the graph's output keeps its name
+            model.graph.outputs[at] = total
+            total.name, result.name = result.name, total.name
+    model.graph.insert_after(node, add)
+    return name
+
+
+def _free_name(model: ir.Model, wanted: str) -> str:
+    name, number = wanted, 1
+    while name in model.graph.initializers:
+        number += 1
+        name = f"{wanted}_{number}"
+    return name

@@ -1,0 +1,232 @@
+"""Repair without training: what goes is chosen by its exact effect on the layers that read it, and those are refitted.
+
+1. One run of the dense network gives moments of what every reader of a group reads.
+2. Greedy removal with exact downdates gives each group's order and loss curve (`spa.passes.secondorder`).
+3. The curves, brought to one scale by measuring what the outputs lose, are spent on the budget
+   (`spa.passes.choose.allocation`).
+4. Both networks run side by side, stage by stage: units are chosen again from what their readers really see, and every
+   reader is refitted to give, from the pruned network's input, the dense network's output.
+
+The result is as large as the dense model: removed units are read as zero, and `slice_model` cuts them out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from spa.analysis.plan import Plan
+from spa.errors import NothingToPrune, UsageError, VerificationError
+from spa.operators.mixing import running_statistics
+from spa.passes.choose.allocation import Curve, allocate
+from spa.passes.choose.importance.gather import check_finite, stored
+from spa.passes.choose.selection import select
+from spa.passes.layers.workers import one_thread_each
+from spa.passes.repair.batchnorm import batch_statistics
+from spa.passes.repair.biases import drop_zero_biases
+from spa.passes.repair.dense import Preset, Progress, Session
+from spa.passes.repair.network import Network, prepare
+from spa.passes.repair.rotation import turn
+from spa.passes.repair.sequential import LayerReport, Repair
+from spa.passes.samples.calibrate import Calibration
+from spa.passes.secondorder import BASELINES
+
+OURS = "spa"
+
+PRESETS = {
+    "fast": Preset(256, 0, everything=False, swap_rounds=0, widest=600),
+    "default": Preset(1024, 32, everything=True, swap_rounds=2, widest=1200),
+    "best": Preset(None, 128, everything=True, swap_rounds=4, widest=4608, probe_flops=2e13),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Compensation:
+    """A dense-shaped model with new weights, the plan to cut from it, and how well it went.
+
+    Attributes:
+        difference: of each output on held-out samples: relative L2, and KL where it gives probabilities.
+    """
+
+    model: ir.Model
+    plan: Plan
+    layers: Sequence[LayerReport]
+    difference: Mapping[str, Mapping[str, float]]
+    seconds: Mapping[str, float]
+    notes: Sequence[str]
+
+
+def compensate(
+    model: ir.Model,
+    data: Calibration,
+    *,
+    ratio: float,
+    of: str = "params",
+    scope: str | None = None,
+    preset: str = "default",
+    method: str = OURS,
+    align: int = 1,
+    min_keep: float = 0.1,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    only: Sequence[str] = (),
+    inputs: Mapping[str, Sequence[int]] | None = None,
+    made_up: bool = False,
+    closed: bool = False,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Compensation:
+    """Choose what goes, and refit what stays.
+
+    Args:
+        model: normalised; not changed.
+        data: samples that the model would see.
+        ratio, of, scope, align, min_keep, include, exclude, only: as `spa.passes.choose.selection.select` takes them.
+        preset: fast, default or best.
+        method: spa, or a published way from `spa.passes.secondorder.BASELINES`, for comparison.
+        inputs: shapes to analyse with.
+        made_up: the samples are noise: what batch normalisations know of the training data makes up for that.
+        closed: the model gets no new tensors: only biases that are there change.
+        progress: called with the step and the share of it that is done.
+
+    Raises:
+        UsageError: there is no such preset, or an option is out of range.
+        NothingToPrune, BudgetError: nothing can go, or not as much as asked for.
+        ModelError: a weight holds NaN or an infinite value.
+        VerificationError: the result is not finite where the dense network is.
+    """
+    if preset not in PRESETS:
+        raise UsageError(f"preset {preset!r}: expected one of {', '.join(PRESETS)}")
+    if method not in (OURS, *BASELINES):
+        raise UsageError(f"method {method!r}: expected one of {', '.join((OURS, *BASELINES))}")
+    chosen = PRESETS[preset]
+    network = prepare(model, inputs=inputs, closed=closed)
+    for layer in network.layers:
+        check_finite(layer.weight, stored(layer.weight), needed=True)
+    session = Session(
+        network, data.first(chosen.samples), chosen, threads, progress or _say_nothing, BASELINES.get(method)
+    )
+    curves: dict[str, Curve] = {}
+    beside: list[str] = []
+
+    def choose(scores: list[np.ndarray]) -> Plan:
+        unscored = [group.name for group in network.groups if group.name not in curves]
+        found = select(
+            network.groups, scores, network.cost, ratio=ratio, of=of, scope=scope, align=align, min_keep=min_keep,
+            include=[*include, *beside], exclude=exclude, only=only, unread=unscored,
+        )  # fmt: skip
+        return found.plan
+
+    with one_thread_each():
+        trained = _align(network, session) if made_up else {}
+        if session.baseline is None:
+            with session.step("turn"):
+                session.turned |= turn(session, network.groups)
+            beside = [group.name for group in network.groups if group.name in session.turned and group.off is None]
+        groups = [group for group in network.groups if _can_be_scored(session, group.name)]
+        if not any(group.off is None or include for group in groups):
+            raise NothingToPrune(
+                "nothing can be repaired: no group that may go is read by weights that can be refitted "
+                "(integers are not refitted, nor is what If, Loop and Scan hold); without data and data-free, the "
+                "weights alone decide"
+            )
+        session.notes += [*_left_alone(session), *_decisions(network)]
+        curves |= session.curves([group for group in groups if group.off is None or include], ratio)
+        with session.step("allocate"):
+            plan = allocate(curves, network.groups, network.cost, of, choose)
+        repair = Repair(session, curves, {name: np.array(units) for name, units in plan.removed.items()})
+        plan = repair.run()
+        _restore(network, trained)
+        if not made_up and (session.baseline is None or session.baseline.batch_norm):
+            _normalise_again(session, repair)
+    _check_outputs(repair.difference)
+    _store(network)
+    return Compensation(network.model, plan, repair.reports, repair.difference, session.seconds, session.notes)
+
+
+def _say_nothing(step: str, share: float) -> None:
+    """No progress is shown."""
+
+
+def _can_be_scored(session: Session, name: str) -> bool:
+    """Whether every node that sums over a group's units does so with a weight, or in a basis made for it."""
+    network = session.network
+    return name in session.turned or (bool(network.readers[name]) and not network.others[name])
+
+
+def _left_alone(session: Session) -> list[str]:
+    groups = [group for group in session.network.groups if group.off is None]
+    names = [group.name for group in groups if not _can_be_scored(session, group.name)]
+    return [f"left alone, since nodes without weights to refit sum over them: {', '.join(names)}"] if names else []
+
+
+def _decisions(network: Network) -> list[str]:
+    outputs = [str(value.name) for value in network.model.graph.outputs if value not in network.compared]
+    beside = [str(value.name) for value in network.compared if not value.is_graph_output()]
+    instead = f"; {', '.join(beside)} before them" if beside else ""
+    return [f"not compared, being decisions: {', '.join(outputs)}{instead}"] if outputs else []
+
+
+def _align(network: Network, session: Session) -> dict[str, ir.TensorProtocol]:
+    """Let batch normalisations take their statistics from the samples; those that they had."""
+    normalised = [node.inputs[0] for node in network.model.graph if running_statistics(node) is not None]
+    if not normalised:
+        return {}
+    batches = session.batches([value for value in normalised if value is not None])
+    found = batch_statistics(network.model, batches, threads=session.threads)
+    trained = {}
+    for name, array in found.items():
+        value = network.model.graph.initializers[name]
+        assert value.const_value is not None
+        trained[name] = value.const_value
+        value.const_value = ir.Tensor(array.astype(value.const_value.dtype.numpy()), name=name)
+    return trained
+
+
+def _restore(network: Network, trained: Mapping[str, ir.TensorProtocol]) -> None:
+    """Give the statistics of training back, moved by what refits made of those of the samples."""
+    for name, tensor in trained.items():
+        value = network.model.graph.initializers[name]
+        if name in network.weights:
+            network.weights[name] = network.weights[name] + tensor.numpy() - network.array(value, {})
+        value.const_value = tensor
+
+
+def _normalise_again(session: Session, repair: Repair) -> None:
+    """Batch normalisations take statistics from the pruned network: always for a baseline, else where outputs gain."""
+    network, batches = session.network, session.batches([])
+    held_out = set(session.held_out())
+    fitted = [batch for number, batch in enumerate(batches) if number not in held_out or len(batches) == 1]
+    found = batch_statistics(network.model, fitted, weights=network.weights, threads=session.threads)
+    if not found:
+        return
+    difference = repair.measured_outputs({**network.weights, **found})
+    before, after = (session.lost(list(found.values())) for found in (repair.difference, difference))
+    if session.baseline is not None or after < before:
+        network.weights.update(found)
+        repair.difference = difference
+        session.notes.append("batch normalisations took their statistics from the pruned network")
+
+
+def _check_outputs(difference: Mapping[str, Mapping[str, float]]) -> None:
+    """Refuse a result that is not finite where the dense network is: half precision overflows."""
+    for name, off in difference.items():
+        if not np.isfinite(off["relative_l2"]):
+            raise VerificationError(
+                f"the repaired network gives no finite numbers for {name!r} on samples on which the dense one does, as "
+                "numbers of half precision do beyond their range: prune the float32 model, and convert the result"
+            )
+
+
+def _store(network: Network) -> None:
+    """Write the new weights into the network's model, in the types that they had."""
+    for name, array in network.weights.items():
+        value = network.model.graph.initializers[name]
+        assert value.const_value is not None
+        dtype = value.const_value.dtype
+        value.const_value = ir.Tensor(np.ascontiguousarray(array.astype(dtype.numpy())), dtype=dtype, name=name)
+        value.shape = ir.Shape(array.shape)
+    drop_zero_biases(network.model, network.new_biases)

@@ -1,0 +1,161 @@
+"""How far the outputs of a network moved, in numbers that can be compared between networks.
+
+An output of probabilities is off by a KL divergence, any other by the share of its variance that is lost. What a stored
+weight makes along the last axis may be logits or plain numbers, and no graph says which: it is off by both, its
+divergence being that of its softmax.
+
+What was decided (the class of an ArgMax, the boxes that a suppression leaves) is not off by numbers: the values that it
+was decided from are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from spa.notation.rule import names_of
+from spa.operators.linearity import is_unseen
+from spa.passes.layers.consumers import Layer
+from spa.passes.repair.streaming import reads
+
+BLOCK = 1 << 20
+"""Numbers that are looked at together: an output of all samples, as float64, may not fit into memory."""
+
+LOGITS_SPREAD = 64.0
+"""Numbers of a row that lie further apart are no logits: boxes in pixels, say."""
+
+NEXT_TO_NOTHING = 1e-12
+"""Variances below this share of the mean square are rounding."""
+
+
+def output_difference(
+    dense: Sequence[np.ndarray],
+    pruned: Sequence[np.ndarray],
+    weights: Sequence[np.ndarray | None] = (),
+    *,
+    logits: bool = False,
+) -> dict[str, float]:
+    """How far an output moved: relative L2 of what varies, and mean KL divergence of its rows where they have one.
+
+    What is not finite in the dense network (scores masked with minus infinity) is left out.
+
+    Args:
+        dense, pruned: the output over all samples, a batch each; a row lies along the last axis.
+        weights: for each batch (rows,), zero for rows that do not count.
+        logits: rows that are no probabilities may be their logarithms, but for a constant.
+    """
+    probabilities = all(_are_probabilities(left, there) for left, _, there in _blocks(dense, dense, weights))
+    first = next(_blocks(dense, dense, weights), None)
+    logits = logits and first is not None and _spread(first[0], first[2]) < LOGITS_SPREAD
+    error = squares = kl = 0.0
+    sums, count = np.zeros(()), 0
+    for left, right, there in _blocks(dense, pruned, weights):
+        error += float(np.sum((left - right) ** 2))
+        squares += float(np.sum(left**2))
+        sums = sums + left.sum(0)
+        count += len(left)
+        if probabilities:
+            kl += float(np.sum(left * (np.log(left + 1e-12) - np.log(np.maximum(right, 0) + 1e-12))))
+        elif logits:
+            left, right = _log_softmax(left, there), _log_softmax(right, there)
+            kl += float(np.sum(np.exp(left) * (left - right), where=there))
+    variance = squares - float(np.sum(sums**2)) / max(count, 1)
+    scale = (variance if variance > NEXT_TO_NOTHING * squares else squares) or 1.0
+    found = {"relative_l2": float(np.sqrt(error / scale))}
+    if count and sums.size > 1 and (probabilities or logits):
+        found["kl"] = kl / count
+    return found
+
+
+def lost(found: Mapping[str, float], *, logits: bool = False) -> float:
+    """One number for what `output_difference` found."""
+    squared = found["relative_l2"] ** 2
+    if "kl" not in found:
+        return squared
+    return found["kl"] + squared if logits else found["kl"]
+
+
+def may_be_logits(value: ir.Value, layers: Sequence[Layer]) -> bool:
+    """Whether a stored weight makes the last axis of a value, with nothing but a bias behind it."""
+    for layer in layers:
+        last = [name.name for term in (layer.mixing.result_axes or ())[-1:] for name in names_of(term)]
+        if layer.result is value and last and set(last) <= set(layer.outputs):
+            return True
+    return False
+
+
+def comparable(
+    model: ir.Model, dtypes: Mapping[ir.Value, ir.DataType], decided: Container[ir.Value], inside: Container[ir.Value]
+) -> list[ir.Value]:
+    """The values that tell how far a model's outputs moved, each once.
+
+    An output of floating-point numbers is compared itself; of any other, and of one whose size the data decide, the
+    last such values before it; integers where nothing but the data is before them. Sizes are not compared.
+
+    Args:
+        dtypes: of values, as far as known.
+        decided: values whose size the data decide.
+        inside: values of which something may be removed: what is left of them need not be what it was.
+    """
+    found: dict[ir.Value, None] = {}
+    for output in model.graph.outputs:
+        before: dict[ir.Value, None] = {}
+        seen, waiting = {output}, [output]
+        while waiting:
+            value = waiting.pop(0)
+            node = value.producer()
+            if node is None:
+                continue
+            if value not in decided and value in dtypes and dtypes[value].is_floating_point():
+                before |= {} if value in inside else {value: None}
+                continue
+            unseen = {v for at, v in enumerate(node.inputs) if is_unseen(node, at)}
+            new = [v for v in reads(node) if v not in unseen and v not in seen]
+            seen.update(new)
+            waiting += new
+        if not before and output not in decided and any(value.is_graph_input() for value in seen - {output}):
+            before[output] = None
+        found |= before
+    return list(found)
+
+
+def _blocks(
+    dense: Sequence[np.ndarray], pruned: Sequence[np.ndarray], weights: Sequence[np.ndarray | None]
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(rows, width) of both networks, float64, some at a time, and where those of the dense are finite: else 0."""
+    for left, right, weight in zip(dense, pruned, weights or [None] * len(dense), strict=True):
+        width = left.shape[-1] if left.ndim else 1
+        one, other = left.reshape(-1, width), right.reshape(-1, width)
+        if weight is not None and np.any(weight):
+            one, other = one[weight > 0], other[weight > 0]
+        step = max(1, BLOCK // max(width, 1))
+        for start in range(0, len(one), step):
+            left, right = (part[start : start + step].astype(np.float64) for part in (one, other))
+            there = np.isfinite(left)
+            if not np.all(there):
+                left, right = np.where(there, left, 0.0), np.where(there, right, 0.0)
+            yield left, right, there
+
+
+def _spread(rows: np.ndarray, there: np.ndarray) -> float:
+    """How far apart the numbers of a row are, as a mean over rows."""
+    if not np.any(there):
+        return 0.0
+    some = np.any(there, axis=1)
+    most = np.max(rows, axis=1, initial=-np.inf, where=there)[some]
+    least = np.min(rows, axis=1, initial=np.inf, where=there)[some]
+    return float(np.mean(most - least))
+
+
+def _are_probabilities(rows: np.ndarray, there: np.ndarray) -> bool:
+    return bool(np.all(there)) and rows.min(initial=0.0) >= 0 and np.allclose(rows.sum(1), 1.0, atol=1e-3)
+
+
+def _log_softmax(rows: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """Of what is there in each row; zero beside it."""
+    peak = np.max(rows, axis=1, keepdims=True, initial=-np.inf, where=there)
+    shifted = np.where(there, rows - peak, -np.inf)
+    total = np.sum(np.exp(shifted), axis=1, keepdims=True)
+    return np.where(there, shifted - np.log(np.where(total > 0, total, 1.0)), 0.0)

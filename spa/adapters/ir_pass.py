@@ -1,0 +1,37 @@
+"""Pruning as a pass of onnx-ir, for pipelines made of other people's passes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx_ir as ir
+
+from spa import pipeline
+from spa.analysis.plan import Plan
+from spa.report import Report
+
+
+class SpaPass(ir.passes.InPlacePass):
+    """`spa.prune` as a pass, to stand in ``onnx_ir.passes.Sequential`` beside onnx-ir's and onnxscript's.
+
+    Args:
+        ratio, options: as for `spa.prune`, which also says what is raised (onnx-ir wraps it in a ``PassError``).
+
+    Attributes:
+        plan, report: of the last model that went through; None before.
+    """
+
+    def __init__(self, *, ratio: float, **options: Any) -> None:
+        super().__init__()
+        self.ratio, self.options = ratio, options
+        self.plan: Plan | None = None
+        self.report: Report | None = None
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Prune ``model`` in place; on an error it is as it was."""
+        result = pipeline.prune(model, ratio=self.ratio, **self.options)
+        self.plan, self.report = result.plan, result.report
+        model.graph = result.model.graph
+        model.functions.clear()
+        model.functions.update(result.model.functions)
+        return ir.passes.PassResult(model, modified=bool(result.plan))

@@ -1,0 +1,422 @@
+"""Which index sets the tensors of a graph share: the rules of all nodes, solved together.
+
+Every axis of every tensor gets a dim (`spa.notation.dims.Factor`); the rules unify them, node by node.  What must
+not be touched is noted on the way, with the reason, and read off the leaves at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import zip_longest
+from math import prod
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+import spa.operators  # noqa: F401  (fills the registry)
+from spa.notation.dims import ONE, Factor, Kind, Misfit, leaves, product, show, total, unify
+from spa.notation.operation import Operation, Refusal, rule_of
+from spa.notation.rule import Compound, Name, Pattern, Rule, Term
+from spa.shapes import Shapes
+
+Axes = tuple[Factor, ...]
+LISTED_BEFORE_IR = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why an index set stays (or is left alone by default), and which node or tensor says so."""
+
+    text: str
+    where: str
+
+    def __str__(self) -> str:
+        return f"{self.text} ({self.where})"
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """A rule applied to a node: what each of its names stands for."""
+
+    node: ir.Node
+    rule: Rule
+    factors: Mapping[str, Factor]  # a starred name `s` stands here as s.0, s.1 ...
+    terms: Sequence[tuple[Term, ...]] = ()  # of each operand's axes, stars written out
+
+    def named(self, name: str) -> list[Factor]:
+        """The factors of a name: one, or one for each axis of a starred name."""
+        if name in self.factors:
+            return [self.factors[name]]
+        found: list[Factor] = []
+        while (key := f"{name}.{len(found)}") in self.factors:
+            found.append(self.factors[key])
+        return found
+
+    def factor(self, term: Term) -> Factor:
+        """The dim that a term of the rule stands for."""
+        return _build(term, None, dict(self.factors), {})
+
+    def operand_axes(self, position: int) -> list[Term]:
+        """The terms of an operand's axes, stars expanded; empty where the rule says nothing."""
+        return list(self.terms[position]) if position < len(self.terms) else []
+
+
+@dataclass(slots=True)
+class Coupling:
+    """The solved graph.
+
+    Attributes:
+        axes: a dim for each axis of each tensor whose shape is known.
+        applications: the rules, in graph order.
+        frozen, statistic, kinds: what was noted of leaves.
+    """
+
+    axes: dict[ir.Value, Axes] = field(default_factory=dict)
+    applications: list[Application] = field(default_factory=list)
+    frozen: dict[Factor, Reason] = field(default_factory=dict)
+    statistic: dict[Factor, Reason] = field(default_factory=dict)
+    kinds: dict[Factor, set[str]] = field(default_factory=dict)
+    weights: set[ir.Value] = field(default_factory=set)  # computed from constants alone
+
+    def explain(self, value: ir.Value, axis: int) -> str:
+        """The dim of an axis in words: its factors, and why those that stay do."""
+        dim = self.axes[value][axis]
+        reasons = dict.fromkeys(str(self.frozen[leaf]) for leaf in leaves(dim) if leaf in self.frozen)
+        return show(dim) + (f": stays, {'; '.join(reasons)}" if reasons else "")
+
+
+def couple(model: ir.Model, shapes: Shapes) -> Coupling:
+    """Solve the rules of all nodes of a normalised model."""
+    return _Solver(model, shapes).solve()
+
+
+class _Solver:
+    def __init__(self, model: ir.Model, shapes: Shapes) -> None:
+        self.model = model
+        self.shapes = shapes
+        self.result = Coupling()
+        self.axes = self.result.axes
+        self.weights = self.result.weights
+        self.notes: dict[str, list[tuple[Factor, Reason]]] = {"frozen": [], "statistic": []}
+        self.kinds: list[tuple[Factor, str]] = []
+        self.versions = dict(model.graph.opset_imports)
+
+    def solve(self) -> Coupling:
+        graph = self.model.graph
+        for value in graph.inputs:
+            if not self.stored(value):
+                self.freeze(value, Reason("graph input", _named(value)))
+        self.couple_graph(graph)
+        for value in graph.outputs:
+            self.freeze(value, Reason("graph output", _named(value)))
+        for word, found in (("frozen", self.result.frozen), ("statistic", self.result.statistic)):
+            for factor, reason in self.notes[word]:
+                for leaf in leaves(factor):
+                    if leaf is not ONE:
+                        found.setdefault(leaf, reason)
+        for factor, kind in self.kinds:
+            for leaf in leaves(factor):
+                self.result.kinds.setdefault(leaf, set()).add(kind)
+        self.freeze_open_sums()
+        return self.result
+
+    def freeze_open_sums(self) -> None:
+        """What lies beside positions whose number no stored tensor tells (learned tokens before a sequence) stays.
+
+        A size that is computed when the graph runs could not be corrected: by how much depends on that number.
+        """
+        dims = {dim.root for value in self.weights for dim in self.axes.get(value, ())}
+        stored = {leaf for dim in dims for leaf in leaves(dim)} | {ONE}
+        seen: set[Factor] = set()
+        for value, axes in self.axes.items():
+            waiting = list(axes)
+            while waiting:
+                root = waiting.pop().root
+                if root.kind is Kind.LEAF or root in seen:
+                    continue
+                seen.add(root)
+                waiting.extend(root.parts)
+                if root.kind is Kind.SUM and not stored.issuperset(leaves(root)):
+                    reason = Reason("joined with positions whose number is not stored", _named(value))
+                    for leaf in set(leaves(root)) - {ONE}:
+                        self.result.frozen.setdefault(leaf, reason)
+
+    def couple_graph(self, graph: ir.Graph) -> None:
+        for value in graph.initializers.values():
+            if not value.is_graph_input() or self.stored(value):
+                self.weights.add(value)
+            self.known(value)
+        for node in graph:
+            self.couple_node(node)
+
+    # ------------------------------------------------------------------------------------------ values
+    def stored(self, value: ir.Value) -> bool:
+        """Whether a graph input is no input but a stored tensor: before IR 4 every initializer had to be listed."""
+        return value.is_initializer() and (self.model.ir_version or 0) < LISTED_BEFORE_IR
+
+    def known(self, value: ir.Value | None) -> Axes | None:
+        """The dims of a tensor, made new if it has none yet; None if its shape is unknown."""
+        if value is None:
+            return None
+        axes = self.axes.get(value)
+        if axes is None:
+            shape = self.shapes.of.get(value)
+            if shape is None:
+                return None
+            axes = self.axes[value] = tuple(ONE if size == 1 else Factor(size) for size in shape)
+        return axes
+
+    def freeze(self, value: ir.Value | None, reason: Reason) -> None:
+        self.notes["frozen"] += [(dim, reason) for dim in self.known(value) or ()]
+
+    def equate(self, left: ir.Value, right: ir.Value, reason: Reason) -> None:
+        """Two tensors with the same axes: what a body hands in or out."""
+        left_axes, right_axes = self.known(left), self.known(right)
+        if not self.equate_axes(left_axes, right_axes, reason):
+            self.freeze(left, reason)
+            self.freeze(right, reason)
+
+    def equate_rounds(self, outer: ir.Value, inner: ir.Value, axis: int, reason: Reason) -> None:
+        """A tensor that holds another once for each round of a loop; the rounds stay."""
+        axes = self.known(outer)
+        if not axes or not self.equate_axes(_without(axes, axis), self.known(inner), reason):
+            self.freeze(outer, reason)
+            self.freeze(inner, reason)
+            return
+        self.notes["frozen"].append((axes[axis], Reason("rounds of a loop", reason.where)))
+
+    def equate_axes(self, left_axes: Axes | None, right_axes: Axes | None, reason: Reason) -> bool:
+        """Make axes one; False if that cannot be, because their number differs or is unknown."""
+        if left_axes is None or right_axes is None or len(left_axes) != len(right_axes):
+            return False
+        for x, y in zip(left_axes, right_axes, strict=True):
+            try:
+                unify(x, y)
+            except Misfit:
+                self.notes["frozen"] += [(x, reason), (y, reason)]
+        return True
+
+    # ------------------------------------------------------------------------------------------- nodes
+    def couple_node(self, node: ir.Node) -> None:
+        bodies = [attribute for attribute in node.attributes.values() if _is_body(attribute)]
+        if bodies:
+            self.couple_bodies(node, bodies)
+            return
+        if any(value is not None for value in node.inputs) and all(
+            value is None or value in self.weights for value in node.inputs
+        ):
+            self.weights.update(node.outputs)
+        try:
+            found = rule_of(self.operation(node))
+            application = self.apply(node, found)
+        except (Refusal, Misfit) as reason:
+            self.opaque(node, str(reason))
+        else:
+            self.result.applications.append(application)
+
+    def opaque(self, node: ir.Node, text: str) -> None:
+        """Nothing is known of how this node's axes pass: all of them stay."""
+        reason = Reason(text, _called(node))
+        for value in (*node.inputs, *node.outputs):
+            self.freeze(value, reason)
+
+    def couple_bodies(self, node: ir.Node, bodies: Sequence[Any]) -> None:
+        """Control flow: bodies take part in the coupling where they hand tensors through unchanged."""
+        from spa.operators.control import passes_through  # the operators' semantics live with them
+
+        reason = Reason("handed through control flow", _called(node))
+        for attribute in bodies:
+            graphs = [attribute.value] if attribute.type == ir.AttributeType.GRAPH else attribute.value
+            for body in graphs:
+                links = passes_through(node, body)
+                for outer, inner in links.entering:
+                    if outer in self.axes and inner not in self.axes:
+                        self.axes[inner] = self.axes[outer]
+                for outer, inner, axis in links.stacked:
+                    if outer in self.axes and inner not in self.axes:
+                        self.axes[inner] = _without(self.axes[outer], axis)
+                for value in body.inputs:
+                    if value not in links.linked:
+                        self.freeze(value, reason)
+                self.couple_graph(body)
+                for left, right in (*links.entering, *links.leaving):
+                    self.equate(left, right, reason)
+                for outer, inner, axis in links.stacked:
+                    self.equate_rounds(outer, inner, axis, reason)
+                for value in links.opaque:
+                    self.freeze(value, reason)
+
+    def operation(self, node: ir.Node) -> Operation:
+        constants: dict[int, np.ndarray] = {}
+        bound: dict[int, np.ndarray] = {}
+        weights = []
+        for position, value in enumerate(node.inputs):
+            if value is None:
+                continue
+            if value in self.weights:
+                weights.append(position)
+            content = self.shapes.values.get(value)
+            if content is not None:
+                bound[position] = content
+                if value in self.weights:
+                    constants[position] = content
+        version = node.version if node.version is not None else self.versions.get(node.domain, 1)
+        return Operation(
+            node.op_type,
+            "" if node.domain == "ai.onnx" else node.domain,
+            version,
+            [None if value is None else self.shapes.of.get(value) for value in node.inputs],
+            [self.shapes.of.get(value) for value in node.outputs],
+            {name: attribute.value for name, attribute in node.attributes.items()},
+            constants,
+            frozenset(weights),
+            bound,
+        )
+
+    def apply(self, node: ir.Node, found: Rule) -> Application:
+        factors: dict[str, Factor] = {}
+        operands: list[tuple[Term, ...]] = []
+        for value, pattern in zip_longest(node.inputs, found.operands):
+            operands.append(() if value is None else self.operand_axes(node, value, pattern, factors, found.sizes))
+        for value, pattern in zip_longest(node.outputs, found.results):
+            if pattern is None:
+                self.freeze(value, Reason("its rule says nothing of it", _called(node)))
+                continue
+            self.result_axes(value, pattern, factors, found.sizes)
+        application = Application(node, found, factors, operands)
+        for word, reasons in (("frozen", found.frozen), ("statistic", found.statistic)):
+            for name, text in reasons.items():
+                self.notes[word] += [(dim, Reason(text, _called(node))) for dim in application.named(name)]
+        self.kinds += [(dim, kind) for name, kind in found.kinds.items() for dim in application.named(name)]
+        return application
+
+    def operand_axes(
+        self, node: ir.Node, value: ir.Value, pattern: Pattern, factors: dict[str, Factor], sizes: Mapping[str, int]
+    ) -> tuple[Term, ...]:
+        """An operand meets its pattern; the terms of its axes."""
+        if pattern is None:  # sizes, axes, scales: numbers that say how the node works
+            self.freeze(value, Reason("read as a whole", _called(node)))
+            return ()
+        axes = self.known(value)
+        if axes is None:
+            raise Refusal(f"the shape of {_named(value)} is unknown")
+        terms = expand(pattern, len(axes))
+        for term, dim in zip(terms, axes, strict=True):
+            _meet(term, dim, factors, sizes)
+        return terms
+
+    def result_axes(
+        self, value: ir.Value, pattern: Pattern, factors: dict[str, Factor], sizes: Mapping[str, int]
+    ) -> None:
+        shape = self.shapes.of.get(value)
+        if shape is None:
+            if not value.uses() and not value.is_graph_output():
+                return
+            raise Refusal(f"the shape of {_named(value)} is unknown")
+        terms = expand(pattern or (), len(shape))
+        dims = tuple(_build(term, size, factors, sizes) for term, size in zip(terms, shape, strict=True))
+        for dim, size in zip(dims, shape, strict=True):
+            if dim.size != size:
+                raise Refusal(f"{_named(value)} has size {size} where its rule gives {dim.size}")
+        if value in self.axes:  # a loop handed it in before
+            for mine, dim in zip(self.axes[value], dims, strict=True):
+                unify(mine, dim)
+        else:
+            self.axes[value] = dims
+
+
+# ------------------------------------------------------------------------------------------------- matching
+@lru_cache(maxsize=8192)
+def expand(pattern: tuple[Term, ...], rank: int) -> tuple[Term, ...]:
+    """A pattern with its star written out for a tensor of that rank."""
+    stars = [at for at, term in enumerate(pattern) if isinstance(term, Name) and term.star]
+    if not stars:
+        if len(pattern) != rank:
+            raise Refusal(f"a pattern of {len(pattern)} axes meets a tensor of rank {rank}")
+        return pattern
+    at = stars[0]
+    length = rank - len(pattern) + 1
+    if length < 0 or len(stars) > 1:
+        raise Refusal(f"a pattern of {len(pattern)} axes meets a tensor of rank {rank}")
+    star = pattern[at]
+    assert isinstance(star, Name)
+    return pattern[:at] + tuple(Name(f"{star.name}.{k}") for k in range(length)) + pattern[at + 1 :]
+
+
+def _meet(term: Term, dim: Factor, factors: dict[str, Factor], sizes: Mapping[str, int]) -> None:
+    """An operand's axis meets its term: names are learnt, or unified with what they stood for."""
+    if isinstance(term, Name) and term.name not in factors:
+        if term.name in sizes and sizes[term.name] != dim.size:
+            raise Refusal(f"{term.name} has size {dim.size} where {sizes[term.name]} was expected")
+        factors[term.name] = dim
+        return
+    unify(dim, _build(term, dim.size, factors, sizes))
+
+
+def _build(term: Term, size: int | None, factors: dict[str, Factor], sizes: Mapping[str, int]) -> Factor:
+    """The dim of a term; a name that stands for nothing yet gets a new leaf of the size that is left for it."""
+    if isinstance(term, int):
+        return ONE
+    if isinstance(term, Name):
+        found = factors.get(term.name)
+        if found is None:
+            length = sizes.get(term.name, size)
+            if length is None:
+                raise Refusal(f"the size of {term.name} is unknown")
+            found = factors[term.name] = ONE if length == 1 else Factor(length)
+        return found
+    known = [_size(part, factors, sizes) for part in term.parts]
+    if size is not None and None in known:
+        known[known.index(None)] = _missing(term, known, size)
+    if term.kind is Kind.SUM:
+        for part, length in zip(term.parts, known, strict=True):
+            if length == 1 and isinstance(part, Name):  # one position among others: it may go on its own
+                factors.setdefault(part.name, Factor(1))
+    parts = [_build(part, length, factors, sizes) for part, length in zip(term.parts, known, strict=True)]
+    return product(*parts) if term.kind is Kind.PRODUCT else total(*parts)
+
+
+def _missing(term: Compound, known: Iterable[int | None], size: int) -> int:
+    sizes = [length for length in known if length is not None]
+    if term.kind is Kind.SUM:
+        return size - sum(sizes)
+    if not prod(sizes) or size % prod(sizes):
+        raise Refusal(f"{size} does not divide by {prod(sizes)} in {term}")
+    return size // prod(sizes)
+
+
+def _size(term: Term, factors: Mapping[str, Factor], sizes: Mapping[str, int]) -> int | None:
+    if isinstance(term, int):
+        return 1
+    if isinstance(term, Name):
+        return factors[term.name].size if term.name in factors else sizes.get(term.name)
+    parts = [_size(part, factors, sizes) for part in term.parts]
+    known = [length for length in parts if length is not None]
+    if len(known) < len(parts):
+        return None
+    return prod(known) if term.kind is Kind.PRODUCT else sum(known)
+
+
+def _without(axes: Axes, axis: int) -> Axes:
+    at = axis % len(axes) if axes else 0
+    return axes[:at] + axes[at + 1 :]
+
+
+def _is_body(attribute: Any) -> bool:
+    return attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+
+
+def _named(value: ir.Value) -> str:
+    return repr(value.name) if value.name else "an unnamed tensor"
+
+
+def _called(node: ir.Node) -> str:
+    return f"{node.op_type} {node.name!r}" if node.name else node.op_type
+
+
+def all_nodes(graph: ir.Graph) -> Iterator[ir.Node]:
+    """The nodes of a graph and of all bodies in it."""
+    return iter(ir.traversal.RecursiveGraphIterator(graph))

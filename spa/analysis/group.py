@@ -1,0 +1,301 @@
+"""Units and groups: what goes together, and where it lies in the weights.
+
+A *unit* is the smallest set of indices that must be removed together everywhere: one index of one leaf
+factor of the solved graph.  A *group* is all units of one factor (and of the pieces it was cut into);
+they compete with each other.  Each group knows its slices: which positions of which axis of which
+constant belong to which unit, and whether that constant makes the unit or reads it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass, field
+
+import networkx as nx
+import numpy as np
+import onnx_ir as ir
+
+from spa.analysis.coupling import Coupling, Reason, _named
+from spa.notation.dims import ONE, Factor, Kind, leaves, show
+from spa.notation.positions import Masks, keep_mask, leaf_positions, occurrences
+from spa.notation.rule import names_of
+
+__all__ = ["Frozen", "Group", "Masks", "Slice", "find_frozen", "find_groups", "keep_mask", "leaf_positions"]
+
+KINDS = ("heads", "kv_heads", "head_dim", "experts", "conv_groups", "hidden", "channels", "ffn")
+WIDTH = "width"
+"""The kind of a group whose units enter a norm, mean or softmax: removing them is valid but not exact."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Slice:
+    """Where a group's units lie along one axis of one constant.
+
+    Attributes:
+        unit_of: (axis size,) the unit each position belongs to, -1 for none.
+        producer: the constant makes the units (its other axes are what a unit is computed from).
+        consumer: some node sums over this axis: the constant reads the units.
+        uses: the operators that read the constant, with the operand's position.
+    """
+
+    value: ir.Value
+    axis: int
+    unit_of: np.ndarray
+    producer: bool
+    consumer: bool
+    uses: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """All units of one prunable factor.
+
+    Attributes:
+        name: a producing constant and its axis, unique in the model and the same in every run.
+        kind: what users call it: channels, heads, head_dim, ffn, conv_groups, hidden, experts, width.
+        leaf, index: (units,) the factor and the index in it that each unit is.
+        off: why the group is left alone unless asked for; None: pruned by default.
+        outer: names of groups whose units contain whole copies of this one (heads for head_dim).
+        thin: the axes, of constants or computed, that factors of one index could leave empty, by their dim:
+            (axis size,) the unit each position belongs to, -1 for none; once for each layer of units.
+    """
+
+    name: str
+    kind: str
+    leaves: tuple[Factor, ...]
+    slices: tuple[Slice, ...]
+    off: Reason | None = None
+    outer: frozenset[str] = frozenset()
+    offsets: Mapping[Factor, int] = field(default_factory=dict)
+    thin: tuple[tuple[Factor, np.ndarray], ...] = ()
+
+    @property
+    def size(self) -> int:
+        """The number of units."""
+        return sum(leaf.size for leaf in self.leaves)
+
+    def __repr__(self) -> str:
+        return f"Group({self.name!r}, {self.kind}, {self.size} units)"
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """An index set that stays, with the reason, and the share of parameters that it holds on to."""
+
+    name: str
+    size: int
+    reason: Reason
+    params: int
+
+
+# --------------------------------------------------------------------------------------------------- groups
+def find_groups(coupling: Coupling) -> list[Group]:
+    """The groups of a coupled graph, in graph order."""
+    constants = _constants(coupling)
+    free = _free_leaves(coupling, constants)
+    members = _gather_by_origin(free)
+    unit_of_leaf = {leaf: (number, offset) for number, group in enumerate(members) for leaf, offset in group.items()}
+    slices: list[list[Slice]] = [[] for _ in members]
+    consumed = _consumed(coupling)
+    uses = _uses(coupling)
+    layers = _Layers(unit_of_leaf)
+    for value in constants:
+        for axis, dim in enumerate(coupling.axes[value]):
+            read = {leaf for at, leaf in consumed.get(value, ()) if at in (None, axis)}
+            for number, consumer, unit_of in layers.of(dim, read):
+                found = Slice(value, axis, unit_of, not consumer, consumer, uses.get(value, ()))
+                slices[number].append(found)
+    thin = _thin(coupling, layers)
+    outer = _nesting(coupling, unit_of_leaf)
+    named: list[Group] = []
+    names = _names(coupling, slices)
+    for number, group in enumerate(members):
+        if not slices[number]:
+            continue
+        statistic = next((coupling.statistic[leaf] for leaf in group if leaf in coupling.statistic), None)
+        called = set().union(*(coupling.kinds.get(leaf, set()) for leaf in group))
+        kind = WIDTH if statistic else next((kind for kind in KINDS if kind in called), "channels")
+        outside = frozenset(names[k] for k in outer[number] if slices[k])
+        mine = tuple(group), tuple(slices[number])
+        named.append(Group(names[number], kind, *mine, statistic, outside, dict(group), tuple(thin[number])))
+    return named
+
+
+def _constants(coupling: Coupling) -> list[ir.Value]:
+    """The stored tensors, in graph order of first use."""
+    found = (value for value in coupling.axes if value.const_value is not None and value in coupling.weights)
+    return list(found)
+
+
+def _free_leaves(coupling: Coupling, constants: Iterable[ir.Value]) -> dict[Factor, None]:
+    """Leaves that may go, in graph order."""
+    found: dict[Factor, None] = {}
+    for dim in {dim.root: None for value in constants for dim in coupling.axes[value]}:
+        for leaf in leaves(dim):
+            if leaf is not ONE and leaf.size and leaf not in coupling.frozen:
+                found[leaf] = None
+    for dim, singles in _with_singles(coupling, found).items():
+        for leaf in singles:
+            if _covers(dim, leaf):
+                coupling.frozen[leaf] = Reason("without it an axis would be empty", show(dim))
+                found.pop(leaf, None)
+    return found
+
+
+def _with_singles(coupling: Coupling, free: Iterable[Factor]) -> dict[Factor, set[Factor]]:
+    """The dims that hold free factors of one index, and these."""
+    singles = {leaf for leaf in free if leaf.size == 1}
+    dims = {dim.root: None for axes in coupling.axes.values() for dim in axes} if singles else {}
+    return {dim: held for dim in dims if (held := singles.intersection(leaves(dim)))}
+
+
+def _covers(dim: Factor, leaf: Factor) -> bool:
+    root = dim.root
+    if root.kind is Kind.LEAF:
+        return root is leaf
+    test = any if root.kind is Kind.PRODUCT else all
+    return test(_covers(part, leaf) for part in root.parts)
+
+
+def _gather_by_origin(free: Iterable[Factor]) -> list[dict[Factor, int]]:
+    """Leaves that were cut out of one factor, each with the number of its first unit."""
+    pieces: dict[Factor, list[Factor]] = defaultdict(list)
+    for leaf in free:
+        pieces[leaf.origin].append(leaf)
+    members = []
+    for group in pieces.values():
+        group.sort(key=lambda leaf: leaf.offset)
+        starts = np.cumsum([0, *(leaf.size for leaf in group)])
+        members.append({leaf: int(start) for leaf, start in zip(group, starts, strict=False)})
+    return members
+
+
+class _Layers:
+    """The units along dims, worked out once for all the constants that share a dim."""
+
+    def __init__(self, unit_of_leaf: Mapping[Factor, tuple[int, int]]) -> None:
+        self.unit_of_leaf = unit_of_leaf
+        self.occurrences: dict[Factor, list[tuple[Factor, int, np.ndarray]]] = {}
+        self.known: dict[tuple[Factor, frozenset[Factor]], list[tuple[int, bool, np.ndarray]]] = {}
+
+    def of(self, dim: Factor, consumed: Set[Factor]) -> list[tuple[int, bool, np.ndarray]]:
+        """(group, whether its leaves are consumed, the unit at each position) for the groups along a dim.
+
+        Occurrences of one group that overlap lie in several layers.
+        """
+        root = dim.root
+        if root not in self.occurrences:
+            self.occurrences[root] = list(occurrences(root, self.unit_of_leaf))
+        here = frozenset(leaf for leaf, _, _ in self.occurrences[root] if leaf in consumed) if consumed else frozenset()
+        if (root, here) not in self.known:
+            self.known[root, here] = self.laid(root, here)
+        return self.known[root, here]
+
+    def laid(self, root: Factor, consumed: Set[Factor]) -> list[tuple[int, bool, np.ndarray]]:
+        """The layers of `of`, made new."""
+        layers: dict[tuple[int, bool], list[np.ndarray]] = defaultdict(list)
+        for leaf, start, index in self.occurrences[root]:
+            number, offset = self.unit_of_leaf[leaf]
+            span = slice(start, start + len(index))
+            mine = index >= 0
+            for layer in layers[number, leaf in consumed]:
+                if not np.any(mine & (layer[span] >= 0)):
+                    break
+            else:
+                layer = np.full(root.size, -1)
+                layers[number, leaf in consumed].append(layer)
+            layer[span][mine] = index[mine] + offset
+        return [(number, consumer, layer) for (number, consumer), found in layers.items() for layer in found]
+
+
+def _thin(coupling: Coupling, layers: _Layers) -> dict[int, list[tuple[Factor, np.ndarray]]]:
+    """For each group, the axes whose every position lies in a factor of one index; any other keeps something."""
+    found: dict[int, list[tuple[Factor, np.ndarray]]] = defaultdict(list)
+    for dim, singles in _with_singles(coupling, layers.unit_of_leaf).items():
+        if np.any([index >= 0 for _, index in leaf_positions(dim, singles)], axis=0).all():
+            for number, _, unit_of in layers.of(dim, set()):
+                found[number].append((dim, unit_of))
+    return found
+
+
+def _consumed(coupling: Coupling) -> dict[ir.Value, set[tuple[int | None, Factor]]]:
+    """For each constant, the leaves that some node sums over along an axis of it.
+
+    Seen through nodes on constants alone; then the axis may be another, and None stands for it.
+    """
+    found: dict[ir.Value, set[tuple[int | None, Factor]]] = defaultdict(set)
+    for application in reversed(coupling.applications):
+        rule, node = application.rule, application.node
+        constants = [at for at, value in enumerate(node.inputs) if value is not None and value in coupling.weights]
+        if not constants:
+            continue
+        summed = {name.split(".")[0] for name in rule.contracted} - set(rule.frozen)
+        derived = [value for value in node.outputs if value in found]
+        for position in constants:
+            value = node.inputs[position]
+            assert value is not None
+            for axis, term in enumerate(application.operand_axes(position)):
+                for name in names_of(term):
+                    if name.name.split(".")[0] in summed or (position, axis) in rule.reads:
+                        found[value].update((axis, leaf) for leaf in leaves(application.factors[name.name]))
+            for result in derived:
+                found[value].update((None, leaf) for _, leaf in found[result])
+    return found
+
+
+def _uses(coupling: Coupling) -> dict[ir.Value, tuple[tuple[str, int], ...]]:
+    found: dict[ir.Value, list[tuple[str, int]]] = defaultdict(list)
+    for application in coupling.applications:
+        for position, value in enumerate(application.node.inputs):
+            if value is not None and value in coupling.weights:
+                found[value].append((application.node.op_type, position))
+    return {value: tuple(uses) for value, uses in found.items()}
+
+
+def _nesting(coupling: Coupling, unit_of_leaf: Mapping[Factor, tuple[int, int]]) -> list[set[int]]:
+    """For each group, the groups that stand outside it in some product (heads outside head_dim)."""
+    graph: nx.DiGraph[int] = nx.DiGraph()
+    graph.add_nodes_from({number for number, _ in unit_of_leaf.values()})
+
+    def visit(dim: Factor) -> set[int]:
+        root = dim.root
+        if root.kind is Kind.LEAF:
+            return {unit_of_leaf[root][0]} if root in unit_of_leaf else set()
+        seen: set[int] = set()
+        for part in root.parts:
+            inside = visit(part)
+            if root.kind is Kind.PRODUCT:
+                graph.add_edges_from((a, b) for a in seen for b in inside if a != b)
+            seen |= inside
+        return seen
+
+    for dim in {dim.root: None for axes in coupling.axes.values() for dim in axes if dim.root.kind is not Kind.LEAF}:
+        visit(dim)
+    size = max(graph.nodes, default=-1) + 1
+    return [set(graph.predecessors(number)) if number in graph else set() for number in range(size)]
+
+
+def _names(coupling: Coupling, slices: list[list[Slice]]) -> list[str]:
+    """A name for each group: the first constant that makes it and the axis."""
+    taken: dict[str, int] = {}
+    names = []
+    for found in slices:
+        best = min(found, key=lambda s: (not s.producer, len(coupling.axes[s.value]) < 2), default=None)
+        name = f"{best.value.name}:{best.axis}" if best else ""
+        taken[name] = taken.get(name, 0) + 1
+        names.append(name if taken[name] == 1 else f"{name}#{taken[name]}")
+    return names
+
+
+# --------------------------------------------------------------------------------------------------- frozen
+def find_frozen(coupling: Coupling) -> list[Frozen]:
+    """What stays, axis by axis of the stored float tensors, largest first; one entry for each axis and reason."""
+    found = []
+    for value in _constants(coupling):
+        shape = tuple(dim.size for dim in coupling.axes[value])
+        for axis, dim in enumerate(coupling.axes[value]):
+            reasons = {coupling.frozen[leaf]: None for leaf in leaves(dim) if leaf in coupling.frozen}
+            if reasons and all(leaf in coupling.frozen or leaf is ONE for leaf in leaves(dim)):
+                found.append(Frozen(f"{_named(value)}:{axis}", dim.size, next(iter(reasons)), int(np.prod(shape))))
+    return sorted(found, key=lambda entry: -entry.params)

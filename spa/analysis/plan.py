@@ -1,0 +1,98 @@
+"""Which units of which groups go: plain data, JSON both ways."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from spa.analysis.group import Group
+from spa.errors import ModelError
+
+FORMAT = "spa-plan-1"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Removed units by group name, ascending; `sizes` are the groups' sizes before, to notice a wrong model.
+
+    Attributes:
+        repair: how the weights that stayed were refitted; empty: they are the dense model's.
+    """
+
+    removed: Mapping[str, tuple[int, ...]]
+    sizes: Mapping[str, int]
+    repair: str = ""
+
+    @classmethod
+    def of(cls, groups: Iterable[Group], removed: Mapping[str, Iterable[int]]) -> Plan:
+        """A plan over some groups; groups that lose nothing are left out."""
+        chosen = {group.name: tuple(sorted({int(unit) for unit in removed.get(group.name, ())})) for group in groups}
+        sizes = {group.name: group.size for group in groups}
+        return cls(
+            {name: units for name, units in chosen.items() if units}, {n: sizes[n] for n, u in chosen.items() if u}
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self.removed)
+
+    def masks(self, groups: Sequence[Group]) -> dict[Any, np.ndarray]:
+        """Which indices of each leaf factor stay.
+
+        Raises:
+            ModelError: a group of the plan is not in this model, has another size here, or would lose all its units.
+        """
+        here = {group.name: group for group in groups}
+        masks: dict[Any, np.ndarray] = {}
+        for name, units in self.removed.items():
+            group = here.get(name)
+            if group is None:
+                raise ModelError(
+                    f"the plan removes units of {name!r}, which is no group of this model; was it made for another?"
+                )
+            if group.size != self.sizes[name]:
+                raise ModelError(f"the plan expects {self.sizes[name]} units in {name!r}, this model has {group.size}")
+            if not 0 <= units[0] <= units[-1] < group.size:
+                wrong = units[0] if units[0] < 0 else units[-1]
+                raise ModelError(f"the plan removes unit {wrong} of {name!r}, whose units are 0 to {group.size - 1}")
+            if len(units) == group.size:
+                raise ModelError(f"the plan removes all {group.size} units of {name!r}; at least one must stay")
+            mask = np.ones(group.size, bool)
+            mask[list(units)] = False
+            for leaf in group.leaves:
+                start = group.offsets[leaf]
+                part = mask[start : start + leaf.size]
+                if not part.all():
+                    masks[leaf] = part
+        return masks
+
+    def to_json(self) -> str:
+        """The plan as text; the same plan gives the same text."""
+        groups = [
+            {"group": name, "size": self.sizes[name], "removed": list(units)} for name, units in self.removed.items()
+        ]
+        head = {"format": FORMAT, **({"repair": self.repair} if self.repair else {})}
+        return json.dumps({**head, "groups": groups}, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """The plan that `to_json` wrote.
+
+        Raises:
+            ModelError: the text is no plan; says what was found.
+        """
+        try:
+            data = json.loads(text)
+            if data["format"] != FORMAT:
+                raise ModelError(f"expected a plan of format {FORMAT!r}, found {data['format']!r}")
+            removed = {
+                str(g["group"]): tuple(sorted({int(u) for u in g["removed"]})) for g in data["groups"] if g["removed"]
+            }
+            sizes = {str(g["group"]): int(g["size"]) for g in data["groups"] if g["removed"]}
+            repair = str(data.get("repair", ""))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ModelError(f"this is no plan of format {FORMAT!r}: {type(error).__name__}: {error}") from error
+        return cls(removed, sizes, repair)

@@ -1,0 +1,136 @@
+"""What a rule sees of a node, and the registry that maps operators to rules.
+
+A rule is registered for one or more operators as a function from an `Operation` to a `Rule`; it knows the
+shapes of operands and results, attributes, and the contents of small constant operands, nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from spa.notation.rule import Rule
+
+Shape = tuple[int, ...]
+MICROSOFT = "com.microsoft"
+
+
+class Refusal(Exception):
+    """A rule has nothing to say about this node; everything it touches stays, for the reason given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One node, as plain values.
+
+    Attributes:
+        inputs, outputs: shapes, symbolic axes bound to numbers; None where absent or unknown.
+        constants: contents of operands that are the same in every run.
+        weights: positions of operands computed from constants alone.
+        bound: contents of operands known only under the binding of the symbolic axes.
+    """
+
+    name: str
+    domain: str = ""
+    version: int = 20
+    inputs: Sequence[Shape | None] = ()
+    outputs: Sequence[Shape | None] = ()
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    constants: Mapping[int, np.ndarray] = field(default_factory=dict)
+    weights: frozenset[int] = frozenset()
+    bound: Mapping[int, np.ndarray] = field(default_factory=dict)
+
+    def shape(self, position: int) -> Shape:
+        """The shape of an operand.
+
+        Raises:
+            Refusal: it is absent or unknown.
+        """
+        found = self.inputs[position] if position < len(self.inputs) else None
+        if found is None:
+            raise Refusal(f"the shape of operand {position} is unknown")
+        return found
+
+    def result(self, position: int = 0) -> Shape:
+        """The shape of a result.
+
+        Raises:
+            Refusal: it is absent or unknown.
+        """
+        found = self.outputs[position] if position < len(self.outputs) else None
+        if found is None:
+            raise Refusal(f"the shape of result {position} is unknown")
+        return found
+
+    def has(self, position: int) -> bool:
+        """Whether an optional operand is there."""
+        return position < len(self.inputs) and self.inputs[position] is not None
+
+    def attribute(self, name: str, default: Any = None) -> Any:
+        """An attribute's value, or the operator's default for it."""
+        return self.attributes.get(name, default)
+
+    def axis(self, default: int | None = None, *, position: int = 0, name: str = "axis") -> int:
+        """An axis attribute, counted from the front of the operand at `position`."""
+        value = self.attributes.get(name, default)
+        if value is None:
+            raise Refusal(f"attribute {name} is missing")
+        rank = len(self.shape(position))
+        return int(value) % rank if rank else 0
+
+    def numbers(self, position: int, attribute: str | None = None) -> list[int] | None:
+        """Integers given as a constant operand, or in older opsets as an attribute; None: neither."""
+        if attribute is not None and attribute in self.attributes:
+            value = self.attributes[attribute]
+            return [int(v) for v in value] if isinstance(value, Sequence) else [int(value)]
+        content = self.constants.get(position)
+        return None if content is None else [int(v) for v in content.reshape(-1)]
+
+
+RuleFunction = Callable[[Operation], Rule]
+_registry: dict[tuple[str, str], RuleFunction] = {}
+
+
+def register(*names: str, domain: str = "") -> Callable[[RuleFunction], RuleFunction]:
+    """Register a rule for operators of a domain ("" is ai.onnx)."""
+
+    def decorate(function: RuleFunction) -> RuleFunction:
+        for name in names:
+            if (domain, name) in _registry:
+                raise ValueError(f"two rules for {domain}::{name}")
+            _registry[domain, name] = function
+        return function
+
+    return decorate
+
+
+def registered() -> dict[tuple[str, str], RuleFunction]:
+    """Every operator with a rule, as (domain, name)."""
+    return dict(_registry)
+
+
+def rule_of(operation: Operation) -> Rule:
+    """The rule for a node.
+
+    Raises:
+        Refusal: there is none, or it has nothing to say about this node; with the reason in words.
+    """
+    domain = "" if operation.domain == "ai.onnx" else operation.domain
+    function = _registry.get((domain, operation.name))
+    if function is None:
+        raise Refusal(f"no rule for operator {f'{domain}::' if domain else ''}{operation.name}")
+    return function(operation)
+
+
+def letters(count: int, *, avoid: str = "") -> list[str]:
+    """Names for axes: a, b, c ..., a1, b1 ..."""
+    alphabet = [c for c in "abcdefghijklmnopqrstuvwxyz" if c not in avoid]
+    return [alphabet[k % len(alphabet)] + (str(k // len(alphabet)) if k >= len(alphabet) else "") for k in range(count)]
+
+
+def pattern(terms: Sequence[str]) -> str:
+    """Terms as the text of a tensor's pattern: "a b", or "()" for a scalar."""
+    return " ".join(terms) or "()"

@@ -1,0 +1,212 @@
+"""Operators that mix: products of matrices, convolutions, sums of products."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from spa.notation.operation import MICROSOFT, Operation, Refusal, Shape, letters, pattern, register
+from spa.notation.rule import Rule, Sizes, parse_terms, rule
+from spa.operators.pointwise import broadcast_line
+
+WINDOW = "positions of a sliding window"
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """The patterns of a product of data and weight, of a bias along its result, and the notes they need."""
+
+    data: str
+    weight: str
+    bias: str
+    result: str
+    notes: Mapping[str, Any]
+
+    def rule(self, *operands: str, zeros: tuple[tuple[int, int], ...] = ()) -> Rule:
+        """The rule of an operator with these operands."""
+        return rule(f"{', '.join(operands)} -> {self.result}", zeros=zeros, **self.notes)
+
+
+# -------------------------------------------------------------------------------------------------- matrices
+@register("MatMul")
+def matmul(operation: Operation) -> Rule:
+    """`*b m k, *b k n -> *b m n`, the batch axes broadcast."""
+    mix = matrices(operation.shape(0), operation.shape(1), operation.weights)
+    return mix.rule(mix.data, mix.weight)
+
+
+def matrices(left: Shape, right: Shape, weights: frozenset[int], *, rows: str = "m k", columns: str = "k n") -> Mix:
+    """The product of two stacks of matrices; `rows` and `columns` name their last two axes as they lie."""
+    if len(left) == 1 or len(right) == 1:
+        return _vectors(left, right, weights)
+    operands, result = broadcast_line((left, right), tail=2).replace("()", "").split("->")
+    first, second = operands.split(",")
+    batch = " ".join(name for name in first.split() if name in second.split() and name != "1")
+    kinds = contraction_kinds(weights, batch=batch, inner="k", outer="m" if 0 in weights else "n")
+    return Mix(f"{first} {rows}".strip(), f"{second} {columns}".strip(), "n", f"{result} m n".strip(), {"kinds": kinds})
+
+
+def _vectors(left: Shape, right: Shape, weights: frozenset[int]) -> Mix:
+    batch = letters(max(len(left), len(right)) - 2, avoid="kmn")
+    kinds = contraction_kinds(weights, batch="", inner="k", outer="")
+    if len(left) == len(right):
+        return Mix("k", "k", "()", "()", {"kinds": kinds})
+    if len(left) == 1:
+        return Mix("k", pattern([*batch, "k", "n"]), "n", pattern([*batch, "n"]), {"kinds": kinds})
+    return Mix(pattern([*batch, "m", "k"]), "k", "1", pattern([*batch, "m"]), {"kinds": kinds})
+
+
+def contraction_kinds(weights: frozenset[int], *, batch: str, inner: str, outer: str) -> dict[str, str]:
+    """What the factors of a product of two tensors are called.
+
+    Between two activations, factors that run along are heads and the others lie inside a head; a weight
+    makes a hidden width, and a weight with a batch of its own is a set of experts.
+    """
+    inside, along = ("ffn", "experts") if weights & {0, 1} else ("head_dim", "heads")
+    return {inner + " " + outer: inside, batch: along}
+
+
+@register("Gemm")
+def gemm(operation: Operation) -> Rule:
+    """`m k, k n, n -> m n`, operands transposed as the attributes say."""
+    mix = gemm_mix(operation, operation.weights)
+    return mix.rule(mix.data, mix.weight, *addend(operation, 2, ["m", "n"]))
+
+
+def gemm_mix(operation: Operation, weights: frozenset[int]) -> Mix:
+    """The product of two matrices, transposed as the attributes say."""
+    rows = "k m" if operation.attribute("transA", 0) else "m k"
+    columns = "n k" if operation.attribute("transB", 0) else "k n"
+    return matrices((0, 0), (0, 0), weights, rows=rows, columns=columns)
+
+
+def addend(operation: Operation, position: int, names: list[str]) -> list[str]:
+    """The pattern of an optional operand that broadcasts against the result, whose axes have these names."""
+    if not operation.has(position):
+        return []
+    shape, whole = operation.shape(position), operation.result()
+    first = len(whole) - len(shape)
+    terms = ["1" if size == 1 != whole[at] else names[at] for at, size in enumerate(shape, first)]
+    return [pattern(terms)]
+
+
+# ---------------------------------------------------------------------------------------------- convolutions
+@register("Conv", "ConvTranspose")
+def convolution(operation: Operation) -> Rule:
+    """`n (g i) *s, (g o) i *k, (g o) -> n (g o) *t`; a transposed weight is `(g i) o *k`."""
+    mix = sliding(operation, transposed=operation.name == "ConvTranspose")
+    return mix.rule(mix.data, mix.weight, *[mix.bias] * operation.has(2))
+
+
+def sliding(
+    operation: Operation, *, at: tuple[int, int] = (0, 1), transposed: bool = False, channels_last: bool = False
+) -> Mix:
+    """A convolution of the operands at two positions, as patterns."""
+    data, kernel = operation.shape(at[0]), operation.shape(at[1])
+    group = int(operation.attribute("group", 1))
+    weight = "(g i) o *k" if transposed else "(g o) i *k"
+    pointwise = _is_pointwise(operation, kernel[2:])
+    layout = "n *{} (g {})" if channels_last else "n (g {1}) *{0}"
+    texts = (layout.format("s", "i"), weight, "(g o)", layout.format("s" if pointwise else "t", "o"))
+    notes: dict[str, Any] = {"frozen": {"k" if pointwise else "s k t": WINDOW}, "kinds": {"i o": "channels"}}
+    if transposed and not pointwise:  # each position of the data is spread over the result
+        notes["macs"] = (("n", *(["g"] if group > 1 else []), "i", "s", "o", "k"),)
+    if group == 1:
+        data_text, weight, bias, result = (text.replace("(g i)", "i").replace("(g o)", "o") for text in texts)
+        return Mix(data_text, weight, bias, result, notes)
+    channels = data[-1 if channels_last else 1]
+    if channels == group == prod(kernel[:2]):  # depthwise: nothing but the channels themselves
+        notes["kinds"] = {"g": "channels"}
+    else:
+        notes["kinds"] = {"g": "conv_groups", "i o": "channels"}
+    notes |= {"sizes": {"g": group}, "follows": (Sizes("group", (parse_terms("g")[0],), scalar=True),)}
+    return Mix(*texts, notes)
+
+
+def _is_pointwise(operation: Operation, kernel: Shape) -> bool:
+    """Whether each position of the result sees just the same position of the data."""
+    unit = all(set(operation.attribute(name) or (1,)) == {1} for name in ("strides", "output_shape"))
+    still = not any(any(operation.attribute(name) or ()) for name in ("pads", "output_padding"))
+    return set(kernel) <= {1} and unit and still
+
+
+@register("DeformConv")
+def deformable_convolution(operation: Operation) -> Rule:
+    """`n (g i) *s, (g o) i *k, n f *t, (g o), n m *t -> n (g o) *t`."""
+    mix = sliding(operation)
+    notes = dict(mix.notes)
+    notes["frozen"] = {"s k t f m" if operation.has(4) else "s k t f": WINDOW}
+    if operation.attribute("offset_group", 1) != 1:
+        notes["frozen"]["g i" if "(g i)" in mix.data else "i"] = "channels that share the offsets of a group"
+    result = mix.result.replace("*s", "*t")
+    bias = mix.bias if operation.has(3) else "_"
+    operands = [mix.data, mix.weight, "n f *t", bias, "n m *t"][: len(operation.inputs)]
+    return rule(f"{', '.join(operands)} -> {result}", **notes)
+
+
+@register("CausalConvWithState")
+@register("CausalConvWithState", domain=MICROSOFT)
+def causal_convolution(operation: Operation) -> Rule:
+    """`n c t, c 1 k, c, n c p -> n c t, n c p`: depthwise, over the steps before."""
+    if any(operation.attribute(name, 0) for name in ("channels_last", "state_window")) or len(operation.shape(0)) != 3:
+        raise Refusal("a causal convolution with several states, or in another layout")
+    operands = ["n c t", "c 1 k", "c" if operation.has(2) else "_", "n c p"][: len(operation.inputs)]
+    results = ["n c t", "n c p"][: len(operation.outputs)]
+    names = " ".join(name for name in "tkp" if any(name in text.split() for text in (*operands, *results)))
+    return rule(f"{', '.join(operands)} -> {', '.join(results)}", frozen={names: WINDOW}, kinds={"c": "channels"})
+
+
+# -------------------------------------------------------------------------------------------- sums of products
+@register("Einsum")
+def einsum(operation: Operation) -> Rule:
+    """The equation itself, its ellipses written out."""
+    operands, after = _equation(operation)
+    for operand in operands:
+        if len(set(operand)) < len(operand):
+            raise Refusal("an Einsum that takes a diagonal")
+    shapes = [operation.shape(position) for position in range(len(operands))]
+    sizes: dict[str, int] = {}
+    for operand, shape in zip(operands, shapes, strict=True):
+        for name, size in zip(operand, shape, strict=True):
+            sizes[name] = size if sizes.get(name, 1) == 1 else sizes[name]
+    patterns = [
+        pattern(["1" if size == 1 != sizes[name] else name for name, size in zip(operand, shape, strict=True)])
+        for operand, shape in zip(operands, shapes, strict=True)
+    ]
+    return rule(f"{', '.join(patterns)} -> {pattern(after)}", kinds=_einsum_kinds(operation, operands, after))
+
+
+def _equation(operation: Operation) -> tuple[list[list[str]], list[str]]:
+    """Names for the axes of the operands and of the result."""
+    equation = operation.attribute("equation", b"")
+    text = (equation.decode() if isinstance(equation, bytes) else str(equation)).replace(" ", "")
+    before, arrow, after = text.partition("->")
+    if not arrow:
+        once = sorted(name for name in set(before) - {",", "."} if before.count(name) == 1)
+        after = "..." * ("..." in before) + "".join(once)
+    texts = before.split(",")
+    lengths = [len(operation.shape(k)) - len(text.replace("...", "")) for k, text in enumerate(texts) if "..." in text]
+    ellipsis = [f"e{name}" for name in letters(max(lengths, default=0))]
+
+    def spread(text: str, length: int) -> list[str]:
+        head, dots, tail = text.partition("...")
+        return [*head, *(ellipsis[len(ellipsis) - length :] if dots else []), *tail]
+
+    ranks = [len(operation.shape(k)) - len(text.replace("...", "")) for k, text in enumerate(texts)]
+    return [spread(text, rank) for text, rank in zip(texts, ranks, strict=True)], spread(after, len(ellipsis))
+
+
+def _einsum_kinds(operation: Operation, operands: list[list[str]], after: list[str]) -> dict[str, str]:
+    if len(operands) != 2:
+        return {}
+    first, second = operands
+    shared = [name for name in first if name in second]
+    made = first if operation.weights == {0} else second
+    return contraction_kinds(
+        operation.weights,
+        batch=" ".join(name for name in shared if name in after),
+        inner=" ".join(name for name in shared if name not in after),
+        outer=" ".join(name for name in made if name not in shared),
+    )

@@ -1,0 +1,230 @@
+"""Fused operators of onnxruntime's own domain: activations, norms, convolutions, products of matrices."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from spa.notation.operation import MICROSOFT, Operation, Refusal, Shape, letters, pattern, register
+from spa.notation.rule import Rule, Sizes, parse_terms, rule
+from spa.operators.indexing import CHOSEN, LOOKED_UP
+from spa.operators.linear import WINDOW, addend, gemm_mix, matrices, sliding
+from spa.operators.movement import reshape
+from spa.operators.norm import MOMENTS, ROOT_MEAN_SQUARE, scale_pattern
+from spa.operators.pointwise import RANDOM, broadcast, unary
+from spa.operators.pool import grid_sample
+from spa.operators.reduce import ALONG
+
+register("Gelu", "QuickGelu", domain=MICROSOFT)(unary)
+register("ExpandDims", domain=MICROSOFT)(reshape)
+register("GridSample", domain=MICROSOFT)(grid_sample)
+
+
+# ----------------------------------------------------------------------------------------------- activations
+@register("BiasAdd", "BiasGelu", "FastGelu", "GatedAdd", domain=MICROSOFT)
+def biased(operation: Operation) -> Rule:
+    """`*a, a -> *a`: operands broadcast."""
+    return broadcast(operation)
+
+
+@register("ScaledSiLU", domain=MICROSOFT)
+def scaled(operation: Operation) -> Rule:
+    """`*a, () -> *a`."""
+    return rule("*a" + ", _" * (len(operation.inputs) - 1) + " -> *a")
+
+
+@register("BiasSplitGelu", domain=MICROSOFT)
+def bias_split_gelu(_: Operation) -> Rule:
+    """`n s (p d), (p d) -> n s d`: one half gates the other."""
+    return rule(
+        "n s (p d), (p d) -> n s d", sizes={"p": 2}, frozen={"p": "a gate and what it gates"}, kinds={"d": "ffn"}
+    )
+
+
+@register("BiasDropout", domain=MICROSOFT)
+def bias_dropout(operation: Operation) -> Rule:
+    """`*a c, c, *a c, _, _ -> *a c, *a c`."""
+    whole = letters(len(operation.shape(0)))
+    added = [pattern(whole[len(whole) - len(operation.shape(k)) :]) if operation.has(k) else "_" for k in (1, 2)]
+    operands = [pattern(whole), *added, "_", "_"][: len(operation.inputs)]
+    trains = operation.constants.get(4, operation.has(4))
+    results = [pattern(whole)] * len(operation.outputs)
+    return rule(
+        f"{', '.join(operands)} -> {', '.join(results)}", frozen={" ".join(whole): RANDOM} if np.any(trains) else {}
+    )
+
+
+@register("BiasSoftmax", domain=MICROSOFT)
+def bias_softmax(operation: Operation) -> Rule:
+    """`a b, 1 b -> a b`: all axes from `axis` on share a sum."""
+    shape, bias = operation.shape(0), operation.shape(1)
+    names = letters(len(shape))
+    inside = " ".join(names[operation.axis(1) :])
+    if len(shape) != len(bias):
+        raise Refusal("a bias of another rank than the scores")
+    added = ["1" if size == 1 != whole else name for size, whole, name in zip(bias, shape, names, strict=True)]
+    return rule(f"{pattern(names)}, {pattern(added)} -> {pattern(names)}", statistic={inside: ALONG["Softmax"]})
+
+
+# ------------------------------------------------------------------------------------------------------ norms
+@register("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain=MICROSOFT)
+def skip_layer_norm(operation: Operation) -> Rule:
+    """`a b w, b w, w, w, w -> a b w, a b 1, a b 1, a b w`: of the sum of two operands and a bias."""
+    shape = operation.shape(0)
+    names = [*letters(len(shape) - 1), "w"]
+    whole, moments = pattern(names), pattern([*names[:-1], "1"])
+    skip = scale_pattern(operation.shape(1), shape, names)
+    given = [whole, skip, *("w" if operation.has(k) else "_" for k in range(2, len(operation.inputs)))]
+    results = [whole, moments, moments, whole][: len(operation.outputs)]
+    reason = ROOT_MEAN_SQUARE if "Simplified" in operation.name else MOMENTS
+    return rule(f"{', '.join(given)} -> {', '.join(results)}", statistic={"w": reason}, kinds={"w": "width"})
+
+
+@register("SimplifiedLayerNormalization", domain=MICROSOFT)
+def simplified_layer_norm(operation: Operation) -> Rule:
+    """`*a w, w -> *a w, *a 1`."""
+    results = ["*a w", "*a 1"][: len(operation.outputs)]
+    return rule(f"*a w, w -> {', '.join(results)}", statistic={"w": ROOT_MEAN_SQUARE}, kinds={"w": "width"})
+
+
+@register("EmbedLayerNormalization", domain=MICROSOFT)
+def embed_layer_norm(operation: Operation) -> Rule:
+    """`b s, b s, v w, p w, g w, w, w, b s, b s -> b s w, b, b s w`: three tables, looked up, summed, normalised."""
+    ids = "1 s" if operation.has(8) and operation.shape(8)[0] == 1 else "b s"
+    operands = ["b s", "b s", "v w", "p w", "g w", "w", "w", "b s", ids]
+    given = [
+        text if operation.has(position) else "_" for position, text in enumerate(operands[: len(operation.inputs)])
+    ]
+    tables = " ".join(name for name in "vpg" if f"{name} w" in given)
+    results = ["b s w", "b", "b s w"][: len(operation.outputs)]
+    frozen = {f"{tables} s": LOOKED_UP}
+    line = f"{', '.join(given)} -> {', '.join(results)}"
+    return rule(line, statistic={"w": MOMENTS}, frozen=frozen, kinds={"w": "width"})
+
+
+@register("GroupNorm", "SkipGroupNorm", domain=MICROSOFT)
+def group_norm(operation: Operation) -> Rule:
+    """`n *s (g c), (g c), (g c) -> n *s (g c)`, or channels first; with a skip `n (g c)` and a bias."""
+    whole = "n *s (g c)" if operation.attribute("channels_last", 1) else "n (g c) *s"
+    skip = []
+    if operation.name == "SkipGroupNorm":
+        shape = operation.shape(3)
+        skip = ["n (g c)" if len(shape) == 2 else "n 1 1 (g c)" if shape[1:3] == (1, 1) else whole]
+    operands = [whole, "(g c)", "(g c)", *skip, "(g c)"][: len(operation.inputs)]
+    follow = Sizes("groups", tuple(parse_terms("g")), scalar=True)
+    return rule(
+        f"{', '.join(operands)} -> {', '.join([whole] * len(operation.outputs))}",
+        sizes={"g": int(operation.attribute("groups"))},
+        statistic={"s c": MOMENTS},
+        follows=(follow,),
+    )
+
+
+# ---------------------------------------------------------------------------------------------- convolutions
+@register("FusedConv", "NhwcConv", "NhwcFusedConv", domain=MICROSOFT)
+def fused_convolution(operation: Operation) -> Rule:
+    """`n (g i) *s, (g o) i *k, (g o), n (g o) *t -> n (g o) *t`: plus an addend; channels may be last."""
+    mix = sliding(operation, channels_last=operation.name != "FusedConv")
+    operands = [mix.data, mix.weight, mix.bias if operation.has(2) else "_", mix.result]
+    return mix.rule(*operands[: len(operation.inputs)])
+
+
+@register("ConvTransposeWithDynamicPads", domain=MICROSOFT)
+def transposed_convolution(operation: Operation) -> Rule:
+    """`n (g i) *s, (g i) o *k, _, (g o) -> n (g o) *t`."""
+    mix = sliding(operation, transposed=True)
+    return mix.rule(*[mix.data, mix.weight, "_", mix.bias][: len(operation.inputs)])
+
+
+@register("NhwcMaxPool", domain=MICROSOFT)
+def pool_channels_last(_: Operation) -> Rule:
+    """`n *s c -> n *t c`."""
+    return rule("n *s c -> n *t c", frozen={"s t": WINDOW})
+
+
+# --------------------------------------------------------------------------------------------------- matrices
+@register("FusedMatMul", "FusedMatMulActivation", "TransposeMatMul", domain=MICROSOFT)
+def fused_matmul(operation: Operation) -> Rule:
+    """`*b m k, *b k n -> *b m n`, the last two axes transposed, and the batch moved inside, as attributes say."""
+    left, rows = _transposed(operation, 0, "m k", "A")
+    right, columns = _transposed(operation, 1, "k n", "B")
+    mix = matrices(left, right, operation.weights, rows=rows, columns=columns)
+    operands = [_batch_inside(mix.data, operation, "A"), _batch_inside(mix.weight, operation, "B")]
+    return mix.rule(*operands)
+
+
+def _transposed(operation: Operation, position: int, names: str, side: str) -> tuple[Shape, str]:
+    """The shape with the batch in front, and the names of the last two axes as they lie."""
+    shape = operation.shape(position)
+    if operation.attribute(f"transBatch{side}", 0):
+        shape = (*shape[1:-1], shape[0], shape[-1])
+    if operation.attribute(f"trans{side}", 0) and len(shape) > 1:
+        return shape, " ".join(names.split()[::-1])
+    return shape, names
+
+
+def _batch_inside(text: str, operation: Operation, side: str) -> str:
+    """The pattern of an operand whose second last axis lies in front of its batch."""
+    terms = text.split()
+    return " ".join([terms[-2], *terms[:-2], terms[-1]]) if operation.attribute(f"transBatch{side}", 0) else text
+
+
+@register("FusedGemm", "GemmFloat8", domain=MICROSOFT)
+def fused_gemm(operation: Operation) -> Rule:
+    """`m k, k n, n -> m n`, operands transposed as the attributes say; scales follow."""
+    mix = gemm_mix(operation, operation.weights)
+    bias = addend(operation, 2, ["m", "n"]) or ["_"]
+    return mix.rule(*[mix.data, mix.weight, *bias, "_", "_", "_"][: len(operation.inputs)])
+
+
+@register("GemmFastGelu", domain=MICROSOFT)
+def gemm_gelu(operation: Operation) -> Rule:
+    """`*b m k, k n, n -> *b m n`."""
+    mix = matrices(operation.shape(0), operation.shape(1), operation.weights)
+    return mix.rule(mix.data, mix.weight, *[mix.bias] * operation.has(2))
+
+
+@register("MatMulNBits", domain=MICROSOFT)
+def matmul_n_bits(operation: Operation) -> Rule:
+    """`*a (q e), n q p, n q, n q, _, n -> *a n`: the e weights of each block q are packed into p bytes."""
+    inner, block = int(operation.attribute("K")), int(operation.attribute("block_size"))
+    columns, blocks, _ = operation.shape(1)
+    ragged = bool(inner % block)
+    each = "n q" if len(operation.shape(2)) == 2 else "(n q)"
+    points, packed = "_", False
+    if operation.has(3):
+        stored = operation.shape(3)
+        packed = stored not in ((columns, blocks), (columns * blocks,))
+        points = each if not packed else "n z" if len(stored) == 2 else "(n z)"
+    stays = ["k" if ragged else "e", "p", *["q"] * (ragged or packed), *["z"] * packed]
+    data = "*a k" if ragged else "*a (q e)"
+    follows = [] if ragged else [Sizes("K", tuple(parse_terms("(q e)")), scalar=True)]
+    operands = [data, "n q p", each, points, "_", "n"][: len(operation.inputs)]
+    return rule(
+        f"{', '.join(operands)} -> *a n",
+        sizes={"n": columns} | ({} if ragged else {"e": block}),
+        frozen={" ".join(stays): "packed bits"},
+        follows=(*follows, Sizes("N", tuple(parse_terms("n")), scalar=True)),
+        kinds={"q n": "ffn"},
+        macs=(("a", *("k" if ragged else "qe"), "n"),),
+        reads=((0, len(operation.shape(0)) - 1),),
+    )
+
+
+@register("MoE", domain=MICROSOFT)
+def mixture_of_experts(operation: Operation) -> Rule:
+    """`b s w, (b s) e, e (p i) w, e (p i), e w i, e w, e i w, e i -> b s w`: two or three layers for each expert."""
+    rows = "b s" if len(operation.shape(0)) == 3 else "t"
+    fusion = int(operation.attribute("swiglu_fusion", 0))
+    first = {0: "i", 1: "(i p)", 2: "(p i)"}[fusion]
+    tokens = "(b s)" if rows == "b s" else "t"
+    operands = [f"{rows} w", f"{tokens} e", f"e {first} w", f"e {first}", "e w i", "e w", "e i w", "e i"]
+    given = [
+        text if operation.has(position) else "_" for position, text in enumerate(operands[: len(operation.inputs)])
+    ]
+    return rule(
+        f"{', '.join(given)} -> {rows} w",
+        sizes={"p": 2} if fusion else {},
+        frozen={"e": CHOSEN} | ({"p": "a gate and what it gates"} if fusion else {}),
+        kinds={"e": "experts", "i": "ffn"},
+        reads=((0, len(rows.split())), (4, 2)),  # a bias keeps an inner unit alive: what reads it counts
+    )

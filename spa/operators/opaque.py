@@ -1,0 +1,33 @@
+"""Operators for which no rule makes sense, with the reason: all that they touch stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from spa.notation.operation import Operation, Refusal, register
+from spa.notation.rule import Rule
+
+REASONS = {
+    "holds a list of tensors, of any number and shape": """
+        ConcatFromSequence SequenceAt SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceLength
+        SequenceMap SplitToSequence
+    """,
+    "may hold no tensor": "Optional OptionalGetElement OptionalHasElement",
+    "works on text": "RegexFullMatch StringConcat StringNormalizer StringSplit TfIdfVectorizer",
+    "decodes a file": "ImageDecoder",
+    "chooses positions by value when the graph runs": "NonMaxSuppression Unique",
+    "a constant of its own, which normalising makes an initializer": "Constant",
+    "control flow that has no body": "If Loop Scan",
+}
+
+
+def _refuse(reason: str) -> Callable[[Operation], Rule]:
+    def refuse(_: Operation) -> Rule:
+        raise Refusal(reason)
+
+    refuse.__doc__ = f"None: {reason}."
+    return refuse
+
+
+for _reason, _names in REASONS.items():
+    register(*_names.split())(_refuse(_reason))

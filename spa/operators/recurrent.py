@@ -1,0 +1,35 @@
+"""Recurrent layers: all gates and both directions share one hidden size."""
+
+from __future__ import annotations
+
+from spa.notation.operation import Operation, register
+from spa.notation.rule import Rule, Sizes, parse_terms, rule
+
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+STEPS = "steps of a recurrence"
+
+
+@register(*GATES)
+def recurrent(operation: Operation) -> Rule:
+    """`t n i, d (g h) i, d (g h) h, d (b h), n, d n h, d n h, d (p h) -> t d n h, d n h, d n h`."""
+    gates = GATES[operation.name]
+    batch_first = bool(operation.attribute("layout", 0))
+    data, hidden, state = ("n t i", "n t d h", "n d h") if batch_first else ("t n i", "t d n h", "d n h")
+    made = "(g h)" if gates > 1 else "h"
+    operands = [data, f"d {made} i", f"d {made} h", "d (b h)", "n", state, state, "d (p h)"]
+    present = [text if operation.has(position) else "_" for position, text in enumerate(operands)]
+    sizes = {"g": gates, "b": 2 * gates, "p": 3}
+    used = [name for name in sizes if any(f"({name} h)" in text for text in present)]
+    stays = {" ".join(used): "gates", "d": "directions", "t": STEPS}
+    results = [hidden, state, state]
+    return rule(
+        f"{', '.join(present[: len(operation.inputs)])} -> {', '.join(results[: len(operation.outputs)])}",
+        sizes={name: sizes[name] for name in used},
+        frozen=stays,
+        follows=(Sizes("hidden_size", tuple(parse_terms("h")), scalar=True),)
+        if "hidden_size" in operation.attributes
+        else (),
+        kinds={"h": "hidden"},
+        macs=tuple(("t", "n", "d", *(["g"] if gates > 1 else []), "h", read) for read in ("i", "h")),
+        reads=((2, 2),),
+    )

@@ -1,0 +1,405 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from itertools import pairwise, product
+from math import prod
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from spa.analysis.group import keep_mask
+from spa.errors import BudgetError, NothingToPrune, UsageError
+from spa.passes.choose.importance import random, score_groups
+from spa.passes.choose.selection import BUDGETS, SCOPES, Selection, select
+from spa.passes.choose.tracks import allowed_removals, run_length
+from tests.grouped import Grouped, attention, batch_normed, chain, grouped, mlp, normed, residual, shuffled
+
+MODELS = {
+    "mlp": lambda seed: mlp(units=16, seed=seed),
+    "chain": lambda seed: chain(8, 12, 20, 9, 4, seed=seed),
+    "residual": lambda seed: residual(width=16, inner=10, seed=seed),
+    "attention": lambda seed: attention(heads=6, head_dim=8, seed=seed),
+    "shuffled": lambda seed: shuffled(seed=seed),
+    "batch_normed": lambda seed: batch_normed(scales=(1.0,) * 12, seed=seed),
+}
+
+
+def choose(model: Grouped, *, seed: int = 0, scores: list[np.ndarray] | None = None, **options: Any) -> Selection:
+    scores = score_groups(model.groups, random(seed)) if scores is None else scores
+    return select(model.groups, scores, model.cost, frozen=model.frozen, **options)
+
+
+def params_left(model: Grouped, selection: Selection) -> int:
+    """Parameters after the cut, counted tensor by tensor from the masks of their axes."""
+    masks = selection.plan.masks(model.groups)
+    left = 0
+    for value in model.model.graph.initializers.values():
+        kept = [keep_mask(dim, masks) for dim in model.coupling.axes[value]]
+        whole = [dim.size for dim in model.coupling.axes[value]]
+        left += prod(size if mask is None else int(mask.sum()) for size, mask in zip(whole, kept, strict=True))
+    return left
+
+
+def counts(model: Grouped, selection: Selection) -> dict[str, int]:
+    return {group.name: len(selection.plan.removed.get(group.name, ())) for group in model.groups}
+
+
+# ------------------------------------------------------------------------------------------------ properties
+def check(model: Grouped, selection: Selection, *, ratio: float, of: str, align: int, min_keep: float) -> None:
+    masks = selection.plan.masks(model.groups)
+    dense, pruned = (model.cost.of("params", kept) for kept in (None, masks))
+    assert pruned == params_left(model, selection)
+    assert selection.reached["params"] == pytest.approx(1 - pruned / dense)
+    for measure in ("flops", "bytes"):
+        assert selection.reached[measure] == pytest.approx(1 - model.cost.of(measure, masks) / model.cost.of(measure))
+    for axes in model.coupling.axes.values():  # activations too: no axis of anything is empty
+        for dim in axes:
+            mask = keep_mask(dim, masks)
+            assert mask is None or mask.any()
+    for group in model.groups:
+        kept = group.size - counts(model, selection)[group.name]
+        assert kept >= max(1, min_keep * group.size - 1e-6)
+        assert kept == group.size or kept * run_length(group) % align == 0
+        for leaf in group.leaves:
+            assert leaf.size == 1 or leaf not in masks or masks[leaf].any()
+    if of != "channels":
+        assert selection.reached[of] >= ratio - 1e-6
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    name=st.sampled_from(sorted(MODELS)),
+    ratio=st.floats(0.01, 0.99),
+    of=st.sampled_from(BUDGETS),
+    scope=st.sampled_from(SCOPES),
+    align=st.sampled_from([1, 1, 2, 4, 8]),
+    min_keep=st.sampled_from([0.0, 0.1, 0.5]),
+    seed=st.integers(0, 3),
+)
+def test_every_selection_keeps_what_it_promises(
+    name: str, ratio: float, of: str, scope: str, align: int, min_keep: float, seed: int
+) -> None:
+    model = MODELS[name](seed)
+    try:
+        found = choose(model, seed=seed, ratio=ratio, of=of, scope=scope, align=align, min_keep=min_keep)
+    except BudgetError as error:
+        assert f"ratio {ratio:g} of {of}" in str(error)  # noqa: PT017 (either outcome is right, each must hold)
+        return
+    check(model, found, ratio=ratio, of=of, align=align, min_keep=min_keep)
+    again = choose(MODELS[name](seed), seed=seed, ratio=ratio, of=of, scope=scope, align=align, min_keep=min_keep)
+    assert found.plan == again.plan
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("of", ["params", "flops", "bytes"])
+@pytest.mark.parametrize("name", ["chain", "residual", "batch_normed", "shuffled"])
+def test_a_larger_ratio_removes_more_and_nothing_else(name: str, of: str, scope: str) -> None:
+    model, before = MODELS[name](0), dict[str, set[int]]()
+    only = ["c0:0#2"] if name == "shuffled" else []  # which of a nest is cut depends on the ratio
+    for ratio in np.linspace(0.03, 0.36, 12) if only else np.linspace(0.05, 0.6, 12):
+        plan = choose(model, ratio=float(ratio), of=of, scope=scope, min_keep=0.0, only=only).plan
+        now = {group: set(units) for group, units in plan.removed.items()}
+        assert all(units <= now.get(group, set()) for group, units in before.items())
+        before = now
+    assert before
+
+
+# -------------------------------------------------------------------------------------------------- budgets
+@pytest.mark.parametrize("ratio", [0.03, 0.1, 0.25, 0.5, 0.75, 0.9])
+@pytest.mark.parametrize("of", ["params", "flops"])
+def test_a_global_selection_is_the_shortest_that_reaches_the_budget(ratio: float, of: str) -> None:
+    model = chain(8, 12, 20, 9, 4)
+    scores = score_groups(model.groups, "l2")
+    found = choose(model, scores=scores, ratio=ratio, of=of, min_keep=0.0)
+    units = sorted((float(s), k, unit) for k, score in enumerate(scores) for unit, s in enumerate(score))
+    best = {(k, int(np.argmax(score))) for k, score in enumerate(scores)}
+    widths = [8, 12, 20, 9, 4]
+
+    def costs(gone: list[int]) -> int:  # both measures are proportional to the number of multiply-accumulates
+        left = [width - less for width, less in zip(widths, [0, *gone, 0], strict=True)]
+        return sum(a * b for a, b in pairwise(left))
+
+    removed: list[list[int]] = [[], [], []]
+    for _, k, unit in units:
+        if 1 - costs([len(gone) for gone in removed]) / costs([0, 0, 0]) >= ratio:
+            break
+        if (k, unit) not in best:
+            removed[k].append(unit)
+    assert [sorted(gone) for gone in removed] == [list(found.plan.removed.get(g.name, ())) for g in model.groups]
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("align", [1, 4])
+@pytest.mark.parametrize("ratio", [0.1, 0.3, 0.5])
+def test_one_step_less_would_not_reach_the_budget(scope: str, align: int, ratio: float) -> None:
+    model = chain(8, 32, 32, 24, 4)
+    found = choose(model, ratio=ratio, scope=scope, align=align)
+    gone = counts(model, found)
+
+    def reached(gone: dict[str, int]) -> float:
+        left = [8, *(group.size - gone[group.name] for group in model.groups), 4]
+        return 1 - sum(a * b for a, b in pairwise(left)) / (8 * 32 + 32 * 32 + 32 * 24 + 24 * 4)
+
+    assert reached(gone) >= ratio
+    assert any(reached({**gone, name: gone[name] - align}) < ratio for name in gone if gone[name])
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.33, 0.5, 0.7])
+def test_local_takes_the_same_share_of_every_group(ratio: float) -> None:
+    model = chain(8, 40, 100, 20, 4)
+    gone = counts(model, choose(model, ratio=ratio, scope="local"))
+    shares = [gone[group.name] / group.size for group in model.groups]
+    assert max(shares) - min(shares) <= 1 / 20
+    assert min(shares) > 0
+
+
+def test_isomorphic_takes_the_same_share_of_every_family_and_ranks_inside() -> None:
+    model = grouped(
+        """(float[2,8] x) => (float[2,8] y) {
+            a=MatMul(x,w0) r0=Relu(a) b=MatMul(r0,w1) r1=Relu(b) c=MatMul(r1,w2) r2=Relu(c) d=MatMul(r2,w3)
+            e=Add(d,h) r3=Relu(e) y=MatMul(r3,w4) }""",
+        {"w0": (8, 40), "w1": (40, 40), "w2": (40, 40), "w3": (40, 40), "h": (40,), "w4": (40, 8)},
+    )
+    families = [["w0:1", "w1:1", "w2:1"], ["w3:1"]]  # the last has a bias besides
+    scores = [np.arange(40.0) + level for level in (0, 10, 1000, 5000)]
+    found = choose(model, scores=scores, ratio=0.3, scope="isomorphic", min_keep=0.0)
+    gone = counts(model, found)
+    shares = [sum(gone[name] for name in family) / (40 * len(family)) for family in families]
+    assert shares[0] == pytest.approx(shares[1], abs=1 / 40)
+    assert gone["w2:1"] == 0
+    assert gone["w0:1"] == gone["w1:1"] + 10
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize(
+    ("ratio", "removed"), [(0.5, [6, 10, 5]), (0.1, [1, 2, 1]), (0.04, [0, 1, 0]), (0.3, [4, 6, 3]), (0.9, [10, 18, 8])]
+)
+def test_channels_is_the_same_share_of_every_group_to_the_nearest_unit(
+    ratio: float, removed: list[int], scope: str
+) -> None:
+    found = choose(chain(8, 12, 20, 9, 4), ratio=ratio, of="channels", scope=scope)
+    assert list(counts(chain(8, 12, 20, 9, 4), found).values()) == removed
+    assert found.reached["channels"] == sum(removed) / 41
+
+
+def test_ties_go_by_the_order_of_groups_and_units() -> None:
+    model = chain(4, 5, 5, 4)
+    found = choose(model, scores=[np.ones(5), np.ones(5)], ratio=0.4, min_keep=0.0)
+    assert found.plan.removed == {"w0:1": (1, 2, 3)}  # of equals the first of a group is the one that has to stay
+
+
+def test_what_scores_least_goes() -> None:
+    model = mlp(units=8)
+    score = np.array([5.0, 1.0, 7.0, 3.0, 2.0, 8.0, 6.0, 4.0])
+    found = choose(model, scores=[score], ratio=0.5, of="channels")
+    assert found.plan.removed == {"w1:1": (1, 3, 4, 7)}
+
+
+# --------------------------------------------------------------------------------------------------- bounds
+@pytest.mark.parametrize(
+    ("size", "least", "step", "kept"),
+    [
+        (6, 1, 1, [6, 5, 4, 3, 2, 1]),
+        (20, 2, 8, [20, 16, 8]),
+        (16, 2, 8, [16, 8]),
+        (24, 9, 8, [24, 16]),
+        (8, 1, 8, [8]),
+        (7, 1, 8, [7]),
+        (5, 5, 1, [5]),
+    ],
+)
+def test_what_may_stay(size: int, least: int, step: int, kept: list[int]) -> None:
+    assert [size - gone for gone in allowed_removals(size, least=least, step=step)] == kept
+
+
+@pytest.mark.parametrize(("align", "heads"), [(1, 3), (4, 3), (8, 3), (16, 2), (32, 4)])
+def test_align_is_about_widths_so_heads_count_with_their_head_dim(align: int, heads: int) -> None:
+    model = attention(heads=6, head_dim=8)
+    assert 6 - counts(model, choose(model, ratio=0.5, of="channels", align=align))["wq:1"] == heads
+
+
+@pytest.mark.parametrize(("min_keep", "least"), [(0.0, 1), (0.1, 2), (0.5, 8), (0.75, 12)])
+def test_min_keep_holds_in_every_group(min_keep: float, least: int) -> None:
+    model = chain(8, 16, 16, 4)
+    scores = [np.arange(16.0), np.arange(16.0) + 100]  # all of the first group goes before any of the second
+    found = choose(model, scores=scores, ratio=0.3 if min_keep < 0.7 else 0.2, min_keep=min_keep)
+    assert 16 - counts(model, found)["w0:1"] >= least
+    with pytest.raises(BudgetError, match=f"min_keep={min_keep:g}" if min_keep else "the last unit of each group"):
+        choose(model, ratio=0.99, of="channels", min_keep=min_keep)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("only", ["c0:0", "c0:0#2"])
+def test_factors_of_single_positions_never_leave_an_axis_empty(seed: int, only: str) -> None:
+    model = shuffled(seed=seed)
+    for ratio in (0.2, 0.3, 0.5, 0.6):
+        try:
+            found = choose(model, seed=seed, ratio=ratio, min_keep=0.0, only=[only])
+        except BudgetError:
+            continue
+        check(model, found, ratio=ratio, of="params", align=1, min_keep=0.0)
+    assert counts(model, choose(model, seed=seed, ratio=0.2, min_keep=0.0, only=[only]))[only] == 1
+
+
+# ---------------------------------------------------------------------------------------- which groups take part
+NESTS: list[tuple[Callable[[], Grouped], dict[str, Any], set[str]]] = [
+    (lambda: attention(heads=6), {"ratio": 0.3}, {"wq:1"}),
+    (lambda: attention(heads=3, head_dim=12), {"ratio": 0.1}, {"wq:1#2", "wv:1"}),  # no head can go
+    (lambda: attention(heads=3, head_dim=12), {"ratio": 0.3}, {"wq:1"}),
+    (lambda: attention(heads=6), {"ratio": 0.5, "include": ["head_dim"]}, {"wq:1", "wq:1#2", "wv:1"}),
+    (lambda: attention(heads=6), {"ratio": 0.5, "include": ["wv:1"]}, {"wq:1", "wv:1"}),
+    (lambda: attention(heads=6), {"ratio": 0.5, "include": ["heads"]}, {"wq:1"}),
+    (lambda: attention(heads=6), {"ratio": 0.5, "exclude": ["heads"]}, {"wq:1#2", "wv:1"}),
+    (lambda: attention(heads=6), {"ratio": 0.5, "only": ["wv:1"]}, {"wv:1"}),
+    (lambda: attention(heads=6, head_dim=12), {"ratio": 0.3, "min_keep": 0.9, "of": "channels"}, set()),
+    (normed, {"ratio": 0.5}, {"w1:1"}),
+    (normed, {"ratio": 0.5, "include": ["width"]}, {"w0:1", "w1:1"}),
+    (normed, {"ratio": 0.5, "include": ["w0:*"]}, {"w0:1", "w1:1"}),
+    (normed, {"ratio": 0.5, "include": ["wid*"], "only": ["w0"]}, {"w0:1"}),
+]
+
+
+@pytest.mark.parametrize(("make", "options", "cut"), NESTS)
+def test_which_groups_are_cut(make: Callable[[], Grouped], options: dict[str, Any], cut: set[str]) -> None:
+    options = {"of": "channels", **options}
+    if not cut:
+        with pytest.raises(BudgetError, match=r"at most .* min_keep=0\.9"):
+            choose(make(), **options)
+        return
+    assert set(choose(make(), **options).plan.removed) == cut
+
+
+def test_a_group_too_short_to_be_cut_does_not_compete_with_what_is_cut_in_its_place() -> None:
+    model = attention(heads=3, head_dim=12)
+    scores = [np.full(group.size, 0.0 if group.kind == "heads" else 1.0) for group in model.groups]
+    found = choose(model, scores=scores, ratio=0.1, of="params")
+    assert found.plan.removed.keys() <= {"wq:1#2", "wv:1"}
+    assert found.limits == ("1 heads group left alone (nested with groups that are cut; include='heads' cuts both)",)
+
+
+@pytest.mark.parametrize("pattern", ["c1:0", "c1", "c?:0", "first", "fir*", "channels", "d1"])
+def test_patterns_name_groups_kinds_tensors_and_nodes(pattern: str) -> None:
+    model = residual()
+    for node in model.model.graph:
+        if any(value is not None and value.name == "c1" for value in node.inputs):
+            node.name = "first"
+    inside = pattern in ("c1:0", "d1")
+    everything = {"c0:0", "c1:0"}  # c1 itself is cut by both groups
+    assert set(choose(model, ratio=0.3, only=[pattern], of="channels").plan.removed) == (
+        {"c1:0"} if inside else everything
+    )
+    if inside:
+        assert set(choose(model, ratio=0.3, exclude=[pattern], of="channels").plan.removed) == {"c0:0"}
+        return
+    with pytest.raises(NothingToPrune, match=r"2 channels groups left alone \(left out by exclude or only\)"):
+        choose(model, ratio=0.3, exclude=[pattern], of="channels")
+
+
+@pytest.mark.parametrize("option", ["include", "exclude", "only"])
+@pytest.mark.parametrize(
+    ("pattern", "hint"), [("chanels", "close to it: channels"), ("c0:1", "close to it: c"), ("zzzz", "spa groups")]
+)
+def test_a_pattern_that_matches_nothing_is_refused(option: str, pattern: str, hint: str) -> None:
+    with pytest.raises(
+        UsageError, match=f"{option} '{pattern}' matches no group, tensor or node that could be cut; .*{hint}"
+    ):
+        choose(residual(), **{"ratio": 0.3, option: ["channels", pattern]})  # type: ignore[arg-type]
+
+
+def test_groups_without_parameters_are_left_alone() -> None:
+    model = grouped(
+        "(float[2,6] x) => (float[2,4] y) { a=MatMul(x,w1) b=Cast<to=1>(i) c=Mul(a,b) y=MatMul(c,w2) }",
+        {"w1": (6, 6), "w2": (6, 4), "i": np.arange(6)},
+    )
+    assert set(choose(model, ratio=0.3).plan.removed) == {"w1:1"}
+
+
+def test_what_nothing_could_make_up_for_stays_and_is_named() -> None:
+    model = chain(8, 10, 12, 4)
+    first, *others = [group.name for group in model.groups]
+    found = choose(model, ratio=0.1, unread=[first])
+    assert set(found.plan.removed) <= set(others)
+    assert any("nothing could make up for them" in limit for limit in found.limits)
+    with pytest.raises(BudgetError, match="groups that nothing could make up for"):
+        choose(model, ratio=0.9, unread=[first])
+    with pytest.raises(NothingToPrune, match="nothing could make up for them"):
+        choose(model, ratio=0.1, unread=[first, *others])
+
+
+# --------------------------------------------------------------------------------------------------- refusals
+@pytest.mark.parametrize("ratio", [0.0, 1.0, -1.0, 1.5, float("nan"), float("inf")])
+@pytest.mark.parametrize("of", BUDGETS)
+def test_a_ratio_that_is_no_share_is_refused(ratio: float, of: str) -> None:
+    with pytest.raises(UsageError, match=r"ratio .*: expected a share between 0 and 1"):
+        choose(mlp(), ratio=ratio, of=of)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"of": "latency"}, "of 'latency': expected one of params, flops, bytes, channels"),
+        ({"scope": "layer"}, "scope 'layer': expected one of global, local, isomorphic"),
+        ({"align": 0}, "align 0: expected"),
+        ({"min_keep": 1.5}, "min_keep 1.5: expected"),
+        ({"min_keep": float("nan")}, "min_keep nan: expected"),
+    ],
+)
+def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        choose(mlp(), ratio=0.3, **options)
+
+
+def test_a_budget_out_of_reach_says_what_holds_the_rest() -> None:
+    with pytest.raises(BudgetError) as caught:
+        choose(normed(), ratio=0.9, min_keep=0.5, align=2, exclude=["w2"], include=["width"])
+    text = str(caught.value)
+    # of 8 * 10 + 2 * 10 + 10 * 6 + 6 * 4 = 184: 6 of 10 stay; then 1; then 1 and 1 of 6
+    assert text == (
+        "ratio 0.9 of params cannot be met: at most 34.7 % can go; the rest is held by min_keep=0.5 (34.8 %), "
+        "align=2 (8.7 %), groups left out by exclude or only (13.6 %), the last unit of each group (8.2 %)"
+    )
+    with pytest.raises(BudgetError, match=r"at most 38\.0 % .* groups that are off unless included \(53\.8 %\)"):
+        choose(normed(), ratio=0.9)
+
+
+def test_what_a_budget_error_says_can_be_reached_can_be() -> None:
+    for name, align, min_keep, of in product(
+        ("chain", "residual", "attention"), (1, 4), (0.1, 0.4), ("params", "flops")
+    ):
+        model = MODELS[name](0)
+        with pytest.raises(BudgetError) as caught:
+            choose(model, ratio=0.999, of=of, align=align, min_keep=min_keep)
+        most = float(str(caught.value).partition("at most ")[2].partition(" %")[0]) / 100
+        assert choose(model, ratio=most, of=of, align=align, min_keep=min_keep).reached[of] >= most
+        shares = re.findall(r"\((\d+\.\d) %", str(caught.value).partition("the rest is held by ")[2])
+        held = [float(share) / 100 for share in shares]
+        assert most + sum(held) == pytest.approx(1, abs=0.005)
+
+
+def test_a_share_too_small_for_any_unit_is_refused() -> None:
+    with pytest.raises(BudgetError, match=r"less than half a step .* smallest ratio at which something does is 0\.025"):
+        choose(chain(8, 12, 20, 9, 4), ratio=0.02, of="channels")
+    assert choose(chain(8, 12, 20, 9, 4), ratio=0.025, of="channels").plan.removed.keys() == {"w1:1"}
+
+
+def test_nothing_to_prune_says_why() -> None:
+    frozen = grouped("(float[2,8] x) => (float[2,4] y) { y=MatMul(x,w) }", {"w": (8, 4)})
+    with pytest.raises(NothingToPrune, match="nothing can be removed: graph input: 32 params, such as 'w'"):
+        choose(frozen, ratio=0.3)
+    with pytest.raises(NothingToPrune, match=r"1 width group left alone \(off unless included with include='width'"):
+        choose(normed(), ratio=0.3, only=["w0"])
+
+
+def test_limits_tell_what_was_left_alone_and_what_is_at_its_end() -> None:
+    model = attention(heads=6)
+    found = choose(model, ratio=0.3)
+    assert found.limits == (
+        "2 head_dim groups left alone (nested with groups that are cut; include='head_dim' cuts both)",
+    )
+    scores = [np.arange(10.0), np.arange(10.0) + 100]
+    found = choose(chain(8, 10, 10, 4), scores=scores, ratio=0.75)
+    assert found.limits == ("w0:1 lost all that min_keep=0.1 lets go",)

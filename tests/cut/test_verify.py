@@ -1,0 +1,192 @@
+"""What verification notices, and what it lets pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from spa.errors import VerificationError
+from spa.passes.cut import verify
+from spa.passes.cut.verify import check_structure, compare, find_culprit, tolerance
+from tests.models import Weight, build
+
+TEXT = "(float[N,4] x) => (float[N,3] y) { a = MatMul(x, w)  b = Relu(a)  y = MatMul(b, v) }"
+WEIGHTS: dict[str, Weight] = {"w": [4, 6], "v": [6, 3]}
+SHAPES = {"x": (2, 4)}
+
+
+def model(text: str = TEXT, weights: dict[str, Weight] | None = None, **options: int) -> ir.Model:
+    return ir.from_proto(build(text, WEIGHTS if weights is None else weights, **options))
+
+
+def scaled(factor: float, name: str = "v") -> ir.Model:
+    changed = model()
+    tensor = changed.graph.initializers[name].const_value
+    assert tensor is not None
+    changed.graph.initializers[name].const_value = ir.Tensor((tensor.numpy() * factor).astype(np.float32), name=name)
+    return changed
+
+
+# ------------------------------------------------------------------------------------------------- structure
+def test_valid_models_pass() -> None:
+    assert check_structure(model(), model(weights={"w": [4, 5], "v": [5, 3]})) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "weights", "message"),
+    [
+        (TEXT, {"w": [4, 6], "v": [5, 3]}, "the pruned model is invalid: .*Incompatible dimensions"),
+        (TEXT, {"w": [4, 6], "v": [6, 2]}, "the pruned model is invalid: "),
+        (TEXT.replace("float[N,4] x", "float[M,4] x"), None, "the inputs changed"),
+        (TEXT.replace("float[N,3] y", "float[2,3] y"), None, "the outputs changed"),
+        (TEXT.replace(" y", " z"), None, "the outputs changed"),
+    ],
+)
+def test_invalid_models_do_not(text: str, weights: dict[str, Weight] | None, message: str) -> None:
+    with pytest.raises(VerificationError, match=message):
+        check_structure(model(), model(text, weights))
+
+
+def test_what_the_dense_model_fails_too_is_a_note() -> None:
+    wrong = model(weights={"w": [4, 6], "v": [5, 3]})
+    (note,) = check_structure(wrong, wrong.clone())
+    assert note.startswith("the ONNX checker refuses the dense model already: ")
+
+
+# ---------------------------------------------------------------------------------------------------- values
+def test_equal_models_differ_by_nothing() -> None:
+    assert compare(model(), model(), shapes=SHAPES).difference == 0
+
+
+@pytest.mark.parametrize("factor", [1.01, 1.5, 0.0, -1.0])
+def test_the_difference_is_relative_to_the_largest_output(factor: float) -> None:
+    found = compare(model(), scaled(factor), shapes=SHAPES)
+    assert found.difference == pytest.approx(abs(1 - factor), rel=1e-2)
+    assert not found.agrees(tolerance(model()))
+
+
+def test_rounding_agrees() -> None:
+    found = compare(model(), scaled(1 + 3e-7), shapes=SHAPES)
+    assert found.difference is not None
+    assert 0 < found.difference < 1e-6
+    assert found.agrees(1e-6)
+
+
+def test_not_a_number_where_the_reference_has_one() -> None:
+    assert compare(model(), scaled(np.nan), shapes=SHAPES).difference == float("inf")
+
+
+def test_a_reference_without_finite_numbers_tells_nothing() -> None:
+    found = compare(scaled(np.nan), scaled(np.nan), shapes=SHAPES)
+    assert found.difference is None
+    assert found.notes == ("not compared: the dense model gives no finite numbers on random inputs",)
+
+
+def test_another_shape_is_refused() -> None:
+    with pytest.raises(VerificationError, match=r"output 'y' has shape \(2, 2\) of float32, expected \(2, 3\)"):
+        compare(model(), model(TEXT.replace("N,3", "N,K"), {"w": [4, 6], "v": [6, 2]}), shapes=SHAPES)
+
+
+def test_a_pruned_model_that_does_not_load_is_refused() -> None:
+    with pytest.raises(VerificationError, match="the pruned model does not load: onnxruntime refuses"):
+        compare(model(), model(weights={"w": [4, 6], "v": [5, 3]}), shapes=SHAPES)
+    with pytest.raises(VerificationError, match="the reference does not load: onnxruntime refuses"):
+        compare(model(weights={"w": [4, 6], "v": [5, 3]}), model(), shapes=SHAPES)
+
+
+RESHAPED = "(float[N,4] x) => (float[N,3] y) { a = MatMul(x, w)  r = Reshape(a, s)  b = Relu(r)  y = MatMul(b, v) }"
+
+
+def test_a_pruned_model_that_does_not_run_is_refused() -> None:
+    weights: dict[str, Weight] = {"w": [4, 6], "v": [6, 3], "s": np.array([-1, 6])}
+    wrong: dict[str, Weight] = {**weights, "w": [4, 5]}
+    with pytest.raises(VerificationError, match="the pruned model does not run: "):
+        compare(model(RESHAPED, weights), model(RESHAPED, wrong), shapes={"x": (1, 4)})
+
+
+def test_a_dense_model_that_does_not_run_is_a_note() -> None:
+    weights: dict[str, Weight] = {"w": [4, 5], "v": [6, 3], "s": np.array([-1, 6])}
+    found = compare(model(RESHAPED, weights), model(RESHAPED, weights), shapes={"x": (1, 4)})
+    assert found.difference is None
+    assert found.notes[0].startswith("not compared: the dense model does not run on random inputs")
+
+
+def test_operators_that_onnxruntime_does_not_know_are_a_note() -> None:
+    text = "(float[N,4] x) => (float[N,4] y) { y = com.example.Mystery(x) }"
+    found = compare(model(text, {}), model(text, {}), shapes=SHAPES)
+    assert found.difference is None
+    assert found.notes[0].startswith("not compared: the dense model does not load")
+
+
+def test_inputs_that_cannot_be_made_up_are_a_note() -> None:
+    text = "(seq(float[N,4]) s, int64 i) => (float[N,3] y) { x = SequenceAt(s, i)  y = MatMul(x, w) }"
+    weights: dict[str, Weight] = {"w": [4, 3]}
+    found = compare(model(text, weights), model(text, weights), shapes={})
+    assert found.difference is None
+    assert found.notes[0].startswith("not compared: input 's' is a seq(")
+
+
+def test_integers_that_index_a_small_table() -> None:
+    text = "(int64[N] i) => (float[N,4] y) { y = Gather(table, i) }"
+    weights: dict[str, Weight] = {"table": [3, 4]}
+    assert compare(model(text, weights), model(text, weights), shapes={"i": (5,)}).difference == 0
+
+
+def test_a_model_that_amplifies_rounding_is_judged_by_it() -> None:
+    """Two nearly equal numbers subtracted: what is left is rounding alone."""
+    text = "(float[N,4] x) => (float[N,4] y) { a = Mul(x, big)  b = Mul(x, other)  y = Sub(a, b) }"
+    left: dict[str, Weight] = {"big": np.full(4, 1e6 + 1, np.float32), "other": np.full(4, 1e6, np.float32)}
+    right: dict[str, Weight] = {**left, "big": np.full(4, 1e6 + 1.125, np.float32)}
+    found = compare(model(text, left), model(text, right), shapes=SHAPES)
+    assert found.difference is not None
+    assert found.difference > verify.DEFAULT_TOLERANCE
+    assert found.agrees(verify.DEFAULT_TOLERANCE)
+    assert found.notes[0].startswith("this model amplifies rounding")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"), [(np.float16, 2e-2), (np.float32, 1e-3), (np.float64, 1e-6), (np.int8, 1e-3)]
+)
+def test_tolerance_by_type(dtype: type[np.generic], expected: float) -> None:
+    kind = {np.float16: "float16", np.float32: "float", np.float64: "double", np.int8: "int8"}[dtype]
+    text = f"({kind}[4] x) => ({kind}[4] y) {{ y = Add(x, w) }}"
+    assert tolerance(model(text, {"w": np.ones(4, dtype)})) == expected
+
+
+# --------------------------------------------------------------------------------------------------- bisection
+@pytest.mark.parametrize("culprit", ["g0", "g7", "g12"])
+def test_one_culprit_is_found_in_few_calls(culprit: str) -> None:
+    calls = []
+
+    def fails(names: Sequence[str]) -> bool:
+        calls.append(names)
+        return culprit in names
+
+    assert find_culprit([f"g{k}" for k in range(13)], fails) == [culprit]
+    assert len(calls) <= 8
+
+
+def test_culprits_that_fail_only_together() -> None:
+    def together(names: Sequence[str]) -> bool:
+        return {"g1", "g6"} <= set(names)
+
+    found = find_culprit([f"g{k}" for k in range(8)], together)
+    assert {"g1", "g6"} <= set(found)
+
+
+def test_a_single_suspect_needs_no_call() -> None:
+    def never(_: Sequence[str]) -> bool:
+        raise AssertionError
+
+    fails: Callable[[Sequence[str]], bool] = never
+    assert find_culprit(["only"], fails) == ["only"]
+
+
+def test_checker_complaints_are_one_line() -> None:
+    broken = model()
+    broken.graph[0].op_type = "NoSuchOperator"
+    with pytest.raises(VerificationError, match=r"^the pruned model is invalid: [^\n]*NoSuchOperator[^\n]*$"):
+        check_structure(model(), broken)

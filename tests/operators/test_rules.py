@@ -1,0 +1,123 @@
+"""Every rule, as text and by running its operator; and that the oracle would notice a wrong one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import onnx
+import pytest
+from _pytest.mark import ParameterSet
+
+import spa.operators  # noqa: F401  (fills the registry)
+from spa.notation.operation import Operation, Refusal, registered, rule_of
+from spa.notation.rule import Rule, Sizes, parse, parse_terms, rule
+from tests.rows import ROWS
+from tests.soundness import Case, Row, Unsound, check, constant, random, row, weight
+
+# Why no CPU can run an operator here, so that its rows are checked as text alone.
+TEXT_ONLY = {
+    "com.microsoft::BiasAdd": "onnxruntime has it for GPUs only",
+    "com.microsoft::BiasDropout": "onnxruntime has it for training only",
+    "com.microsoft::BiasSoftmax": "onnxruntime has it for GPUs only",
+    "com.microsoft::BiasSplitGelu": "onnxruntime has it for GPUs only",
+    "com.microsoft::FusedMatMulActivation": "onnxruntime has it for GPUs only",
+    "com.microsoft::GatedAdd": "onnxruntime has it for GPUs only",
+    "com.microsoft::GemmFastGelu": "onnxruntime has it for GPUs only",
+    "com.microsoft::GemmFloat8": "onnxruntime has it for GPUs only",
+    "com.microsoft::GroupNorm": "onnxruntime has it for GPUs only",
+    "com.microsoft::MulInteger": "onnxruntime has a schema and no kernel",
+    "com.microsoft::NhwcConv": "onnxruntime has it for GPUs only",
+    "com.microsoft::NhwcFusedConv": "onnxruntime has it for half precision on some processors only",
+    "com.microsoft::QLinearReduceMean": "onnxruntime has a schema and no kernel",
+    "com.microsoft::ReduceSumInteger": "onnxruntime has a schema and no kernel",
+    "com.microsoft::ScaledSiLU": "onnxruntime has it for GPUs only",
+    "com.microsoft::SimplifiedLayerNormalization": "onnxruntime has it in onnx's own domain",
+    "com.microsoft::SkipGroupNorm": "onnxruntime has it for GPUs only",
+}
+
+
+def text_of(row: Row) -> str:
+    try:
+        return str(rule_of(Case(row).operation()))
+    except Refusal as reason:
+        return f"refused: {reason}"
+
+
+def labelled(rows: Iterable[Row]) -> list[ParameterSet]:
+    return [pytest.param(row, id=f"{number:03}-{row}") for number, row in enumerate(rows)]
+
+
+@pytest.mark.parametrize("row", labelled(ROWS))
+def test_says(row: Row) -> None:
+    assert text_of(row) == row.rule
+    if not row.refused:
+        assert str(parse(row.rule)) == row.rule
+        assert parse(row.rule) == rule_of(Case(row).operation())
+
+
+@pytest.mark.parametrize("row", labelled(row for row in ROWS if row.engine and not row.refused))
+def test_is_sound(row: Row) -> None:
+    check(row)
+
+
+# ------------------------------------------------------------------------------------------------- coverage
+def named(domain: str, name: str) -> str:
+    return f"{domain}::{name}" if domain else name
+
+
+def test_every_registered_operator_has_a_row_that_runs() -> None:
+    run = {row.operator for row in ROWS if row.engine or row.refused}
+    assert {named(*key) for key in registered()} - run == set(TEXT_ONLY)
+
+
+def test_every_operator_of_onnx_has_a_rule_or_a_reason() -> None:
+    operators = {schema.name for schema in onnx.defs.get_all_schemas() if not schema.domain and not schema.deprecated}
+    assert len(operators) > 200
+    assert operators <= {name for domain, name in registered() if not domain}
+
+
+def test_an_operator_without_a_rule_is_refused() -> None:
+    with pytest.raises(Refusal, match="no rule for operator nowhere::Nothing"):
+        rule_of(Operation("Nothing", "nowhere"))
+
+
+# ---------------------------------------------------------------------------------------------- the oracle
+IMAGE, WINDOW = (2, 4, 5, 5), {"s k t": "positions of a window"}
+BYTES = random(3, 4, dtype=np.uint8), weight(4, 5, dtype=np.uint8), constant(3, np.uint8), constant(7, np.uint8)
+HIDDEN = (Sizes("hidden_size", tuple(parse_terms("h")), scalar=True),)
+WRONG = {
+    "in and out swapped": (
+        row("Conv", [IMAGE, weight(4, 4, 3, 3)], ""),
+        rule("n o *s, o i *k -> n i *t", frozen=WINDOW),
+    ),
+    "a softmax that is no statistic": (row("Softmax", [(2, 3)], ""), rule("a b -> a b")),
+    "a mean that is no statistic": (row("ReduceMean", [(2, 3), constant([1])], ""), rule("a b, _ -> a 1")),
+    "joined in the wrong order": (row("Concat", [(2, 3), (2, 3)], "", axis=1), rule("a x0, a x1 -> a (x1 + x0)")),
+    "nested the wrong way": (
+        row("Reshape", [(2, 12), constant([2, 3, 4])], ""),
+        rule("a (c b), _ -> a b c", sizes={"b": 3, "c": 4}),
+    ),
+    "axes mixed up": (row("Transpose", [(3, 3)], ""), rule("a b -> a b")),
+    "an attribute that does not follow": (
+        row("Conv", [IMAGE, weight(6, 2, 3, 3)], "", group=2),
+        rule("n (g i) *s, (g o) i *k -> n (g o) *t", sizes={"g": 2}, frozen=WINDOW),
+    ),
+    "a zero point that is not told": (row("MatMulInteger", BYTES, ""), rule("m k, k n, (), () -> m n")),
+    "a state that is not read": (
+        row("RNN", [(5, 2, 3), weight(1, 4, 3), weight(1, 4, 4)], "", hidden_size=4),
+        rule("t n i, d h i, d h h -> t d n h", frozen={"t d": "steps"}, follows=HIDDEN),
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_rule_is_caught(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    row, found = WRONG[wrong]
+
+    def lies(operation: Operation) -> Rule:
+        return found if operation.name == row.name else rule_of(operation)
+
+    monkeypatch.setattr("spa.analysis.coupling.rule_of", lies)
+    with pytest.raises(Unsound):
+        check(row)

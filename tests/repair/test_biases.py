@@ -1,0 +1,77 @@
+"""A free bias for every mixing layer."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from spa import runtime
+from spa.analysis.coupling import couple
+from spa.passes.layers.consumers import find_layers
+from spa.passes.repair.biases import add_biases, drop_zero_biases
+from spa.shapes import infer_shapes
+from tests.models import build
+
+NET = "(float[2,5] x) => (float[2,3] y) { a = Gemm(x, u)  b = Relu(a)  y = MatMul(b, v) }"
+X = np.random.default_rng(0).standard_normal((2, 5)).astype(np.float32)
+
+
+def net() -> ir.Model:
+    return ir.from_proto(build(NET, {"u": [5, 4], "v": [4, 3]}))
+
+
+def with_biases() -> tuple[ir.Model, list[str]]:
+    model = net()
+    return model, add_biases(model, find_layers(model, couple(model, infer_shapes(model))))
+
+
+def output(model: ir.Model) -> np.ndarray:
+    found: np.ndarray = runtime.run(runtime.session(model, optimize=False), {"x": X})["y"]
+    return found
+
+
+def put(model: ir.Model, name: str, numbers: list[float]) -> None:
+    value = model.graph.initializers[name]
+    assert value.const_value is not None
+    shape = value.const_value.shape.numpy()
+    value.const_value = ir.Tensor(np.array(numbers, np.float32).reshape(shape), name=name)
+
+
+def test_operands_where_there_is_one_and_an_add_elsewhere() -> None:
+    model, made = with_biases()
+    assert made == ["u/bias", "v/bias"]
+    assert [node.op_type for node in model.graph] == ["Gemm", "Relu", "MatMul", "Add"]
+    assert next(iter(model.graph)).inputs[2] is model.graph.initializers["u/bias"]
+    np.testing.assert_array_equal(output(model), output(net()))
+
+
+def test_the_output_of_the_graph_keeps_its_name() -> None:
+    model, _ = with_biases()
+    (result,) = model.graph.outputs
+    producer = result.producer()
+    assert result.name == "y"
+    assert producer is not None
+    assert producer.op_type == "Add"
+
+
+def test_zeros_go_again_and_leave_the_graph_as_it_was() -> None:
+    model, made = with_biases()
+    drop_zero_biases(model, made)
+    assert [node.op_type for node in model.graph] == ["Gemm", "Relu", "MatMul"]
+    assert set(model.graph.initializers) == {"u", "v"}
+    assert [value.name for value in model.graph.outputs] == ["y"]
+    np.testing.assert_array_equal(output(model), output(net()))
+
+
+def test_what_is_not_zero_stays_and_counts() -> None:
+    model, made = with_biases()
+    put(model, "v/bias", [1, 2, 3])
+    drop_zero_biases(model, made)
+    assert set(model.graph.initializers) == {"u", "v", "v/bias"}
+    np.testing.assert_allclose(output(model), output(net()) + np.array([1, 2, 3], np.float32), rtol=1e-6)
+
+
+def test_layers_that_have_one_get_no_other() -> None:
+    text = "(float[2,5] x) => (float[2,3] y) { a = Gemm(x, u, c)  b = Relu(a)  d = MatMul(b, v)  y = Add(d, e) }"
+    model = ir.from_proto(build(text, {"u": [5, 4], "c": [4], "v": [4, 3], "e": [3]}))
+    assert add_biases(model, find_layers(model, couple(model, infer_shapes(model)))) == []

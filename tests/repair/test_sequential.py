@@ -1,0 +1,109 @@
+"""Both networks side by side."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from spa.analysis.plan import Plan
+from spa.passes.repair.compensate import PRESETS
+from spa.passes.repair.dense import Preset, Session
+from spa.passes.repair.network import prepare
+from spa.passes.repair.sequential import Drift, Repair
+from spa.passes.repair.streaming import Stream, cut
+from spa.passes.samples.calibrate import check_samples
+from spa.pipeline import load_normal
+from tests.models import build
+
+RESIDUAL = """(float[n,6] x) => (float[n,3] y) {
+    s = MatMul(x, u)
+    a = MatMul(s, v)  b = Relu(a)  c = MatMul(b, w)  j = Add(s, c)
+    d = MatMul(j, p)  e = Relu(d)  f = MatMul(e, q)  k = Add(j, f)
+    y = MatMul(k, z) }"""
+SHAPES = {"u": [6, 8], "v": [8, 12], "w": [12, 8], "p": [8, 12], "q": [12, 8], "z": [8, 3]}
+
+
+def session(preset: Preset = PRESETS["default"]) -> Session:
+    model: ir.Model = load_normal(build(RESIDUAL, SHAPES))
+    samples = np.random.default_rng(5).standard_normal((180, 6)).astype(np.float32)
+    return Session(prepare(model), check_samples(samples, model), preset, None, lambda *_: None)
+
+
+def repaired(one: Session, *, share: float) -> tuple[Repair, Plan]:
+    groups = [group for group in one.network.groups if group.size == 12]
+    curves = one.curves(groups, share)
+    removed = {group.name: curves[group.name].order[: int(share * group.size)] for group in groups}
+    repair = Repair(one, curves, removed)
+    return repair, repair.run()
+
+
+def test_counts_stay_and_every_reader_is_reported() -> None:
+    repair, plan = repaired(session(), share=0.5)
+    assert {name: len(units) for name, units in plan.removed.items()} == {"v:1": 6, "p:1": 6}
+    reports = {report.name: report for report in repair.reports}
+    readers = [report for report in reports.values() if report.removed]
+    assert [(report.removed, report.width) for report in readers] == [(6, 12), (6, 12)]
+    assert all(0 <= report.predicted < 1 and 0 <= report.measured < 1 for report in readers)
+
+
+def test_layers_behind_are_refitted_too_unless_told_otherwise() -> None:
+    everything, _ = repaired(session(), share=0.5)
+    only, _ = repaired(session(replace(PRESETS["default"], everything=False)), share=0.5)
+    assert len(only.reports) == 2 < len(everything.reports)
+    assert everything.difference["y"]["relative_l2"] <= only.difference["y"]["relative_l2"] * 1.05
+
+
+def test_outputs_of_the_dense_weights_are_off_by_nothing() -> None:
+    repair, _ = repaired(session(), share=0.5)
+    assert repair.measured_outputs({})["y"]["relative_l2"] == 0
+    found = repair.measured_outputs(repair.session.network.weights)["y"]["relative_l2"]
+    assert found == pytest.approx(repair.difference["y"]["relative_l2"], rel=1e-3)
+
+
+def test_what_is_removed_is_read_as_zero() -> None:
+    one = session()
+    _, plan = repaired(one, share=0.5)
+    for name, weight in (("v:1", "w"), ("p:1", "q")):
+        assert not one.network.weights[weight][list(plan.removed[name])].any()
+
+
+def test_drift_is_what_the_other_branch_is_off_by() -> None:
+    one = session()
+    network = one.network
+    layer = next(layer for layer in network.layers if layer.weight.name == "q")
+    stages = cut(network.model, [found.after for found in network.layers])
+    batches = one.batches(list(network.model.graph.outputs))
+    other = network.array(next(found for found in network.layers if found.weight.name == "w").weight) * 1.5
+    with Stream(stages, batches) as dense, Stream(stages, batches, base=dense, weights={"w": other}) as pruned:
+        seen = 0
+        for _ in range(len(stages)):
+            there = set(dense.advance())
+            pruned.advance()
+            if layer.after in there:
+                problem, drift = one.problem(layer), Drift(one, dense, pruned)
+                assert drift.width(problem) == 8
+                found = drift.junction(layer)
+                assert found is not None
+                value, scale = found
+                assert scale == 1
+                off = dense.value(value, 0) - pruned.value(value, 0)
+                np.testing.assert_allclose(drift.rows(problem, 0, None)[0], off, rtol=1e-6)
+                assert np.abs(off).max() > 0.01
+                seen += 1
+    assert seen == 1
+
+
+def test_no_drift_where_the_other_branch_is_the_dense_one() -> None:
+    """The first junction adds the stream before any cut: nothing is off there."""
+    one = session()
+    layer = next(layer for layer in one.network.layers if layer.weight.name == "w")
+    stages = cut(one.network.model, [found.after for found in one.network.layers])
+    batches = one.batches(list(one.network.model.graph.outputs))
+    with Stream(stages, batches) as dense, Stream(stages, batches, base=dense, weights={}) as pruned:
+        for _ in range(len(stages)):
+            dense.advance()
+            pruned.advance()
+        assert Drift(one, dense, pruned).width(one.problem(layer)) == 0
