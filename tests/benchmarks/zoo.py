@@ -129,13 +129,18 @@ zoo.fill(*sys.argv[1:])
 
 def fill(skeleton: str, target: str) -> None:
     """Write the graph with seeded weights."""
+    onnx.save(filled(skeleton), target)
+
+
+def filled(skeleton: str | Path) -> onnx.ModelProto:
+    """The graph with seeded weights."""
     sys.path.append(str(SHARED / "tools"))
     import skeleton as tool
 
-    model = tool.fill(onnx.load(skeleton))
+    model: onnx.ModelProto = tool.fill(onnx.load(skeleton))
     for position, tensor in enumerate(tool.tensors(model.graph)):
         spread(tensor, seed=position)
-    onnx.save(model, target)
+    return model
 
 
 def spread(tensor: onnx.TensorProto, *, seed: int) -> None:
