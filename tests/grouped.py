@@ -108,10 +108,19 @@ def shuffled(*, seed: int = 0) -> Grouped:
 
 
 def normed(*, seed: int = 0) -> Grouped:
-    """`w0:1` enters a layer norm (a width, off by default); `w1:1` is a hidden width inside."""
+    """`w0:1` enters a layer norm of its own (a width, opened where need is); `w1:1` is a hidden width behind."""
     text = """(float[2,8] x) => (float[2,4] y) {
         a=MatMul(x,w0) n=LayerNormalization(a,g,h) b=MatMul(n,w1) r=Relu(b) y=MatMul(r,w2) }"""
     return grouped(text, {"w0": (8, 10), "g": (10,), "h": (10,), "w1": (10, 6), "w2": (6, 4)}, seed=seed)
+
+
+def streamed(*, seed: int = 0) -> Grouped:
+    """`w0:1` is a residual stream under a layer norm (a width, off by default); `w1:1` is a hidden width beside it."""
+    text = """(float[2,8] x) => (float[2,4] y) {
+        a=MatMul(x,w0) n=LayerNormalization(a,g,h) b=MatMul(n,w1) r=Relu(b)
+        c=MatMul(r,w2) z=Add(a,c) y=MatMul(z,w3) }"""
+    weights = {"w0": (8, 10), "g": (10,), "h": (10,), "w1": (10, 6), "w2": (6, 10), "w3": (10, 4)}
+    return grouped(text, weights, seed=seed)
 
 
 def batch_normed(*, scales: tuple[float, ...] = (0.5, -2.0, 1.0), seed: int = 0) -> Grouped:

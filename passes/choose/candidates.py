@@ -1,7 +1,8 @@
 """Which groups take part in a selection, and why the others do not.
 
 By default every group does, except those that are off (`Group.off`) and those inside another one that is
-cut: heads and head_dim of one attention would otherwise both shrink.
+cut: heads and head_dim of one attention would otherwise both shrink. Of those that are off, widths with a norm of
+their own (`Group.own_norm`) are opened where nothing else will do.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ def find_candidates(
     exclude: Iterable[str] = (),
     only: Iterable[str] = (),
     unread: Collection[str] = (),
+    norms: bool = False,
     reaches: Callable[[int], bool] = lambda number: True,  # noqa: ARG005
 ) -> Candidates:
     """The groups that are cut.
@@ -41,6 +43,7 @@ def find_candidates(
         include: turns on groups that are off, and lets nested groups be cut together.
         exclude, only: groups that are left alone; groups but which all are left alone.
         unread: names of groups that no weight reads which could make up for them.
+        norms: turns on groups with a norm of their own (`Group.own_norm`).
         reaches: whether a group has units enough to be cut at all; where it has not, the group nested
             in it is cut instead.
 
@@ -57,7 +60,7 @@ def find_candidates(
     for number, group in enumerate(groups):
         if number in excluded or number not in wanted:
             left[number] = EXCLUDED
-        elif group.off is not None and number not in included:
+        elif group.off is not None and number not in included and not (norms and group.own_norm):
             left[number] = OFF
         elif group.name in unread:
             left[number] = UNREAD
@@ -154,6 +157,16 @@ def reasons(groups: Sequence[Group], candidates: Candidates) -> list[str]:
         }[reason]
         lines.append(f"{len(members)} {kind} group{'s' if len(members) > 1 else ''} left alone ({why})")
     return lines
+
+
+def opened(groups: Sequence[Group], candidates: Candidates, norms: bool) -> list[str]:
+    """Which groups take part for their own norms being opened, in words; empty where none does."""
+    found = [groups[number] for number in candidates.active if norms and groups[number].own_norm]
+    if not found:
+        return []
+    names = f"{', '.join(group.name for group in found[:3])}{f' and {len(found) - 3} more' if len(found) > 3 else ''}"
+    why = f"{found[0].off}; --exclude width leaves such widths alone"
+    return [f"opened since nothing else meets the budget, and by weights alone not exact: {names} ({why})"]
 
 
 def what_stays(groups: Sequence[Group], frozen: Sequence[Frozen], *, most: int = 3) -> str:

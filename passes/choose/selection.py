@@ -19,7 +19,7 @@ from spa.analysis.group import Frozen, Group
 from spa.analysis.plan import Plan
 from spa.errors import BudgetError, NothingToPrune, UsageError
 from spa.notation.dims import Factor, leaves
-from spa.passes.choose.candidates import NESTED, OFF, Candidates, find_candidates, reasons, what_stays
+from spa.passes.choose.candidates import NESTED, OFF, Candidates, find_candidates, opened, reasons, what_stays
 from spa.passes.choose.tracks import Track, find_tracks, masks_of, schedule
 
 CHANNELS = "channels"
@@ -58,6 +58,7 @@ class _Options:
     exclude: tuple[str, ...]
     only: tuple[str, ...]
     unread: frozenset[str] = frozenset()
+    norms: bool = False
 
     def __post_init__(self) -> None:
         if not (isfinite(self.ratio) and 0 < self.ratio < 1):
@@ -98,7 +99,7 @@ class _Problem:
 
         candidates = find_candidates(
             groups, include=options.include, exclude=options.exclude, only=options.only, unread=options.unread,
-            reaches=reaches,
+            norms=options.norms, reaches=reaches,
         )  # fmt: skip
         tracks = tracks_of(candidates.active)
         dense = {name: cost.of(name) for name in MEASURES}
@@ -107,6 +108,13 @@ class _Problem:
     @property
     def all_that_may(self) -> list[int]:
         return [int(track.allowed[-1]) for track in self.tracks]
+
+    @property
+    def may_suffice(self) -> bool:
+        """Whether all that may go meets the budget; a share of the groups that take part needs groups."""
+        if self.options.of == CHANNELS or not self.dense[self.options.of]:
+            return bool(self.tracks)
+        return self.share(self.all_that_may, self.options.of) >= self.options.ratio - _ROUNDING
 
     def share(self, counts: Sequence[int], measure: str) -> float:
         """What goes when each group loses its first `counts` units."""
@@ -130,6 +138,7 @@ def select(
     exclude: Iterable[str] = (),
     only: Iterable[str] = (),
     unread: Iterable[str] = (),
+    norms: bool = False,
     frozen: Sequence[Frozen] = (),
 ) -> Selection:
     """Choose the units to remove.
@@ -152,6 +161,8 @@ def select(
         exclude, only: patterns of group names, kinds, tensors or nodes: groups that are left alone, or but
             which all are.
         unread: names of groups that no weight reads which could make up for them: they stay.
+        norms: groups that are off for a norm of their own alone (`Group.own_norm`) take part. Otherwise they are opened
+            where nothing else meets the budget; a larger ratio then may remove other units than a smaller one.
         frozen: what stays and why, for messages.
 
     Raises:
@@ -161,9 +172,12 @@ def select(
     """
     options = _Options(
         ratio, of, scope or DEFAULT_SCOPE, align, DEFAULT_MIN_KEEP if min_keep is None else min_keep,
-        tuple(include), tuple(exclude), tuple(only), frozenset(unread),
+        tuple(include), tuple(exclude), tuple(only), frozenset(unread), norms,
     )  # fmt: skip
     problem = _Problem.of(groups, scores, cost, options)
+    needed = not norms and not problem.may_suffice and any(group.own_norm for group in groups)
+    if needed:
+        problem = _Problem.of(groups, scores, cost, replace(options, norms=True))
     if not problem.tracks:
         why = [*reasons(groups, problem.candidates), what_stays(groups, frozen)]
         raise NothingToPrune(f"nothing can be removed: {'; '.join(filter(None, why)) or 'the model stores no weights'}")
@@ -174,7 +188,8 @@ def select(
         raise BudgetError(_why(problem, frozen))
     plan = Plan.of(groups, {t.group.name: t.order[:n].tolist() for t, n in zip(problem.tracks, counts, strict=True)})
     reached = {measure: problem.share(counts, measure) for measure in BUDGETS}
-    return Selection(plan, reached, (*reasons(groups, problem.candidates), *_at_their_end(problem, counts)))
+    notes = (*opened(groups, problem.candidates, needed), *reasons(groups, problem.candidates))
+    return Selection(plan, reached, (*notes, *_at_their_end(problem, counts)))
 
 
 def _uniform(problem: _Problem) -> list[int] | None:
@@ -199,7 +214,7 @@ def _search(problem: _Problem) -> list[int] | None:
     """The shortest beginning of the schedule that reaches the budget; None if all of it does not."""
     options, tracks = problem.options, problem.tracks
     enough = options.ratio - _ROUNDING
-    if problem.share(problem.all_that_may, options.of) < enough:
+    if not problem.may_suffice:
         return None
     steps = schedule(tracks, [problem.scores[number] for number in problem.candidates.active], options.scope)
     low, high = 0, len(steps.count)  # `low` steps do not reach it, `high` do

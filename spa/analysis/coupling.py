@@ -20,6 +20,7 @@ import spa.operators  # noqa: F401  (fills the registry)
 from spa.notation.dims import ONE, Factor, Kind, Misfit, leaves, product, show, total, unify
 from spa.notation.operation import Operation, Refusal, rule_of
 from spa.notation.rule import Compound, Name, Pattern, Rule, Term
+from spa.operators.norm import AVERAGES
 from spa.shapes import Shapes
 
 Axes = tuple[Factor, ...]
@@ -112,6 +113,7 @@ class _Solver:
         self.couple_graph(graph)
         for value in graph.outputs:
             self.freeze(value, Reason("graph output", _named(value)))
+        self.notes["statistic"].sort(key=lambda note: note[1].text in AVERAGES)  # what says more than an average counts
         for word, found in (("frozen", self.result.frozen), ("statistic", self.result.statistic)):
             for factor, reason in self.notes[word]:
                 for leaf in leaves(factor):

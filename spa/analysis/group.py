@@ -17,9 +17,11 @@ import numpy as np
 import onnx_ir as ir
 
 from spa.analysis.coupling import Coupling, Reason, _named
+from spa.analysis.stream import is_stream
 from spa.notation.dims import ONE, Factor, Kind, leaves, show
 from spa.notation.positions import Masks, keep_mask, leaf_positions, occurrences
 from spa.notation.rule import names_of
+from spa.operators.norm import AVERAGES
 
 __all__ = ["Frozen", "Group", "Masks", "Slice", "find_frozen", "find_groups", "keep_mask", "leaf_positions"]
 
@@ -59,6 +61,8 @@ class Group:
         outer: names of groups whose units contain whole copies of this one (heads for head_dim).
         thin: the axes, of constants or computed, that factors of one index could leave empty, by their dim:
             (axis size,) the unit each position belongs to, -1 for none; once for each layer of units.
+        own_norm: it is off for a norm or mean of its own alone (the units are no residual stream): a selection may
+            open it, and does where nothing else meets the budget.
     """
 
     name: str
@@ -69,6 +73,7 @@ class Group:
     outer: frozenset[str] = frozenset()
     offsets: Mapping[Factor, int] = field(default_factory=dict)
     thin: tuple[tuple[Factor, np.ndarray], ...] = ()
+    own_norm: bool = False
 
     @property
     def size(self) -> int:
@@ -113,13 +118,20 @@ def find_groups(coupling: Coupling) -> list[Group]:
     for number, group in enumerate(members):
         if not slices[number]:
             continue
-        statistic = next((coupling.statistic[leaf] for leaf in group if leaf in coupling.statistic), None)
+        statistic = _statistic(coupling, group)
         called = set().union(*(coupling.kinds.get(leaf, set()) for leaf in group))
         kind = WIDTH if statistic else next((kind for kind in KINDS if kind in called), "channels")
         outside = frozenset(names[k] for k in outer[number] if slices[k])
         mine = tuple(group), tuple(slices[number])
-        named.append(Group(names[number], kind, *mine, statistic, outside, dict(group), tuple(thin[number])))
+        own = statistic is not None and statistic.text in AVERAGES and not is_stream(coupling, slices[number])
+        named.append(Group(names[number], kind, *mine, statistic, outside, dict(group), tuple(thin[number]), own))
     return named
+
+
+def _statistic(coupling: Coupling, group: Iterable[Factor]) -> Reason | None:
+    """The statistic that a group's units enter; of several, one that is more than an average."""
+    reasons = [coupling.statistic[leaf] for leaf in group if leaf in coupling.statistic]
+    return min(reasons, key=lambda reason: reason.text in AVERAGES, default=None)
 
 
 def _constants(coupling: Coupling) -> list[ir.Value]:

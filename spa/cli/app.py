@@ -381,4 +381,3 @@ def main(words: list[str] | None = None) -> Any:
     except KeyboardInterrupt:
         err.print("interrupted; nothing was written", markup=False)
         sys.exit(130)
-

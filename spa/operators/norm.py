@@ -7,6 +7,10 @@ from spa.notation.rule import Rule, Sizes, parse_terms, rule
 
 MOMENTS = "enters a mean and a variance"
 ROOT_MEAN_SQUARE = "enters a root mean square"
+NORM = "enters a norm"
+MEAN = "enters a mean"
+AVERAGES = frozenset({MOMENTS, ROOT_MEAN_SQUARE, NORM, MEAN})
+"""Statistics to which a unit adds its share: without some units they move little, and no unit wins by being large."""
 
 
 @register("BatchNormalization")
@@ -72,4 +76,4 @@ def mean_variance_norm(operation: Operation) -> Rule:
 def lp_norm(operation: Operation) -> Rule:
     """`a b -> a b`: b is divided by its norm."""
     names = letters(len(operation.shape(0)))
-    return rule(f"{pattern(names)} -> {pattern(names)}", statistic={names[operation.axis(-1)]: "enters a norm"})
+    return rule(f"{pattern(names)} -> {pattern(names)}", statistic={names[operation.axis(-1)]: NORM})

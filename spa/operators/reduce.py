@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from spa.notation.operation import Operation, Refusal, letters, pattern, register
 from spa.notation.rule import Rule, rule
+from spa.operators.norm import MEAN
 
 # Zeros change nothing in the other reductions: their axes are contracted.
 ZEROS_COUNT = {
     "ReduceLogSumExp": "enters a sum of exponentials",
     "ReduceMax": "enters a maximum",
-    "ReduceMean": "enters a mean",
+    "ReduceMean": MEAN,
     "ReduceMin": "enters a minimum",
     "ReduceProd": "enters a product",
 }

@@ -16,7 +16,7 @@ from spa.errors import BudgetError, NothingToPrune, UsageError
 from spa.passes.choose.importance import random, score_groups
 from spa.passes.choose.selection import BUDGETS, SCOPES, Selection, select
 from spa.passes.choose.tracks import allowed_removals, run_length
-from tests.grouped import Grouped, attention, batch_normed, chain, grouped, mlp, normed, residual, shuffled
+from tests.grouped import Grouped, attention, batch_normed, chain, grouped, mlp, normed, residual, shuffled, streamed
 
 MODELS = {
     "mlp": lambda seed: mlp(units=16, seed=seed),
@@ -362,8 +362,8 @@ def test_a_budget_out_of_reach_says_what_holds_the_rest() -> None:
         "ratio 0.9 of params cannot be met: at most 34.7 % can go; the rest is held by min_keep=0.5 (34.8 %), "
         "align=2 (8.7 %), groups left out by exclude or only (13.6 %), the last unit of each group (8.2 %)"
     )
-    with pytest.raises(BudgetError, match=r"at most 38\.0 % .* groups that are off unless included \(53\.8 %\)"):
-        choose(normed(), ratio=0.9)
+    with pytest.raises(BudgetError, match=r"at most 38\.4 % .* groups that are off unless included \(55\.4 %\)"):
+        choose(streamed(), ratio=0.95)
 
 
 def test_what_a_budget_error_says_can_be_reached_can_be() -> None:
@@ -391,7 +391,26 @@ def test_nothing_to_prune_says_why() -> None:
     with pytest.raises(NothingToPrune, match="nothing can be removed: graph input: 32 params, such as 'w'"):
         choose(frozen, ratio=0.3)
     with pytest.raises(NothingToPrune, match=r"1 width group left alone \(off unless included with include='width'"):
-        choose(normed(), ratio=0.3, only=["w0"])
+        choose(streamed(), ratio=0.3, only=["g"])
+
+
+def test_a_norm_of_its_own_is_opened_where_need_is() -> None:
+    """w1:1 alone gives up to 38 %; beyond, w0:1 is opened, and a note says so. A stream is never opened."""
+    model = normed()
+    assert choose(model, ratio=0.38).plan.removed.keys() == {"w1:1"}
+    found = choose(model, ratio=0.5)
+    assert found.plan.removed.keys() == {"w0:1", "w1:1"}
+    assert found.limits[0].startswith(
+        "opened since nothing else meets the budget, and by weights alone not exact: w0:1"
+    )
+    assert choose(model, ratio=0.2, only=["g"]).plan.removed.keys() == {"w0:1"}
+    assert "w0:1" in choose(model, ratio=0.2, norms=True).plan.removed
+    assert not any("opened" in limit for limit in choose(model, ratio=0.2, norms=True).limits)
+    with pytest.raises(BudgetError):
+        choose(model, ratio=0.5, exclude=["width"])
+    assert choose(model, ratio=0.5, of="channels").plan.removed.keys() == {"w1:1"}
+    with pytest.raises(BudgetError):
+        choose(streamed(), ratio=0.5)
 
 
 def test_limits_tell_what_was_left_alone_and_what_is_at_its_end() -> None:
