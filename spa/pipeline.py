@@ -17,7 +17,7 @@ from spa.analysis.cost import MEASURES, Cost, measure
 from spa.analysis.coupling import Coupling, couple
 from spa.analysis.group import Group, find_frozen, find_groups
 from spa.analysis.plan import Plan
-from spa.errors import NothingToPrune, VerificationError
+from spa.errors import NothingToPrune, UsageError, VerificationError
 from spa.frontends.files import onnx_file
 from spa.frontends.samples import ImageOptions
 from spa.passes.choose.importance import score_groups
@@ -30,6 +30,7 @@ from spa.passes.samples.calibrate import Calibration
 from spa.repair import RepairOptions, Samples
 from spa.report import Report, frozen_shares, group_rows
 from spa.shapes import Shapes, infer_shapes
+from spa.shapes.sizes import Sizes, count_sizes
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -65,6 +66,7 @@ class Analysis:
     coupling: Coupling
     groups: Sequence[Group]
     cost: Cost
+    sizes: Sizes = field(default_factory=Sizes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +83,18 @@ class PruneResult:
         onnx_file.save(self.model, path)
 
 
-def analyse(model: ir.Model, *, inputs: InputShapes | None = None) -> Analysis:
-    """Couple and group a normalised model."""
+def analyse(model: ir.Model, *, inputs: InputShapes | None = None, counted: InputShapes | None = None) -> Analysis:
+    """Couple and group a normalised model.
+
+    Args:
+        inputs: shapes to couple with, by input name.
+        counted: shapes at which FLOPs are counted; `inputs` unless told.
+    """
     shapes = infer_shapes(model, inputs=inputs)
     coupling = couple(model, shapes)
     groups = find_groups(coupling)
-    return Analysis(model, shapes, coupling, groups, measure(coupling))
+    sizes = count_sizes(model, shapes, inputs=inputs if counted is None else counted)
+    return Analysis(model, shapes, coupling, groups, measure(coupling, sizes), sizes)
 
 
 def load_normal(source: Source | Normal) -> ir.Model:
@@ -209,15 +217,31 @@ def _by_samples(
     with clock.step("samples"):
         samples = repair.samples(dense, inputs, clock.share)
     with _hint_at_inputs(dense, inputs):
-        found = repair.run(dense, samples, inputs=_apart(dense, samples, inputs), progress=clock.share, **budget)
+        counted = inputs if repair.free else _sampled(dense, samples, inputs)
+        found = repair.run(
+            dense, samples, inputs=_apart(dense, samples, inputs), counted=counted, progress=clock.share, **budget
+        )
     clock.seconds |= found.seconds
     with clock.step("couple"):
-        analysis = analyse(found.model, inputs=inputs)
+        analysis = analyse(found.model, inputs=inputs, counted=counted)
     plan = replace(found.plan, repair=f"{repair.method}, {repair.preset}, {len(samples)} samples")
     report = report_on(analysis, plan)
     report.layers, report.outputs = found.layers, found.difference
     report.notes += [*samples.notes, *found.notes]
     return analysis, plan, report
+
+
+def _sampled(model: ir.Model, samples: Calibration, inputs: InputShapes | None) -> InputShapes | None:
+    """Shapes to count with: those that a caller gives, else those of one sample."""
+    if inputs:
+        return inputs
+    ranked = (str(value.name) for value in model.graph.inputs if not value.is_initializer() and value.shape is not None)
+    found = {name: samples.sizes(name, 1) for name in ranked}
+    try:
+        count_sizes(model, infer_shapes(model), inputs=found)
+    except UsageError:  # one name for axes that differ: onnxruntime takes them
+        return None
+    return found
 
 
 def _apart(model: ir.Model, samples: Calibration, inputs: InputShapes | None) -> dict[str, list[int]] | None:
@@ -289,7 +313,8 @@ def report_on(analysis: Analysis, plan: Plan) -> Report:
     before = {name: analysis.cost.of(name) for name in MEASURES}
     after = {name: analysis.cost.of(name, masks) for name in MEASURES}
     shares = frozen_shares(analysis.coupling, analysis.groups, before["params"])
-    return Report(before, after, group_rows(analysis.groups, plan), shares, exact=is_exact(analysis.groups, plan))
+    rows, exact = group_rows(analysis.groups, plan), is_exact(analysis.groups, plan)
+    return Report(before, after, rows, shares, sizes=analysis.sizes.inputs, exact=exact)
 
 
 def is_exact(groups: Sequence[Group], plan: Plan) -> bool:

@@ -78,6 +78,7 @@ class Report:
 
     Attributes:
         before, after: params, flops, bytes of the whole model.
+        sizes: the shapes of inputs with open axes at which flops are counted, by name (`spa.shapes.sizes`).
         difference: largest relative difference from the reference; None: not compared.
         reference: what was compared with.
         exact: whether the theorem covers the plan.
@@ -92,6 +93,7 @@ class Report:
     after: Mapping[str, float]
     groups: Sequence[GroupRow]
     frozen: Sequence[FrozenShare]
+    sizes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     difference: float | None = None
     reference: str = "the dense model with the removed units read as zero"
     exact: bool = True
@@ -181,6 +183,7 @@ def inventory_json(report: Report, axes: Sequence[FrozenAxes]) -> str:
     """What could go, and what stays and why, as one JSON object."""
     data = {
         "cost": report.before,
+        "sizes": report.sizes,
         "groups": [asdict(row) for row in report.groups],
         "frozen_tensors": [asdict(share) for share in report.frozen],
         "frozen_axes": [asdict(entry) for entry in axes],
@@ -197,13 +200,19 @@ def quantity(number: float) -> str:
     return f"{number:.0f}"
 
 
+def sizes_line(sizes: Mapping[str, Sequence[int]]) -> str:
+    """What open axes count as: `sizes: x=1,3,224,224`; empty where every size is fixed."""
+    shown = " ".join(f"{name}={','.join(map(str, shape))}" for name, shape in sizes.items())
+    return f"sizes: {shown}" if shown else ""
+
+
 def print_report(report: Report, console: Console, *, all_groups: bool = False) -> None:
     """The tables a person reads after `spa prune`."""
     cost = _table("", "before >", "after >", "removed >")
     for measure in report.before:
         sizes = (quantity(report.before[measure]), quantity(report.after[measure]))
         _add(cost, measure, *sizes, f"{report.removed_share(measure):.1%}")
-    _print(cost, console)
+    _print(cost, console, foot=sizes_line(report.sizes))
     print_groups(report.groups, console, all_groups=all_groups)
     print_layers(report.layers, console, all_layers=all_groups)
     print_outputs(report.outputs, console)

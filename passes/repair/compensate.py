@@ -74,6 +74,7 @@ def compensate(
     exclude: Sequence[str] = (),
     only: Sequence[str] = (),
     inputs: Mapping[str, Sequence[int]] | None = None,
+    counted: Mapping[str, Sequence[int]] | None = None,
     made_up: bool = False,
     closed: bool = False,
     threads: int | None = None,
@@ -88,6 +89,7 @@ def compensate(
         preset: fast, default or best.
         method: spa, or a published way from `spa.passes.secondorder.BASELINES`, for comparison.
         inputs: shapes to analyse with.
+        counted: shapes at which FLOPs are counted; `inputs` unless told.
         made_up: the samples are noise: what batch normalisations know of the training data makes up for that.
         closed: the model gets no new tensors: only biases that are there change.
         progress: called with the step and the share of it that is done.
@@ -103,7 +105,7 @@ def compensate(
     if method not in (OURS, *BASELINES):
         raise UsageError(f"method {method!r}: expected one of {', '.join((OURS, *BASELINES))}")
     chosen = PRESETS[preset]
-    network = prepare(model, inputs=inputs, closed=closed)
+    network = prepare(model, inputs=inputs, counted=counted, closed=closed)
     for layer in network.layers:
         check_finite(layer.weight, stored(layer.weight), needed=True)
     session = Session(

@@ -334,15 +334,15 @@ class Probe:
         self.stream.close()
 
     def flops(self, batch: Batch) -> float:
-        """Of one sample, from the cost of the model at the sizes that it was analysed with."""
-        shapes = self.network.shapes.of
+        """Of one sample, from the cost of the model at the sizes at which it is counted."""
+        shapes = self.network.sizes.of or self.network.shapes.of
         sizes = [
             (array.size / self.session.data.count(batch), int(np.prod(shapes[value])))
             for value in self.network.model.graph.inputs
             if value in shapes and (array := batch.get(str(value.name))) is not None
         ]
-        sample, analysed = max(sizes, default=(1, 1))
-        return self.network.cost.of("flops") * sample / max(analysed, 1)
+        sample, counted = max(sizes, default=(1, 1))
+        return self.network.cost.of("flops") * sample / max(counted, 1)
 
     def scaled(self, curve: Curve, statistics: Mapping[Key, Statistics], ratio: float) -> Curve:
         """The curve with its scale measured: the group alone cut by more than `ratio`, by `ratio`, and by less."""

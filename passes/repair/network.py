@@ -22,6 +22,7 @@ from spa.passes.repair.biases import add_biases
 from spa.passes.repair.difference import comparable, may_be_logits
 from spa.passes.repair.streaming import Batch, Weights, piece
 from spa.shapes import Shapes, infer_shapes
+from spa.shapes.sizes import Sizes, count_sizes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,6 +50,8 @@ class Network:
         compared: what tells how far the outputs moved, see `difference.comparable`.
         logits: for each of these whether it may be logits.
         decided: values with an axis whose size the data decide.
+        removable: leaves of which something may be removed.
+        sizes: at which the cost is counted.
     """
 
     model: ir.Model
@@ -65,6 +68,7 @@ class Network:
     logits: Sequence[bool]
     decided: Set[ir.Value]
     removable: Set[Factor]
+    sizes: Sizes
     erased: dict[str, list[tuple[int, np.ndarray]]] = field(default_factory=dict)
 
     def array(self, value: ir.Value, weights: Weights | None = None) -> np.ndarray:
@@ -144,10 +148,18 @@ def _made(group: Group, units: np.ndarray) -> Iterator[tuple[ir.Value, int, np.n
             yield part.value, part.axis, positions
 
 
-def prepare(model: ir.Model, *, inputs: Mapping[str, Sequence[int]] | None = None, closed: bool = False) -> Network:
+def prepare(
+    model: ir.Model,
+    *,
+    inputs: Mapping[str, Sequence[int]] | None = None,
+    counted: Mapping[str, Sequence[int]] | None = None,
+    closed: bool = False,
+) -> Network:
     """Make a copy of a normalised model ready.
 
     Args:
+        inputs: shapes to couple with, by input name.
+        counted: shapes at which FLOPs are counted; `inputs` unless told.
         closed: no tensors may be added, so that layers without a bias do without.
     """
     model = model.clone()
@@ -163,9 +175,10 @@ def prepare(model: ir.Model, *, inputs: Mapping[str, Sequence[int]] | None = Non
     removable = {leaf for group in groups for leaf in group.leaves}
     compared = comparable(model, shapes.dtypes, decided, _along(coupling, removable))
     logits = [may_be_logits(value, layers) for value in compared]
+    sizes = count_sizes(model, shapes, inputs=inputs if counted is None else counted)
     return Network(
-        model, shapes, coupling, groups, measure(coupling), layers, readers, others, new, {}, compared, logits, decided,
-        removable,
+        model, shapes, coupling, groups, measure(coupling, sizes), layers, readers, others, new, {}, compared, logits,
+        decided, removable, sizes,
     )  # fmt: skip
 
 

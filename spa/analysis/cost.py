@@ -2,23 +2,27 @@
 
 Parameters and bytes are sums over stored tensors of products of axis sizes; floating-point operations are
 sums over contractions (matrix products, convolutions ...) of products of factor sizes, read off the rules.
-One multiply-accumulate counts as two operations.  Symbolic axes count with the numbers they are bound to.
+One multiply-accumulate counts as two operations.  Open axes count as `spa.shapes.sizes` says, whatever numbers the
+coupling bound them to.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from math import prod
 
 import numpy as np
 import onnx_ir as ir
 
-from spa.analysis.coupling import Application, Coupling
+from spa.analysis.coupling import Application, Coupling, expand
 from spa.analysis.group import Masks
 from spa.notation.dims import Factor, Kind
-from spa.notation.rule import names_of
+from spa.notation.rule import Compound, Name, names_of
+from spa.notation.rule import Term as Expression
+from spa.shapes.sizes import Sizes
 
 MEASURES = ("params", "flops", "bytes")
 
@@ -66,8 +70,12 @@ class _Sizes:
         return found
 
 
-def measure(coupling: Coupling) -> Cost:
-    """The cost of a coupled graph."""
+def measure(coupling: Coupling, sizes: Sizes | None = None) -> Cost:
+    """The cost of a coupled graph.
+
+    Args:
+        sizes: what its axes count as; None: what they are bound to.
+    """
     params: list[Term] = []
     stored: list[Term] = []
     for value, axes in coupling.axes.items():
@@ -78,15 +86,62 @@ def measure(coupling: Coupling) -> Cost:
             stored.append(Term(tensor.dtype.bitwidth / 8, axes))
         if tensor.dtype not in NUMBERS:
             params.append(Term(1, axes))
-    flops = [Term(2, dims) for application in coupling.applications for dims in macs(application)]
+    flops = []
+    for application in coupling.applications:
+        contractions = macs(application)
+        counted = _counted(application, sizes) if sizes is not None and sizes.of and contractions else {}
+        for names in contractions:
+            share = prod((counted.get(name, Fraction(1)) for name in names), start=Fraction(2))
+            flops.append(Term(float(share), tuple(application.factors[name] for name in names)))
     return Cost({"params": params, "bytes": stored, "flops": flops})
 
 
-def macs(application: Application) -> list[tuple[Factor, ...]]:
-    """The dims that the multiply-accumulates of a node run over, one tuple for each contraction."""
+def _counted(application: Application, sizes: Sizes) -> dict[str, Fraction]:
+    """For each factor of a node by which it is larger where it is counted than where it was coupled, as a quotient."""
+    known: dict[str, int] = {}
+    axes = list(_axes(application, sizes))
+    for _ in range(2):  # a product may be told from what stands alone further on
+        for term, size in axes:
+            names = list(names_of(term))
+            open_ = [name.name for name in names if name.name not in known]
+            if len(open_) == 1:
+                known[open_[0]] = _rest(term, size, known, application)
+    return {
+        name: Fraction(size, application.factors[name].size)
+        for name, size in known.items()
+        if size > 0 and application.factors[name].size > 0
+    }
+
+
+def _axes(application: Application, sizes: Sizes) -> Iterator[tuple[Expression, int]]:
+    """The term of each axis of a node's operands and results, and what the axis counts as; alone ones first."""
+    found = []
+    for position, value in enumerate(application.node.inputs):
+        if value is not None and value in sizes.of:
+            found += list(zip(application.operand_axes(position), sizes.of[value], strict=False))
+    for value, pattern in zip(application.node.outputs, application.rule.results, strict=False):
+        if pattern is not None and value in sizes.of:
+            found += list(zip(expand(pattern, len(sizes.of[value])), sizes.of[value], strict=True))
+    return iter(sorted(found, key=lambda pair: isinstance(pair[0], Compound)))
+
+
+def _rest(term: Expression, size: int, known: Mapping[str, int], application: Application) -> int:
+    """The size that is left for the one name of a term that is not known; as it was where the term is too deep."""
+    if isinstance(term, Name):
+        return size
+    assert isinstance(term, Compound)
+    (name,) = (found.name for found in names_of(term) if found.name not in known)
+    if not all(isinstance(part, Name) for part in term.parts):
+        return application.factors[name].size
+    others = [known[part.name] for part in term.parts if isinstance(part, Name) and part.name != name]
+    return size - sum(others) if term.kind is Kind.SUM else size // max(1, prod(others))
+
+
+def macs(application: Application) -> list[list[str]]:
+    """The factors that the multiply-accumulates of a node run over, by name, a list for each contraction."""
     rule = application.rule
     if rule.macs is not None:
-        return [tuple(dim for name in names for dim in application.named(name)) for names in rule.macs]
+        return [[key for name in names for key in _keys(application, name)] for names in rule.macs]
     operands = [
         {name.name for term in application.operand_axes(position) for name in names_of(term)}
         for position in range(len(rule.operands))
@@ -97,7 +152,11 @@ def macs(application: Application) -> list[tuple[Factor, ...]]:
         return []
     # what stands in one operand only and in no result is slid over, not summed: unless it is a kernel's taps
     taps = set().union(*operands[1:])
-    run_over = [
-        f for name, f in application.factors.items() if name not in contracted or held[name] > 1 or name in taps
-    ]
-    return [tuple(run_over)]
+    return [[name for name in application.factors if name not in contracted or held[name] > 1 or name in taps]]
+
+
+def _keys(application: Application, name: str) -> list[str]:
+    """What a name goes by in the factors: itself, or one key for each axis of a starred name."""
+    if name in application.factors:
+        return [name]
+    return [f"{name}.{axis}" for axis in range(len(application.named(name)))]

@@ -27,7 +27,7 @@ class Binding:
 
 
 @dataclass(frozen=True, slots=True)
-class _Axis:
+class Axis:
     """A symbol to choose a number for."""
 
     symbol: str
@@ -71,9 +71,9 @@ def bindings(graph: ir.Graph, inputs: Mapping[str, Sequence[int]]) -> Iterator[B
 
     Raises UsageError where ``inputs`` names no input of the graph or contradicts its static axes.
     """
-    declared = _declared(graph)
-    given = _given(declared, inputs, unranked=_unranked(graph))
-    axes = _free_axes(declared, given)
+    declared = declared_shapes(graph)
+    given = given_numbers(graph, inputs)
+    axes = free_axes(declared, given)
     occupied = {dim for dims in declared.values() for dim in dims if isinstance(dim, int) and dim > 1}
     occupied.update(
         dim for weight in graph.initializers.values() for dim in weight.shape or () if isinstance(dim, int) and dim > 1
@@ -84,11 +84,18 @@ def bindings(graph: ir.Graph, inputs: Mapping[str, Sequence[int]]) -> Iterator[B
         if (choice := tuple(numbers.items())) in seen:
             continue
         seen.add(choice)
-        shapes = {
-            name: tuple(dim if isinstance(dim, int) else _number(dim, numbers) for dim in dims)
-            for name, dims in declared.items()
-        }
-        yield Binding(numbers, shapes | {name: tuple(shape) for name, shape in inputs.items()})
+        yield Binding(numbers, bound_shapes(declared, numbers, inputs))
+
+
+def bound_shapes(
+    declared: Mapping[str, tuple[int | str, ...]], numbers: Mapping[str, int], inputs: Mapping[str, Sequence[int]]
+) -> dict[str, tuple[int, ...]]:
+    """Input name -> shape, with numbers for the symbols of what is declared; those that a caller gives as they are."""
+    shapes = {
+        name: tuple(dim if isinstance(dim, int) else _number(dim, numbers) for dim in dims)
+        for name, dims in declared.items()
+    }
+    return shapes | {name: tuple(shape) for name, shape in inputs.items()}
 
 
 def evaluate_symbol(symbol: str, numbers: Mapping[str, int]) -> int | None:
@@ -118,7 +125,7 @@ def _number(symbol: str, numbers: Mapping[str, int]) -> int:
     return number
 
 
-def _declared(graph: ir.Graph) -> dict[str, tuple[int | str, ...]]:
+def declared_shapes(graph: ir.Graph) -> dict[str, tuple[int | str, ...]]:
     """Input name -> shape as declared, an unnamed axis named after its place; inputs of unknown rank left out."""
     return {
         value.name: tuple(
@@ -141,10 +148,13 @@ def _unranked(graph: ir.Graph) -> list[str]:
     return [value.name for value in graph.inputs if value.name and value.shape is None and not value.is_initializer()]
 
 
-def _given(
-    declared: Mapping[str, tuple[int | str, ...]], inputs: Mapping[str, Sequence[int]], *, unranked: Sequence[str]
-) -> dict[str, int]:
-    """The symbols that the caller's shapes settle."""
+def given_numbers(graph: ir.Graph, inputs: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """The symbols that a caller's shapes settle.
+
+    Raises:
+        UsageError: they name no input of the graph or contradict its static axes.
+    """
+    declared, unranked = declared_shapes(graph), _unranked(graph)
     given: dict[str, int] = {}
     for name, shape in inputs.items():
         if name in unranked:
@@ -163,7 +173,8 @@ def _given(
     return given
 
 
-def _free_axes(declared: Mapping[str, tuple[int | str, ...]], given: Mapping[str, int]) -> list[_Axis]:
+def free_axes(declared: Mapping[str, tuple[int | str, ...]], given: Mapping[str, int]) -> list[Axis]:
+    """The symbols that are neither given nor sums and products of others."""
     symbols: dict[str, tuple[int, int]] = {}
     leading = {dims[0] for dims in declared.values() if dims and isinstance(dims[0], str)}
     if leading:  # a recurrent state has its batch further on: (2, batch, 128)
@@ -174,13 +185,13 @@ def _free_axes(declared: Mapping[str, tuple[int | str, ...]], given: Mapping[str
                 symbols.setdefault(dim, (position, len(dims)))
     every = dict.fromkeys((*symbols, *given), 1)
     return [
-        _Axis(symbol, position, symbol in leading, rank)
+        Axis(symbol, position, symbol in leading, rank)
         for symbol, (position, rank) in symbols.items()
         if evaluate_symbol(symbol, {name: one for name, one in every.items() if name != symbol}) is None
     ]
 
 
-def _choose(axes: Sequence[_Axis], rung: _Rung | None, manner: str, occupied: set[int]) -> dict[str, int]:
+def _choose(axes: Sequence[Axis], rung: _Rung | None, manner: str, occupied: set[int]) -> dict[str, int]:
     numbers: dict[str, int] = {}
     shared: dict[tuple[bool, int], int] = {}
     for axis in axes:

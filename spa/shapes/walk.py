@@ -28,6 +28,8 @@ class _Impatience(Exception):
 class Walk:
     """What one walk finds; ``binding=None`` leaves axes symbolic and trusts no declared shape.
 
+    Axes whose size the data decides get the number ``counted``, or a prime each where that is None.
+
     types, contents: of the values, as far as known
     contradictions: how many nodes the binding does not suit
     misfits: axes whose size the data decides, and whose number contradicts some node
@@ -42,6 +44,7 @@ class Walk:
         *,
         patience: float = math.inf,
         uncounted: Collection[str] = (),
+        counted: int | None = None,
     ) -> None:
         self.types: dict[ir.Value, Type] = {}
         self.contents: dict[ir.Value, Content] = {}
@@ -54,6 +57,7 @@ class Walk:
         self._overriding = binding is None and (model.ir_version or 0) >= 4  # then inputs may replace initializers
         self._patience = patience
         self._uncounted = uncounted
+        self._count = counted
         self._counts: dict[str, int] = {}  # axis whose size the data decides -> number that stands for it
         self.counted: set[tuple[ir.Value, int]] = set()  # these axes
         self._symbols: list[str] = []
@@ -157,7 +161,7 @@ class Walk:
         for axis, dim in enumerate(dims):
             name = f"{value.name}[{axis}]"
             if not isinstance(dim, int) and name not in self._uncounted:
-                dims[axis] = self._counts.setdefault(name, next_prime(self.numbers.values()))
+                dims[axis] = self._counts.setdefault(name, self._count or next_prime(self.numbers.values()))
                 self.counted.add((value, axis))
         return type_ if type_.dims is None else type_._replace(dims=tuple(dims))
 
