@@ -6,13 +6,14 @@ import importlib
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from spa.errors import DataError, MissingExtra
+from spa.errors import DataError, MissingExtra, UsageError
+from spa.fields import Options, about
 
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 
@@ -20,18 +21,59 @@ Declared = Mapping[str, Sequence[int | None]]
 """Shape of each input of the model, None for an open axis; axis 0 counts samples."""
 
 
-@dataclass(frozen=True, slots=True)
-class ImageOptions:
+def numbers(text: str) -> tuple[float, ...]:
+    """Numbers separated by commas.
+
+    Raises:
+        UsageError: the text is something else.
+    """
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"{text!r}: expected numbers separated by commas") from None
+
+
+def _is_size(value: Any) -> str | None:
+    fine = len(value) == 2 and all(side >= 1 and side == int(side) for side in value)
+    return None if fine else "a height and a width such as 224,224"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageOptions(Options):
     """How an image becomes a sample: (value / 255 - mean) / std for each channel.
 
-    Attributes:
-        mean, std: for each channel, or one for all.
-        size: (height, width); None: the input's own.
+    Raises:
+        UsageError: a standard deviation is zero, or the size is no height and width.
     """
 
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
-    size: tuple[int, int] | None = None
+    mean: tuple[float, ...] = field(
+        default=(0.0,),
+        metadata=about(
+            "subtracted from images, whose values are 0 to 1: a number, or one for each channel",
+            metavar="R,G,B",
+            flag="--image-mean",
+            parse=numbers,
+        ),
+    )
+    std: tuple[float, ...] = field(
+        default=(1.0,),
+        metadata=about(
+            "what images are divided by then",
+            metavar="R,G,B",
+            flag="--image-std",
+            parse=numbers,
+            check=lambda value: None if all(value) else "numbers other than zero",
+        ),
+    )
+    size: tuple[int, int] | None = field(
+        default=None,
+        metadata=about(
+            "height and width of images, where the model's input leaves them open",
+            metavar="H,W",
+            parse=lambda text: tuple(int(side) if side == int(side) else side for side in numbers(text)),
+            check=_is_size,
+        ),
+    )
 
 
 def read_samples(

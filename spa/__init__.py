@@ -7,15 +7,39 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spa.adapters.ir_pass import SpaPass
     from spa.analysis.plan import Plan
+    from spa.frontends.samples import ImageOptions
+    from spa.options import PruneOptions, RunOptions
+    from spa.passes.choose.budget import Budget
+    from spa.passes.choose.importance import Scoring
     from spa.pipeline import PruneResult, apply_plan, prune
+    from spa.repair import RepairOptions
 
 __version__ = "0.1.0"
-__all__ = ["Plan", "PruneResult", "SpaPass", "__version__", "apply_plan", "prune"]
+__all__ = [
+    "Budget",
+    "ImageOptions",
+    "Plan",
+    "PruneOptions",
+    "PruneResult",
+    "RepairOptions",
+    "RunOptions",
+    "Scoring",
+    "SpaPass",
+    "__version__",
+    "apply_plan",
+    "prune",
+]
 
 _HOMES = {
     "prune": "spa.pipeline",
     "apply_plan": "spa.pipeline",
     "PruneResult": "spa.pipeline",
+    "Budget": "spa.passes.choose.budget",
+    "Scoring": "spa.passes.choose.importance",
+    "RepairOptions": "spa.repair",
+    "ImageOptions": "spa.frontends.samples",
+    "RunOptions": "spa.options",
+    "PruneOptions": "spa.options",
     "Plan": "spa.analysis.plan",
     "SpaPass": "spa.adapters.ir_pass",
 }

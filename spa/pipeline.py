@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, Union
@@ -18,16 +18,18 @@ from spa.analysis.coupling import Coupling, couple
 from spa.analysis.group import Group, find_frozen, find_groups
 from spa.analysis.plan import Plan
 from spa.errors import NothingToPrune, UsageError, VerificationError
+from spa.fields import takes_options
 from spa.frontends.files import onnx_file
-from spa.frontends.samples import ImageOptions
+from spa.options import PARTS, InputShapes, PruneOptions
 from spa.passes.choose.importance import score_groups
 from spa.passes.choose.selection import select
 from spa.passes.cut import verify as verification
 from spa.passes.cut.masking import mask_consumers
 from spa.passes.cut.slicing import slice_model
 from spa.passes.normalize.normalize import normalize
+from spa.passes.repair.compensate import compensate
 from spa.passes.samples.calibrate import Calibration
-from spa.repair import RepairOptions, Samples
+from spa.repair import calibration
 from spa.report import Report, frozen_shares, group_rows
 from spa.shapes import Shapes, infer_shapes
 from spa.shapes.sizes import Sizes, count_sizes
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
 Source = Union[str, "os.PathLike[str]", onnx.ModelProto, ir.Model, "gs.Graph"]
-InputShapes = Mapping[str, Sequence[int]]
 
 
 class Progress(Protocol):
@@ -104,31 +105,15 @@ def load_normal(source: Source | Normal) -> ir.Model:
     return normalize(onnx_file.load(source))
 
 
+@takes_options(*PARTS.values())
 def prune(
     source: Source | Normal,
     *,
-    ratio: float,
-    of: str = "params",
-    criterion: str | None = None,
-    gather: str | None = None,
-    roles: str | None = None,
-    normalise: str | None = None,
-    scope: str | None = None,
-    align: int = 1,
-    min_keep: float = 0.1,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    only: Sequence[str] = (),
-    inputs: InputShapes | None = None,
-    data: Samples | None = None,
-    data_free: bool = False,
-    preset: str = "default",
-    images: ImageOptions | None = None,
-    verify: bool = True,
-    dry_run: bool = False,
+    options: PruneOptions | None = None,
     progress: Progress | None = None,
+    **keywords: Any,
 ) -> PruneResult:
-    """Remove a share of a model, whole structures at a time.
+    """Remove a share of a model, whole structures at a time: ``prune("model.onnx", ratio=0.3, of="flops")``.
 
     With samples (`data` or `data_free`), what goes is chosen by what its readers lose, and they are refitted in closed
     form so that the outputs stay: no labels, no training (`spa.passes.repair.compensate`). Without, by weights alone,
@@ -136,27 +121,8 @@ def prune(
 
     Args:
         source: a path, `onnx.ModelProto`, `onnx_ir.Model` or `onnx_graphsurgeon.Graph`; never changed.
-        ratio: the share to remove, between 0 and 1.
-        of: of what: params, flops or bytes of the whole model, or channels (the same share of every group).
-        criterion: what a unit is scored by: a name from `spa.passes.choose.importance.CRITERIA`, l2 by default; with
-            samples one from `spa.repair.METHODS`, spa by default.
-        gather, roles, normalise: how scores of weights are put together; see
-            `spa.passes.choose.importance.score_groups`.
-        scope: global, local (the same share of every group) or isomorphic.
-        align: kept widths are multiples of this where the group allows.
-        min_keep: the share of each group that stays at least.
-        include: kinds or groups that are off by default and shall take part (width, head_dim).
-        exclude, only: patterns of group, tensor or node names.
-        inputs: shapes to analyse and verify with, by input name, where symbolic axes are not enough.
-        data: calibration samples: arrays by input name, an iterable of samples or batches, or a path or
-            'module:function' that gives them (`spa.passes.samples.calibrate.check_samples`,
-            `spa.frontends.samples.read_samples`).
-        data_free: make samples up from the model alone (`spa.passes.samples.datafree`).
-        preset: how much work goes into choosing and refitting: fast, default or best.
-        images: how images in a folder become samples.
-        verify: check the result (`spa.passes.cut.verify`).
-        dry_run: stop at the plan; the model returned is the dense one.
         progress: called with the name of each step before it, and on the way with the share (0..1) of it that is done.
+        options: all of what follows in one object, instead of one by one.
 
     Raises:
         ModelError, UsageError, DataError: the source, an option or the samples are wrong.
@@ -164,25 +130,22 @@ def prune(
         VerificationError: the result failed its checks; names the group at fault.
         MissingExtra: it is to be checked, and onnxruntime is not installed.
     """
-    repair = RepairOptions.of(data, data_free, criterion, preset, images)
-    if repair is not None or (verify and not dry_run):
+    if options is not None and keywords:
+        raise TypeError(f"prune() got options, and besides {', '.join(keywords)}: give one or the other")
+    options = PruneOptions.of(**keywords) if options is None else options
+    verify, inputs = options.run.verify and not options.run.dry_run, options.run.inputs
+    if options.repair.has_samples or verify:
         runtime.require()
-    budget: dict[str, Any] = {
-        "ratio": ratio, "of": of, "scope": scope, "align": align, "min_keep": min_keep,
-        "include": include, "exclude": exclude, "only": only,
-    }  # fmt: skip
     clock = _Clock(progress)
     with clock.step("normalise"):
         dense = load_normal(source)
-    if repair is None:
-        how = {"criterion": criterion or "l2", "gather": gather, "roles": roles, "normalise": normalise}
-        chosen = _by_weights(dense, how, budget, inputs, clock)
+    if options.repair.has_samples:
+        closed = isinstance(source, Normal) and source.closed
+        analysis, plan, report = _by_samples(dense, options, clock, closed=closed)
     else:
-        budget["closed"] = isinstance(source, Normal) and source.closed
-        chosen = _by_samples(dense, repair, budget, inputs, clock)
-    analysis, plan, report = chosen
+        analysis, plan, report = _by_weights(dense, options, clock)
     report.seconds = clock.seconds
-    if dry_run:
+    if options.run.dry_run:
         return PruneResult(dense, plan, report, dense)
     reference = analysis.model.clone()  # the analysed model itself is cut: clones share weights, at no cost in memory
     with clock.step("slice"):
@@ -193,38 +156,39 @@ def prune(
     return PruneResult(analysis.model, plan, report, reference)
 
 
-def _by_weights(
-    dense: ir.Model, how: Mapping[str, Any], budget: Mapping[str, Any], inputs: InputShapes | None, clock: _Clock
-) -> tuple[Analysis, Plan, Report]:
+def _by_weights(dense: ir.Model, options: PruneOptions, clock: _Clock) -> tuple[Analysis, Plan, Report]:
     """What goes by the size of weights; nothing else changes."""
     notes: list[str] = []
+    inputs = options.run.inputs
     with clock.step("couple"):
         analysis = analyse(dense, inputs=inputs)
     with clock.step("score"):
-        scores = score_groups(analysis.groups, notes=notes, **how)
+        scores = score_groups(analysis.groups, options.repair.criterion, options.scoring, notes=notes)
     with clock.step("select"), _hint_at_inputs(dense, inputs):
         frozen = find_frozen(analysis.coupling)
-        selection = select(analysis.groups, scores, analysis.cost, frozen=frozen, **budget)
+        selection = select(analysis.groups, scores, analysis.cost, options.budget, frozen=frozen)
     report = report_on(analysis, selection.plan)
     report.notes += [*notes, *selection.limits]
     return analysis, selection.plan, report
 
 
 def _by_samples(
-    dense: ir.Model, repair: RepairOptions, budget: Mapping[str, Any], inputs: InputShapes | None, clock: _Clock
+    dense: ir.Model, options: PruneOptions, clock: _Clock, *, closed: bool
 ) -> tuple[Analysis, Plan, Report]:
     """What goes by what its readers lose on samples; the model analysed has the refitted weights."""
+    inputs, preset, method = options.run.inputs, options.repair.preset, options.repair.method
     with clock.step("samples"):
-        samples = repair.samples(dense, inputs, clock.share)
+        samples = calibration(options.repair, dense, inputs, clock.share)
     with _hint_at_inputs(dense, inputs):
-        counted = inputs if repair.free else _sampled(dense, samples, inputs)
-        found = repair.run(
-            dense, samples, inputs=_apart(dense, samples, inputs), counted=counted, progress=clock.share, **budget
-        )
+        counted = inputs if options.repair.data_free else _sampled(dense, samples, inputs)
+        found = compensate(
+            dense, samples, options.budget, preset=preset, method=method, made_up=options.repair.data_free,
+            inputs=_apart(dense, samples, inputs), counted=counted, closed=closed, progress=clock.share,
+        )  # fmt: skip
     clock.seconds |= found.seconds
     with clock.step("couple"):
         analysis = analyse(found.model, inputs=inputs, counted=counted)
-    plan = replace(found.plan, repair=f"{repair.method}, {repair.preset}, {len(samples)} samples")
+    plan = replace(found.plan, repair=f"{method}, {preset}, {len(samples)} samples")
     report = report_on(analysis, plan)
     report.layers, report.outputs = found.layers, found.difference
     report.notes += [*samples.notes, *found.notes]

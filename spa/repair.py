@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import onnx_ir as ir
 
 from spa.errors import UsageError
+from spa.fields import Options, about, any_of
 from spa.frontends.samples import ImageOptions, read_samples
-from spa.passes.choose.importance import CRITERIA
-from spa.passes.repair.compensate import OURS, PRESETS, Compensation, compensate
+from spa.passes.choose.importance import CRITERIA, DEFAULT_CRITERION, Criterion, check_criterion
+from spa.passes.repair.compensate import OURS, PRESETS
 from spa.passes.samples.calibrate import Calibration, Given, check_samples
 from spa.passes.samples.datafree import make_samples
 from spa.passes.secondorder import BASELINES
@@ -24,65 +25,83 @@ Samples = Given | str | os.PathLike[str]
 Progress = Callable[[str, float], None]
 
 
-@dataclass(frozen=True, slots=True)
-class RepairOptions:
-    """How a model is pruned with samples.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepairOptions(Options):
+    """What decides what goes: weights alone, or samples; and how much work goes into refitting by these.
 
-    Attributes:
-        data: samples, or where they are: see `spa.frontends.samples.read_samples` and `check_samples`.
-        free: whether samples are made up instead.
-        method: spa, or a published way from `spa.passes.secondorder.BASELINES`.
-        preset: fast, default or best.
-        images: how images become samples.
+    Raises:
+        UsageError: there is no such preset or criterion, or two options do not fit together.
     """
 
-    data: Samples | None
-    free: bool
-    method: str
-    preset: str
-    images: ImageOptions | None = None
+    criterion: str | Criterion | None = field(
+        default=None,
+        metadata=about(
+            f"what a unit is scored by: {any_of(CRITERIA)}; with samples {any_of(METHODS)}",
+            metavar="NAME",
+            unset=f"{DEFAULT_CRITERION}, with samples {OURS}",
+        ),
+    )
+    data: Samples | None = field(
+        default=None,
+        metadata=about(
+            "calibration samples, by which to choose what goes and to refit what stays: arrays by input name, an "
+            "iterable of samples or batches, an .npz keyed by input name, a folder of .npy, .npz or images, or "
+            "module:function",
+            metavar="SAMPLES",
+        ),
+    )
+    data_free: bool = field(default=False, metadata=about("the same, with samples made up from the model alone"))
+    preset: str = field(
+        default="default",
+        metadata=about("how much work to put in", metavar="NAME", choices=tuple(PRESETS), needs="samples"),
+    )
+    images: ImageOptions | None = field(
+        default=None, metadata=about("how images become samples", needs="samples", parts=ImageOptions)
+    )
 
-    @classmethod
-    def of(
-        cls, data: Samples | None, free: bool, criterion: str | None, preset: str, images: ImageOptions | None
-    ) -> RepairOptions | None:
-        """Options that fit together; None: there are no samples, and weights alone decide.
-
-        Raises:
-            UsageError: they do not.
-        """
-        if data is None and not free:
-            if criterion in METHODS:
-                raise UsageError(f"criterion {criterion!r} needs samples: give calibration data, or ask for data-free")
-            return None
-        if data is not None and free:
+    def __post_init__(self) -> None:
+        Options.__post_init__(self)
+        if self.data is not None and self.data_free:
             raise UsageError("data and data-free exclude each other: give samples, or let them be made up")
-        method = criterion or OURS
-        if method not in METHODS:
-            hint = " it scores weights alone, so leave the data out" if method in CRITERIA else ""
-            raise UsageError(f"criterion {method!r} with data: expected one of {', '.join(METHODS)};{hint}".rstrip(";"))
-        if preset not in PRESETS:
-            raise UsageError(f"preset {preset!r}: expected one of {', '.join(PRESETS)}")
-        return cls(data, free, method, preset, images)
+        if self.has_samples:
+            self._check_method()
+        elif self.criterion in METHODS:
+            raise UsageError(f"criterion {self.criterion!r} needs samples: give calibration data, or ask for data-free")
+        elif isinstance(self.criterion, str):
+            check_criterion(self.criterion)
 
-    def samples(self, model: ir.Model, inputs: Mapping[str, Sequence[int]] | None, progress: Progress) -> Calibration:
-        """Calibration samples for a normalised model.
+    def _check_method(self) -> None:
+        if self.criterion is not None and self.criterion not in METHODS:
+            hint = "; it scores weights alone, so leave the data out" if self.criterion in CRITERIA else ""
+            raise UsageError(f"criterion {self.criterion!r} with data: expected one of {', '.join(METHODS)}{hint}")
 
-        Raises:
-            DataError: they do not fit the model, or none could be made.
-        """
-        preset = PRESETS[self.preset]
-        if self.data is None:
-            most = preset.samples or 1024
-            return make_samples(model, most=most, widest=preset.widest, inputs=inputs, progress=progress)
-        given: Any = self.data
-        if isinstance(given, (str, os.PathLike)):
-            given = read_samples(given, _declared(model), images=self.images, most=preset.samples)
-        return check_samples(given, model)
+    @property
+    def has_samples(self) -> bool:
+        """Whether samples decide, and not weights alone."""
+        return self.data is not None or self.data_free
 
-    def run(self, model: ir.Model, data: Calibration, **options: Any) -> Compensation:
-        """Choose and refit; the options are those of `spa.passes.repair.compensate.compensate`."""
-        return compensate(model, data, method=self.method, preset=self.preset, made_up=self.free, **options)
+    @property
+    def method(self) -> str:
+        """With samples, which way: ours, or a published one."""
+        return self.criterion if isinstance(self.criterion, str) else OURS
+
+
+def calibration(
+    options: RepairOptions, model: ir.Model, inputs: Mapping[str, Sequence[int]] | None, progress: Progress
+) -> Calibration:
+    """Calibration samples for a normalised model, read or made up.
+
+    Raises:
+        DataError: they do not fit the model, or none could be made.
+    """
+    preset = PRESETS[options.preset]
+    if options.data is None:
+        most = preset.samples or 1024
+        return make_samples(model, most=most, widest=preset.widest, inputs=inputs, progress=progress)
+    given: Any = options.data
+    if isinstance(given, (str, os.PathLike)):
+        given = read_samples(given, _declared(model), images=options.images, most=preset.samples)
+    return check_samples(given, model)
 
 
 def _declared(model: ir.Model) -> dict[str, list[int | None]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import floor, isfinite
+from math import floor
 
 import numpy as np
 
@@ -19,14 +19,9 @@ from spa.analysis.group import Frozen, Group
 from spa.analysis.plan import Plan
 from spa.errors import BudgetError, NothingToPrune, UsageError
 from spa.notation.dims import Factor, leaves
+from spa.passes.choose.budget import BUDGETS, CHANNELS, Budget
 from spa.passes.choose.candidates import NESTED, OFF, Candidates, find_candidates, opened, reasons, what_stays
 from spa.passes.choose.tracks import Track, find_tracks, masks_of, schedule
-
-CHANNELS = "channels"
-BUDGETS = (*MEASURES, CHANNELS)
-SCOPES = ("global", "local", "isomorphic")
-DEFAULT_SCOPE = "global"  # the least damaging in tests/benchmarks/defaults.md
-DEFAULT_MIN_KEEP = 0.1
 
 _ROUNDING = 1e-9  # of a share
 _SHOWN = 0.0005  # shares below this are not worth a word
@@ -48,29 +43,12 @@ class Selection:
 
 
 @dataclass(frozen=True, slots=True)
-class _Options:
-    ratio: float
-    of: str
-    scope: str
-    align: int
-    min_keep: float
-    include: tuple[str, ...]
-    exclude: tuple[str, ...]
-    only: tuple[str, ...]
-    unread: frozenset[str] = frozenset()
-    norms: bool = False
+class _Terms:
+    """What a selection has to keep to: `select` says what each is."""
 
-    def __post_init__(self) -> None:
-        if not (isfinite(self.ratio) and 0 < self.ratio < 1):
-            raise UsageError(f"ratio {self.ratio:g}: expected a share between 0 and 1, both excluded")
-        if self.of not in BUDGETS:
-            raise UsageError(f"of {self.of!r}: expected one of {', '.join(BUDGETS)}")
-        if self.scope not in SCOPES:
-            raise UsageError(f"scope {self.scope!r}: expected one of {', '.join(SCOPES)}")
-        if self.align < 1:
-            raise UsageError(f"align {self.align}: expected a whole number of units, 1 or more")
-        if not 0 <= self.min_keep <= 1:
-            raise UsageError(f"min_keep {self.min_keep:g}: expected a share between 0 and 1")
+    budget: Budget
+    unread: frozenset[str]
+    norms: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +58,16 @@ class _Problem:
     groups: Sequence[Group]
     scores: Sequence[np.ndarray]
     cost: Cost
-    options: _Options
+    terms: _Terms
     candidates: Candidates
     tracks: Sequence[Track]
     dense: Mapping[str, float]
     condensed: Cost
 
     @classmethod
-    def of(cls, groups: Sequence[Group], scores: Sequence[np.ndarray], cost: Cost, options: _Options) -> _Problem:
+    def of(cls, groups: Sequence[Group], scores: Sequence[np.ndarray], cost: Cost, terms: _Terms) -> _Problem:
+        options = terms.budget
+
         def tracks_of(numbers: Sequence[int]) -> list[Track]:
             chosen = [groups[number] for number in numbers]
             mine = [scores[number] for number in numbers]
@@ -98,12 +78,16 @@ class _Problem:
             return track.nearest(options.ratio * track.group.size) >= 0.5 * options.ratio * track.group.size
 
         candidates = find_candidates(
-            groups, include=options.include, exclude=options.exclude, only=options.only, unread=options.unread,
-            norms=options.norms, reaches=reaches,
+            groups, include=options.include, exclude=options.exclude, only=options.only, unread=terms.unread,
+            norms=terms.norms, reaches=reaches,
         )  # fmt: skip
         tracks = tracks_of(candidates.active)
         dense = {name: cost.of(name) for name in MEASURES}
-        return cls(groups, scores, cost, options, candidates, tracks, dense, _condensed(cost, tracks))
+        return cls(groups, scores, cost, terms, candidates, tracks, dense, _condensed(cost, tracks))
+
+    @property
+    def options(self) -> Budget:
+        return self.terms.budget
 
     @property
     def all_that_may(self) -> list[int]:
@@ -128,15 +112,8 @@ def select(
     groups: Sequence[Group],
     scores: Sequence[np.ndarray],
     cost: Cost,
+    budget: Budget,
     *,
-    ratio: float,
-    of: str = "params",
-    scope: str | None = None,
-    align: int = 1,
-    min_keep: float | None = None,
-    include: Iterable[str] = (),
-    exclude: Iterable[str] = (),
-    only: Iterable[str] = (),
     unread: Iterable[str] = (),
     norms: bool = False,
     frozen: Sequence[Frozen] = (),
@@ -145,45 +122,28 @@ def select(
 
     Args:
         scores: for each group (units,); the smallest go first, ties by the order of groups and units.
-        ratio: the share to remove: of the params, flops or bytes of the whole model; or with `channels`, of
-            the units of every group that takes part, to the nearest whole number.
-        scope: whose units compete: all (global); those of groups with the same kind and structure, all such
-            families losing the same share (isomorphic, after Fang et al., Isomorphic Pruning, 2024); or
-            those of one group, all groups losing the same share (local).  `channels` is local by nature.
-        align: kept widths are multiples of this, or all of a group stays. The width of a unit is the number of
-            positions in a row that it takes: one for a channel or head_dim, head_dim for a head.
-        min_keep: the share of its units that a group keeps at least, 0.1 unless told; and at least one unit
-            of each of its factors.
-        include: turns on groups that are off, by kind (width) or by a pattern as below.  Of nested groups,
-            such as heads and the head_dim inside them, only one is cut, so that one is still exactly what
-            `ratio` says: the outermost that can lose at least half of `ratio` (two heads cannot lose a
-            tenth), else the next inner one.  Included groups are cut besides.
-        exclude, only: patterns of group names, kinds, tensors or nodes: groups that are left alone, or but
-            which all are.
+        budget: how much is to go, of what, and from where.
         unread: names of groups that no weight reads which could make up for them: they stay.
         norms: groups that are off for a norm of their own alone (`Group.own_norm`) take part. Otherwise they are opened
             where nothing else meets the budget; a larger ratio then may remove other units than a smaller one.
         frozen: what stays and why, for messages.
 
     Raises:
-        UsageError: an option is out of range, or a pattern matches nothing.
+        UsageError: a pattern matches nothing.
         NothingToPrune: no group may be cut.
         BudgetError: not that much can go; says how much could, and what holds the rest.
     """
-    options = _Options(
-        ratio, of, scope or DEFAULT_SCOPE, align, DEFAULT_MIN_KEEP if min_keep is None else min_keep,
-        tuple(include), tuple(exclude), tuple(only), frozenset(unread), norms,
-    )  # fmt: skip
-    problem = _Problem.of(groups, scores, cost, options)
+    terms = _Terms(budget, frozenset(unread), norms)
+    problem = _Problem.of(groups, scores, cost, terms)
     needed = not norms and not problem.may_suffice and any(group.own_norm for group in groups)
     if needed:
-        problem = _Problem.of(groups, scores, cost, replace(options, norms=True))
+        problem = _Problem.of(groups, scores, cost, replace(terms, norms=True))
     if not problem.tracks:
         why = [*reasons(groups, problem.candidates), what_stays(groups, frozen)]
         raise NothingToPrune(f"nothing can be removed: {'; '.join(filter(None, why)) or 'the model stores no weights'}")
-    if of != CHANNELS and not problem.dense[of]:
-        raise UsageError(f"of {of!r}: this model has no {of}; choose another of {', '.join(BUDGETS)}")
-    counts = _uniform(problem) if of == CHANNELS else _search(problem)
+    if budget.of != CHANNELS and not problem.dense[budget.of]:
+        raise UsageError(f"of {budget.of!r}: this model has no {budget.of}; choose another of {', '.join(BUDGETS)}")
+    counts = _uniform(problem) if budget.of == CHANNELS else _search(problem)
     if counts is None or not any(counts):
         raise BudgetError(_why(problem, frozen))
     plan = Plan.of(groups, {t.group.name: t.order[:n].tolist() for t, n in zip(problem.tracks, counts, strict=True)})
@@ -254,8 +214,8 @@ def _why(problem: _Problem, frozen: Sequence[Frozen]) -> str:
     """What could be reached at most, and what each bound holds back: how much more would go without it."""
     measure, best = problem.options.of, problem.share(problem.all_that_may, problem.options.of)
     held, reach = [], best
-    for text, options in _relaxations(problem):
-        relaxed = _Problem.of(problem.groups, problem.scores, problem.cost, options)
+    for text, terms in _relaxations(problem):
+        relaxed = _Problem.of(problem.groups, problem.scores, problem.cost, terms)
         further = relaxed.share(relaxed.all_that_may, measure)
         if further - reach >= _SHOWN:
             held.append(f"{text} ({_percent(further - reach)})")
@@ -271,21 +231,21 @@ def _why(problem: _Problem, frozen: Sequence[Frozen]) -> str:
     )
 
 
-def _relaxations(problem: _Problem) -> Iterator[tuple[str, _Options]]:
-    """The bounds of a selection, each with the options in which it and those before it are lifted."""
-    options = replace(problem.options, min_keep=0.0)
-    yield f"min_keep={problem.options.min_keep:g}", options
-    options = replace(options, align=1)
-    yield f"align={problem.options.align}", options
-    if options.of == CHANNELS:  # a share of the groups that take part
+def _relaxations(problem: _Problem) -> Iterator[tuple[str, _Terms]]:
+    """The bounds of a selection, each with the terms in which it and those before it are lifted."""
+    terms, budget = problem.terms, replace(problem.options, min_keep=0.0)
+    yield f"min_keep={problem.options.min_keep:g}", replace(terms, budget=budget)
+    budget = replace(budget, align=1)
+    yield f"align={problem.options.align}", replace(terms, budget=budget)
+    if budget.of == CHANNELS:  # a share of the groups that take part
         return
     for reason, text in ((NESTED, "groups nested with others that are cut"), (OFF, "groups that are off")):
         names = (problem.groups[n].name for n, why in problem.candidates.left.items() if why == reason)
-        options = replace(options, include=(*options.include, *names))
-        yield f"{text} unless included", options
-    options = replace(options, unread=frozenset())
-    yield "groups that nothing could make up for", options
-    yield "groups left out by exclude or only", replace(options, exclude=(), only=())
+        budget = replace(budget, include=(*budget.include, *names))
+        yield f"{text} unless included", replace(terms, budget=budget)
+    terms = replace(terms, unread=frozenset())
+    yield "groups that nothing could make up for", replace(terms, budget=budget)
+    yield "groups left out by exclude or only", replace(terms, budget=replace(budget, exclude=(), only=()))
 
 
 def _at_their_end(problem: _Problem, counts: Sequence[int]) -> list[str]:

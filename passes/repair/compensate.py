@@ -13,7 +13,7 @@ The result is as large as the dense model: removed units are read as zero, and `
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -22,6 +22,7 @@ from spa.analysis.plan import Plan
 from spa.errors import NothingToPrune, UsageError, VerificationError
 from spa.operators.mixing import running_statistics
 from spa.passes.choose.allocation import Curve, allocate
+from spa.passes.choose.budget import Budget
 from spa.passes.choose.importance.gather import check_finite, stored
 from spa.passes.choose.selection import select
 from spa.passes.layers.workers import one_thread_each
@@ -62,17 +63,10 @@ class Compensation:
 def compensate(
     model: ir.Model,
     data: Calibration,
+    budget: Budget,
     *,
-    ratio: float,
-    of: str = "params",
-    scope: str | None = None,
     preset: str = "default",
     method: str = OURS,
-    align: int = 1,
-    min_keep: float = 0.1,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    only: Sequence[str] = (),
     inputs: Mapping[str, Sequence[int]] | None = None,
     counted: Mapping[str, Sequence[int]] | None = None,
     made_up: bool = False,
@@ -85,7 +79,7 @@ def compensate(
     Args:
         model: normalised; not changed.
         data: samples that the model would see.
-        ratio, of, scope, align, min_keep, include, exclude, only: as `spa.passes.choose.selection.select` takes them.
+        budget: how much goes, of what, and from where.
         preset: fast, default or best.
         method: spa, or a published way from `spa.passes.secondorder.BASELINES`, for comparison.
         inputs: shapes to analyse with.
@@ -95,7 +89,7 @@ def compensate(
         progress: called with the step and the share of it that is done.
 
     Raises:
-        UsageError: there is no such preset, or an option is out of range.
+        UsageError: there is no such preset or method, or a pattern matches nothing.
         NothingToPrune, BudgetError: nothing can go, or not as much as asked for.
         ModelError: a weight holds NaN or an infinite value.
         VerificationError: the result is not finite where the dense network is.
@@ -116,11 +110,8 @@ def compensate(
 
     def choose(scores: list[np.ndarray]) -> Plan:
         unscored = [group.name for group in network.groups if group.name not in curves]
-        found = select(
-            network.groups, scores, network.cost, ratio=ratio, of=of, scope=scope, align=align, min_keep=min_keep,
-            include=[*include, *beside], exclude=exclude, only=only, unread=unscored,
-        )  # fmt: skip
-        return found.plan
+        wanted = replace(budget, include=(*budget.include, *beside))
+        return select(network.groups, scores, network.cost, wanted, unread=unscored).plan
 
     with one_thread_each():
         trained = _align(network, session) if made_up else {}
@@ -129,16 +120,16 @@ def compensate(
                 session.turned |= turn(session, network.groups)
             beside = [group.name for group in network.groups if group.name in session.turned and group.off is None]
         groups = [group for group in network.groups if _can_be_scored(session, group.name)]
-        if not any(group.off is None or include for group in groups):
+        if not any(group.off is None or budget.include for group in groups):
             raise NothingToPrune(
                 "nothing can be repaired: no group that may go is read by weights that can be refitted "
                 "(integers are not refitted, nor is what If, Loop and Scan hold); without data and data-free, the "
                 "weights alone decide"
             )
         session.notes += [*_left_alone(session), *_decisions(network)]
-        curves |= session.curves([group for group in groups if group.off is None or include], ratio)
+        curves |= session.curves([group for group in groups if group.off is None or budget.include], budget.ratio)
         with session.step("allocate"):
-            plan = allocate(curves, network.groups, network.cost, of, choose)
+            plan = allocate(curves, network.groups, network.cost, budget.of, choose)
         repair = Repair(session, curves, {name: np.array(units) for name, units in plan.removed.items()})
         plan = repair.run()
         _restore(network, trained)

@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from spa import pipeline
 from spa.analysis.plan import Plan
+from spa.options import PruneOptions
 from spa.report import Report
 
 
@@ -15,21 +16,24 @@ class SpaPass(ir.passes.InPlacePass):
     """`spa.prune` as a pass, to stand in ``onnx_ir.passes.Sequential`` beside onnx-ir's and onnxscript's.
 
     Args:
-        ratio, options: as for `spa.prune`, which also says what is raised (onnx-ir wraps it in a ``PassError``).
+        options: as for `spa.prune`, which also says what is raised (onnx-ir wraps it in a ``PassError``).
+
+    Raises:
+        UsageError: an option is wrong.
 
     Attributes:
         plan, report: of the last model that went through; None before.
     """
 
-    def __init__(self, *, ratio: float, **options: Any) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__()
-        self.ratio, self.options = ratio, options
+        self.options = PruneOptions.of(**options)
         self.plan: Plan | None = None
         self.report: Report | None = None
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Prune ``model`` in place; on an error it is as it was."""
-        result = pipeline.prune(model, ratio=self.ratio, **self.options)
+        result = pipeline.prune(model, options=self.options)
         self.plan, self.report = result.plan, result.report
         model.graph = result.model.graph
         model.functions.clear()

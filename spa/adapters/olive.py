@@ -18,6 +18,8 @@ from olive.passes import Pass
 from olive.passes.pass_config import PassConfigParam
 
 import spa
+from spa.fields import options_of
+from spa.passes.choose.budget import Budget
 
 
 class SpaPruning(Pass):  # type: ignore[misc]
@@ -25,9 +27,10 @@ class SpaPruning(Pass):  # type: ignore[misc]
 
     @classmethod
     def _default_config(cls, accelerator_spec: Any) -> dict[str, PassConfigParam]:  # noqa: ARG003 - Olive's signature
+        known = {option.name: option for option in options_of(Budget)}
         return {
-            "ratio": PassConfigParam(type_=float, required=True, description="The share to remove, between 0 and 1."),
-            "of": PassConfigParam(type_=str, default_value="params", description="params, flops, bytes or channels."),
+            "ratio": PassConfigParam(type_=float, required=True, description=known["ratio"].about.sentence),
+            "of": PassConfigParam(type_=str, default_value=known["of"].default, description=known["of"].about.sentence),
             "options": PassConfigParam(type_=dict, default_value={}, description="More arguments of spa.prune."),
         }
 

@@ -12,7 +12,7 @@ import logging
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,15 +23,17 @@ from spa.analysis.cost import MEASURES
 from spa.analysis.group import Group, Masks, keep_mask
 from spa.analysis.plan import Plan
 from spa.errors import BudgetError, NothingToPrune, UsageError
+from spa.fields import takes_options
 from spa.frontends.exporting.exported import Parts, RebuildError, Traced, close_inputs, open_arrays, run_model
 from spa.notation.dims import Factor, Kind
+from spa.options import PARTS, PruneOptions
+from spa.passes.choose.budget import Budget
 from spa.passes.cut.verify import find_culprit
 from spa.passes.normalize.normalize import normalize
 from spa.repair import RepairOptions
 
 logger = logging.getLogger("spa")
 
-_OF_SAMPLES = ("data", "data_free", "preset", "images", "criterion")
 _LEVELLINGS = 16
 _STEP = 1e-7  # of a share
 _MOST_PARTS = 32  # of one axis; beyond, only the whole axis is a size that code would carry
@@ -70,52 +72,48 @@ class Restored:
     left: Mapping[str, str] = field(default_factory=dict)
 
 
-def prune(
-    frontend: Frontend,
-    source: Any,
-    inputs: Any,
-    *,
-    ratio: float,
-    exclude: Sequence[str] = (),
-    even: bool = False,
-    **options: Any,
-) -> Restored:
+@takes_options(*PARTS.values())
+def prune(frontend: Frontend, source: Any, inputs: Any, *, even: bool = False, **options: Any) -> Restored:
     """Prune a framework's model and give it back smaller.
 
     Args:
         frontend: a module of `spa.frontends` that has `trace` and `rebuild`.
         source: never changed.
         inputs: example inputs, as the frontend takes them.
-        ratio, exclude, options: as for `spa.prune`.
-        even: like layers must lose equally many units, as where one number says the size of all of them.
+        even: like layers must lose equally many units, as where one number says the size of all of them; `scope` is
+            local then, unless told.
+        options: as for `spa.prune`.
 
     Raises:
-        UsageError: `even` with a scope other than local.
+        UsageError: `even` with a scope other than local, or an option is wrong.
         NothingToPrune, BudgetError: nothing can go, or not as much as asked for.
         VerificationError: the smaller model does not compute what the pruned graph does.
     """
-    traced = frontend.trace(source, inputs)
-    dense = normalize_around(traced)
-    verify = options.pop("verify", True)
-    if even and options.setdefault("scope", "local") != "local":
+    if even and options.get("scope") is None:
+        options["scope"] = "local"
+    chosen = PruneOptions.of(**options)
+    if even and chosen.budget.scope != "local":
         raise UsageError(
-            f"scope {options['scope']!r}: here one number says the size of all layers, which only a plan of "
+            f"scope {chosen.budget.scope!r}: here one number says the size of all layers, which only a plan of "
             "scope='local' can keep equal"
         )
-    search = _Search(frontend, source, inputs, traced, dense, ratio, even, exclude)
-    start = ratio
-    for trial in _rehearsed(options):
+    traced = frontend.trace(source, inputs)
+    dense = normalize_around(traced)
+    search = _Search(frontend, source, inputs, traced, dense, chosen.budget, even)
+    start = chosen.budget.ratio
+    for trial in _rehearsed(chosen):
         smaller, result, start = search.settle(start, trial)
     left = search.left
     result.report.notes += [f"left alone: {reason}" for reason in dict.fromkeys(left.values())]
-    if verify:
-        pipeline.verify_plan(result.dense, result.model, result.plan, result.report, inputs=options.get("inputs"))
+    if chosen.run.verify:
+        pipeline.verify_plan(result.dense, result.model, result.plan, result.report, inputs=chosen.run.inputs)
     return Restored(smaller, result, left)
 
 
-def prune_model(model: ir.Model, *, ratio: float, **options: Any) -> ir.Model:
+def prune_model(model: ir.Model, **options: Any) -> ir.Model:
     """A smaller model, for frontends whose form of a model needs nothing traced or rebuilt."""
-    return pipeline.prune(model, ratio=ratio, **options).model
+    result: pipeline.PruneResult = pipeline.prune(model, **options)
+    return result.model
 
 
 @dataclass(slots=True)
@@ -127,22 +125,19 @@ class _Search:
     inputs: Any
     traced: Traced
     dense: ir.Model
-    ratio: float
+    budget: Budget
     even: bool
-    exclude: Sequence[str]
     left: dict[str, str] = field(default_factory=dict)
 
-    def settle(self, start: float, options: Mapping[str, Any]) -> tuple[Any, pipeline.PruneResult, float]:
+    def settle(self, start: float, options: PruneOptions) -> tuple[Any, pipeline.PruneResult, float]:
         """The framework's smaller model, its graph, and the share that its plan took; tried first with some share."""
         while True:
             try:
-                exclude = [*self.exclude, *self.left]
-                result, reached = _plan(
-                    self.dense, ratio=start, even=self.even, exclude=exclude, verify=False, **options
-                )
+                budget = replace(self.budget, ratio=start, exclude=(*self.budget.exclude, *self.left))
+                result, reached = _plan(self.dense, replace(options, budget=budget), even=self.even)
             except (NothingToPrune, BudgetError) as error:
-                if start > self.ratio:  # less may do
-                    start = self.ratio
+                if start > self.budget.ratio:  # less may do
+                    start = self.budget.ratio
                     continue
                 if not self.left:
                     raise
@@ -155,36 +150,37 @@ class _Search:
                 found = attempt.culprits(result.plan, error)
                 reason = f"{len(found)} group{'s' * (len(found) != 1)} such as {found[0]!r}: {error}"
                 self.left.update(dict.fromkeys(found, reason))
-                start = self.ratio
-                local = options.get("scope") == "local"
-                offer = "" if local else "; scope='local' gives like layers like sizes, which may fit"
+                start = self.budget.ratio
+                offer = (
+                    ""
+                    if self.budget.scope == "local"
+                    else "; scope='local' gives like layers like sizes, which may fit"
+                )
                 logger.warning("left alone: %s%s", reason, offer)
 
 
-def _rehearsed(options: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _rehearsed(options: PruneOptions) -> list[PruneOptions]:
     """The options of each trial: with samples, sizes that the framework can express are found without them first.
 
     A repair takes minutes where a plan by weights takes seconds, and one is made for every group that has to stay.
-
-    Raises:
-        UsageError: options do not fit together.
     """
-    free, preset = bool(options.get("data_free")), options.get("preset", "default")
-    if RepairOptions.of(options.get("data"), free, options.get("criterion"), preset, None) is None:
+    if not options.repair.has_samples:
         return [options]
-    return [{name: value for name, value in options.items() if name not in _OF_SAMPLES}, options]
+    return [replace(options, repair=RepairOptions()), options]
 
 
-def _plan(dense: ir.Model, *, ratio: float, even: bool, **options: Any) -> tuple[pipeline.PruneResult, float]:
-    """Prune a copy of the graph, and the share that it took.
+def _plan(dense: ir.Model, options: PruneOptions, *, even: bool) -> tuple[pipeline.PruneResult, float]:
+    """Prune a copy of the graph, unchecked, and the share that it took.
 
     Where `even`, that is as much more as it takes until like groups lose equally much.
     """
     analysis = pipeline.analyse(dense.clone())
-    reached = ratio
+    reached = options.budget.ratio
     for _ in range(_LEVELLINGS):
-        result = pipeline.prune(pipeline.Normal(dense.clone(), closed=True), ratio=reached, **options)
-        if not even or (level := _level(analysis, result.plan, str(options.get("of", "params")))) is None:
+        budget, run = replace(options.budget, ratio=reached), replace(options.run, verify=False)
+        trial = replace(options, budget=budget, run=run)
+        result = pipeline.prune(pipeline.Normal(dense.clone(), closed=True), options=trial)
+        if not even or (level := _level(analysis, result.plan, options.budget.of)) is None:
             break
         reached = max(reached + _STEP, level - _STEP)  # just short of it, or one more unit would go
     return result, reached

@@ -6,7 +6,7 @@ Exit status: 0 done; 1 nothing to prune, budget not met, verification failed; 2 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,18 +22,7 @@ from spa.errors import SpaError, UsageError
 from spa.frontends import sources
 from spa.frontends.files import onnx_file
 from spa.notation.operation import registered
-from spa.passes.choose.importance import (
-    CRITERIA,
-    DEFAULT_GATHER,
-    DEFAULT_NORMALISE,
-    DEFAULT_ROLES,
-    GATHERS,
-    NORMALISATIONS,
-    ROLES,
-)
-from spa.passes.choose.selection import DEFAULT_SCOPE, SCOPES
-from spa.passes.repair.compensate import PRESETS
-from spa.repair import METHODS
+from spa.options import PARTS, input_shapes
 
 app = typer.Typer(
     name="spa",
@@ -45,11 +34,6 @@ app = typer.Typer(
 )
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 err = Console(stderr=True, highlight=False)
-
-
-def _words(choices: Iterable[str]) -> str:
-    *names, last = choices
-    return f"{', '.join(names)} or {last}"
 
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.", show_default=False)]
@@ -73,117 +57,31 @@ NoVerify = Annotated[bool, typer.Option("--no-verify", help="Write the result un
 
 
 @app.command()
+@arguments.takes_options(*PARTS.values())
 def prune(
     model: Framework,
-    ratio: Annotated[float, typer.Option(metavar="SHARE", help="The share to remove, between 0 and 1.")],
-    of: Annotated[
-        str,
-        typer.Option(
-            metavar="WHAT",
-            help="Of the whole model's params, flops or bytes; or channels: the same share of every group.",
-        ),
-    ] = "params",
     output: Output = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SAMPLES",
-            help="Calibration samples, by which to choose what goes and to refit what stays: an .npz keyed by input "
-            "name, a folder of .npy, .npz or images, or module:function.",
-        ),
-    ] = None,
-    data_free: Annotated[
-        bool, typer.Option("--data-free", help="The same, with samples made up from the model alone.")
-    ] = False,
-    preset: Annotated[
-        str, typer.Option(metavar="NAME", help=f"With samples, how much work to put in: {_words(PRESETS)}.")
-    ] = "default",
-    image_mean: Annotated[
-        str, typer.Option(metavar="R,G,B", help="Subtracted from images, whose values are 0 to 1.")
-    ] = "0",
-    image_std: Annotated[str, typer.Option(metavar="R,G,B", help="What images are divided by then.")] = "1",
-    size: Annotated[
-        str | None, typer.Option(metavar="H,W", help="Of images, where the model's input leaves it open.")
-    ] = None,
-    criterion: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help=f"What a unit is scored by: {_words(CRITERIA)} [default: l2]; with samples {_words(METHODS)} "
-            f"[default: {METHODS[0]}].",
-        ),
-    ] = None,
-    gather: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help=f"How a unit's tensors make one score: {_words(GATHERS)}. [default: {DEFAULT_GATHER}]"
-        ),
-    ] = None,
-    roles: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help=f"Which of them count: {_words(ROLES)}. [default: {DEFAULT_ROLES}]"),
-    ] = None,
-    normalise: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help=f"What a group's scores are divided by: {_words(NORMALISATIONS)} (score). "
-            f"[default: {DEFAULT_NORMALISE}]",
-        ),
-    ] = None,
-    scope: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help=f"Whose units compete: {_words(SCOPES)}; local takes the same share of every group, isomorphic of "
-            f"all groups of one kind and structure. [default: {DEFAULT_SCOPE}]",
-        ),
-    ] = None,
-    align: Annotated[int, typer.Option(metavar="N", help="Kept widths are multiples of N where the group allows.")] = 1,
-    min_keep: Annotated[
-        float, typer.Option(metavar="SHARE", help="The share of its units that each group keeps at least.")
-    ] = 0.1,
-    include: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PATTERN", help="Kinds or groups that are off by default: width, head_dim."),
-    ] = None,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PATTERN", help="Groups to leave alone, by group, kind, tensor or node; may be repeated."),
-    ] = None,
-    only: Annotated[
-        list[str] | None, typer.Option(metavar="PATTERN", help="Groups to prune, and no others; may be repeated.")
-    ] = None,
-    input_: Input = None,
     save_plan: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the plan as JSON; `spa apply` repeats it.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Stop at the plan and write no model.")] = False,
-    no_verify: NoVerify = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="List every group, not only the kinds.")] = False,
     json: Json = False,
+    **options: Any,
 ) -> None:
     """Make a model smaller: same inputs and outputs, fewer channels, heads and FFN units."""
+    given = arguments.values(options, *PARTS.values())
     target = output or arguments.beside(model, "pruned.onnx")
-    onnx_only = {"--data": data, "--data-free": data_free, "--dry-run": dry_run, "--input": input_}
-    back = _gives_back(model, output, [option for option, given in onnx_only.items() if given])
+    onnx_only = {"data": "--data", "data_free": "--data-free", "dry_run": "--dry-run", "inputs": "--input"}
+    back = _gives_back(model, output, [flag for name, flag in onnx_only.items() if name in given])
+    dry_run = given.get("dry_run", False)
     if back is None and not dry_run:
         arguments.check_targets(target, save_plan)
     arguments.check_targets(save_plan, model)
     with progress(err) as step:
         if back is not None:
-            _give_back(back, model, target, ratio=ratio, of=of, criterion=criterion, gather=gather, roles=roles,
-                       normalise=normalise, scope=scope, align=align, min_keep=min_keep, include=include or (),
-                       exclude=exclude or (), only=only or (), verify=not no_verify, json=json, verbose=verbose,
-                       save_plan=save_plan)  # fmt: skip
+            _give_back(back, model, target, given, json=json, verbose=verbose, save_plan=save_plan)
             return
-        found = _exported(model, step)
-        result = pipeline.prune(
-            found, ratio=ratio, of=of, criterion=criterion, gather=gather, roles=roles, normalise=normalise,
-            scope=scope, align=align, min_keep=min_keep, include=include or (), exclude=exclude or (), only=only or (),
-            inputs=arguments.shapes(input_), data=data, data_free=data_free, preset=preset,
-            images=arguments.images(image_mean, image_std, size), verify=not no_verify, dry_run=dry_run, progress=step,
-        )  # fmt: skip
+        result = pipeline.prune(_exported(model, step), progress=step, **given)
         if save_plan is not None:
             onnx_file.check_target(save_plan, model=result.dense)
         if not dry_run:
@@ -230,7 +128,7 @@ def groups(model: Model, input_: Input = None, json: Json = False) -> None:
     """List what could go, group by group, and what stays and why."""
     with progress(err) as step:
         step("couple")
-        analysis = pipeline.analyse(pipeline.load_normal(model), inputs=arguments.shapes(input_))
+        analysis = pipeline.analyse(pipeline.load_normal(model), inputs=_shapes(input_))
     found = pipeline.report_on(analysis, Plan({}, {}))
     axes = report.frozen_axes(analysis.coupling)
     if json:
@@ -255,9 +153,7 @@ def apply(
     arguments.check_targets(target, plan)
     with progress(err) as step:
         step("apply")
-        result = pipeline.apply_plan(
-            model, arguments.read_plan(plan), inputs=arguments.shapes(input_), verify=not no_verify
-        )
+        result = pipeline.apply_plan(model, arguments.read_plan(plan), inputs=_shapes(input_), verify=not no_verify)
         result.save(target)
     _show(result, target, json=json)
 
@@ -275,7 +171,7 @@ def verify(
     """Check a pruned model against the dense model and the plan."""
     with progress(err) as step:
         step("verify")
-        found = pipeline.verify_files(dense, pruned, arguments.read_plan(plan), inputs=arguments.shapes(input_))
+        found = pipeline.verify_files(dense, pruned, arguments.read_plan(plan), inputs=_shapes(input_))
     if json:
         typer.echo(found.to_json())
         return
@@ -297,6 +193,13 @@ def rule(
         typer.echo(report.rules_markdown(rows))
     else:
         report.print_rules(rows, out)
+
+
+def _shapes(items: list[str] | None) -> dict[str, list[int]]:
+    try:
+        return input_shapes(items or ())
+    except UsageError as error:
+        raise UsageError(f"--input {error}") from error
 
 
 def _exported(source: Path, step: pipeline.Progress) -> Any:
@@ -332,18 +235,16 @@ def _give_back(
     opened: sources.Opened,
     source: Path,
     target: Path,
+    options: Mapping[str, Any],
     *,
     json: bool,
     verbose: bool,
     save_plan: Path | None,
-    **options: Any,
 ) -> None:
     """Prune a framework's model and write it as the framework does."""
     from spa.adapters import restore
 
     even = bool(getattr(opened.frontend, "EVEN", False))
-    if even and options["scope"] is None:
-        options["scope"] = "local"
     restored = restore.prune(opened.frontend, opened.model, opened.inputs, even=even, **options)
     opened.frontend.save(restored.source, target, like=source)
     if save_plan is not None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING
 from pathlib import Path
+from typing import Annotated, Any
+
+import typer
 
 from spa.analysis.plan import Plan
 from spa.errors import ModelError, UsageError
+from spa.fields import Option, Options, options_of
 from spa.frontends import sources
 from spa.frontends.files import onnx_file
-from spa.frontends.samples import ImageOptions
 
 
 def beside(source: Path, ending: str) -> Path:
@@ -32,37 +38,95 @@ def check_targets(target: Path | None, *others: Path | None) -> None:
     onnx_file.check_target(target)
 
 
-def images(mean: str, std: str, size: str | None) -> ImageOptions:
-    """How pictures become samples."""
-    means, stds = numbers(mean, "--image-mean"), numbers(std, "--image-std")
-    sides = None if size is None else numbers(size, "--size")
-    if sides is not None and (len(sides) != 2 or any(side < 1 or side != int(side) for side in sides)):
-        raise UsageError(f"--size {size!r}: expected a height and a width such as 224,224")
-    if not all(stds):
-        raise UsageError(f"--image-std {std!r}: expected numbers other than zero")
-    return ImageOptions(tuple(means), tuple(stds), None if sides is None else (int(sides[0]), int(sides[1])))
+def takes_options(*kinds: type[Options]) -> Callable[[Any], Any]:
+    """A decorator for a command that takes ``**options``: a flag for each option of some classes.
+
+    The command gets those that were given, as texts; `values` makes of them what the classes take.
+    """
+
+    def decorate(command: Any) -> Any:
+        signature = inspect.signature(command, eval_str=True)
+        own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        flags = [_flag(name, option) for kind in kinds for name, option in _flat(kind)]
+        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+        command.__signature__ = signature.replace(parameters=[*parameters, *flags])
+        return command
+
+    return decorate
 
 
-def numbers(text: str, option: str) -> list[float]:
-    """Numbers separated by commas."""
+def _flat(kind: type[Options], prefix: str = "") -> Iterator[tuple[str, Option]]:
+    """The options of a class with unique names; those that are made of options as these."""
+    for option in options_of(kind):
+        if option.about.parts is not None:
+            yield from _flat(option.about.parts, f"{option.name}_")
+        else:
+            yield f"{prefix}{option.name}", option
+
+
+def _flag(name: str, option: Option) -> inspect.Parameter:
+    about = option.about
+    several = option.many or about.repeated
+    annotation: Any = list[str] | None if several else str | None
+    default: Any = None
+    if isinstance(option.default, bool):
+        annotation, default = bool, False
+    elif option.type is int:
+        annotation = int | None
+    elif option.default is MISSING:
+        annotation, default = str, inspect.Parameter.empty
+    words = typer.Option(
+        option.flag,
+        metavar=about.metavar or None,
+        help=_help(option, several=several),
+        show_default=False,
+    )
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[annotation, words]
+    )
+
+
+def _help(option: Option, *, several: bool) -> str:
+    about = option.about
+    text = about.negated or about.sentence
+    known = about.unset or option.default
+    shown = isinstance(known, (str, int, float)) and not isinstance(known, bool)
+    return (
+        f"{text[0].upper()}{text[1:]}{'; may be repeated' if several else ''}.{f' [default: {known}]' if shown else ''}"
+    )
+
+
+def values(given: Mapping[str, Any], *kinds: type[Options]) -> dict[str, Any]:
+    """What the words of a command stand for, by option; only those that were given.
+
+    Raises:
+        UsageError: a word is not what its option expects; names the flag.
+    """
+    found: dict[str, Any] = {}
+    for kind in kinds:
+        for option in options_of(kind):
+            if option.about.parts is not None:
+                inner = {
+                    sub.name: given[f"{option.name}_{sub.name}"]
+                    for sub in options_of(option.about.parts)
+                    if given.get(f"{option.name}_{sub.name}") is not None
+                }
+                if inner:
+                    found[option.name] = option.about.parts(**values(inner, option.about.parts))
+            elif (value := given.get(option.name)) is not None and value is not False and value != []:
+                found[option.name] = _value(option, value)
+    return found
+
+
+def _value(option: Option, text: Any) -> Any:
+    if option.about.negated:
+        return False
+    if option.about.parse is None:
+        return text
     try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise UsageError(f"{option} {text!r}: expected numbers separated by commas") from None
-
-
-def shapes(items: list[str] | None) -> dict[str, list[int]]:
-    """The shapes of inputs, each NAME=SIZES."""
-    shapes = {}
-    for item in items or ():
-        name, equals, text = item.rpartition("=")
-        try:
-            shapes[name] = [int(size) for size in text.split(",") if size]
-        except ValueError:
-            equals = ""
-        if not equals or not name or any(size < 1 for size in shapes[name]):
-            raise UsageError(f"--input {item!r}: expected NAME=SIZES such as pixels=1,3,224,224")
-    return shapes
+        return option.about.parse(text)
+    except UsageError as error:
+        raise UsageError(f"{option.flag} {error}") from error
 
 
 def read_plan(path: Path) -> Plan:

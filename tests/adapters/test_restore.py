@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,25 +12,32 @@ from spa import pipeline
 from spa.adapters import restore
 from spa.analysis.plan import Plan
 from spa.errors import UsageError
+from spa.options import PruneOptions
 from tests import models
+
+NO_FRONTEND: Any = None
 
 
 @pytest.mark.parametrize("samples", [{"data": {"x": np.ones((4, 8))}, "preset": "fast"}, {"data_free": True}])
 def test_with_samples_sizes_are_found_without_them_first(samples: dict[str, object]) -> None:
-    options = {"of": "params", "criterion": "spa", **samples}
+    options = PruneOptions.of(ratio=0.3, of="flops", criterion="spa", **samples)
     rehearsal, whole = restore._rehearsed(options)
-    assert rehearsal == {"of": "params"}
+    assert rehearsal == PruneOptions.of(ratio=0.3, of="flops")
     assert whole is options
 
 
 def test_without_samples_there_is_one_trial() -> None:
-    assert restore._rehearsed({"of": "params", "criterion": "l1"}) == [{"of": "params", "criterion": "l1"}]
+    options = PruneOptions.of(ratio=0.3, criterion="l1")
+    assert restore._rehearsed(options) == [options]
 
 
-def test_options_that_do_not_fit_are_refused_before_anything_is_tried() -> None:
-    for options in ({"data": {"x": np.ones((4, 8))}, "criterion": "l1"}, {"data_free": True, "preset": "slow"}):
-        with pytest.raises(UsageError, match=r"criterion 'l1'|preset 'slow'"):
-            restore._rehearsed(options)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"data_free": True, "preset": "slow"}, "preset 'slow'"), ({"even": True, "scope": "global"}, "scope 'global'")],
+)
+def test_options_that_do_not_fit_are_refused_before_anything_is_traced(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        restore.prune(NO_FRONTEND, None, None, ratio=0.3, **options)
 
 
 def test_a_plan_made_with_repair_is_level_where_its_sizes_are() -> None:

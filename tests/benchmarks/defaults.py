@@ -28,10 +28,12 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
+import spa
 from spa import pipeline
 from spa.errors import BudgetError
-from spa.passes.choose.importance import CRITERIA, GATHERS, NORMALISATIONS, ROLES, score_groups
-from spa.passes.choose.selection import SCOPES, select
+from spa.passes.choose.budget import SCOPES
+from spa.passes.choose.importance import CRITERIA, GATHERS, NORMALISATIONS, ROLES, Scoring, score_groups
+from spa.passes.choose.selection import select
 
 SHARED = Path(os.environ.get("SPA_SHARED", Path(__file__).parents[3] / "shared"))
 SAMPLES = {"fmnist_resnet": 128, "fmnist_vit": 128, "lite0": 12, "ocr_rec": 8, "crepe_tiny": 128, "nsnet2": 8}
@@ -136,13 +138,11 @@ class Bench:
 
     def loss(self, setting: Setting, budget: Budget) -> float:
         analysis = pipeline.analyse(dense(budget.task).clone())
-        scores = score_groups(
-            analysis.groups, setting.criterion, gather=setting.gather, roles=setting.roles, normalise=setting.normalise
-        )
+        scoring = Scoring(gather=setting.gather, roles=setting.roles, normalise=setting.normalise)
+        scores = score_groups(analysis.groups, setting.criterion, scoring)
+        share = spa.Budget(ratio=budget.ratio, of=budget.of, scope=setting.scope)
         try:
-            plan = select(
-                analysis.groups, scores, analysis.cost, ratio=budget.ratio, of=budget.of, scope=setting.scope
-            ).plan
+            plan = select(analysis.groups, scores, analysis.cost, share).plan
         except BudgetError:
             return float("inf")
         name = hashlib.sha256(plan.to_json().encode()).hexdigest()

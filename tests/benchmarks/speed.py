@@ -175,6 +175,7 @@ class Spa:
         from spa.analysis.cost import measure
         from spa.analysis.coupling import couple
         from spa.analysis.group import find_groups
+        from spa.passes.choose.budget import Budget
         from spa.passes.choose.importance import score_groups
         from spa.passes.choose.selection import select
         from spa.passes.cut.slicing import slice_model
@@ -192,9 +193,9 @@ class Spa:
         watch.lap("groups")
         cost = measure(coupling)
         watch.lap("cost")
-        scores = score_groups(groups, "l2")
+        scores = score_groups(groups)
         watch.lap("score")
-        plan = select(groups, scores, cost, ratio=RATIO, of="channels").plan
+        plan = select(groups, scores, cost, Budget(ratio=RATIO, of="channels")).plan
         watch.lap("select")
         slice_model(model, coupling, shapes, plan.masks(groups))
         watch.lap("slice")

@@ -7,6 +7,7 @@ import pytest
 
 from spa.analysis.plan import Plan
 from spa.passes.choose.allocation import Curve, allocate, convex_slopes, scores, through
+from spa.passes.choose.budget import Budget
 from spa.passes.choose.selection import select
 from tests.grouped import chain, mlp
 
@@ -68,7 +69,7 @@ def test_allocation_takes_where_it_hurts_least() -> None:
     }
 
     def choose(found: list[np.ndarray]) -> Plan:
-        return select(model.groups, found, model.cost, ratio=0.4, of="params", min_keep=0).plan
+        return select(model.groups, found, model.cost, Budget(ratio=0.4, min_keep=0)).plan
 
     plan = allocate(curves, model.groups, model.cost, "params", choose)
     assert list(plan.removed) == [cheap.name]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -15,6 +16,8 @@ from spa.passes.choose.importance import (
     GATHERS,
     NORMALISATIONS,
     Context,
+    Criterion,
+    Scoring,
     Tensors,
     gather,
     random,
@@ -22,6 +25,13 @@ from spa.passes.choose.importance import (
 )
 from spa.passes.choose.importance.weights import distance_sums
 from tests.grouped import MLP, Grouped, attention, batch_normed, grouped, mlp, residual, shuffled
+
+
+def scored(
+    groups: Sequence[Group], criterion: str | Criterion | None = None, *, notes: list[str] | None = None, **how: Any
+) -> list[np.ndarray]:
+    return score_groups(groups, criterion, Scoring(**how), notes=notes)
+
 
 MATRICES = {"wq", "wk", "wv", "wo", "w1", "w2", "c0", "c1", "c2", "c3"}
 
@@ -46,7 +56,7 @@ def by_hand(model: Grouped, group: Group, *, power: int, how: str, roles: str) -
 @pytest.mark.parametrize("roles", ["producers", "consumers", "both"])
 @pytest.mark.parametrize(("name", "power"), [("l1", 1), ("l2", 2)])
 def test_norms_are_those_of_the_definition(model: Grouped, how: str, roles: str, name: str, power: int) -> None:
-    scores = score_groups(model.groups, name, gather=how, roles=roles, normalise="none")
+    scores = scored(model.groups, name, gather=how, roles=roles, normalise="none")
     for group, found in zip(model.groups, scores, strict=True):
         has_role = roles == "both" or any(p.producer == (roles == "producers") for p in group.slices)
         expected = by_hand(model, group, power=power, how=how, roles=roles if has_role else "both")
@@ -55,13 +65,13 @@ def test_norms_are_those_of_the_definition(model: Grouped, how: str, roles: str,
 
 def test_vectors_count_only_where_there_is_nothing_else() -> None:
     model = mlp()
-    (before,) = score_groups(model.groups, normalise="none")
+    (before,) = scored(model.groups, normalise="none")
     model.model.graph.initializers["b1"].const_value = ir.tensor(np.full(6, 1e6, np.float32), name="b1")
-    (after,) = score_groups(model.groups, normalise="none")
+    (after,) = scored(model.groups, normalise="none")
     np.testing.assert_array_equal(before, after)
     bias = tuple(piece for piece in model.groups[0].slices if piece.value.name == "b1")
     alone = Group("b1:0", "channels", model.groups[0].leaves, bias)
-    np.testing.assert_allclose(score_groups([alone], normalise="none")[0], 1e6)
+    np.testing.assert_allclose(scored([alone], normalise="none")[0], 1e6)
 
 
 @pytest.mark.parametrize("shape", [(700, 300), (1, 500, 400), (40, 50, 9, 11), (3, 200001), (262145, 2), (5, 1, 1)])
@@ -101,7 +111,7 @@ def stored_slice(array: np.ndarray, *, axis: int, unit_of: Sequence[int] | None 
 
 def score_piece(piece: Slice, criterion: str) -> np.ndarray:
     leaf = mlp(units=piece.unit_of.size).groups[0].leaves
-    return score_groups([Group("w:1", "channels", leaf, (piece,))], criterion, normalise="none")[0]
+    return scored([Group("w:1", "channels", leaf, (piece,))], criterion, normalise="none")[0]
 
 
 @pytest.mark.parametrize("criterion", ["l1", "l2", "fpgm", "lamp"])
@@ -112,7 +122,7 @@ def test_a_tensor_that_is_not_finite_is_named(criterion: str, wrong: float) -> N
     array[3, 1] = wrong
     model.model.graph.initializers["w2"].const_value = ir.tensor(array, name="w2")
     with pytest.raises(ModelError, match=r"tensor 'w2' holds .*(nan|inf) at \[3, 1\].*finite"):
-        score_groups(model.groups, criterion)
+        scored(model.groups, criterion)
 
 
 @pytest.mark.parametrize("criterion", ["l1", "l2", "fpgm", "lamp"])
@@ -154,7 +164,7 @@ def test_fpgm_gives_up_what_the_rest_can_replace() -> None:
 
 def test_lamp_relates_a_unit_to_all_that_are_no_smaller() -> None:
     model = residual()
-    norms, scores = (score_groups(model.groups, name, normalise="none") for name in ("l2", "lamp"))
+    norms, scores = (scored(model.groups, name, normalise="none") for name in ("l2", "lamp"))
     for norm, score in zip(norms, scores, strict=True):
         expected = [n**2 / sum(m**2 for m in norm if m >= n) for n in norm]
         np.testing.assert_allclose(score, expected, rtol=1e-6)
@@ -163,9 +173,9 @@ def test_lamp_relates_a_unit_to_all_that_are_no_smaller() -> None:
 
 def test_bn_scale_is_the_scale_and_falls_back_to_l2_on_its_level() -> None:
     model, notes = batch_normed(scales=(0.5, -2.0, 1.0)), list[str]()
-    first, second = score_groups(model.groups, "bn_scale", notes=notes)
+    first, second = scored(model.groups, "bn_scale", notes=notes)
     np.testing.assert_allclose(first, [0.5, 2.0, 1.0])
-    (norms,) = score_groups(model.groups[1:], "l2", normalise="none")
+    (norms,) = scored(model.groups[1:], "l2", normalise="none")
     np.testing.assert_allclose(second / norms, np.full(5, second[0] / norms[0]))
     assert second.mean() == pytest.approx(first.mean())
     assert notes == ["bn_scale: 1 of 2 groups have no batch normalisation (c1:0); they were scored by l2"]
@@ -173,7 +183,7 @@ def test_bn_scale_is_the_scale_and_falls_back_to_l2_on_its_level() -> None:
 
 def test_bn_scale_without_any_batch_normalisation_is_l2() -> None:
     model, notes = residual(), list[str]()
-    scores, norms = score_groups(model.groups, "bn_scale", notes=notes), score_groups(model.groups, normalise="none")
+    scores, norms = scored(model.groups, "bn_scale", notes=notes), scored(model.groups, normalise="none")
     for mine, norm in zip(scores, norms, strict=True):
         np.testing.assert_allclose(mine, norm)
     assert notes == ["bn_scale: 2 of 2 groups have no batch normalisation (c0:0, c1:0); they were scored by l2"]
@@ -181,15 +191,15 @@ def test_bn_scale_without_any_batch_normalisation_is_l2() -> None:
 
 def test_random_depends_on_seed_and_group_alone() -> None:
     model = residual()
-    both, alone = score_groups(model.groups, random(3)), score_groups(model.groups[1:], random(3))
+    both, alone = scored(model.groups, random(3)), scored(model.groups[1:], random(3))
     np.testing.assert_array_equal(both[1], alone[0])
-    assert not np.array_equal(both[1], score_groups(model.groups[1:], random(4))[0])
+    assert not np.array_equal(both[1], scored(model.groups[1:], random(4))[0])
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_every_criterion_scores_every_unit(criterion: str) -> None:
     for model in (mlp(), residual(), attention(), shuffled(), batch_normed()):
-        scores = score_groups(model.groups, criterion)
+        scores = scored(model.groups, criterion)
         assert [found.shape for found in scores] == [(group.size,) for group in model.groups]
         assert all(np.isfinite(found).all() and found.dtype == np.float64 for found in scores)
 
@@ -218,7 +228,7 @@ def test_normalising(how: str, expected: Sequence[float]) -> None:
 
 
 def test_scores_are_normalised_group_by_group() -> None:
-    for found in score_groups(residual().groups, "l2", normalise="max"):
+    for found in scored(residual().groups, "l2", normalise="max"):
         assert found.max() == pytest.approx(1)
 
 
@@ -232,7 +242,7 @@ def test_a_criterion_of_ones_own() -> None:
         return [np.arange(group.size)[::-1] for group in groups]
 
     notes: list[str] = []
-    scores = score_groups(model.groups, last_first, gather="max", roles="consumers", notes=notes)
+    scores = scored(model.groups, last_first, gather="max", roles="consumers", notes=notes)
     assert [found.tolist() for found in scores] == [list(range(8))[::-1], list(range(6))[::-1]]
     assert (seen, notes) == (["max", "consumers"], ["looked at nothing"])
 
@@ -240,9 +250,9 @@ def test_a_criterion_of_ones_own() -> None:
 def test_a_criterion_that_returns_something_else_is_refused() -> None:
     model = mlp()
     with pytest.raises(ValueError, match=r"expected 6 scores for group 'w1:1', found \(3,\)"):
-        score_groups(model.groups, lambda groups, context: [np.zeros(3) for _ in groups])  # noqa: ARG005
+        scored(model.groups, lambda groups, context: [np.zeros(3) for _ in groups])  # noqa: ARG005
     with pytest.raises(ModelError, match="scores of group 'w1:1' are not finite"):
-        score_groups(model.groups, lambda groups, context: [np.full(6, np.nan) for _ in groups])  # noqa: ARG005
+        scored(model.groups, lambda groups, context: [np.full(6, np.nan) for _ in groups])  # noqa: ARG005
 
 
 @pytest.mark.parametrize(
@@ -254,9 +264,9 @@ def test_a_criterion_that_returns_something_else_is_refused() -> None:
         ({"normalise": "softmax"}, "normalise 'softmax': expected one of none, mean"),
     ],
 )
-def test_unknown_options_are_refused(options: dict[str, str], message: str) -> None:
+def test_unknown_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        score_groups(mlp().groups, **options)  # type: ignore[arg-type]
+        scored(mlp().groups, options.pop("criterion", None), **options)
 
 
 # --------------------------------------------------------------------------------------------------- memory
@@ -274,6 +284,6 @@ def test_tensors_are_read_once_and_not_held(criterion: str) -> None:
 
     model = grouped(MLP, {"w1": lazy("w1", 8, 6), "b1": (6,), "w2": lazy("w2", 6, 4)})
     reads.clear()  # shape inference reads small tensors
-    score_groups(model.groups, criterion)
+    scored(model.groups, criterion)
     assert len(reads) == 2
     assert all(reference() is None for reference in reads)

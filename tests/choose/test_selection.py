@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise, product
 from math import prod
 from typing import Any
@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from spa.analysis.group import keep_mask
 from spa.errors import BudgetError, NothingToPrune, UsageError
+from spa.passes.choose.budget import BUDGETS, SCOPES, Budget
 from spa.passes.choose.importance import random, score_groups
-from spa.passes.choose.selection import BUDGETS, SCOPES, Selection, select
+from spa.passes.choose.selection import Selection, select
 from spa.passes.choose.tracks import allowed_removals, run_length
 from tests.grouped import Grouped, attention, batch_normed, chain, grouped, mlp, normed, residual, shuffled, streamed
 
@@ -28,9 +29,18 @@ MODELS = {
 }
 
 
-def choose(model: Grouped, *, seed: int = 0, scores: list[np.ndarray] | None = None, **options: Any) -> Selection:
+def choose(
+    model: Grouped,
+    *,
+    seed: int = 0,
+    scores: list[np.ndarray] | None = None,
+    unread: Sequence[str] = (),
+    norms: bool = False,
+    **options: Any,
+) -> Selection:
     scores = score_groups(model.groups, random(seed)) if scores is None else scores
-    return select(model.groups, scores, model.cost, frozen=model.frozen, **options)
+    budget = Budget(**options)
+    return select(model.groups, scores, model.cost, budget, unread=unread, norms=norms, frozen=model.frozen)
 
 
 def params_left(model: Grouped, selection: Selection) -> int:
@@ -113,7 +123,7 @@ def test_a_larger_ratio_removes_more_and_nothing_else(name: str, of: str, scope:
 @pytest.mark.parametrize("of", ["params", "flops"])
 def test_a_global_selection_is_the_shortest_that_reaches_the_budget(ratio: float, of: str) -> None:
     model = chain(8, 12, 20, 9, 4)
-    scores = score_groups(model.groups, "l2")
+    scores = score_groups(model.groups)
     found = choose(model, scores=scores, ratio=ratio, of=of, min_keep=0.0)
     units = sorted((float(s), k, unit) for k, score in enumerate(scores) for unit, s in enumerate(score))
     best = {(k, int(np.argmax(score))) for k, score in enumerate(scores)}

@@ -200,7 +200,7 @@ def test_options_reach_the_pipeline(run: Callable[..., Ran], monkeypatch: pytest
     assert run("prune", "model.onnx", "--ratio", 0.3, *flags, *several, "--no-verify").code == 1
     expected = {
         **given, "ratio": 0.3, "source": Path("model.onnx"), "include": ["width"], "exclude": ["a*", "b"],
-        "only": ["c"], "inputs": {"x": [2, 3, 8, 8]}, "verify": False, "dry_run": False,
+        "only": ["c"], "inputs": {"x": [2, 3, 8, 8]}, "verify": False,
     }  # fmt: skip
     assert {name: seen.get(name) for name in expected} == expected
 
@@ -236,7 +236,8 @@ def test_version(run: Callable[..., Ran]) -> None:
             (["--ratio", ratio], 2, f"error: ratio {ratio}: expected a share between 0 and 1, both excluded")
             for ratio in ("0", "1", "-1", "nan", "inf")
         ),
-        (["--ratio", "much"], 2, "Invalid value for '--ratio'"),
+        (["--ratio", "much"], 2, "error: --ratio 'much': expected a share such as 0.3 or 30%"),
+        (["--ratio", "30"], 2, "did you mean 0.3 or, on the command line, 30%?"),
         ([], 2, "Missing option '--ratio'"),
         (["--ratio", "0.3", "--of", "weights"], 2, "expected one of params, flops, bytes, channels"),
         (["--ratio", "0.3", "--criterion", "l3"], 2, "expected one of l1, l2, fpgm"),

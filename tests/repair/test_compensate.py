@@ -14,6 +14,7 @@ from spa import runtime
 from spa.analysis.coupling import couple
 from spa.analysis.group import find_groups
 from spa.errors import BudgetError, NothingToPrune, UsageError
+from spa.passes.choose.budget import Budget
 from spa.passes.cut.masking import mask_consumers
 from spa.passes.cut.slicing import slice_model
 from spa.passes.normalize.normalize import normalize
@@ -92,8 +93,8 @@ def error(model: ir.Model, found: Compensation) -> float:
 def test_repair_beats_removal(make, preset):
     model = make()
     data = check_samples(samples(model, 240), model)
-    ours = compensate(model, data, ratio=0.5, of="channels", preset=preset)
-    plain = compensate(model, data, ratio=0.5, of="channels", method="magnitude")
+    ours = compensate(model, data, Budget(ratio=0.5, of="channels"), preset=preset)
+    plain = compensate(model, data, Budget(ratio=0.5, of="channels"), method="magnitude")
     assert error(model, ours) < 0.5 * error(model, plain)
     assert ours.layers
     assert all(np.isfinite(layer.measured) and layer.predicted >= 0 for layer in ours.layers)
@@ -103,7 +104,7 @@ def test_repair_beats_removal(make, preset):
 def test_cutting_out_what_is_read_as_zero_changes_nothing():
     """What the repair saw of the pruned network is what slicing makes of it."""
     model = cnn()
-    found = compensate(model, check_samples(samples(model, 120), model), ratio=0.4, of="channels")
+    found = compensate(model, check_samples(samples(model, 120), model), Budget(ratio=0.4, of="channels"))
     masked = found.model.clone()
     coupling = couple(masked, infer_shapes(masked))
     mask_consumers(masked, coupling, found.plan.masks(find_groups(coupling)))
@@ -125,8 +126,8 @@ def test_a_closed_model_gets_no_new_tensors_and_is_repaired_all_the_same(made_up
     )
     x = np.abs(np.random.default_rng(5).standard_normal((240, 6, 6, 6))).astype(np.float32)
     data = check_samples(x, model)
-    closed = compensate(model, data, ratio=0.5, of="channels", closed=True, made_up=made_up)
-    plain = compensate(model, data, ratio=0.5, of="channels", method="magnitude", closed=True)
+    closed = compensate(model, data, Budget(ratio=0.5, of="channels"), closed=True, made_up=made_up)
+    plain = compensate(model, data, Budget(ratio=0.5, of="channels"), method="magnitude", closed=True)
     assert {*closed.model.graph.initializers} == {*model.graph.initializers}
     assert error(model, closed) < 0.5 * error(model, plain)
 
@@ -135,7 +136,7 @@ def test_the_model_that_was_given_stays_as_it_was():
     model = mlp()
     x = samples(model, 60)
     before = outputs(model, x)
-    compensate(model, check_samples(x, model), ratio=0.5, of="channels", preset="fast")
+    compensate(model, check_samples(x, model), Budget(ratio=0.5, of="channels"), preset="fast")
     np.testing.assert_array_equal(outputs(model, x), before)
 
 
@@ -143,7 +144,7 @@ def test_the_model_that_was_given_stays_as_it_was():
 @pytest.mark.parametrize("make", [mlp, cnn], ids=["mlp", "cnn"])
 def test_fewer_samples_than_channels_never_give_what_is_no_number(make, count):
     model = make()
-    found = compensate(model, check_samples(samples(model, count), model), ratio=0.5, of="channels")
+    found = compensate(model, check_samples(samples(model, count), model), Budget(ratio=0.5, of="channels"))
     for value in found.model.graph.initializers.values():
         assert value.const_value is not None
         if value.const_value.dtype.is_floating_point():
@@ -163,7 +164,7 @@ def test_identical_units_merge_for_free():
     u, c = (np.repeat(generator.standard_normal(shape).astype(np.float32), 2, -1) for shape in ((6, 12), (12,)))
     model = mlp(u=u, c=c)
     found = compensate(
-        model, check_samples(samples(model, 400), model), ratio=0.5, of="channels", only=["u:1"], preset="best"
+        model, check_samples(samples(model, 400), model), Budget(ratio=0.5, of="channels", only=("u:1",)), preset="best"
     )
     kept = set(range(24)) - set(found.plan.removed["u:1"])
     assert {unit // 2 for unit in kept} == set(range(12))
@@ -179,16 +180,16 @@ def test_weight_of_two_nodes_is_not_refitted():
     names = [group.name for group in find_groups(couple(model, infer_shapes(model)))]
     if not names:  # a tie across the boundary freezes both
         with pytest.raises(Exception, match="nothing"):
-            compensate(model, data, ratio=0.3, of="channels")
+            compensate(model, data, Budget(ratio=0.3, of="channels"))
         return
-    found = compensate(model, data, ratio=0.3, of="channels")
+    found = compensate(model, data, Budget(ratio=0.3, of="channels"))
     assert all(layer.note.startswith("left alone") for layer in found.layers)
 
 
 @pytest.mark.parametrize("method", BASELINES)
 def test_published_methods_run(method):
     model = cnn()
-    found = compensate(model, check_samples(samples(model, 60), model), ratio=0.4, of="channels", method=method)
+    found = compensate(model, check_samples(samples(model, 60), model), Budget(ratio=0.4, of="channels"), method=method)
     assert found.plan.removed
     assert np.all(np.isfinite(outputs(sliced(found), samples(model, 10))))
 
@@ -196,7 +197,7 @@ def test_published_methods_run(method):
 def test_budget_is_met_and_global_allocation_is_not_uniform():
     model = mlp()
     data = check_samples(samples(model, 240), model)
-    found = compensate(model, data, ratio=0.4, of="params")
+    found = compensate(model, data, Budget(ratio=0.4, of="params"))
     dense, cut = (
         sum(v.const_value.size for v in m.graph.initializers.values() if v.const_value) for m in (model, sliced(found))
     )
@@ -209,18 +210,18 @@ def test_wrong_options_say_what_is_expected():
     model = mlp()
     data = check_samples(samples(model, 30), model)
     with pytest.raises(UsageError, match="preset 'slow': expected one of fast, default, best"):
-        compensate(model, data, ratio=0.5, preset="slow")
+        compensate(model, data, Budget(ratio=0.5), preset="slow")
     with pytest.raises(UsageError, match="method 'magic': expected one of spa, "):
-        compensate(model, data, ratio=0.5, method="magic")
+        compensate(model, data, Budget(ratio=0.5), method="magic")
     with pytest.raises(BudgetError, match="cannot be met"):
-        compensate(model, data, ratio=0.99, of="params", preset="fast")
+        compensate(model, data, Budget(ratio=0.99, of="params"), preset="fast")
 
 
 def test_progress_is_told():
     seen = []
     model = mlp()
     data = check_samples(samples(model, 60), model)
-    compensate(model, data, ratio=0.5, of="channels", progress=lambda step, share: seen.append((step, share)))
+    compensate(model, data, Budget(ratio=0.5, of="channels"), progress=lambda step, share: seen.append((step, share)))
     assert {step for step, _ in seen} == {"statistics", "select", "measure", "repair"}
     assert all(0 <= share <= 1 for _, share in seen)
 
@@ -239,7 +240,7 @@ def test_hidden_units_of_a_recurrence():
     x = np.random.default_rng(5).standard_normal((60, 6, 4)).astype(np.float32)
     # the first axis counts steps here, so one sample is one whole sequence of batch 10
     data = check_samples({"x": x.reshape(10, 6, 6, 4).reshape(-1, 6, 4)[:6]}, model)
-    found = compensate(model, data, ratio=0.3, of="channels")
+    found = compensate(model, data, Budget(ratio=0.3, of="channels"))
     assert [len(units) for units in found.plan.removed.values()] == [3]
     assert {layer.width for layer in found.layers} == {10}
     assert np.all(np.isfinite(outputs(sliced(found), x[:6])))
@@ -252,7 +253,7 @@ def test_integer_weights_are_not_refitted_and_said_so() -> None:
     groups = find_groups(couple(model, infer_shapes(model)))
     assert any(group.off is None for group in groups)
     with pytest.raises(NothingToPrune, match="integers are not refitted"):
-        compensate(model, check_samples(samples, model), ratio=0.3)
+        compensate(model, check_samples(samples, model), Budget(ratio=0.3))
 
 
 def test_parts_of_one_matrix_that_are_sliced_apart_are_refitted() -> None:
@@ -265,7 +266,7 @@ def test_parts_of_one_matrix_that_are_sliced_apart_are_refitted() -> None:
         **{name: np.array([at], np.int64) for name, at in (("zero", 0), ("middle", 16), ("end", 32), ("one", 1))},
     )
     data = check_samples(samples(model, 200), model)
-    ours = compensate(model, data, ratio=0.5, of="channels")
-    plain = compensate(model, data, ratio=0.5, of="channels", method="magnitude")
+    ours = compensate(model, data, Budget(ratio=0.5, of="channels"))
+    plain = compensate(model, data, Budget(ratio=0.5, of="channels"), method="magnitude")
     assert not ours.notes
     assert error(model, ours) < 0.5 * error(model, plain)

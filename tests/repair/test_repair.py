@@ -14,7 +14,8 @@ import spa
 from spa import pipeline
 from spa.cli import main
 from spa.errors import DataError, UsageError
-from spa.repair import METHODS, RepairOptions
+from spa.options import PruneOptions
+from spa.repair import METHODS
 from tests.models import build
 
 NET = """(float[n,3,8,8] x) => (float[n,4] y) {
@@ -89,9 +90,8 @@ def test_without_data_and_without_batch_normalisations():
     ],
 )
 def test_options_that_do_not_fit_together(options, message):
-    every = {"data": None, "data_free": False, "criterion": None, "preset": "default"} | options
     with pytest.raises(UsageError, match=message):
-        RepairOptions.of(every["data"], every["data_free"], every["criterion"], every["preset"], None)
+        PruneOptions.of(ratio=0.3, **options)
 
 
 @pytest.mark.parametrize(

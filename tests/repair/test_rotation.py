@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 from spa import runtime
+from spa.passes.choose.budget import Budget
 from spa.passes.repair.bases import find_bases
 from spa.passes.repair.compensate import PRESETS, compensate
 from spa.passes.repair.dense import Session
@@ -192,7 +193,7 @@ def test_queries_and_keys_of_low_rank_lose_nothing() -> None:
             tensor.CopyFrom(onnx.numpy_helper.from_array(low.reshape(8, 12).astype(np.float32), "wk"))
     samples = random.standard_normal((48, 5, 8)).astype(np.float32)
     normal = load_normal(model)
-    done = compensate(normal, check_samples(samples, normal), ratio=1 / 3, of="channels", only=["wq:1#2"])
+    done = compensate(normal, check_samples(samples, normal), Budget(ratio=1 / 3, of="channels", only=("wq:1#2",)))
     assert len(done.plan.removed["wq:1#2"]) == 1
     (difference,) = done.difference.values()
     assert difference["relative_l2"] < 1e-3

@@ -1,0 +1,113 @@
+"""How much of a model goes, of what, and from where: ``Budget(ratio=0.3, of="flops", align=8)``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from spa.analysis.cost import MEASURES
+from spa.errors import UsageError
+from spa.fields import Options, about, at_least, between, is_number
+
+CHANNELS = "channels"
+BUDGETS = (*MEASURES, CHANNELS)
+SCOPES = ("global", "local", "isomorphic")
+
+
+def _is_share(value: Any) -> str | None:
+    if is_number(value) and 0 < value < 1:
+        return None
+    meant = f"; did you mean {value / 100:g} or, on the command line, {value:g}%?" if _is_percent(value) else ""
+    return f"a share between 0 and 1, both excluded{meant}"
+
+
+def _is_percent(value: Any) -> bool:
+    return is_number(value) and 1 < value < 100
+
+
+def share(text: str) -> float:
+    """0.3 and 30% are the same.
+
+    Raises:
+        UsageError: the text is no number.
+    """
+    try:
+        number = float(text.strip().removesuffix("%"))
+    except ValueError:
+        raise UsageError(f"{text!r}: expected a share such as 0.3 or 30%") from None
+    return number / 100 if text.strip().endswith("%") else number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget(Options):
+    """What is to go.
+
+    With the scope global, all units of the model compete; with isomorphic, those of groups with the same kind and
+    structure, all such families losing the same share (Fang et al., Isomorphic Pruning, 2024); with local, those of one
+    group, all groups losing the same share. A budget of channels is local by nature.
+
+    The width of a unit, for `align`, is the number of positions in a row that it takes: one for a channel, as many as
+    the head has for a head. Of nested groups, such as heads and the positions inside them, only one is cut, so that
+    one loses exactly `ratio`: the outermost that can lose at least half of it (two heads cannot lose a tenth), else
+    the next inner one; included groups are cut besides.
+
+    Raises:
+        UsageError: an option is out of range.
+    """
+
+    ratio: float = field(
+        metadata=about(
+            "the share to remove, between 0 and 1; 30% is the same as 0.3",
+            metavar="SHARE",
+            check=_is_share,
+            parse=share,
+        )
+    )
+    of: str = field(
+        default="params",
+        metadata=about(
+            "what it is a share of",
+            metavar="WHAT",
+            choices=BUDGETS,
+            more="of the whole model; or with channels, of the units of every group that takes part",
+        ),
+    )
+    scope: str = field(  # global is the least damaging in tests/benchmarks/defaults.md
+        default="global",
+        metadata=about(
+            "whose units compete",
+            metavar="NAME",
+            choices=SCOPES,
+            more="local takes the same share of every group, isomorphic of all groups of one kind and structure",
+        ),
+    )
+    align: int = field(
+        default=1,
+        metadata=about(
+            "kept widths are multiples of this, or all of a group stays",
+            metavar="N",
+            check=at_least(1, what="a whole number of units, 1 or more"),
+        ),
+    )
+    min_keep: float = field(
+        default=0.1,
+        metadata=about(
+            "the share of its units that each group keeps at least",
+            metavar="SHARE",
+            check=between(0, 1, what="a share between 0 and 1"),
+            parse=share,
+        ),
+    )
+    include: Sequence[str] = field(
+        default=(),
+        metadata=about(
+            "kinds or groups that are off by default and shall take part: width, head_dim", metavar="PATTERN"
+        ),
+    )
+    exclude: Sequence[str] = field(
+        default=(), metadata=about("groups to leave alone, by group, kind, tensor or node", metavar="PATTERN")
+    )
+    only: Sequence[str] = field(
+        default=(), metadata=about("groups to prune, and no others, by group, kind, tensor or node", metavar="PATTERN")
+    )

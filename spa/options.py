@@ -1,0 +1,105 @@
+"""All that `spa.prune` can be asked for, in one object: ``PruneOptions.of(ratio=0.3, of="flops", data=samples)``.
+
+The fields themselves stand with the steps that read them; `spa.fields` lists where, and shows how to add one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from spa.errors import UsageError
+from spa.fields import Options, about, did_you_mean, options_of
+from spa.passes.choose.budget import Budget
+from spa.passes.choose.importance import Scoring
+from spa.repair import RepairOptions
+
+InputShapes = Mapping[str, Sequence[int]]
+
+
+def input_shapes(items: Sequence[str]) -> dict[str, list[int]]:
+    """The shapes of inputs, each NAME=SIZES such as pixels=1,3,224,224.
+
+    Raises:
+        UsageError: an item is not of that form.
+    """
+    shapes = {}
+    for item in items:
+        name, equals, text = item.rpartition("=")
+        try:
+            shapes[name] = [int(size) for size in text.split(",") if size]
+        except ValueError:
+            equals = ""
+        if not equals or not name or any(size < 1 for size in shapes[name]):
+            raise UsageError(f"{item!r}: expected NAME=SIZES such as pixels=1,3,224,224")
+    return shapes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions(Options):
+    """What is done around the choice: shapes to analyse with, checks, writing."""
+
+    inputs: InputShapes | None = field(
+        default=None,
+        metadata=about(
+            "shapes of inputs for analysis, FLOPs and verification, where open axes are not enough",
+            metavar="NAME=1,3,224,224",
+            flag="--input",
+            parse=input_shapes,
+            repeated=True,
+        ),
+    )
+    verify: bool = field(
+        default=True, metadata=about("check the result", flag="--no-verify", negated="write the result unchecked")
+    )
+    dry_run: bool = field(default=False, metadata=about("stop at the plan, and change no model"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruneOptions:
+    """All options of one run.
+
+    Raises:
+        UsageError: two of them do not fit together, or one has no effect beside the others.
+    """
+
+    budget: Budget
+    scoring: Scoring = field(default_factory=Scoring)
+    repair: RepairOptions = field(default_factory=RepairOptions)
+    run: RunOptions = field(default_factory=RunOptions)
+
+    def __post_init__(self) -> None:
+        missing = "weights" if self.repair.has_samples else "samples"
+        for part in (self.budget, self.scoring, self.repair, self.run):
+            for option in part.given():
+                if option.about.needs == missing:
+                    raise UsageError(
+                        f"{option.name} has no effect without samples: give data, or ask for data-free"
+                        if missing == "samples"
+                        else f"{option.name} has no effect with samples, which decide what goes: leave it out"
+                    )
+
+    @classmethod
+    def of(cls, **given: Any) -> PruneOptions:
+        """The options given by name; None stands for one that is not given.
+
+        Raises:
+            TypeError: there is no option of that name, or ratio is missing; says what is close.
+            UsageError: a value is not what was expected, or two do not fit together.
+        """
+        chosen: dict[str, dict[str, Any]] = {name: {} for name in PARTS}
+        homes = {option.name: name for name, kind in PARTS.items() for option in options_of(kind)}
+        for name, value in given.items():
+            if name not in homes:
+                raise TypeError(f"prune() got an unexpected keyword argument {name!r}{did_you_mean(name, homes)}")
+            if value is not None:
+                chosen[homes[name]][name] = value
+        parts: dict[str, Any] = {name: kind(**chosen[name]) for name, kind in PARTS.items()}
+        return cls(**parts)
+
+
+PARTS: Mapping[str, type[Options]] = {"budget": Budget, "scoring": Scoring, "repair": RepairOptions, "run": RunOptions}
+"""The classes of the options of a run, by the name of their part."""
+
+assert list(PARTS) == [part.name for part in fields(PruneOptions)]
