@@ -343,10 +343,10 @@ class RuleRow:
 def rule_rows(operator: str | None = None) -> list[RuleRow]:
     """The registered rules, families in alphabetical order; only those for `operator` if given."""
     found: dict[RuleFunction, list[str]] = {}
-    for (domain, name), function in sorted(registered().items()):
+    for (domain, name), entry in sorted(registered().items()):
         full = f"{domain}::{name}" if domain else name
         if operator is None or operator.lower() in (name.lower(), full.lower()):
-            found.setdefault(function, []).append(full)
+            found.setdefault(entry.rule, []).append(full)
     rows = [
         RuleRow(function.__module__.rpartition(".")[2], tuple(names), " ".join((function.__doc__ or "").split()))
         for function, names in found.items()

@@ -19,7 +19,8 @@ import onnx_ir as ir
 import onnxruntime
 from onnx.reference import ReferenceEvaluator
 
-from spa.analysis.coupling import Application, Coupling, couple
+from spa.analysis.application import Application
+from spa.analysis.coupling import Coupling, couple
 from spa.analysis.group import keep_mask
 from spa.notation.dims import ONE, Factor, leaves
 from spa.notation.operation import Operation

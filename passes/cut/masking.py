@@ -13,7 +13,8 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
-from spa.analysis.coupling import Application, Coupling
+from spa.analysis.application import Application
+from spa.analysis.coupling import Coupling
 from spa.analysis.group import Masks, keep_mask
 from spa.notation.dims import Kind
 from spa.notation.rule import Compound, Name, Observed, Term, names_of

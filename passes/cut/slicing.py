@@ -13,7 +13,8 @@ from fractions import Fraction
 import numpy as np
 import onnx_ir as ir
 
-from spa.analysis.coupling import Application, Coupling
+from spa.analysis.application import Application
+from spa.analysis.coupling import Coupling
 from spa.analysis.group import Masks, keep_mask
 from spa.errors import ModelError
 from spa.notation.dims import Factor, show

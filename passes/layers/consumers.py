@@ -14,11 +14,13 @@ from math import ceil, prod
 import numpy as np
 import onnx_ir as ir
 
-from spa.analysis.coupling import Application, Coupling
+from spa.analysis.application import Application, Mixing
+from spa.analysis.coupling import Coupling
 from spa.analysis.group import Group, leaf_positions
+from spa.analysis.neighbours import added_behind, permuted, scaled_behind
 from spa.notation.dims import Factor, Kind, leaves, product
+from spa.notation.products import Window
 from spa.notation.rule import Compound, Name, Pattern, Term, names_of
-from spa.operators.mixing import Mixing, Window, added_behind, mixings, permuted, scaled_behind
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,12 +109,12 @@ class Layer:
         array = self._split(weight, self.mixing.weight_axes)
         axes = self._weight_order()
         array = array.transpose(axes).reshape(self.block_count, self.width, self.output_width)
-        return array * self.mixing.scale if self.mixing.scale != 1.0 else array
+        return array * self.mixing.product.scale if self.mixing.product.scale != 1.0 else array
 
     def weight_of(self, matrix: np.ndarray) -> np.ndarray:
         """What `matrix` was made of."""
         names = (*self.blocks, *self.contracted, *self.outputs)
-        array = (matrix / self.mixing.scale).reshape([self.factors[name].size for name in names])
+        array = (matrix / self.mixing.product.scale).reshape([self.factors[name].size for name in names])
         order = np.argsort(self._weight_order())
         return array.transpose(order).reshape([self._size(term) for term in self.mixing.weight_axes or ()])
 
@@ -121,28 +123,28 @@ class Layer:
         shape = (self.block_count, self.output_width)
         if bias is None:
             return np.zeros(shape)
-        part = bias.reshape(-1)
-        if self.mixing.bias_parts > 1:
-            part = bias.reshape(*bias.shape[:-1], self.mixing.bias_parts, -1)[..., self.mixing.bias_part, :].reshape(-1)
+        said, part = self.mixing.product, bias.reshape(-1)
+        if said.parts > 1:
+            part = bias.reshape(*bias.shape[:-1], said.parts, -1)[..., said.part, :].reshape(-1)
         if part.size == 1:
             part = np.broadcast_to(part, prod(shape))
-        return np.asarray(
-            part.reshape(self._bias_sizes()).transpose(self._bias_order()).reshape(shape) * self.mixing.bias_scale
-        )
+        array = part.reshape(self._bias_sizes()).transpose(self._bias_order()).reshape(shape)
+        return np.asarray(array * said.bias_scale)
 
     def bias_of(self, vector: np.ndarray, before: np.ndarray) -> np.ndarray:
         """The stored bias that is `vector` (blocks, outputs); `before` gives its shape, and its other parts."""
+        said = self.mixing.product
         sizes = [self.factors[name].size for name in (*self.blocks, *self.outputs)]
-        part = (vector / self.mixing.bias_scale).reshape(sizes).transpose(np.argsort(self._bias_order())).reshape(-1)
-        if self.mixing.bias_parts > 1:
-            whole = before.astype(np.float64).reshape(*before.shape[:-1], self.mixing.bias_parts, -1)
-            whole[..., self.mixing.bias_part, :] = part.reshape(whole.shape[:-2] + whole.shape[-1:])
+        part = (vector / said.bias_scale).reshape(sizes).transpose(np.argsort(self._bias_order())).reshape(-1)
+        if said.parts > 1:
+            whole = before.astype(np.float64).reshape(*before.shape[:-1], said.parts, -1)
+            whole[..., said.part, :] = part.reshape(whole.shape[:-2] + whole.shape[-1:])
             return np.asarray(whole.reshape(before.shape))
         return part.reshape(before.shape if before.size == part.size else self.bias_shape())
 
     def bias_shape(self) -> tuple[int, ...]:
         """The shape of a bias made new."""
-        parts = self.mixing.bias_parts
+        parts = self.mixing.product.parts
         *outer, last = (self._size(term) for term in self.mixing.bias_axes or ())
         return (*outer, last * parts)
 
@@ -240,9 +242,9 @@ class Layer:
         mixing = self.mixing
         assert mixing.steps is not None
         names = self._names(mixing.data_axes or ())
-        axis = names.index("d")
+        axis = names.index(self.blocks[0])  # directions
         parts = []
-        for direction, back in enumerate(mixing.back):
+        for direction, back in enumerate(mixing.product.back):
             part = np.take(data, [direction], axis)
             steps = slice(1, None) if back else slice(None, -1)
             parts.append(part[(slice(None),) * mixing.steps + (steps,)])
@@ -288,20 +290,13 @@ def find_layers(model: ir.Model, coupling: Coupling, *, closed: bool = False) ->
     Args:
         closed: no bias can be added to a layer that has none: the mean of a normalisation behind it stands for one.
     """
-    found = []
-    for application in coupling.applications:
-        node = application.node
-        if node.graph is not model.graph:
-            continue
-        weights = frozenset(
-            at for at, value in enumerate(node.inputs) if value is not None and value in coupling.weights
-        )
-        found += [
-            layer
-            for mixing in mixings(node, application.rule, weights)
-            if (layer := _layer(application, mixing, closed=closed))
-        ]
-    return found
+    return [
+        layer
+        for application in coupling.applications
+        if application.node.graph is model.graph
+        for mixing in application.products()
+        if (layer := _layer(application, mixing, closed=closed))
+    ]
 
 
 def _layer(application: Application, mixing: Mixing, *, closed: bool) -> Layer | None:
@@ -311,8 +306,8 @@ def _layer(application: Application, mixing: Mixing, *, closed: bool) -> Layer |
         weight, order = stored
         mixing = replace(mixing, weight_axes=_permuted(mixing.weight_axes, order))
     data = node.outputs[0] if mixing.data is None else node.inputs[mixing.data]
-    if mixing.bias_scale == 0.0:  # a bias that counts for nothing
-        mixing = replace(mixing, bias=None, bias_scale=1.0)
+    if mixing.product.bias_scale == 0.0:  # a bias that counts for nothing
+        mixing = _biased(mixing)
     simple = all(_is_product(term) for axes in (mixing.data_axes, mixing.weight_axes) for term in axes or ())
     if weight is None or data is None or weight.const_value is None or not weight.is_initializer() or not simple:
         return None
@@ -329,11 +324,17 @@ def _layer(application: Application, mixing: Mixing, *, closed: bool) -> Layer |
     layer = Layer(node, mixing, data, weight, None, factors, blocks, contracted, outputs, shared)
     bias = _bias(node, mixing, layer.bias_shape())
     if bias not in node.inputs:  # behind the node, whose factor on its own bias does not reach there
-        mixing = replace(mixing, bias=None, bias_scale=1.0) if bias is not None else mixing
-    if bias is None and closed and (behind := scaled_behind(node.outputs[0])) is not None:
-        bias = _fitting(behind[1][2], layer.bias_shape())  # the mean is subtracted
-        mixing = replace(mixing, bias=None, bias_scale=-1.0) if bias is not None else mixing
+        mixing = _biased(mixing) if bias is not None else mixing
+    behind = scaled_behind(node.outputs[0]) if bias is None and closed and not mixing.product.inside else None
+    if behind is not None:
+        bias = _fitting(behind.mean, layer.bias_shape())
+        mixing = _biased(mixing, scale=-1.0) if bias is not None else mixing  # the mean is subtracted
     return replace(layer, bias=bias, mixing=mixing)
+
+
+def _biased(mixing: Mixing, *, scale: float = 1.0) -> Mixing:
+    """The product with a bias that is not an operand of its node."""
+    return replace(mixing, product=replace(mixing.product, bias=None, bias_scale=scale))
 
 
 def _permuted(axes: Pattern, order: Sequence[int]) -> Pattern:
@@ -352,7 +353,8 @@ def _bias(node: ir.Node, mixing: Mixing, shape: tuple[int, ...]) -> ir.Value | N
     own = node.inputs[mixing.bias] if mixing.bias is not None and mixing.bias < len(node.inputs) else None
     if own is not None and (found := _fitting(own, shape)) is not None:
         return found
-    behind = added_behind(node.outputs[0]) if own is not None or mixing.bias is None else None
+    ends = not mixing.product.inside and (own is not None or mixing.bias is None)
+    behind = added_behind(node.outputs[0]) if ends else None
     return None if behind is None else _fitting(behind[0].inputs[behind[1]], shape)
 
 

@@ -17,8 +17,10 @@ import networkx as nx
 import numpy as np
 import onnx_ir as ir
 
-from spa.analysis.coupling import Application, Coupling, expand
+from spa.analysis.application import Application
+from spa.analysis.coupling import Coupling
 from spa.analysis.group import Group
+from spa.analysis.matching import expand
 from spa.notation.dims import ONE, Factor, Kind, leaves
 from spa.notation.positions import leaf_positions
 from spa.notation.rule import Compound, Term, names_of

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from spa.operators.mixing import running_statistics
+from spa.analysis.neighbours import normalisation_of
 from spa.passes.repair.streaming import Batch, Stream, cut
 
 
@@ -27,7 +27,7 @@ def batch_statistics(
     Args:
         weights: stored tensors, by name, that stand for the model's own.
     """
-    nodes = {node: found for node in model.graph if (found := running_statistics(node)) is not None}
+    nodes = {node: found for node in model.graph if (found := normalisation_of(node)) is not None}
     data = [node.inputs[0] for node in nodes]
     new: dict[str, np.ndarray] = dict(weights or {})
     made: dict[str, np.ndarray] = {}
@@ -38,10 +38,10 @@ def batch_statistics(
     ) as stream:
         for _ in range(len(stream.stages)):
             there = set(stream.advance())
-            for node, (mean, variance) in nodes.items():
+            for node, found in nodes.items():
                 moments = _moments(stream, node.inputs[0], len(batches)) if node.inputs[0] in there else None
                 if moments is not None:
-                    made[str(mean.name)], made[str(variance.name)] = moments
+                    made[str(found.mean.name)], made[str(found.variance.name)] = moments
             new.update(made)
             stream.forget()
     return made

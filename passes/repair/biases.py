@@ -7,15 +7,27 @@ from collections.abc import Iterable
 import numpy as np
 import onnx_ir as ir
 
+from spa.notation.operation import entry_of
 from spa.passes.layers.consumers import Layer
 
 
 def add_biases(model: ir.Model, layers: Iterable[Layer]) -> list[str]:
     """Give layers without a stored bias one of zeros, in place; the names of the tensors that are new.
 
-    A node that takes a bias gets it as an operand; behind another, an Add is put. The model computes the same.
+    A node that takes a bias gets it as an operand; behind another, an Add is put, unless it computes more with the
+    product. The model computes the same.
     """
-    return [_add(model, layer) for layer in layers if layer.bias is None and layer.mixing.steps is None]
+    return [_add(model, layer) for layer in layers if layer.bias is None and _takes_one(layer)]
+
+
+def _takes_one(layer: Layer) -> bool:
+    return layer.mixing.steps is None and (not layer.mixing.product.inside or _is_free(layer))
+
+
+def _is_free(layer: Layer) -> bool:
+    """Whether the node takes a bias as an operand, and has none."""
+    position, inputs = layer.mixing.bias, layer.node.inputs
+    return position is not None and (position >= len(inputs) or inputs[position] is None)
 
 
 def drop_zero_biases(model: ir.Model, names: Iterable[str]) -> None:
@@ -27,7 +39,7 @@ def drop_zero_biases(model: ir.Model, names: Iterable[str]) -> None:
             continue
         for node, position in list(value.uses()):
             result, total = node.inputs[0], node.outputs[0]
-            if node.op_type == "Add" and node.name == name and result is not None:
+            if entry_of(node).adds and node.name == name and result is not None:
                 if total.is_graph_output():
                     total.name, result.name = result.name, total.name
                 ir.convenience.replace_all_uses_with(total, result, replace_graph_outputs=True)
@@ -51,7 +63,7 @@ def _add(model: ir.Model, layer: Layer) -> str:
         const_value=ir.Tensor(zeros, dtype=dtype, name=name),
     )
     model.graph.register_initializer(value)
-    if position is not None and (position >= len(node.inputs) or node.inputs[position] is None):
+    if position is not None and _is_free(layer):
         node.resize_inputs(max(len(node.inputs), position + 1))
         node.replace_input_with(position, value)
         return name

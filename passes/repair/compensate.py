@@ -18,9 +18,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
+from spa.analysis.neighbours import normalisation_of
 from spa.analysis.plan import Plan
 from spa.errors import NothingToPrune, UsageError, VerificationError
-from spa.operators.mixing import running_statistics
 from spa.passes.choose.allocation import Curve, allocate
 from spa.passes.choose.budget import Budget
 from spa.passes.choose.importance.gather import check_finite, stored
@@ -165,7 +165,7 @@ def _decisions(network: Network) -> list[str]:
 
 def _align(network: Network, session: Session) -> dict[str, ir.TensorProtocol]:
     """Let batch normalisations take their statistics from the samples; those that they had."""
-    normalised = [node.inputs[0] for node in network.model.graph if running_statistics(node) is not None]
+    normalised = [node.inputs[0] for node in network.model.graph if normalisation_of(node) is not None]
     if not normalised:
         return {}
     batches = session.batches([value for value in normalised if value is not None])

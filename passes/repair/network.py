@@ -10,8 +10,9 @@ import numpy as np
 import onnx_ir as ir
 
 from spa import runtime
+from spa.analysis.application import Application
 from spa.analysis.cost import Cost, measure
-from spa.analysis.coupling import Application, Coupling, couple
+from spa.analysis.coupling import Coupling, couple
 from spa.analysis.group import Group, find_groups
 from spa.notation.dims import Factor, leaves
 from spa.notation.rule import names_of

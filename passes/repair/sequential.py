@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from spa.analysis.group import Group
+from spa.analysis.neighbours import joined_behind, scaled_behind
 from spa.analysis.plan import Plan
-from spa.operators.mixing import joined_behind, scaled_behind
 from spa.passes.choose.allocation import Curve
 from spa.passes.layers.consumers import Layer
 from spa.passes.layers.problems import Key, Problem, Statistics
@@ -228,13 +228,12 @@ class Drift:
         if layer.mixing.result_axes is None:
             return None
         if (found := scaled_behind(value)) is not None:
-            node, stored = found
-            factor, _, _, variance = (self.session.network.array(v) for v in stored)
+            factor, variance = (self.session.network.array(stored) for stored in (found.scale, found.variance))
             with np.errstate(divide="ignore"):
-                inverse = np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5)) / factor
+                inverse = np.sqrt(variance + found.epsilon) / factor
             rank = len(layer.mixing.result_axes)
             scale = np.where(np.isfinite(inverse), inverse, 0.0).reshape(-1, *[1] * (rank - 2)).astype(np.float32)
-            value = node.outputs[0]
+            value = found.node.outputs[0]
         other = joined_behind(value)
         if other is None or other not in self.pruned.changed or not self.dense.has(other):
             return None

@@ -17,8 +17,10 @@ from math import prod
 import numpy as np
 import onnx_ir as ir
 
-from spa.analysis.coupling import Application, Coupling, expand
+from spa.analysis.application import Application
+from spa.analysis.coupling import Coupling
 from spa.analysis.group import Masks
+from spa.analysis.matching import expand
 from spa.notation.dims import Factor, Kind
 from spa.notation.rule import Compound, Name, names_of
 from spa.notation.rule import Term as Expression

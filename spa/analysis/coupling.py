@@ -6,20 +6,20 @@ not be touched is noted on the way, with the reason, and read off the leaves at 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import zip_longest
-from math import prod
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 import spa.operators  # noqa: F401  (fills the registry)
-from spa.notation.dims import ONE, Factor, Kind, Misfit, leaves, product, show, total, unify
+from spa.analysis.application import Application
+from spa.analysis.matching import build, expand, meet
+from spa.notation.dims import ONE, Factor, Kind, Misfit, leaves, show, unify
 from spa.notation.operation import Operation, Refusal, rule_of
-from spa.notation.rule import Compound, Name, Pattern, Rule, Term
+from spa.notation.rule import Pattern, Rule, Term
 from spa.operators.norm import AVERAGES
 from spa.shapes import Shapes
 
@@ -36,33 +36,6 @@ class Reason:
 
     def __str__(self) -> str:
         return f"{self.text} ({self.where})"
-
-
-@dataclass(frozen=True, slots=True)
-class Application:
-    """A rule applied to a node: what each of its names stands for."""
-
-    node: ir.Node
-    rule: Rule
-    factors: Mapping[str, Factor]  # a starred name `s` stands here as s.0, s.1 ...
-    terms: Sequence[tuple[Term, ...]] = ()  # of each operand's axes, stars written out
-
-    def named(self, name: str) -> list[Factor]:
-        """The factors of a name: one, or one for each axis of a starred name."""
-        if name in self.factors:
-            return [self.factors[name]]
-        found: list[Factor] = []
-        while (key := f"{name}.{len(found)}") in self.factors:
-            found.append(self.factors[key])
-        return found
-
-    def factor(self, term: Term) -> Factor:
-        """The dim that a term of the rule stands for."""
-        return _build(term, None, dict(self.factors), {})
-
-    def operand_axes(self, position: int) -> list[Term]:
-        """The terms of an operand's axes, stars expanded; empty where the rule says nothing."""
-        return list(self.terms[position]) if position < len(self.terms) else []
 
 
 @dataclass(slots=True)
@@ -212,8 +185,8 @@ class _Solver:
         ):
             self.weights.update(node.outputs)
         try:
-            found = rule_of(self.operation(node))
-            application = self.apply(node, found)
+            operation = self.operation(node)
+            application = self.apply(node, rule_of(operation), operation.weights)
         except (Refusal, Misfit) as reason:
             self.opaque(node, str(reason))
         else:
@@ -278,7 +251,7 @@ class _Solver:
             bound,
         )
 
-    def apply(self, node: ir.Node, found: Rule) -> Application:
+    def apply(self, node: ir.Node, found: Rule, weights: frozenset[int]) -> Application:
         factors: dict[str, Factor] = {}
         operands: list[tuple[Term, ...]] = []
         for value, pattern in zip_longest(node.inputs, found.operands):
@@ -288,7 +261,7 @@ class _Solver:
                 self.freeze(value, Reason("its rule says nothing of it", _called(node)))
                 continue
             self.result_axes(value, pattern, factors, found.sizes)
-        application = Application(node, found, factors, operands)
+        application = Application(node, found, factors, operands, weights)
         for word, reasons in (("frozen", found.frozen), ("statistic", found.statistic)):
             for name, text in reasons.items():
                 self.notes[word] += [(dim, Reason(text, _called(node))) for dim in application.named(name)]
@@ -307,7 +280,7 @@ class _Solver:
             raise Refusal(f"the shape of {_named(value)} is unknown")
         terms = expand(pattern, len(axes))
         for term, dim in zip(terms, axes, strict=True):
-            _meet(term, dim, factors, sizes)
+            meet(term, dim, factors, sizes)
         return terms
 
     def result_axes(
@@ -319,7 +292,7 @@ class _Solver:
                 return
             raise Refusal(f"the shape of {_named(value)} is unknown")
         terms = expand(pattern or (), len(shape))
-        dims = tuple(_build(term, size, factors, sizes) for term, size in zip(terms, shape, strict=True))
+        dims = tuple(build(term, size, factors, sizes) for term, size in zip(terms, shape, strict=True))
         for dim, size in zip(dims, shape, strict=True):
             if dim.size != size:
                 raise Refusal(f"{_named(value)} has size {size} where its rule gives {dim.size}")
@@ -330,78 +303,7 @@ class _Solver:
             self.axes[value] = dims
 
 
-# ------------------------------------------------------------------------------------------------- matching
-@lru_cache(maxsize=8192)
-def expand(pattern: tuple[Term, ...], rank: int) -> tuple[Term, ...]:
-    """A pattern with its star written out for a tensor of that rank."""
-    stars = [at for at, term in enumerate(pattern) if isinstance(term, Name) and term.star]
-    if not stars:
-        if len(pattern) != rank:
-            raise Refusal(f"a pattern of {len(pattern)} axes meets a tensor of rank {rank}")
-        return pattern
-    at = stars[0]
-    length = rank - len(pattern) + 1
-    if length < 0 or len(stars) > 1:
-        raise Refusal(f"a pattern of {len(pattern)} axes meets a tensor of rank {rank}")
-    star = pattern[at]
-    assert isinstance(star, Name)
-    return pattern[:at] + tuple(Name(f"{star.name}.{k}") for k in range(length)) + pattern[at + 1 :]
-
-
-def _meet(term: Term, dim: Factor, factors: dict[str, Factor], sizes: Mapping[str, int]) -> None:
-    """An operand's axis meets its term: names are learnt, or unified with what they stood for."""
-    if isinstance(term, Name) and term.name not in factors:
-        if term.name in sizes and sizes[term.name] != dim.size:
-            raise Refusal(f"{term.name} has size {dim.size} where {sizes[term.name]} was expected")
-        factors[term.name] = dim
-        return
-    unify(dim, _build(term, dim.size, factors, sizes))
-
-
-def _build(term: Term, size: int | None, factors: dict[str, Factor], sizes: Mapping[str, int]) -> Factor:
-    """The dim of a term; a name that stands for nothing yet gets a new leaf of the size that is left for it."""
-    if isinstance(term, int):
-        return ONE
-    if isinstance(term, Name):
-        found = factors.get(term.name)
-        if found is None:
-            length = sizes.get(term.name, size)
-            if length is None:
-                raise Refusal(f"the size of {term.name} is unknown")
-            found = factors[term.name] = ONE if length == 1 else Factor(length)
-        return found
-    known = [_size(part, factors, sizes) for part in term.parts]
-    if size is not None and None in known:
-        known[known.index(None)] = _missing(term, known, size)
-    if term.kind is Kind.SUM:
-        for part, length in zip(term.parts, known, strict=True):
-            if length == 1 and isinstance(part, Name):  # one position among others: it may go on its own
-                factors.setdefault(part.name, Factor(1))
-    parts = [_build(part, length, factors, sizes) for part, length in zip(term.parts, known, strict=True)]
-    return product(*parts) if term.kind is Kind.PRODUCT else total(*parts)
-
-
-def _missing(term: Compound, known: Iterable[int | None], size: int) -> int:
-    sizes = [length for length in known if length is not None]
-    if term.kind is Kind.SUM:
-        return size - sum(sizes)
-    if not prod(sizes) or size % prod(sizes):
-        raise Refusal(f"{size} does not divide by {prod(sizes)} in {term}")
-    return size // prod(sizes)
-
-
-def _size(term: Term, factors: Mapping[str, Factor], sizes: Mapping[str, int]) -> int | None:
-    if isinstance(term, int):
-        return 1
-    if isinstance(term, Name):
-        return factors[term.name].size if term.name in factors else sizes.get(term.name)
-    parts = [_size(part, factors, sizes) for part in term.parts]
-    known = [length for length in parts if length is not None]
-    if len(known) < len(parts):
-        return None
-    return prod(known) if term.kind is Kind.PRODUCT else sum(known)
-
-
+# ------------------------------------------------------------------------------------------------------ words
 def _without(axes: Axes, axis: int) -> Axes:
     at = axis % len(axes) if axes else 0
     return axes[:at] + axes[at + 1 :]

@@ -1,4 +1,4 @@
-"""What a rule sees of a node, and the registry that maps operators to rules.
+"""What a rule sees of a node, and the entries of operators.
 
 A rule is registered for one or more operators as a function from an `Operation` to a `Rule`; it knows the
 shapes of operands and results, attributes, and the contents of small constant operands, nothing else.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -91,25 +91,78 @@ class Operation:
 
 
 RuleFunction = Callable[[Operation], Rule]
-_registry: dict[tuple[str, str], RuleFunction] = {}
 
 
-def register(*names: str, domain: str = "") -> Callable[[RuleFunction], RuleFunction]:
-    """Register a rule for operators of a domain ("" is ai.onnx)."""
+def operator(*names: str, domain: str = "", **facts: Any) -> Callable[[RuleFunction], RuleFunction]:
+    """Enter operators of a domain ("" is ai.onnx): the rule of their nodes, and what else an `Entry` holds."""
 
     def decorate(function: RuleFunction) -> RuleFunction:
         for name in names:
             if (domain, name) in _registry:
                 raise ValueError(f"two rules for {domain}::{name}")
-            _registry[domain, name] = function
+            _registry[domain, name] = Entry(function, **facts)
         return function
 
     return decorate
 
 
-def registered() -> dict[tuple[str, str], RuleFunction]:
-    """Every operator with a rule, as (domain, name)."""
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A node normalises each channel (axis 1) by stored numbers, unless an attribute says that it trains.
+
+    Attributes:
+        scale, shift, mean, variance: positions of operands.
+        epsilon, trains: names of attributes.
+    """
+
+    scale: int
+    shift: int
+    mean: int
+    variance: int
+    epsilon: str
+    trains: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Everything that is said of an operator: the rule of its nodes, and what is known before any shape is.
+
+    Attributes:
+        rule: what a node says of its axes; refuses where there is nothing to say.
+        adds: the result is the sum of the operands.
+        permutes: the attribute that lists the result's axes by their number in the operand, which are all that moves.
+        running: it normalises by stored statistics.
+    """
+
+    rule: RuleFunction
+    adds: bool = False
+    permutes: str = ""
+    running: Running | None = None
+
+
+class Called(Protocol):
+    """What calls an operator by its name: a node, in one form or another."""
+
+    @property
+    def op_type(self) -> str:
+        """The operator's name."""
+
+    @property
+    def domain(self) -> str:
+        """The operator's domain."""
+
+
+_registry: dict[tuple[str, str], Entry] = {}
+
+
+def registered() -> dict[tuple[str, str], Entry]:
+    """Every operator that is known, as (domain, name)."""
     return dict(_registry)
+
+
+def entry_of(node: Called) -> Entry:
+    """What is said of a node's operator; of one that is not known, nothing."""
+    return _registry.get(_key(node.domain, node.op_type), _UNKNOWN)
 
 
 def rule_of(operation: Operation) -> Rule:
@@ -118,11 +171,19 @@ def rule_of(operation: Operation) -> Rule:
     Raises:
         Refusal: there is none, or it has nothing to say about this node; with the reason in words.
     """
-    domain = "" if operation.domain == "ai.onnx" else operation.domain
-    function = _registry.get((domain, operation.name))
-    if function is None:
-        raise Refusal(f"no rule for operator {f'{domain}::' if domain else ''}{operation.name}")
-    return function(operation)
+    return _registry.get(_key(operation.domain, operation.name), _UNKNOWN).rule(operation)
+
+
+def _key(domain: str, name: str) -> tuple[str, str]:
+    return "" if domain == "ai.onnx" else domain, name
+
+
+def _unknown(operation: Operation) -> Rule:
+    domain, name = _key(operation.domain, operation.name)
+    raise Refusal(f"no rule for operator {f'{domain}::' if domain else ''}{name}")
+
+
+_UNKNOWN = Entry(_unknown)
 
 
 def letters(count: int, *, avoid: str = "") -> list[str]:

@@ -20,6 +20,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from spa.notation.dims import Kind
+from spa.notation.products import Product, parse_product
 
 Expression = "Name | Compound | int"  # int: the literal 1
 
@@ -120,6 +121,7 @@ class Rule:
         reads: (operand, axis) pairs that are summed over although the factor goes on in a result (a
             recurrent weight reads the hidden state that it makes).
         zeros: (operand, operand) pairs: where the first holds zero is told by the second (a zero point).
+        products: of data and a stored weight, see `spa.notation.products`.
     """
 
     operands: tuple[Pattern, ...]
@@ -132,6 +134,7 @@ class Rule:
     macs: tuple[tuple[str, ...], ...] | None = None
     reads: tuple[tuple[int, int], ...] = ()
     zeros: tuple[tuple[int, int], ...] = ()
+    products: tuple[Product, ...] = ()
 
     def __str__(self) -> str:
         line = ", ".join(map(_show_pattern, self.operands)) + " -> " + ", ".join(map(_show_pattern, self.results))
@@ -145,6 +148,7 @@ class Rule:
         notes += ["macs " + " ".join(names) for names in self.macs or ()]
         notes += [f"operand {operand} sums over axis {axis}" for operand, axis in self.reads]
         notes += [f"operand {operand} is zero at operand {point}" for operand, point in self.zeros]
+        notes += [str(product) for product in self.products]
         return " | ".join([line, *notes])
 
     @property
@@ -189,6 +193,7 @@ def rule(
     macs: tuple[tuple[str, ...], ...] | None = None,
     reads: tuple[tuple[int, int], ...] = (),
     zeros: tuple[tuple[int, int], ...] = (),
+    products: tuple[Product, ...] = (),
 ) -> Rule:
     """A rule from its line of patterns; keys of `statistic` and `frozen` may hold several names, spaced."""
     operands, results = parse_line(text)
@@ -203,6 +208,7 @@ def rule(
         macs,
         reads,
         zeros,
+        products,
     )
 
 
@@ -298,6 +304,7 @@ def parse(text: str) -> Rule:
     macs: list[tuple[str, ...]] = []
     reads: list[tuple[int, int]] = []
     zeros: list[tuple[int, int]] = []
+    products: list[Product] = []
     for note in notes:
         if match := _NOTE.fullmatch(note):
             reasons[match["word"]].update(dict.fromkeys(match["names"].split(), match["reason"]))
@@ -317,6 +324,8 @@ def parse(text: str) -> Rule:
             reads.append((int(match[1]), int(match[2])))
         elif match := re.fullmatch(r"operand (\d+) is zero at operand (\d+)", note):
             zeros.append((int(match[1]), int(match[2])))
+        elif note.startswith("product "):
+            products.append(parse_product(note))
         elif note.startswith("macs "):
             macs.append(tuple(note.split()[1:]))
         else:
@@ -335,6 +344,7 @@ def parse(text: str) -> Rule:
         tuple(macs) or None,
         tuple(reads),
         tuple(zeros),
+        tuple(products),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spa.notation.operation import MICROSOFT, Operation, Refusal, pattern, register
+from spa.notation.operation import MICROSOFT, Operation, Refusal, operator, pattern
 from spa.notation.rule import Rule, Sizes, parse_terms, rule
 from spa.operators.indexing import LOOKED_UP
 from spa.operators.recurrent import STEPS
@@ -20,7 +20,7 @@ def counts(operation: Operation, **terms: str) -> tuple[Sizes, ...]:
     )
 
 
-@register("Attention")
+@operator("Attention")
 def attention(operation: Operation) -> Rule:
     """`b (h r) s k, b h t k, b h t v, s t, b h p k, b h p v -> b (h r) s v, b h (p + t) k, b h (p + t) v`."""
     query, key = operation.shape(0), operation.shape(1)
@@ -72,8 +72,8 @@ def _mask(operation: Operation, names: list[str]) -> str:
     return pattern(terms)
 
 
-@register("LinearAttention")
-@register("LinearAttention", domain=MICROSOFT)
+@operator("LinearAttention")
+@operator("LinearAttention", domain=MICROSOFT)
 def linear_attention(operation: Operation) -> Rule:
     """`b t (h r k), b t (h k), b t (h v), b h k v, b t (h k), b t h -> b t (h r v), b h k v`."""
     shared = int(operation.attribute("kv_num_heads"))
@@ -101,7 +101,7 @@ def linear_attention(operation: Operation) -> Rule:
 
 
 # ----------------------------------------------------------------------------------------------------- rotary
-@register("RotaryEmbedding")
+@operator("RotaryEmbedding")
 def rotary(operation: Operation) -> Rule:
     """`b h s (p r), m r, m r, b s -> b h s (p r)`: pairs p turn together; interleaved they are `(r p)`."""
     caches = ["m r", "m r", "b s"] if operation.has(3) else ["b s r", "b s r"]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from spa.notation.operation import Operation, letters, pattern, register
+from spa.notation.operation import Operation, letters, operator, pattern
 from spa.notation.rule import Observed, Rule, Sizes, parse_terms, rule
 from spa.operators.pointwise import RANDOM
 
 COUNTED = "counted off when the graph runs"
 
 
-@register("Shape")
+@operator("Shape")
 def shape(operation: Operation) -> Rule:
     """`a b c -> r`: the result lists the sizes of a, b and c."""
     names = letters(len(operation.shape(0)), avoid="r")
@@ -21,13 +21,13 @@ def shape(operation: Operation) -> Rule:
     )
 
 
-@register("Size")
+@operator("Size")
 def size(_: Operation) -> Rule:
     """`*a -> ()`: the result is the product of the sizes."""
     return rule("*a -> ()", frozen={"a": "its positions are counted"})
 
 
-@register("ConstantOfShape")
+@operator("ConstantOfShape")
 def constant_of_shape(operation: Operation) -> Rule:
     """`_ -> a b c`, the operand lists the sizes."""
     names = letters(len(operation.result()))
@@ -35,32 +35,32 @@ def constant_of_shape(operation: Operation) -> Rule:
     return rule(f"_ -> {pattern(names)}", follows=follows)
 
 
-@register("Range")
+@operator("Range")
 def range_(_: Operation) -> Rule:
     """`_, _, _ -> n`."""
     return rule("_, _, _ -> n", frozen={"n": COUNTED})
 
 
-@register("EyeLike")
+@operator("EyeLike")
 def eye_like(_: Operation) -> Rule:
     """`a b -> a b`."""
     return rule("a b -> a b", frozen={"a b": "positions on a diagonal"})
 
 
-@register("RandomNormal", "RandomUniform")
+@operator("RandomNormal", "RandomUniform")
 def random(operation: Operation) -> Rule:
     """`() -> a b c`: no operands."""
     names = letters(len(operation.result()))
     return rule(f"() -> {pattern(names)}", frozen={" ".join(names): RANDOM} if names else {})
 
 
-@register("Bernoulli", "RandomNormalLike", "RandomUniformLike")
+@operator("Bernoulli", "RandomNormalLike", "RandomUniformLike")
 def random_like(_: Operation) -> Rule:
     """`*a -> *a`."""
     return rule("*a -> *a", frozen={"a": RANDOM})
 
 
-@register("Multinomial")
+@operator("Multinomial")
 def multinomial(_: Operation) -> Rule:
     """`n c -> n s`."""
     return rule("n c -> n s", frozen={"n c s": RANDOM})
@@ -70,19 +70,19 @@ def multinomial(_: Operation) -> Rule:
 FREQUENCIES = "positions in time or frequency"
 
 
-@register("BlackmanWindow", "HammingWindow", "HannWindow")
+@operator("BlackmanWindow", "HammingWindow", "HannWindow")
 def window(_: Operation) -> Rule:
     """`_ -> n`."""
     return rule("_ -> n", frozen={"n": FREQUENCIES})
 
 
-@register("MelWeightMatrix")
+@operator("MelWeightMatrix")
 def mel_weights(_: Operation) -> Rule:
     """`_, _, _, _, _ -> f m`."""
     return rule("_, _, _, _, _ -> f m", frozen={"f m": FREQUENCIES})
 
 
-@register("STFT")
+@operator("STFT")
 def short_time_fourier(operation: Operation) -> Rule:
     """`n *s, _, w, _ -> n f b c`."""
     taper = "w" if operation.has(2) else "_"
@@ -91,7 +91,7 @@ def short_time_fourier(operation: Operation) -> Rule:
     return rule(f"{', '.join(operands)} -> n f b c", frozen={names: FREQUENCIES})
 
 
-@register("DFT")
+@operator("DFT")
 def fourier(operation: Operation) -> Rule:
     """`n s c, _, _ -> n sx cx`: c holds the real and the imaginary part."""
     names = letters(len(operation.shape(0)), avoid="x")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spa.notation.operation import Operation, letters, pattern, register
+from spa.notation.operation import Operation, letters, operator, pattern
 from spa.notation.rule import Rule, rule
 
 LOOKED_UP = "looked up by index"
@@ -10,14 +10,14 @@ WRITTEN = "written by index"
 CHOSEN = "chosen by value when the graph runs"
 
 
-@register("GatherElements")
+@operator("GatherElements")
 def gather_elements(operation: Operation) -> Rule:
     """`a b, a x -> a x`: b is looked up."""
     data, index, frozen = _elementwise(operation, LOOKED_UP)
     return rule(f"{pattern(data)}, {pattern(index)} -> {pattern(index)}", frozen=frozen)
 
 
-@register("Scatter", "ScatterElements")
+@operator("Scatter", "ScatterElements")
 def scatter_elements(operation: Operation) -> Rule:
     """`a b, a x, a x -> a b`: b is written."""
     data, index, frozen = _elementwise(operation, WRITTEN)
@@ -40,7 +40,7 @@ def _elementwise(operation: Operation, reason: str) -> tuple[list[str], list[str
     return names, picked, {names[axis]: reason} | ({short: "only the first positions take part"} if short else {})
 
 
-@register("GatherND")
+@operator("GatherND")
 def gather_nd(operation: Operation) -> Rule:
     """`b a c, b q m -> b q c`: m numbers say where in the axes after the batch."""
     data, index = operation.shape(0), operation.shape(1)
@@ -53,7 +53,7 @@ def gather_nd(operation: Operation) -> Rule:
     return rule(f"{pattern(names)}, {index_text} -> {result}", frozen={f"{looked} m".strip(): LOOKED_UP})
 
 
-@register("ScatterND")
+@operator("ScatterND")
 def scatter_nd(operation: Operation) -> Rule:
     """`a c, q m, q c -> a c`: m numbers say where each q is written."""
     data, index = operation.shape(0), operation.shape(1)
@@ -65,7 +65,7 @@ def scatter_nd(operation: Operation) -> Rule:
     return rule(line, frozen={" ".join([*names[: index[-1]], *queries, "m"]): WRITTEN})
 
 
-@register("TensorScatter")
+@operator("TensorScatter")
 def tensor_scatter(operation: Operation) -> Rule:
     """`n h s d, n h u d, n -> n h s d`: each sample is written from a position of its own on."""
     names = letters(len(operation.shape(0)), avoid="u")
@@ -75,7 +75,7 @@ def tensor_scatter(operation: Operation) -> Rule:
     return rule(f"{', '.join(operands)} -> {pattern(names)}", frozen={f"{names[axis]} u": WRITTEN})
 
 
-@register("OneHot")
+@operator("OneHot")
 def one_hot(operation: Operation) -> Rule:
     """`a b, _, _ -> a b o`."""
     names = letters(len(operation.shape(0)), avoid="o")
@@ -85,7 +85,7 @@ def one_hot(operation: Operation) -> Rule:
     )
 
 
-@register("Compress")
+@operator("Compress")
 def compress(operation: Operation) -> Rule:
     """`a b, m -> a x`: the positions of b that a mask keeps."""
     names = letters(len(operation.shape(0)), avoid="mx")
@@ -96,13 +96,13 @@ def compress(operation: Operation) -> Rule:
     return rule(f"{pattern(names)}, m -> {result}", frozen={f"{names[axis]} m x": CHOSEN})
 
 
-@register("NonZero")
+@operator("NonZero")
 def non_zero(_: Operation) -> Rule:
     """`*a -> r p`."""
     return rule("*a -> r p", frozen={"a r p": CHOSEN})
 
 
-@register("ReverseSequence")
+@operator("ReverseSequence")
 def reverse_sequence(operation: Operation) -> Rule:
     """`t n c, n -> t n c`: the first steps t of each sample are turned round."""
     names = letters(len(operation.shape(0)))
@@ -112,16 +112,16 @@ def reverse_sequence(operation: Operation) -> Rule:
     )
 
 
-@register("Trilu")
-@register("Trilu", domain="com.microsoft")
+@operator("Trilu")
+@operator("Trilu", domain="com.microsoft")
 def triangle(operation: Operation) -> Rule:
     """`*a r c, _ -> *a r c`."""
     others = ", _" * (len(operation.inputs) - 1)
     return rule(f"*a r c{others} -> *a r c", frozen={"r c": "cut along a diagonal"})
 
 
-@register("Det")
-@register("Inverse", domain="com.microsoft")
+@operator("Det")
+@operator("Inverse", domain="com.microsoft")
 def determinant(operation: Operation) -> Rule:
     """`*a r c -> *a`; the inverse keeps r and c."""
     result = "*a r c" if operation.name == "Inverse" else "*a"

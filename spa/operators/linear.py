@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from spa.notation.operation import MICROSOFT, Operation, Refusal, Shape, letters, pattern, register
+from spa.notation.operation import MICROSOFT, Operation, Refusal, Shape, letters, operator, pattern
+from spa.notation.products import Product, Window
 from spa.notation.rule import Rule, Sizes, parse_terms, rule
 from spa.operators.pointwise import broadcast_line
 
@@ -24,17 +25,17 @@ class Mix:
     result: str
     notes: Mapping[str, Any]
 
-    def rule(self, *operands: str, zeros: tuple[tuple[int, int], ...] = ()) -> Rule:
+    def rule(self, *operands: str, **notes: Any) -> Rule:
         """The rule of an operator with these operands."""
-        return rule(f"{', '.join(operands)} -> {self.result}", zeros=zeros, **self.notes)
+        return rule(f"{', '.join(operands)} -> {self.result}", **self.notes, **notes)
 
 
 # -------------------------------------------------------------------------------------------------- matrices
-@register("MatMul")
+@operator("MatMul")
 def matmul(operation: Operation) -> Rule:
     """`*b m k, *b k n -> *b m n`, the batch axes broadcast."""
     mix = matrices(operation.shape(0), operation.shape(1), operation.weights)
-    return mix.rule(mix.data, mix.weight)
+    return mix.rule(mix.data, mix.weight, products=(Product(0, 1),))
 
 
 def matrices(left: Shape, right: Shape, weights: frozenset[int], *, rows: str = "m k", columns: str = "k n") -> Mix:
@@ -68,11 +69,17 @@ def contraction_kinds(weights: frozenset[int], *, batch: str, inner: str, outer:
     return {inner + " " + outer: inside, batch: along}
 
 
-@register("Gemm")
+@operator("Gemm")
 def gemm(operation: Operation) -> Rule:
     """`m k, k n, n -> m n`, operands transposed as the attributes say."""
     mix = gemm_mix(operation, operation.weights)
-    return mix.rule(mix.data, mix.weight, *addend(operation, 2, ["m", "n"]))
+    return mix.rule(mix.data, mix.weight, *addend(operation, 2, ["m", "n"]), products=(gemm_product(operation),))
+
+
+def gemm_product(operation: Operation, *, inside: bool = False) -> Product:
+    """`alpha * data x weight + beta * bias`."""
+    scale, bias_scale = (float(operation.attribute(name, 1.0)) for name in ("alpha", "beta"))
+    return Product(0, 1, 2, scale, bias_scale, inside=inside)
 
 
 def gemm_mix(operation: Operation, weights: frozenset[int]) -> Mix:
@@ -93,11 +100,48 @@ def addend(operation: Operation, position: int, names: list[str]) -> list[str]:
 
 
 # ---------------------------------------------------------------------------------------------- convolutions
-@register("Conv", "ConvTranspose")
+@operator("Conv", "ConvTranspose")
 def convolution(operation: Operation) -> Rule:
     """`n (g i) *s, (g o) i *k, (g o) -> n (g o) *t`; a transposed weight is `(g i) o *k`."""
-    mix = sliding(operation, transposed=operation.name == "ConvTranspose")
-    return mix.rule(mix.data, mix.weight, *[mix.bias] * operation.has(2))
+    transposed = operation.name == "ConvTranspose"
+    mix = sliding(operation, transposed=transposed)
+    products = sliding_products(operation, transposed=transposed)
+    return mix.rule(mix.data, mix.weight, *[mix.bias] * operation.has(2), products=products)
+
+
+def sliding_products(operation: Operation, *, transposed: bool = False, inside: bool = False) -> tuple[Product, ...]:
+    """The product under the window; none where a transposed convolution is padded to a size."""
+    kernel = operation.shape(1)[2:]
+    auto = text_of(operation, "auto_pad", "NOTSET")
+    if transposed and (operation.attribute("output_shape") or auto.startswith("SAME")):
+        return ()
+    return (Product(0, 1, 2, window=_window(operation, kernel, auto, transposed=transposed), inside=inside),)
+
+
+def _window(operation: Operation, kernel: Shape, auto: str, *, transposed: bool) -> Window:
+    rank = len(kernel)
+    ones, zeros = (1,) * rank, (0,) * rank
+
+    def numbers(name: str, default: Shape) -> tuple[int, ...]:
+        return tuple(int(number) for number in operation.attribute(name) or default)
+
+    strides, dilations = numbers("strides", ones), numbers("dilations", ones)
+    pads = zeros + zeros if auto == "VALID" else numbers("pads", zeros + zeros)
+    same = {"SAME_UPPER": "upper", "SAME_LOWER": "lower"}.get(auto, "")
+    if not transposed:
+        return Window(kernel, strides, dilations, None if same else pads, same)
+    # y[t] = sum over s of x[s] w[t + pad - s * stride]: a plain window over the spread data, taps backwards
+    extra = numbers("output_padding", zeros)
+    reach = [dilation * (taps - 1) for dilation, taps in zip(dilations, kernel, strict=True)]
+    before = tuple(far - pad for far, pad in zip(reach, pads[:rank], strict=True))
+    behind = tuple(far - pad + more for far, pad, more in zip(reach, pads[rank:], extra, strict=True))
+    return Window(kernel, ones, dilations, before + behind, "", strides)
+
+
+def text_of(operation: Operation, name: str, default: str) -> str:
+    """An attribute that is a text."""
+    value = operation.attribute(name, default)
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def sliding(
@@ -132,7 +176,7 @@ def _is_pointwise(operation: Operation, kernel: Shape) -> bool:
     return set(kernel) <= {1} and unit and still
 
 
-@register("DeformConv")
+@operator("DeformConv")
 def deformable_convolution(operation: Operation) -> Rule:
     """`n (g i) *s, (g o) i *k, n f *t, (g o), n m *t -> n (g o) *t`."""
     mix = sliding(operation)
@@ -146,8 +190,8 @@ def deformable_convolution(operation: Operation) -> Rule:
     return rule(f"{', '.join(operands)} -> {result}", **notes)
 
 
-@register("CausalConvWithState")
-@register("CausalConvWithState", domain=MICROSOFT)
+@operator("CausalConvWithState")
+@operator("CausalConvWithState", domain=MICROSOFT)
 def causal_convolution(operation: Operation) -> Rule:
     """`n c t, c 1 k, c, n c p -> n c t, n c p`: depthwise, over the steps before."""
     if any(operation.attribute(name, 0) for name in ("channels_last", "state_window")) or len(operation.shape(0)) != 3:
@@ -159,7 +203,7 @@ def causal_convolution(operation: Operation) -> Rule:
 
 
 # -------------------------------------------------------------------------------------------- sums of products
-@register("Einsum")
+@operator("Einsum")
 def einsum(operation: Operation) -> Rule:
     """The equation itself, its ellipses written out."""
     operands, after = _equation(operation)
@@ -175,13 +219,14 @@ def einsum(operation: Operation) -> Rule:
         pattern(["1" if size == 1 != sizes[name] else name for name, size in zip(operand, shape, strict=True)])
         for operand, shape in zip(operands, shapes, strict=True)
     ]
-    return rule(f"{', '.join(patterns)} -> {pattern(after)}", kinds=_einsum_kinds(operation, operands, after))
+    products = (Product(0, 1),) if len(operands) == 2 else ()
+    kinds = _einsum_kinds(operation, operands, after)
+    return rule(f"{', '.join(patterns)} -> {pattern(after)}", kinds=kinds, products=products)
 
 
 def _equation(operation: Operation) -> tuple[list[list[str]], list[str]]:
     """Names for the axes of the operands and of the result."""
-    equation = operation.attribute("equation", b"")
-    text = (equation.decode() if isinstance(equation, bytes) else str(equation)).replace(" ", "")
+    text = text_of(operation, "equation", "").replace(" ", "")
     before, arrow, after = text.partition("->")
     if not arrow:
         once = sorted(name for name in set(before) - {",", "."} if before.count(name) == 1)

@@ -4,35 +4,36 @@ from __future__ import annotations
 
 import numpy as np
 
-from spa.notation.operation import MICROSOFT, Operation, Refusal, Shape, letters, pattern, register
+from spa.notation.operation import MICROSOFT, Operation, Refusal, Shape, letters, operator, pattern
+from spa.notation.products import Product
 from spa.notation.rule import Rule, Sizes, parse_terms, rule
 from spa.operators.indexing import CHOSEN, LOOKED_UP
-from spa.operators.linear import WINDOW, addend, gemm_mix, matrices, sliding
+from spa.operators.linear import WINDOW, addend, gemm_mix, gemm_product, matrices, sliding, sliding_products
 from spa.operators.movement import reshape
 from spa.operators.norm import MOMENTS, ROOT_MEAN_SQUARE, scale_pattern
 from spa.operators.pointwise import RANDOM, broadcast, unary
 from spa.operators.pool import grid_sample
 from spa.operators.reduce import ALONG
 
-register("Gelu", "QuickGelu", domain=MICROSOFT)(unary)
-register("ExpandDims", domain=MICROSOFT)(reshape)
-register("GridSample", domain=MICROSOFT)(grid_sample)
+operator("Gelu", "QuickGelu", domain=MICROSOFT)(unary)
+operator("ExpandDims", domain=MICROSOFT)(reshape)
+operator("GridSample", domain=MICROSOFT)(grid_sample)
 
 
 # ----------------------------------------------------------------------------------------------- activations
-@register("BiasAdd", "BiasGelu", "FastGelu", "GatedAdd", domain=MICROSOFT)
+@operator("BiasAdd", "BiasGelu", "FastGelu", "GatedAdd", domain=MICROSOFT)
 def biased(operation: Operation) -> Rule:
     """`*a, a -> *a`: operands broadcast."""
     return broadcast(operation)
 
 
-@register("ScaledSiLU", domain=MICROSOFT)
+@operator("ScaledSiLU", domain=MICROSOFT)
 def scaled(operation: Operation) -> Rule:
     """`*a, () -> *a`."""
     return rule("*a" + ", _" * (len(operation.inputs) - 1) + " -> *a")
 
 
-@register("BiasSplitGelu", domain=MICROSOFT)
+@operator("BiasSplitGelu", domain=MICROSOFT)
 def bias_split_gelu(_: Operation) -> Rule:
     """`n s (p d), (p d) -> n s d`: one half gates the other."""
     return rule(
@@ -40,7 +41,7 @@ def bias_split_gelu(_: Operation) -> Rule:
     )
 
 
-@register("BiasDropout", domain=MICROSOFT)
+@operator("BiasDropout", domain=MICROSOFT)
 def bias_dropout(operation: Operation) -> Rule:
     """`*a c, c, *a c, _, _ -> *a c, *a c`."""
     whole = letters(len(operation.shape(0)))
@@ -53,7 +54,7 @@ def bias_dropout(operation: Operation) -> Rule:
     )
 
 
-@register("BiasSoftmax", domain=MICROSOFT)
+@operator("BiasSoftmax", domain=MICROSOFT)
 def bias_softmax(operation: Operation) -> Rule:
     """`a b, 1 b -> a b`: all axes from `axis` on share a sum."""
     shape, bias = operation.shape(0), operation.shape(1)
@@ -66,7 +67,7 @@ def bias_softmax(operation: Operation) -> Rule:
 
 
 # ------------------------------------------------------------------------------------------------------ norms
-@register("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain=MICROSOFT)
+@operator("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain=MICROSOFT)
 def skip_layer_norm(operation: Operation) -> Rule:
     """`a b w, b w, w, w, w -> a b w, a b 1, a b 1, a b w`: of the sum of two operands and a bias."""
     shape = operation.shape(0)
@@ -79,14 +80,14 @@ def skip_layer_norm(operation: Operation) -> Rule:
     return rule(f"{', '.join(given)} -> {', '.join(results)}", statistic={"w": reason}, kinds={"w": "width"})
 
 
-@register("SimplifiedLayerNormalization", domain=MICROSOFT)
+@operator("SimplifiedLayerNormalization", domain=MICROSOFT)
 def simplified_layer_norm(operation: Operation) -> Rule:
     """`*a w, w -> *a w, *a 1`."""
     results = ["*a w", "*a 1"][: len(operation.outputs)]
     return rule(f"*a w, w -> {', '.join(results)}", statistic={"w": ROOT_MEAN_SQUARE}, kinds={"w": "width"})
 
 
-@register("EmbedLayerNormalization", domain=MICROSOFT)
+@operator("EmbedLayerNormalization", domain=MICROSOFT)
 def embed_layer_norm(operation: Operation) -> Rule:
     """`b s, b s, v w, p w, g w, w, w, b s, b s -> b s w, b, b s w`: three tables, looked up, summed, normalised."""
     ids = "1 s" if operation.has(8) and operation.shape(8)[0] == 1 else "b s"
@@ -101,7 +102,7 @@ def embed_layer_norm(operation: Operation) -> Rule:
     return rule(line, statistic={"w": MOMENTS}, frozen=frozen, kinds={"w": "width"})
 
 
-@register("GroupNorm", "SkipGroupNorm", domain=MICROSOFT)
+@operator("GroupNorm", "SkipGroupNorm", domain=MICROSOFT)
 def group_norm(operation: Operation) -> Rule:
     """`n *s (g c), (g c), (g c) -> n *s (g c)`, or channels first; with a skip `n (g c)` and a bias."""
     whole = "n *s (g c)" if operation.attribute("channels_last", 1) else "n (g c) *s"
@@ -120,36 +121,39 @@ def group_norm(operation: Operation) -> Rule:
 
 
 # ---------------------------------------------------------------------------------------------- convolutions
-@register("FusedConv", "NhwcConv", "NhwcFusedConv", domain=MICROSOFT)
+@operator("FusedConv", "NhwcConv", "NhwcFusedConv", domain=MICROSOFT)
 def fused_convolution(operation: Operation) -> Rule:
     """`n (g i) *s, (g o) i *k, (g o), n (g o) *t -> n (g o) *t`: plus an addend; channels may be last."""
     mix = sliding(operation, channels_last=operation.name != "FusedConv")
     operands = [mix.data, mix.weight, mix.bias if operation.has(2) else "_", mix.result]
-    return mix.rule(*operands[: len(operation.inputs)])
+    more = operation.has(3) or bool(operation.attribute("activation"))
+    products = () if operation.name != "FusedConv" else sliding_products(operation, inside=more)
+    return mix.rule(*operands[: len(operation.inputs)], products=products)
 
 
-@register("ConvTransposeWithDynamicPads", domain=MICROSOFT)
+@operator("ConvTransposeWithDynamicPads", domain=MICROSOFT)
 def transposed_convolution(operation: Operation) -> Rule:
     """`n (g i) *s, (g i) o *k, _, (g o) -> n (g o) *t`."""
     mix = sliding(operation, transposed=True)
     return mix.rule(*[mix.data, mix.weight, "_", mix.bias][: len(operation.inputs)])
 
 
-@register("NhwcMaxPool", domain=MICROSOFT)
+@operator("NhwcMaxPool", domain=MICROSOFT)
 def pool_channels_last(_: Operation) -> Rule:
     """`n *s c -> n *t c`."""
     return rule("n *s c -> n *t c", frozen={"s t": WINDOW})
 
 
 # --------------------------------------------------------------------------------------------------- matrices
-@register("FusedMatMul", "FusedMatMulActivation", "TransposeMatMul", domain=MICROSOFT)
+@operator("FusedMatMul", "FusedMatMulActivation", "TransposeMatMul", domain=MICROSOFT)
 def fused_matmul(operation: Operation) -> Rule:
     """`*b m k, *b k n -> *b m n`, the last two axes transposed, and the batch moved inside, as attributes say."""
     left, rows = _transposed(operation, 0, "m k", "A")
     right, columns = _transposed(operation, 1, "k n", "B")
     mix = matrices(left, right, operation.weights, rows=rows, columns=columns)
     operands = [_batch_inside(mix.data, operation, "A"), _batch_inside(mix.weight, operation, "B")]
-    return mix.rule(*operands)
+    product = Product(0, 1, scale=float(operation.attribute("alpha", 1.0)), inside="activation" in operation.attributes)
+    return mix.rule(*operands, products=(product,))
 
 
 def _transposed(operation: Operation, position: int, names: str, side: str) -> tuple[Shape, str]:
@@ -168,22 +172,24 @@ def _batch_inside(text: str, operation: Operation, side: str) -> str:
     return " ".join([terms[-2], *terms[:-2], terms[-1]]) if operation.attribute(f"transBatch{side}", 0) else text
 
 
-@register("FusedGemm", "GemmFloat8", domain=MICROSOFT)
+@operator("FusedGemm", "GemmFloat8", domain=MICROSOFT)
 def fused_gemm(operation: Operation) -> Rule:
     """`m k, k n, n -> m n`, operands transposed as the attributes say; scales follow."""
     mix = gemm_mix(operation, operation.weights)
     bias = addend(operation, 2, ["m", "n"]) or ["_"]
-    return mix.rule(*[mix.data, mix.weight, *bias, "_", "_", "_"][: len(operation.inputs)])
+    products = () if operation.name == "GemmFloat8" else (gemm_product(operation, inside=True),)
+    return mix.rule(*[mix.data, mix.weight, *bias, "_", "_", "_"][: len(operation.inputs)], products=products)
 
 
-@register("GemmFastGelu", domain=MICROSOFT)
+@operator("GemmFastGelu", domain=MICROSOFT)
 def gemm_gelu(operation: Operation) -> Rule:
     """`*b m k, k n, n -> *b m n`."""
     mix = matrices(operation.shape(0), operation.shape(1), operation.weights)
-    return mix.rule(mix.data, mix.weight, *[mix.bias] * operation.has(2))
+    products = (Product(0, 1, 2, inside=True),)
+    return mix.rule(mix.data, mix.weight, *[mix.bias] * operation.has(2), products=products)
 
 
-@register("MatMulNBits", domain=MICROSOFT)
+@operator("MatMulNBits", domain=MICROSOFT)
 def matmul_n_bits(operation: Operation) -> Rule:
     """`*a (q e), n q p, n q, n q, _, n -> *a n`: the e weights of each block q are packed into p bytes."""
     inner, block = int(operation.attribute("K")), int(operation.attribute("block_size"))
@@ -210,7 +216,7 @@ def matmul_n_bits(operation: Operation) -> Rule:
     )
 
 
-@register("MoE", domain=MICROSOFT)
+@operator("MoE", domain=MICROSOFT)
 def mixture_of_experts(operation: Operation) -> Rule:
     """`b s w, (b s) e, e (p i) w, e (p i), e w i, e w, e i w, e i -> b s w`: two or three layers for each expert."""
     rows = "b s" if len(operation.shape(0)) == 3 else "t"

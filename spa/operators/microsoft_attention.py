@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from spa.notation.operation import MICROSOFT, Operation, Refusal, pattern, register
+from spa.notation.operation import MICROSOFT, Operation, Refusal, operator, pattern
 from spa.notation.rule import Rule, Sizes, parse_terms, rule
 from spa.operators.attention import ORDER, SCALE, SOFTMAX, counts, rotate
 from spa.operators.quantize import zeros
@@ -14,7 +14,7 @@ PARTS = "queries, keys and values"
 STATE = "positions of a state that is kept for the next call"
 
 
-@register("RotaryEmbedding", domain=MICROSOFT)
+@operator("RotaryEmbedding", domain=MICROSOFT)
 def rotary(operation: Operation) -> Rule:
     """`b h s (p r), b s, m r, m r -> b h s (p r)`: pairs p turn together; interleaved they are `(r p)`."""
     if len(operation.shape(1)) == 2:
@@ -51,7 +51,7 @@ def _sequence(names: str, *, causal: bool) -> dict[str, dict[str, str]]:
 
 
 # ------------------------------------------------------------------------------------------------- projecting
-@register("Attention", "QAttention", domain=MICROSOFT)
+@operator("Attention", "QAttention", domain=MICROSOFT)
 def projected(operation: Operation) -> Rule:
     """`b s i, i (h k + h k + h v), (h k + h k + h v), b s, z b h p d -> b s (h v), z b h (p + s) d`.
 
@@ -117,7 +117,7 @@ def _projection_macs(own: bool, past: bool) -> tuple[tuple[str, ...], ...]:
 
 
 # -------------------------------------------------------------------------------------------------- attending
-@register("MultiHeadAttention", domain=MICROSOFT)
+@operator("MultiHeadAttention", domain=MICROSOFT)
 def multi_head(operation: Operation) -> Rule:
     """`b s (h k), b t (h k), b t (h v), (h k + h k + h v) -> b s (h v)`; or packed `b s h z d`, `b t h z d`."""
     query = operation.shape(0)
@@ -172,7 +172,7 @@ def _steps(operation: Operation) -> int:
     return key[2] if len(key) == 4 else key[1]
 
 
-@register("GroupQueryAttention", domain=MICROSOFT)
+@operator("GroupQueryAttention", domain=MICROSOFT)
 def group_query(operation: Operation) -> Rule:
     """`b s (h r d), b t (h d), b t (h d), b h p d, b h p d, b, (), m e, m e -> b s (h r d), b h u d, b h u d`."""
     shared = int(operation.attribute("kv_num_heads"))

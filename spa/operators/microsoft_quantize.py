@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spa.notation.operation import MICROSOFT, Operation, letters, pattern, register
+from spa.notation.operation import MICROSOFT, Operation, letters, operator, pattern
 from spa.notation.rule import Rule, Sizes, parse_terms, rule
 from spa.operators.linear import WINDOW, Mix, addend, gemm_mix, matrices
 from spa.operators.pointwise import broadcast_line
@@ -18,7 +18,7 @@ def _line(operation: Operation, operands: dict[int, str], result: str) -> str:
 
 
 # -------------------------------------------------------------------------------------------------- pointwise
-@register("QLinearLeakyRelu", "QLinearSigmoid", domain=MICROSOFT)
+@operator("QLinearLeakyRelu", "QLinearSigmoid", domain=MICROSOFT)
 def unary(operation: Operation) -> Rule:
     """`*a, _, _, _, _ -> *a`."""
     return rule(_line(operation, {0: "*a"}, "*a"))
@@ -27,7 +27,7 @@ def unary(operation: Operation) -> Rule:
 DATA = {"QLinearAdd": (0, 3), "QLinearMul": (0, 3), "MulInteger": (0, 2), "QLinearWhere": (0, 1, 4)}
 
 
-@register(*DATA, domain=MICROSOFT)
+@operator(*DATA, domain=MICROSOFT)
 def binary(operation: Operation) -> Rule:
     """`*a, _, _, *a, _, _, _, _ -> *a`, broadcast."""
     data = DATA[operation.name]
@@ -35,7 +35,7 @@ def binary(operation: Operation) -> Rule:
     return rule(_line(operation, dict(zip(data, operands.split(", "), strict=True)), result))
 
 
-@register("QLinearConcat", domain=MICROSOFT)
+@operator("QLinearConcat", domain=MICROSOFT)
 def concat(operation: Operation) -> Rule:
     """`_, _, n a, _, _, n b, _, _ -> n (a + b)`."""
     data = range(2, len(operation.inputs), 3)
@@ -48,7 +48,7 @@ def concat(operation: Operation) -> Rule:
 
 
 # ------------------------------------------------------------------------------------------------ along an axis
-@register("QLinearSoftmax", domain=MICROSOFT)
+@operator("QLinearSoftmax", domain=MICROSOFT)
 def softmax(operation: Operation) -> Rule:
     """`a b, _, _, _, _ -> a b`: b shares a sum; before opset 13 all later axes do too."""
     names = letters(len(operation.shape(0)))
@@ -58,7 +58,7 @@ def softmax(operation: Operation) -> Rule:
     return rule(_line(operation, {0: pattern(names)}, pattern(names)), statistic={inside: ALONG["Softmax"]})
 
 
-@register("QLinearReduceMean", domain=MICROSOFT)
+@operator("QLinearReduceMean", domain=MICROSOFT)
 def reduce_mean(operation: Operation) -> Rule:
     """`a b, _, _, _, _ -> a 1`."""
     names = letters(len(operation.shape(0)))
@@ -68,7 +68,7 @@ def reduce_mean(operation: Operation) -> Rule:
     return rule(_line(operation, {0: pattern(names)}, result), statistic={inside: ZEROS_COUNT["ReduceMean"]})
 
 
-@register("ReduceSumInteger", domain=MICROSOFT)
+@operator("ReduceSumInteger", domain=MICROSOFT)
 def reduce_sum(operation: Operation) -> Rule:
     """`a b -> a 1`."""
     names = letters(len(operation.shape(0)))
@@ -76,7 +76,7 @@ def reduce_sum(operation: Operation) -> Rule:
     return rule(f"{pattern(names)} -> {reduced(operation, names, axes)}")
 
 
-@register("QLinearAveragePool", "QLinearGlobalAveragePool", domain=MICROSOFT)
+@operator("QLinearAveragePool", "QLinearGlobalAveragePool", domain=MICROSOFT)
 def average_pool(operation: Operation) -> Rule:
     """`n c *s, _, _, _, _ -> n c *t`, or channels last; the whole image is a mean."""
     last = bool(operation.attribute("channels_last", 0))
@@ -88,7 +88,7 @@ def average_pool(operation: Operation) -> Rule:
 
 
 # ---------------------------------------------------------------------------------------------------- products
-@register("QGemm", domain=MICROSOFT)
+@operator("QGemm", domain=MICROSOFT)
 def gemm(operation: Operation) -> Rule:
     """`m k, _, _, k n, n, n, n, _, _ -> m n`, operands transposed as the attributes say."""
     mix = gemm_mix(operation, _weights(operation, 0, 3))
@@ -105,7 +105,7 @@ def _mixed(operation: Operation, mix: Mix, operands: dict[int, str], points: tup
     return mix.rule(*(operands.get(position, "_") for position in range(len(operation.inputs))), zeros=points)
 
 
-@register("MatMulInteger16", "MatMulIntegerToFloat", domain=MICROSOFT)
+@operator("MatMulInteger16", "MatMulIntegerToFloat", domain=MICROSOFT)
 def matmul_to_float(operation: Operation) -> Rule:
     """`*b m k, *b k n, _, n, _, n, n -> *b m n`."""
     mix = matrices(operation.shape(0), operation.shape(1), operation.weights)
@@ -113,7 +113,7 @@ def matmul_to_float(operation: Operation) -> Rule:
     return _mixed(operation, mix, {0: mix.data, 1: mix.weight, **scales, 6: mix.bias}, zeros(operation, (0, 4), (1, 5)))
 
 
-@register("DynamicQuantizeMatMul", domain=MICROSOFT)
+@operator("DynamicQuantizeMatMul", domain=MICROSOFT)
 def dynamic_matmul(operation: Operation) -> Rule:
     """`*b m k, *b k n, n, n, n -> *b m n`: the data's range is found when the graph runs."""
     mix = matrices(operation.shape(0), operation.shape(1), operation.weights)
@@ -127,7 +127,7 @@ def dynamic_matmul(operation: Operation) -> Rule:
     )
 
 
-@register("DynamicQuantizeLSTM", domain=MICROSOFT)
+@operator("DynamicQuantizeLSTM", domain=MICROSOFT)
 def dynamic_lstm(operation: Operation) -> Rule:
     """`t n i, d i (g h), d h (g h), d (b h), n, d n h, d n h, d (p h), d, d, d, d -> t d n h, d n h, d n h`."""
     scales = {at: "d" if len(operation.shape(at)) == 1 else "d (g h)" for at in range(8, 12)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spa.notation.operation import Operation, letters, pattern, register
+from spa.notation.operation import Operation, Running, letters, operator, pattern
 from spa.notation.rule import Rule, Sizes, parse_terms, rule
 
 MOMENTS = "enters a mean and a variance"
@@ -13,7 +13,10 @@ AVERAGES = frozenset({MOMENTS, ROOT_MEAN_SQUARE, NORM, MEAN})
 """Statistics to which a unit adds its share: without some units they move little, and no unit wins by being large."""
 
 
-@register("BatchNormalization")
+@operator(
+    "BatchNormalization",
+    running=Running(scale=1, shift=2, mean=3, variance=4, epsilon="epsilon", trains="training_mode"),
+)
 def batch_norm(operation: Operation) -> Rule:
     """`n c *s, c, c, c, c -> n c *s`; in training with the statistics of the batch, which are results too."""
     results = ", ".join(["n c *s", *["c"] * (len(operation.outputs) - 1)])
@@ -21,13 +24,13 @@ def batch_norm(operation: Operation) -> Rule:
     return rule(f"n c *s, c, c, c, c -> {results}", statistic={"n s": MOMENTS} if trains else {})
 
 
-@register("InstanceNormalization")
+@operator("InstanceNormalization")
 def instance_norm(_: Operation) -> Rule:
     """`n c *s, c, c -> n c *s`."""
     return rule("n c *s, c, c -> n c *s", statistic={"s": MOMENTS})
 
 
-@register("GroupNormalization")
+@operator("GroupNormalization")
 def group_norm(operation: Operation) -> Rule:
     """`n (g c) *s, (g c), (g c) -> n (g c) *s`; before opset 21 scale and bias had one number a group."""
     scale = "(g c)" if operation.version >= 21 else "g"
@@ -39,7 +42,7 @@ def group_norm(operation: Operation) -> Rule:
     )
 
 
-@register("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
+@operator("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 def layer_norm(operation: Operation) -> Rule:
     """`a c, c, c -> a c, a 1, a 1`: all axes from `axis` on are normalised together."""
     shape = operation.shape(0)
@@ -62,7 +65,7 @@ def scale_pattern(scale: tuple[int, ...], shape: tuple[int, ...], names: list[st
     return pattern(["1" if size == 1 and shape[at] != 1 else names[at] for at, size in enumerate(scale, first)])
 
 
-@register("MeanVarianceNormalization")
+@operator("MeanVarianceNormalization")
 def mean_variance_norm(operation: Operation) -> Rule:
     """`n c h w -> n c h w`: `axes` (all but channels) share a mean and a variance."""
     names = letters(len(operation.shape(0)))
@@ -72,7 +75,7 @@ def mean_variance_norm(operation: Operation) -> Rule:
     )
 
 
-@register("LpNormalization")
+@operator("LpNormalization")
 def lp_norm(operation: Operation) -> Rule:
     """`a b -> a b`: b is divided by its norm."""
     names = letters(len(operation.shape(0)))

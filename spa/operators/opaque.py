@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from spa.notation.operation import Operation, Refusal, register
+from spa.notation.operation import Operation, Refusal, operator
 from spa.notation.rule import Rule
 
 REASONS = {
@@ -30,4 +30,4 @@ def _refuse(reason: str) -> Callable[[Operation], Rule]:
 
 
 for _reason, _names in REASONS.items():
-    register(*_names.split())(_refuse(_reason))
+    operator(*_names.split())(_refuse(_reason))

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from spa.notation.operation import Operation, Refusal, Shape, letters, register
+from spa.notation.operation import Operation, Refusal, Shape, letters, operator
 from spa.notation.rule import Rule, rule
 
 UNARY = """
@@ -15,38 +15,39 @@ UNARY = """
     Sign Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu
 """
 BINARY = """
-    Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod
-    Mul Or PRelu Pow Sub Sum SwiGLU Where Xor
+    And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod
+    Mul Or PRelu Pow Sub SwiGLU Where Xor
 """
 RANDOM = "drawn at random, anew for every shape"
 
 
-@register(*UNARY.split())
+@operator(*UNARY.split())
 def unary(_: Operation) -> Rule:
     """One operand, one result, the same axes."""
     return rule("*a -> *a")
 
 
-@register(*BINARY.split())
+@operator(*BINARY.split())
+@operator("Add", "Sum", adds=True)
 def broadcast(operation: Operation) -> Rule:
     """Operands broadcast against each other, as numpy does."""
     shapes = [operation.shape(position) for position in range(len(operation.inputs))]
     return rule(broadcast_line(tuple(shapes)))
 
 
-@register("Clip")
+@operator("Clip")
 def first_operand(operation: Operation) -> Rule:
     """`*a, (), () -> *a`; bounds in three operands are scalars."""
     return rule("*a" + ", _" * (len(operation.inputs) - 1) + " -> *a")
 
 
-@register("CastLike")
+@operator("CastLike")
 def cast_like(_: Operation) -> Rule:
     """`*a, *b -> *a`: the second operand gives its type, whatever its axes."""
     return rule("*a, *b -> *a")
 
 
-@register("Dropout")
+@operator("Dropout")
 def dropout(operation: Operation) -> Rule:
     """`*a, _, _ -> *a, *a`; in training the mask is drawn anew for every shape."""
     results = ", ".join(["*a"] * len(operation.outputs))

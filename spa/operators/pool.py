@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from spa.notation.operation import Operation, Refusal, letters, pattern, register
+from spa.notation.operation import Operation, Refusal, letters, operator, pattern
 from spa.notation.rule import Rule, Sizes, parse_terms, rule
-from spa.operators.linear import WINDOW
+from spa.operators.linear import WINDOW, text_of
 from spa.operators.movement import COMPUTED
 from spa.operators.reduce import ZEROS_COUNT
 
@@ -15,13 +15,13 @@ ADDRESSED = "the indices count through all axes"
 REGION = "positions that regions of interest are cut from"
 
 
-@register("AveragePool", "LpPool")
+@operator("AveragePool", "LpPool")
 def pool(_: Operation) -> Rule:
     """`n c *s -> n c *t`."""
     return rule("n c *s -> n c *t", frozen={"s t": WINDOW})
 
 
-@register("MaxPool")
+@operator("MaxPool")
 def max_pool(operation: Operation) -> Rule:
     """`n c *s -> n c *t`; with indices, `n c *s -> n c *t, n c *t`, and these count through n and c."""
     if len(operation.outputs) < 2 or operation.outputs[1] is None:
@@ -29,7 +29,7 @@ def max_pool(operation: Operation) -> Rule:
     return rule("n c *s -> n c *t, n c *t", frozen={"s t": WINDOW, "n c": ADDRESSED})
 
 
-@register("MaxUnpool")
+@operator("MaxUnpool")
 def max_unpool(operation: Operation) -> Rule:
     """`n c *s, n c *s -> n c *t`."""
     others = ", _" * (len(operation.inputs) - 2)
@@ -39,33 +39,33 @@ def max_unpool(operation: Operation) -> Rule:
 GLOBAL = {"GlobalAveragePool": ZEROS_COUNT["ReduceMean"], "GlobalMaxPool": ZEROS_COUNT["ReduceMax"]}
 
 
-@register("GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool")
+@operator("GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool")
 def global_pool(operation: Operation) -> Rule:
     """`n c *s -> n c 1 1`."""
     result = pattern(["n", "c", *["1"] * (len(operation.shape(0)) - 2)])
     return rule(f"n c *s -> {result}", statistic={"s": GLOBAL[operation.name]} if operation.name in GLOBAL else {})
 
 
-@register("LRN")
+@operator("LRN")
 def local_response_norm(_: Operation) -> Rule:
     """`n c *s -> n c *s`: each channel is divided by a sum over its neighbours."""
     return rule("n c *s -> n c *s", statistic={"c": "enters a sum over neighbouring channels"})
 
 
-@register("MaxRoiPool", "RoiAlign")
+@operator("MaxRoiPool", "RoiAlign")
 def region_pool(operation: Operation) -> Rule:
     """`n c *s, r f, r -> r c *t`: the regions r lie anywhere in the batch."""
     batch = ", r" if operation.has(2) else ""
     return rule(f"n c *s, r f{batch} -> r c *t", frozen={"n s f t": REGION})
 
 
-@register("GridSample")
+@operator("GridSample")
 def grid_sample(_: Operation) -> Rule:
     """`n c *s, n *t f -> n c *t`: the grid holds the coordinates f of each position t."""
     return rule("n c *s, n *t f -> n c *t", frozen={"s f": RESAMPLED})
 
 
-@register("AffineGrid")
+@operator("AffineGrid")
 def affine_grid(operation: Operation) -> Rule:
     """`n f h, _ -> n *t f`; the sizes begin with n."""
     size = operation.shape(1)[0]
@@ -74,7 +74,7 @@ def affine_grid(operation: Operation) -> Rule:
 
 
 # ------------------------------------------------------------------------------------------------ resampling
-@register("Resize", "Upsample")
+@operator("Resize", "Upsample")
 def resize(operation: Operation) -> Rule:
     """`n c s t, _ -> n c sx tx`: axes of scale one pass, the others are resampled."""
     shape, result = operation.shape(0), operation.result()
@@ -97,10 +97,10 @@ def resize(operation: Operation) -> Rule:
 def _rescaled(operation: Operation, names: list[str], axes: list[int]) -> list[str]:
     """Axes whose positions are resampled although their length may stay."""
     all_listed = [names[axis] for axis in axes]
-    if _text(operation, "keep_aspect_ratio_policy", "stretch") != "stretch" and operation.has(3):
+    if text_of(operation, "keep_aspect_ratio_policy", "stretch") != "stretch" and operation.has(3):
         return all_listed
     found: list[str] = []
-    if _text(operation, "coordinate_transformation_mode", "") == "tf_crop_and_resize":
+    if text_of(operation, "coordinate_transformation_mode", "") == "tf_crop_and_resize":
         region = _content(operation, 1)
         if region is None:
             return all_listed
@@ -117,17 +117,12 @@ def _rescaled(operation: Operation, names: list[str], axes: list[int]) -> list[s
     ]
 
 
-def _text(operation: Operation, name: str, default: str) -> str:
-    value = operation.attribute(name, default)
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
 def _content(operation: Operation, position: int) -> np.ndarray | None:
     return operation.constants.get(position, operation.bound.get(position))
 
 
 # --------------------------------------------------------------------------------------------------- padding
-@register("Pad")
+@operator("Pad")
 def pad(operation: Operation) -> Rule:
     """`n c -> n (p + c + q)`: what a constant pads with can go again; other modes repeat positions."""
     shape, result = operation.shape(0), operation.result()
@@ -150,7 +145,7 @@ def pad(operation: Operation) -> Rule:
             or before is None
             or behind is None
             or min(before, behind) < 0
-            or _text(operation, "mode", "constant") != "constant"
+            or text_of(operation, "mode", "constant") != "constant"
         ):
             after[axis] = name + "x"
             frozen[f"{name} {name}x"] = COMPUTED if pads is None else "padded with its own positions, or cut"
@@ -182,7 +177,7 @@ def _listed(operation: Operation, position: int, rank: int) -> list[int]:
     return [axis % rank for axis in axes]
 
 
-@register("CenterCropPad")
+@operator("CenterCropPad")
 def center_crop_pad(operation: Operation) -> Rule:
     """`a b, _ -> a bx`: axes that keep their length pass, the others are cut or padded."""
     shape, result = operation.shape(0), operation.result()
@@ -202,18 +197,18 @@ def center_crop_pad(operation: Operation) -> Rule:
 BLOCK = "positions inside a block of pixels"
 
 
-@register("DepthToSpace", "SpaceToDepth")
+@operator("DepthToSpace", "SpaceToDepth")
 def blocks(operation: Operation) -> Rule:
     """`n (p q c) h w -> n c (h p) (w q)`, or the way back; mode CRD has `(c p q)`."""
     size = int(operation.attribute("blocksize"))
-    depth = "(c p q)" if _text(operation, "mode", "DCR") == "CRD" else "(p q c)"
+    depth = "(c p q)" if text_of(operation, "mode", "DCR") == "CRD" else "(p q c)"
     sides = [f"n {depth} h w", "n c (h p) (w q)"]
     if operation.name == "SpaceToDepth":
         sides.reverse()
     return rule(" -> ".join(sides), sizes={"p": size, "q": size}, frozen={"p q": BLOCK})
 
 
-@register("Col2Im")
+@operator("Col2Im")
 def columns_to_image(operation: Operation) -> Rule:
     """`n (c k) l, _, _ -> n c *t`: the blocks k are summed into the image."""
     channels = operation.result()[1]

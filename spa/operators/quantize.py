@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from spa.notation.operation import Operation, letters, pattern, register
+from spa.notation.operation import Operation, letters, operator, pattern
 from spa.notation.rule import Rule, Sizes, parse_terms, rule
 from spa.operators.linear import matrices, sliding
 
@@ -16,8 +16,8 @@ def ranged(operation: Operation, position: int) -> tuple[tuple[int, int], ...]:
     return tuple((position, axis) for axis in range(len(operation.shape(position))))
 
 
-@register("QuantizeLinear", "DequantizeLinear")
-@register("QuantizeLinear", "DequantizeLinear", domain="com.microsoft")
+@operator("QuantizeLinear", "DequantizeLinear")
+@operator("QuantizeLinear", "DequantizeLinear", domain="com.microsoft")
 def quantize(operation: Operation) -> Rule:
     """`a b c, b, b -> a b c`; a scale for all is `()`, a scale for every block of an axis `a (b k), a b -> a (b k)`."""
     shape, scale = operation.shape(0), operation.shape(1)
@@ -53,7 +53,7 @@ def zeros(operation: Operation, *pairs: tuple[int, int]) -> tuple[tuple[int, int
     return tuple(pair for pair in pairs if operation.has(pair[1]))
 
 
-@register("DynamicQuantizeLinear")
+@operator("DynamicQuantizeLinear")
 def dynamic_quantize(operation: Operation) -> Rule:
     """`a b -> a b, (), ()`: scale and zero point are found from all positions, among which zeros tell nothing."""
     names = pattern(letters(len(operation.shape(0))))
@@ -62,7 +62,7 @@ def dynamic_quantize(operation: Operation) -> Rule:
 
 
 # -------------------------------------------------------------------------------------------------- products
-@register("MatMulInteger")
+@operator("MatMulInteger")
 def matmul_integer(operation: Operation) -> Rule:
     """`*b m k, *b k n, m, n -> *b m n`."""
     mix = matrices(operation.shape(0), operation.shape(1), operation.weights)
@@ -71,7 +71,7 @@ def matmul_integer(operation: Operation) -> Rule:
     return mix.rule(*operands[: len(operation.inputs)], zeros=zeros(operation, (0, 2), (1, 3)))
 
 
-@register("QLinearMatMul")
+@operator("QLinearMatMul")
 def qlinear_matmul(operation: Operation) -> Rule:
     """`*b m k, m, m, *b k n, n, n, (), () -> *b m n`."""
     weights = frozenset(at for at, position in enumerate((0, 3)) if position in operation.weights)
@@ -82,7 +82,7 @@ def qlinear_matmul(operation: Operation) -> Rule:
     return mix.rule(mix.data, *rows, mix.weight, *columns, *result, zeros=zeros(operation, (0, 2), (3, 5)))
 
 
-@register("ConvInteger")
+@operator("ConvInteger")
 def conv_integer(operation: Operation) -> Rule:
     """`n (g i) *s, (g o) i *k, (), (g o) -> n (g o) *t`."""
     mix = sliding(operation)
@@ -91,8 +91,8 @@ def conv_integer(operation: Operation) -> Rule:
     return mix.rule(*operands[: len(operation.inputs)], zeros=zeros(operation, (0, 2), (1, 3)))
 
 
-@register("QLinearConv")
-@register("QLinearConv", domain="com.microsoft")
+@operator("QLinearConv")
+@operator("QLinearConv", domain="com.microsoft")
 def qlinear_conv(operation: Operation) -> Rule:
     """`n (g i) *s, (), (), (g o) i *k, (g o), (g o), (), (), (g o) -> n (g o) *t`."""
     mix = sliding(operation, at=(0, 3), channels_last=bool(operation.attribute("channels_last", 0)))

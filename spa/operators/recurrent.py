@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from spa.notation.operation import Operation, register
+from spa.notation.operation import Operation, operator
+from spa.notation.products import Product
 from spa.notation.rule import Rule, Sizes, parse_terms, rule
+from spa.operators.linear import text_of
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 STEPS = "steps of a recurrence"
 
 
-@register(*GATES)
+@operator(*GATES)
 def recurrent(operation: Operation) -> Rule:
     """`t n i, d (g h) i, d (g h) h, d (b h), n, d n h, d n h, d (p h) -> t d n h, d n h, d n h`."""
     gates = GATES[operation.name]
@@ -32,4 +34,16 @@ def recurrent(operation: Operation) -> Rule:
         kinds={"h": "hidden"},
         macs=tuple(("t", "n", "d", *(["g"] if gates > 1 else []), "h", read) for read in ("i", "h")),
         reads=((2, 2),),
+        products=_products(operation),
     )
+
+
+def _products(operation: Operation) -> tuple[Product, ...]:
+    """What is added up before the gates: data by W, and the state of the step before by R; each has its half of B."""
+    fed = Product(0, 1, 3, part=0, parts=2, inside=True)
+    if operation.name == "GRU" and not operation.attribute("linear_before_reset", 0):
+        return (fed,)  # the new gate reads the state times the reset gate: R is no matrix that rows are multiplied with
+    directions = {"reverse": (True,), "bidirectional": (False, True)}
+    back = directions.get(text_of(operation, "direction", "forward"), (False,))
+    steps = 1 if operation.attribute("layout", 0) else 0
+    return (fed, Product(None, 2, 3, part=1, parts=2, steps=steps, back=back, inside=True))

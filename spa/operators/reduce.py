@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spa.notation.operation import Operation, Refusal, letters, pattern, register
+from spa.notation.operation import Operation, Refusal, letters, operator, pattern
 from spa.notation.rule import Rule, rule
 from spa.operators.norm import MEAN
 
@@ -23,7 +23,7 @@ ALONG = {
 }
 
 
-@register("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceSum", "ReduceSumSquare", *ZEROS_COUNT)
+@operator("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceSum", "ReduceSumSquare", *ZEROS_COUNT)
 def reduction(operation: Operation) -> Rule:
     """`a b c -> a 1 c`: b is contracted, or enters a statistic."""
     names = letters(len(operation.shape(0)))
@@ -52,7 +52,7 @@ def reduced(operation: Operation, names: list[str], axes: set[int]) -> str:
     return pattern([name for axis, name in enumerate(names) if axis not in axes])
 
 
-@register("ArgMax", "ArgMin")
+@operator("ArgMax", "ArgMin")
 def position_of_extreme(operation: Operation) -> Rule:
     """`a b -> a 1`: the result is a position in b."""
     names = letters(len(operation.shape(0)))
@@ -61,7 +61,7 @@ def position_of_extreme(operation: Operation) -> Rule:
     return rule(line, frozen={names[axis]: "its positions are the result"} if names else {})
 
 
-@register("TopK")
+@operator("TopK")
 def top(operation: Operation) -> Rule:
     """`a b, _ -> a k, a k`: k of b's positions, picked by value."""
     names = letters(len(operation.shape(0)), avoid="k")
@@ -71,7 +71,7 @@ def top(operation: Operation) -> Rule:
     return rule(f"{pattern(names)}{others} -> {result}, {result}", frozen={f"{names[axis]} k": "ranked by value"})
 
 
-@register("CumProd", "CumSum")
+@operator("CumProd", "CumSum")
 def running(operation: Operation) -> Rule:
     """`a b, _ -> a b`: each position of b takes in those before it."""
     names = letters(len(operation.shape(0)))
@@ -81,7 +81,7 @@ def running(operation: Operation) -> Rule:
     return rule(f"{pattern(names)}, _ -> {pattern(names)}", statistic={names[axis[0]]: ALONG[operation.name]})
 
 
-@register("Hardmax", "LogSoftmax", "Softmax")
+@operator("Hardmax", "LogSoftmax", "Softmax")
 def softmax(operation: Operation) -> Rule:
     """`a b -> a b`: positions of b share a sum; before opset 13, those of all later axes too."""
     names = letters(len(operation.shape(0)))
@@ -92,7 +92,7 @@ def softmax(operation: Operation) -> Rule:
     return rule(f"{pattern(names)} -> {pattern(names)}", statistic=statistic)
 
 
-@register("NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss")
+@operator("NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss")
 def loss(operation: Operation) -> Rule:
     """`n c *s, n *s, c -> ()`: a mean over all labels; without reduction `n c *s, n *s, c -> n *s`."""
     operands = ["n c *s", "n *s", "c"][: len(operation.inputs)]

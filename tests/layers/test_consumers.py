@@ -161,7 +161,7 @@ def test_recurrence_reads_the_step_before(attributes):
     directions = y.shape[1]
     inputs = product(fed, x).reshape(6, 2, directions, 5).transpose(0, 2, 1, 3)  # W and its outputs of all directions
     states = product(again, y).reshape(directions, 5, 2, 5)
-    for direction, back in enumerate(again.mixing.back):
+    for direction, back in enumerate(again.mixing.product.back):
         later = slice(None, -1) if back else slice(1, None)
         expected = np.tanh(inputs[later, direction] + states[direction])
         np.testing.assert_allclose(expected, y[later, direction], rtol=1e-4, atol=1e-5)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from spa.notation import operation
-from spa.notation.operation import Operation, Refusal, letters, pattern, register, registered, rule_of
+from spa.notation.operation import Entry, Operation, Refusal, letters, operator, pattern, registered, rule_of
 from spa.notation.rule import Rule, rule
 
 NODE = Operation(
@@ -47,14 +47,14 @@ def test_numbers_from_an_attribute_or_a_constant() -> None:
 def test_registering(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(operation, "_registry", {})
 
-    @register("First", "Second", domain="org.example")
+    @operator("First", "Second", domain="org.example")
     def both(_: Operation) -> Rule:
         return rule("a b -> b")
 
-    assert registered() == {("org.example", "First"): both, ("org.example", "Second"): both}
+    assert registered() == {("org.example", name): Entry(both) for name in ("First", "Second")}
     assert str(rule_of(Operation("Second", "org.example"))) == "a b -> b"
     with pytest.raises(ValueError, match=r"two rules for org.example::First"):
-        register("First", domain="org.example")(both)
+        operator("First", domain="org.example")(both)
     with pytest.raises(Refusal, match=r"no rule for operator org.example::Third"):
         rule_of(Operation("Third", "org.example"))
     with pytest.raises(Refusal, match=r"^no rule for operator First$"):

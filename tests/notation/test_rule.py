@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import spa.operators  # noqa: F401  (fills the registry)
 from spa.notation.dims import Kind
-from spa.notation.operation import Operation, Refusal, letters, pattern, register, registered, rule_of
+from spa.notation.operation import Operation, Refusal, letters, operator, pattern, registered, rule_of
 from spa.notation.rule import (
     Compound,
     Follow,
@@ -40,6 +40,12 @@ LINES = [
     "a c -> a c | statistic c: enters a mean and a variance | c is width",
     "a (b + c) -> a b | operand 1=back [b]",
     "() -> ()",
+    "m k, k n -> m n | product 0 x 1",
+    "m k, k n, n -> m n | product 0 x 1 by 0.5 + 2 by -2.0, inside",
+    "n i *s, o i *k -> n o *t | product 0 x 1 + 2, kernel 3 1, strides 2 1, dilations 1 2, pads 1 0 -1 0",
+    "n i *s, o i *k -> n o *t | product 0 x 1, kernel 3, same upper",
+    "n i *s, i o *k -> n o *t | product 0 x 1, kernel 2, pads 1 1, spread 2",
+    "t n i, d h i, d h h -> t d n h | product before x 2 + 3, part 1 of 2, steps 0, back 0 1, inside",
 ]
 
 
@@ -174,7 +180,7 @@ def test_unknown_operators_are_refused_by_name() -> None:
 def test_an_operator_has_one_rule() -> None:
     before = registered()
     with pytest.raises(ValueError, match="two rules for ::Conv"):
-        register("Conv")(lambda operation: parse_rule(operation))
+        operator("Conv")(lambda operation: parse_rule(operation))
     assert registered() == before
 
 

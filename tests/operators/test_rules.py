@@ -11,9 +11,11 @@ from _pytest.mark import ParameterSet
 
 import spa.operators  # noqa: F401  (fills the registry)
 from spa.notation.operation import Operation, Refusal, registered, rule_of
+from spa.notation.products import Product, Window
 from spa.notation.rule import Rule, Sizes, parse, parse_terms, rule
+from tests.oracles import check_products
 from tests.rows import ROWS
-from tests.soundness import Case, Row, Unsound, check, constant, random, row, weight
+from tests.soundness import Case, Given, Row, Unsound, check, constant, random, row, weight
 
 # Why no CPU can run an operator here, so that its rows are checked as text alone.
 TEXT_ONLY = {
@@ -59,6 +61,12 @@ def test_says(row: Row) -> None:
 @pytest.mark.parametrize("row", labelled(row for row in ROWS if row.engine and not row.refused))
 def test_is_sound(row: Row) -> None:
     check(row)
+
+
+@pytest.mark.parametrize("row", labelled(row for row in ROWS if row.engine and "| product " in row.rule))
+def test_products_are_what_the_node_computes(row: Row) -> None:
+    count = check_products(row)
+    assert count or not parse(row.rule).contracted or row.operands[0] == (2, 0)
 
 
 # ------------------------------------------------------------------------------------------------- coverage
@@ -109,6 +117,51 @@ WRONG = {
         rule("t n i, d h i, d h h -> t d n h", frozen={"t d": "steps"}, follows=HIDDEN),
     ),
 }
+
+
+GEMM: list[Given] = [(3, 4), weight(4, 5), weight(5)]
+WRONG_PRODUCTS = {
+    "no factor": (row("Gemm", GEMM, "", alpha=0.5), rule("m k, k n, n -> m n", products=(Product(0, 1, 2),))),
+    "no factor on the bias": (
+        row("Gemm", GEMM, "", beta=0.5),
+        rule("m k, k n, n -> m n", products=(Product(0, 1, 2),)),
+    ),
+    "pads that are not told": (
+        row("Conv", [IMAGE, weight(6, 4, 3, 3)], "", pads=[1, 1, 1, 1]),
+        rule(
+            "n i *s, o i *k -> n o *t",
+            frozen=WINDOW,
+            products=(Product(0, 1, 2, window=Window((3, 3), (1, 1), (1, 1), (0, 0, 0, 0))),),
+        ),
+    ),
+    "an activation that is not told": (
+        row("com.microsoft::FusedGemm", GEMM, "", activation="Relu"),
+        rule("m k, k n, n -> m n", products=(Product(0, 1, 2),)),
+    ),
+    "a factor inside an activation": (
+        row("com.microsoft::FusedGemm", GEMM, "", activation="Tanh", beta=0.5),
+        rule("m k, k n, n -> m n", products=(Product(0, 1, 2, inside=True),)),
+    ),
+    "a state that goes through a gate first": (
+        row("GRU", [(5, 2, 3), weight(1, 12, 3), weight(1, 12, 4)], "", hidden_size=4),
+        rule(
+            "t n i, d (g h) i, d (g h) h -> t d n h",
+            sizes={"g": 3},
+            frozen={"t d g": "steps"},
+            follows=HIDDEN,
+            reads=((2, 2),),
+            products=(Product(None, 2, 3, part=1, parts=2, steps=0, back=(False,), inside=True),),
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_PRODUCTS)
+def test_a_wrong_product_is_caught(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    row, found = WRONG_PRODUCTS[wrong]
+    monkeypatch.setattr("spa.analysis.coupling.rule_of", lambda _: found)
+    with pytest.raises((Unsound, ValueError)):
+        check_products(row)
 
 
 @pytest.mark.parametrize("wrong", WRONG)

@@ -1,0 +1,155 @@
+"""Oracles for the notes of a rule: what a note claims about an operator, found out by running the operator.
+
+    check_products(row)     rows x matrix + bias is what the node gives, or what it works on
+
+A weight of a product that more is computed with (gates, an activation) is tested by changes that the product does not
+show: a matrix that the rows do not see, and a constant column of the rows moved into the bias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from spa.analysis.application import Application
+from spa.notation.products import Product
+from spa.notation.rule import names_of
+from spa.passes.layers.consumers import Layer, find_layers
+from tests.soundness import Case, Row, Unsound
+
+CLOSE = 1e-4  # of the largest number in a result
+MOVED = 1e-2  # of it: what a change that shows moves a result by, at least
+
+
+def check_products(row: Row) -> int:
+    """Compare every product of a row with what the node gives; how many weights were compared.
+
+    Raises:
+        Unsound: the node computes something else with a weight.
+    """
+    *_, application = Case(row).couple()
+    pairs = [pair for product in application.rule.products for pair in _sides(product)]
+    return sum(_compare(row, *pair) for pair in pairs)
+
+
+def _sides(product: Product) -> Iterator[tuple[int | None, int]]:
+    """(data, weight) with either operand as the stored one where the note allows both."""
+    yield product.data, product.weight
+    if product.symmetric and product.data is not None:
+        yield product.weight, product.data
+
+
+def _compare(row: Row, data: int | None, weight: int) -> bool:
+    """Whether a weight makes a layer, which is then compared."""
+    case = Case(row)
+    product = next(product for product in case.couple()[-1].rule.products if weight in (product.weight, product.data))
+    for at, constant in ((data, False), (weight, True), (product.bias, True)):
+        if at in case.tensors:
+            case.tensors[at] = replace(case.tensors[at], constant=constant)
+    case.row = replace(row, operands=[case.tensors.get(at) for at in range(len(row.operands))])
+    model, _, coupling, application = case.couple()
+    layer = next((layer for layer in find_layers(model, coupling) if layer.mixing.weight == weight), None)
+    if layer is None or not layer.width * layer.output_width:
+        return False
+    arrays = _prepared(case, application, layer)
+    results = case.run(case.model(arrays), arrays)
+    rows = layer.rows(np.asarray(results[0] if data is None else arrays[data], np.float64))
+    what = f"{case.row}: operand {weight} of {layer.mixing.product}"
+    if not layer.mixing.product.inside and (layer.bias is not None or product.bias not in arrays):
+        _equal(_given(layer, rows, arrays), layer.output_rows(results[0]), what)
+    if layer.mixing.product.data is None or layer.width > 1:
+        unseen = np.stack([_unseen(block, layer.output_width) for block in rows])
+        same = arrays | {weight: _cast(layer.weight_of(layer.matrix(arrays[weight]) + unseen), arrays[weight])}
+        _same(case, same, results, f"{what}: a matrix that no row sees")
+    _moved_into_bias(case, layer, rows, arrays, results, what)
+    return True
+
+
+def _prepared(case: Case, application: Application, layer: Layer) -> dict[int, np.ndarray]:
+    """Operands such that few rows are told apart, so that there are matrices that no row sees."""
+    arrays = {at: array.copy() for at, array in case.dense.items()}
+    product = layer.mixing.product
+    if product.data is None:  # two steps from a state of zeros: the second reads the first
+        assert product.steps is not None
+        arrays[0] = np.take(arrays[0], range(2), product.steps)
+        (state,) = (name for _, name in layer.mixing.stands_for)
+        arrays |= {at: np.minimum(array, 2) for at, array in arrays.items() if array.dtype.kind == "i"}  # lengths
+        for at in arrays.keys() - application.weights:
+            if state in {name.name for term in application.operand_axes(at) for name in names_of(term)}:
+                arrays[at] = np.zeros_like(arrays[at])
+        case.shapes = [result.shape for result in case.run(case.model(arrays), arrays)]
+        return arrays
+    for axis, term in enumerate(application.operand_axes(product.data)):
+        if {name.name for name in names_of(term)} & layer.mixing.contracted:
+            first = np.take(arrays[product.data], [0], axis)
+            factors = np.linspace(0.5, 1.5, arrays[product.data].shape[axis], dtype=first.dtype)
+            shape = [1] * first.ndim
+            shape[axis] = -1
+            arrays[product.data] = first * factors.reshape(shape)
+            np.moveaxis(arrays[product.data], axis, 0)[0] = 1.0
+            break
+    return arrays
+
+
+def _given(layer: Layer, rows: np.ndarray, arrays: dict[int, np.ndarray]) -> np.ndarray:
+    """What the product gives, (blocks, positions, outputs)."""
+    found = rows @ layer.matrix(arrays[layer.mixing.weight].astype(np.float64))
+    at = layer.mixing.bias
+    if at is None or layer.bias is None:
+        return np.asarray(found)
+    return np.asarray(found + layer.bias_vector(arrays[at].astype(np.float64))[:, None])
+
+
+def _unseen(rows: np.ndarray, outputs: int) -> np.ndarray:
+    """A matrix (width, outputs) that gives zero for all rows; zeros where there is none."""
+    _, values, directions = np.linalg.svd(rows)
+    rank = int(np.sum(values > 1e-5 * values.max(initial=1e-30)))
+    free = directions[rank:]
+    noise = np.random.default_rng(0).uniform(0.5, 1.0, (len(free), outputs))
+    return np.asarray(free.T @ noise)
+
+
+def _moved_into_bias(
+    case: Case, layer: Layer, rows: np.ndarray, arrays: dict[int, np.ndarray], results: list[np.ndarray], what: str
+) -> None:
+    """A column of the rows that is one everywhere counts as much in the matrix as in the bias."""
+    at = layer.mixing.bias
+    if at is None or at not in arrays or layer.bias is not layer.node.inputs[at] or layer.mixing.steps is not None:
+        return
+    if arrays[at].size == 1 < layer.output_width * layer.block_count:
+        return  # one number for all outputs
+    ones = [column for column in range(layer.width) if np.all(rows[:, :, column] == 1.0)]
+    if not ones:
+        return
+    weight = layer.mixing.weight
+    matrix = layer.matrix(arrays[weight]).astype(np.float64)
+    vector = layer.bias_vector(arrays[at].astype(np.float64))
+    shift = np.random.default_rng(1).uniform(0.5, 1.0, vector.shape)
+    matrix[:, ones[0]] += shift
+    moved = arrays | {weight: _cast(layer.weight_of(matrix), arrays[weight])}
+    _differs(case, moved, results, f"{what}: another matrix")
+    moved[at] = _cast(layer.bias_of(vector - shift, arrays[at]), arrays[at])
+    _same(case, moved, results, f"{what}: a constant column moved into the bias")
+
+
+def _cast(array: np.ndarray, like: np.ndarray) -> np.ndarray:
+    return array.reshape(like.shape).astype(like.dtype)
+
+
+def _same(case: Case, arrays: dict[int, np.ndarray], expected: list[np.ndarray], what: str) -> None:
+    for one, two in zip(expected, case.run(case.model(arrays), arrays), strict=True):
+        _equal(two, one, what)
+
+
+def _differs(case: Case, arrays: dict[int, np.ndarray], results: list[np.ndarray], what: str) -> None:
+    found = case.run(case.model(arrays), arrays)[0]
+    if np.max(np.abs(found - results[0]), initial=0.0) <= MOVED * np.max(np.abs(results[0]), initial=0.0):
+        raise Unsound(f"{what} gives the same: nothing is tested")
+
+
+def _equal(found: np.ndarray, expected: np.ndarray, what: str) -> None:
+    scale = float(np.max(np.abs(expected), initial=1e-3))
+    if found.shape != expected.shape or not np.allclose(found, expected, rtol=0, atol=CLOSE * scale):
+        raise Unsound(f"{what} gives {found}, expected {expected}")
