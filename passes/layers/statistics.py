@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import onnx_ir as ir
@@ -26,6 +26,12 @@ Fetch = Callable[[ir.Value, int], np.ndarray]
 
 Weigh = Callable[[Problem, int, "tuple[int, ...]"], "np.ndarray | None"]
 """(rows,) which rows of a batch count, from the problem, the batch's number and the data's shape; None: all."""
+
+Balance = Callable[[Problem, np.ndarray], np.ndarray]
+"""(rows,) how much each row of a batch counts, from the problem and the dense network's data."""
+
+FAINTEST = 1e-9
+"""Share of a batch's largest mean square below which a sample says nothing."""
 
 
 class Drift(Protocol):
@@ -51,6 +57,7 @@ def collect(
     *,
     drift: Drift | None = None,
     weigh: Weigh | None = None,
+    balance: Balance | None = None,
     threads: int | None = None,
 ) -> dict[Key, Statistics]:
     """Statistics of some problems, one for all that read the same rows.
@@ -60,9 +67,11 @@ def collect(
         dense, pruned: a value of a batch in the dense and in the pruned network; without the second, of one network.
         drift: what outputs should make up for besides.
         weigh: which rows count.
+        balance: how much each does; None: all as much.
         threads: how many problems are added to at once; by default one a core.
     """
-    found = {p.key: _Collector(p, count, symmetric=pruned is None, drift=drift, weigh=weigh) for p in problems}
+    options: dict[str, Any] = {"symmetric": pruned is None, "drift": drift, "weigh": weigh, "balance": balance}
+    found = {p.key: _Collector(p, count, **options) for p in problems}
     inputs = dict.fromkeys(collector.problem.data for collector in found.values())
     workers = at_once(max((collector.problem.width for collector in found.values()), default=1), threads)
     for number in range(count):
@@ -76,11 +85,34 @@ def collect(
     return {key: collector.statistics() for key, collector in found.items()}
 
 
+def balanced(problem: Problem, data: np.ndarray, samples: int) -> np.ndarray:
+    """(rows,) one over the mean square of what each row's sample holds: no range of numbers drowns another.
+
+    Args:
+        data: what the layer reads, of that many samples; where they do not lie along the first axis, all count alike.
+    """
+    rows = problem.row_count(data.shape)
+    apart = data.shape[0] == samples and rows % samples == 0
+    squares = np.square(data.reshape(samples if apart else 1, -1), dtype=np.float32).mean(1, dtype=np.float64)
+    largest = squares.max(initial=0.0)
+    if not 0 < largest < np.inf:
+        return np.ones(rows)
+    said = squares > FAINTEST * largest
+    return np.repeat(np.where(said, 1.0 / np.where(said, squares, 1.0), 0.0), rows // len(squares))
+
+
 class _Collector:
     def __init__(
-        self, problem: Problem, count: int, *, symmetric: bool, drift: Drift | None, weigh: Weigh | None
+        self,
+        problem: Problem,
+        count: int,
+        *,
+        symmetric: bool,
+        drift: Drift | None,
+        weigh: Weigh | None,
+        balance: Balance | None,
     ) -> None:
-        self.problem, self.weigh = problem, weigh
+        self.problem, self.weigh, self.balance = problem, weigh, balance
         self.drift = drift if drift is not None and drift.width(problem) else None
         drift_width = problem.layer.output_width if self.drift is not None else 0
         self.count = count
@@ -118,19 +150,30 @@ class _Collector:
             drawn = np.random.default_rng(number).choice(count, self.share, replace=False)
             positions = drawn if positions is None else positions[drawn]
         rows = self.problem.rows(dense, positions)
+        omega = None if self.balance is None else self.balance(self.problem, dense)
+        if omega is not None and positions is not None:
+            omega = omega[positions]
         into = self.held_out if held_out else self.fitted
         if pruned is None:
             for moments, block in zip(into, rows, strict=True):
-                moments.update(block)
+                moments.update(block, weights=omega)
             return
         found = self.problem.rows(pruned, positions)
-        some = slice(None, None, max(1, rows.shape[1] * self.count // ENERGY_ROWS))
+        some = _some(rows.shape[1], max(1, ENERGY_ROWS // self.count), omega)
         self.dense.append(rows[:, some])
         self.pruned.append(found[:, some])
         if self.drift is None:
             for moments, block, other in zip(into, rows, found, strict=True):
-                moments.update(other, block)
+                moments.update(other, block, weights=omega)
             return
         off = self.drift.rows(self.problem, number, positions)
         for moments, block, other, missing in zip(into, rows, found, off, strict=True):
-            moments.update(other, block, drift=missing)
+            moments.update(other, block, drift=missing, weights=omega)
+
+
+def _some(rows: int, wanted: int, omega: np.ndarray | None) -> np.ndarray:
+    """Numbers of about so many rows, drawn evenly: of their weights, where they have some."""
+    if omega is None:
+        return np.arange(0, rows, max(1, rows // wanted))
+    reached = np.cumsum(omega) / np.sum(omega)
+    return np.minimum(np.searchsorted(reached, (np.arange(min(rows, wanted)) + 0.5) / min(rows, wanted)), rows - 1)

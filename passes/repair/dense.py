@@ -16,9 +16,9 @@ from spa.analysis.group import Group
 from spa.passes.choose.allocation import Curve, through
 from spa.passes.layers.consumers import Layer
 from spa.passes.layers.problems import Key, Problem, Statistics
-from spa.passes.layers.statistics import collect
+from spa.passes.layers.statistics import Balance, balanced, collect
 from spa.passes.layers.workers import Item, Result, at_once, each
-from spa.passes.repair.difference import lost, output_difference
+from spa.passes.repair.difference import evened, lost, output_difference
 from spa.passes.repair.network import Network
 from spa.passes.repair.rotation import Turned
 from spa.passes.repair.rowweights import RowWeights
@@ -139,13 +139,21 @@ class Session:
         """(rows,) which rows of a batch count; None: all."""
         return self.masks.rows(problem, self.batches([])[number], shape)
 
+    def balance(self, batch: Batch) -> Balance | None:
+        """How much each row of batches such as this one counts; None: all as much."""
+        return partial(balanced, samples=self.data.count(batch)) if self.data.balanced else None
+
     def difference(
         self, at: int, dense: Sequence[np.ndarray], pruned: Sequence[np.ndarray], batches: Sequence[Batch]
     ) -> dict[str, float]:
         """How far the compared value of that number is off, on some batches."""
         value = self.network.compared[at]
         weights = [self.masks.of_output(value, b, a.shape) for b, a in zip(batches, dense, strict=True)]
-        return output_difference(dense, pruned, weights, logits=self.network.logits[at])
+        found = output_difference(dense, pruned, weights, logits=self.network.logits[at])
+        if self.data.balanced and "kl" not in found:
+            counts = [self.data.count(batch) for batch in batches]
+            found |= output_difference(*evened(dense, pruned, counts), weights)
+        return found
 
     def lost(self, differences: Sequence[Mapping[str, float]]) -> float:
         """One number for how far the compared values are off: a mean over them."""
@@ -266,7 +274,9 @@ class Session:
         def weigh(problem: Problem, at: int, shape: tuple[int, ...]) -> np.ndarray | None:
             return self.weigh(problem, numbers[at], shape)
 
-        found = collect(problems, len(numbers), fetch, weigh=weigh, threads=self.threads)
+        found = collect(
+            problems, len(numbers), fetch, weigh=weigh, balance=self.balance(batches[0]), threads=self.threads
+        )
         self.recurrent |= {p.key: found[p.key] for p in problems if p.layer.mixing.steps is not None}
         return found
 

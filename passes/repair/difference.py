@@ -69,6 +69,38 @@ def output_difference(
     return found
 
 
+def evened(
+    dense: Sequence[np.ndarray], pruned: Sequence[np.ndarray], counts: Sequence[int]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Outputs in which no sample is further from the others than most are, scaled together with those of the pruned.
+
+    Samples of numbers that are too large drown the others in every sum of squares; those on which a network says next
+    to nothing are left as faint as they are.
+
+    Args:
+        counts: how many samples each batch has; outputs that do not have one along the first axis stay as they are.
+    """
+    if any(array.shape[:1] != (count,) for array, count in zip(dense, counts, strict=True)):
+        return list(dense), list(pruned)
+    total = sum(counts)
+    flat = [array.reshape(len(array), -1).astype(np.float64) for array in dense]
+    shapes = {array.shape[1] for array in flat}
+    if len(shapes) > 1 or not all(np.all(np.isfinite(array)) for array in flat):
+        return list(dense), list(pruned)
+    middle = np.median(np.concatenate(flat), axis=0) if total > 2 else np.zeros(flat[0].shape[1])
+    apart = [np.sqrt(np.mean((array - middle) ** 2, axis=1)) for array in flat]
+    usual = float(np.median(np.concatenate(apart)))
+    factors = [np.minimum(1.0, usual / np.maximum(size, 1e-30)) if usual else np.ones(len(size)) for size in apart]
+
+    def scaled(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [
+            ((array.reshape(len(array), -1) - middle) * factor[:, None]).reshape(array.shape)
+            for array, factor in zip(arrays, factors, strict=True)
+        ]
+
+    return scaled(dense), scaled(pruned)
+
+
 def lost(found: Mapping[str, float], *, logits: bool = False) -> float:
     """One number for what `output_difference` found."""
     squared = found["relative_l2"] ** 2

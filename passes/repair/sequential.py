@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -133,8 +134,9 @@ class Repair:
         drift = self.drift(dense, pruned) if session.preset.drift else None
         threads = session.threads
         weigh = session.weigh
-        found = collect(same, count, dense.value, weigh=weigh, threads=threads) | again
-        return found | collect(moved, count, dense.value, pruned.value, drift=drift, weigh=weigh, threads=threads)
+        rows: dict[str, Any] = {"weigh": weigh, "balance": session.balance(dense.batches[0]), "threads": threads}
+        found = collect(same, count, dense.value, **rows) | again
+        return found | collect(moved, count, dense.value, pruned.value, drift=drift, **rows)
 
     def choose_again(self, layers: Sequence[Layer], statistics: Mapping[Key, Statistics]) -> None:
         """Units of the groups whose readers are all here, from what they really read."""

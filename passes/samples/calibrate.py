@@ -24,6 +24,7 @@ class Calibration:
         notes: what a user should know about the samples.
         scalars: inputs without axes (a sampling rate), which are the same for all samples.
         axes: of the model's inputs, along which samples lie, where that is not the first.
+        balanced: whether every sample counts as much as any other at each layer, however large its numbers are there.
     """
 
     samples: Mapping[str, np.ndarray]
@@ -31,6 +32,7 @@ class Calibration:
     notes: tuple[str, ...] = ()
     scalars: Mapping[str, np.ndarray] = field(default_factory=dict)
     axes: Mapping[str, int] = field(default_factory=dict)
+    balanced: bool = False
 
     def __len__(self) -> int:
         return min(len(array) for array in self.samples.values())

@@ -41,10 +41,32 @@ def pictures(count: int, channels: int, height: int, width: int, rng: np.random.
     return found
 
 
-def films(count: int, frames: int, channels: int, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """(count, channels, frames, height, width) float32: pictures that pass by, each at a pace of its own."""
-    stills = pictures(count, channels, height, width, rng)
-    paces = rng.integers(-PACE, PACE + 1, (count, 2))
+def gratings(count: int, channels: int, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """(count, channels, height, width) float32: crossed stripes and checks of any pitch over a slope, none of them in
+    `pictures`."""
+    rows, columns = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)[None, :]
+    found = np.empty((count, channels, height, width), np.float32)
+    for sample in range(count):
+        picture = _coloured(rng.standard_normal((channels, 1, 1))) + 0.0 * (rows + columns)
+        for _ in range(rng.integers(1, 5)):
+            angle, pitch = rng.uniform(0, np.pi), np.exp(rng.uniform(np.log(1.5), np.log(max(height, width) / 3)))
+            wave = np.sin(pitch * np.pi * (np.cos(angle) * rows + np.sin(angle) * columns) + rng.uniform(0, 2 * np.pi))
+            wave = np.sign(wave) if rng.uniform() < 0.4 else wave
+            window = np.exp(
+                -((rows - rng.uniform(-1, 1)) ** 2 + (columns - rng.uniform(-1, 1)) ** 2) * rng.uniform(0, 3)
+            )
+            picture = picture + 0.7 * _coloured(rng.standard_normal((channels, 1, 1))) * wave * window
+        found[sample] = picture
+    return found
+
+
+def films(stills: np.ndarray, frames: int, rng: np.random.Generator) -> np.ndarray:
+    """(count, channels, frames, height, width): pictures that pass by, each at a pace of its own.
+
+    Args:
+        stills: (count, channels, height, width).
+    """
+    paces = rng.integers(-PACE, PACE + 1, (len(stills), 2))
     found = [
         [np.roll(still, at * pace, (1, 2)) for at in range(frames)] for still, pace in zip(stills, paces, strict=True)
     ]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import onnx_ir as ir
 import pytest
 
 from spa.passes.layers import statistics as module
 from spa.passes.layers.problems import Problem
-from spa.passes.layers.statistics import collect, enough_rows
+from spa.passes.layers.statistics import balanced, collect, enough_rows
 from spa.passes.repair.network import prepare
 from spa.pipeline import load_normal
 from tests.models import build
@@ -86,3 +88,30 @@ def test_moments_are_settled_before_several_threads_read_them() -> None:
         before = {name: getattr(moments, name) for name in moments.__slots__}
         assert moments.gram.shape == (5, 5)
         assert all(getattr(moments, name) is value for name, value in before.items())
+
+
+def test_balanced_rows_weigh_as_much_whatever_their_size() -> None:
+    """A sample whose numbers are a thousand times as large says no more than it says at the size of the others."""
+    one = problem()
+    balance = partial(balanced, samples=10)
+    large = [batch * np.where(np.arange(10) == 4, 1000.0, 1.0)[:, None].astype(np.float32) for batch in DENSE]
+    found = [collect([one], 12, of(batches), balance=balance)[one.key].fitted[0] for batches in (DENSE, large)]
+    assert np.trace(found[1].gram) < 3 * np.trace(found[0].gram)
+    assert np.trace(collect([one], 12, of(large))[one.key].fitted[0].gram) > 1e4 * np.trace(found[0].gram)
+
+
+def test_samples_along_another_axis_and_of_nothing_are_left_even() -> None:
+    one = problem()
+    even = balanced(one, DENSE[0], 7)
+    np.testing.assert_array_equal(even, np.full(10, even[0]))
+    np.testing.assert_array_equal(balanced(one, 0 * DENSE[0], 10), np.ones(10))
+
+
+def test_rows_that_tell_of_variance_are_drawn_by_weight() -> None:
+    one = problem()
+    batches = [np.repeat(np.array([[1.0], [100.0]], np.float32), 5, 1).repeat(5, 0) for _ in range(12)]
+    found = collect(
+        [one], 12, of(batches), of(batches), balance=lambda _problem, _data: np.array([1.0] * 5 + [0.0] * 5)
+    )
+    assert found[one.key].dense is not None
+    assert (found[one.key].dense == 1.0).all()

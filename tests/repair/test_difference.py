@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from spa.passes.repair import difference
-from spa.passes.repair.difference import lost, output_difference
+from spa.passes.repair.difference import evened, lost, output_difference
 from spa.passes.repair.network import prepare
 from spa.pipeline import load_normal
 from tests import models
@@ -86,3 +86,16 @@ def test_scores_that_are_masked_are_left_out() -> None:
     nothing = np.full((4, 5), np.nan)
     assert output_difference([nothing], [nothing], logits=True) == {"relative_l2": 0.0, "kl": 0.0}
     assert not np.isfinite(output_difference([left], [nothing], logits=True)["relative_l2"])
+
+
+def test_no_sample_drowns_the_others() -> None:
+    """One whose numbers are a thousand times as large, and one that is off: evened, the small one is seen."""
+    random = np.random.default_rng(0)
+    left = random.standard_normal((12, 6))
+    right = left + 0.3 * random.standard_normal(left.shape) * (np.arange(12) != 3)[:, None]
+    left[3], right[3] = 1000 * left[3], 1000 * right[3]
+    assert output_difference([left], [right])["relative_l2"] < 2e-3
+    dense, pruned = evened([left[:6], left[6:]], [right[:6], right[6:]], [6, 6])
+    assert 0.1 < output_difference(dense, pruned)["relative_l2"] < 0.6
+    whole = [left[None, :6]]
+    assert evened(whole, whole, [6])[0][0] is whole[0], "samples do not lie along the first axis"

@@ -202,8 +202,7 @@ def test_an_input_without_axes_is_the_same_for_all_samples(options: dict[str, An
     result = pipeline.prune(network(text, MLP_WEIGHTS), ratio=0.4, data=data, **options)
     assert result.report.verified
     assert error(result) < 0.6
-    with pytest.raises(DataError, match="'factor' is a scalar, and what it may be cannot be made up"):
-        pipeline.prune(network(text, MLP_WEIGHTS), ratio=0.4, data_free=True)
+    assert pipeline.prune(network(text, MLP_WEIGHTS), ratio=0.4, data_free=True).report.verified
 
 
 @pytest.mark.parametrize("free", [False, True])

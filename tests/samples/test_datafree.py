@@ -60,7 +60,7 @@ def test_numbers_fit_the_input(shape: str, expected: tuple[int, ...]) -> None:
     found = make_samples(model, most=6)
     assert found.samples["x"].shape == expected
     assert found.samples["x"].std() > 0.1
-    assert "samples were made up from the model alone" in found.notes
+    assert any("made up from the model alone" in note for note in found.notes)
 
 
 def test_tables_are_found_by_trying_and_masks_are_ones() -> None:
@@ -145,7 +145,8 @@ def test_pictures_of_any_size(shape: tuple[int, int, int]) -> None:
 
 
 def test_films_move_steadily() -> None:
-    found = films(8, 5, 3, 32, 32, np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    found = films(pictures(8, 3, 32, 32, rng), 5, rng)
     assert found.shape == (8, 3, 5, 32, 32)
     paces = [
         [(down, right) for down in range(-2, 3) for right in range(-2, 3) if _passes(film, down, right)]

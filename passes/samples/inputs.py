@@ -1,0 +1,165 @@
+"""The inputs of a model as samples are made for them: their shapes with open axes filled in, tables, masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+import onnx_ir as ir
+
+from spa.errors import DataError
+
+Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
+"""The model, on samples that lie along the first axis of every input."""
+
+Fills = tuple[tuple[int, int], int, int]
+
+OPEN: tuple[Fills, ...] = (
+    ((224, 224), 64, 128), ((256, 256), 32, 512), ((48, 320), 16, 4096), ((48, 48), 16, 4096), ((32, 32), 8, 16000),
+    ((512, 512), 128, 64),
+)  # fmt: skip
+"""What open axes become: sides of images, positions of whole numbers, steps of others; the first that a model takes."""
+
+LARGEST_TABLE = 1 << 24
+
+MASKS = 4
+"""Of more inputs than that, not every choice is tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """An input of the model.
+
+    Attributes:
+        shape: with open axes filled in and the axis of samples first.
+        axis: where the model has the axis of samples.
+        open: whether the model takes any number of samples.
+        rows: how many rows the table has that it indexes; 0: none, or it is no whole number.
+    """
+
+    name: str
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    axis: int = 0
+    open: bool = True
+    rows: int = 0
+
+
+def open_sizes(
+    values: Sequence[ir.Value], inputs: Mapping[str, Sequence[int]], axes: Mapping[str, int]
+) -> dict[str, int]:
+    """Sizes of named axes, which inputs share: those given, and one for every axis of samples."""
+    found: dict[str, int] = {}
+    for value in values:
+        for axis, size in enumerate(value.shape or ()):
+            given = inputs.get(str(value.name))
+            if not isinstance(size, int) and size.value is not None and (given or axis == axes[str(value.name)]):
+                found.setdefault(size.value, given[axis] if given else 1)
+    return found
+
+
+def described(
+    value: ir.Value, inputs: Mapping[str, Sequence[int]], sizes: dict[str, int], axis: int, fills: Fills
+) -> Input:
+    """An input with its open axes filled in; what named ones become is added to `sizes`, for the inputs after it."""
+    name, dtype = str(value.name), value.dtype
+    if dtype is None or value.shape is None:
+        raise DataError(f"input {name!r}: samples can only be made of tensors whose type and rank are known")
+    declared = [size if isinstance(size, int) else sizes.get(str(size.value)) for size in value.shape]
+    if name in inputs:
+        declared = list(inputs[name])
+    numbers = dtype.is_floating_point()
+    image = len(declared) == 4 and numbers
+    (height, width), length, steps = fills
+    last = max((at for at, size in enumerate(declared) if size is None and at != axis), default=-1)
+    shape = [
+        size if size is not None
+        else 1 if at == axis
+        else (width if at == last else height) if image
+        else steps if numbers else length
+        for at, size in enumerate(declared)
+    ]  # fmt: skip
+    sizes |= {str(s.value): shape[at] for at, s in enumerate(value.shape) if not isinstance(s, int) and s.value}
+    shape.insert(0, shape.pop(axis))
+    return Input(name, np.dtype(dtype.numpy()), tuple(shape), axis, not isinstance(value.shape[axis], int))
+
+
+def scalar_choices(value: ir.Value) -> list[np.ndarray]:
+    """What an input without axes may be: a sampling rate, a count, a threshold, a switch; the most likely first."""
+    dtype = np.dtype(value.dtype.numpy()) if value.dtype is not None else np.dtype(np.float32)
+    numbers = {"b": (True, False), "i": (16000, 1, 8000, 0), "u": (16000, 1, 0)}.get(dtype.kind, (1.0, 0.5, 0.0))
+    return [np.asarray(number, dtype) for number in numbers if dtype.itemsize > 1 or number <= 1]
+
+
+def declared_shape(one: Input, count: int) -> tuple[int, ...]:
+    """The shape as the model takes it, with that many samples where it takes any number."""
+    shape = list(one.shape[1:])
+    shape.insert(one.axis, count if one.open else one.shape[0])
+    return tuple(shape)
+
+
+def runs_on(run: Run, inputs: Sequence[Input], instead: Mapping[str, np.ndarray]) -> bool:
+    """Whether the model runs on zeros of whole numbers and ones of others, but for some arrays that are given."""
+    feeds = {one.name: (np.zeros if one.dtype.kind in "iu" else np.ones)(one.shape, one.dtype) for one in inputs}
+    try:
+        return bool(run({**feeds, **instead}))
+    except DataError:
+        return False
+
+
+def with_rows(one: Input, others: Sequence[Input], run: Run) -> Input:
+    """The input with the size of the table that it indexes, by halving: a larger number makes the model fail."""
+    if one.dtype.kind not in "iu":
+        return one
+
+    def runs(number: int) -> bool:
+        return runs_on(run, others, {one.name: np.full(one.shape, number, one.dtype)})
+
+    most = min(LARGEST_TABLE, int(np.iinfo(one.dtype).max))
+    if runs(most):
+        return one
+    least = 0
+    while most - least > 1:
+        middle = (least + most) // 2
+        least, most = (middle, most) if runs(middle) else (least, middle)
+    return replace(one, rows=most)
+
+
+def channel_axis(shape: Sequence[int]) -> int:
+    """The axis of the colours of pictures (rank four) or films (rank five): of one or three; 0: it is neither."""
+    likely = {4: (1, 3), 5: (1, 2, 4)}.get(len(shape), ())
+    return next((axis for axis in likely if shape[axis] in (1, 3)), 0)
+
+
+def is_mask(one: Input) -> bool:
+    """Whether the values of an input are all ones."""
+    return one.dtype.kind == "b" or (one.dtype.kind in "iu" and not one.rows and not channel_axis(one.shape))
+
+
+def unhidden(run: Run, masks: Sequence[Input], size: int, samples: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The samples, with as few masks as need be turned into zeros so that the outputs say something of the rest."""
+    names = [one.name for one in masks][:MASKS]
+    for count in range(len(names) + 1 if names else 0):
+        for turned in combinations(names, count):
+            found = samples | {name: np.zeros_like(samples[name]) for name in turned}
+            if _tells(run, found, size):
+                return found
+    return samples
+
+
+def _tells(run: Run, samples: Mapping[str, np.ndarray], size: int) -> bool:
+    """Whether some number of the outputs is another for other samples."""
+    numbers = np.arange(size), np.arange(size) + max(1, min(size, len(next(iter(samples.values()))) - size))
+    try:
+        one, other = (
+            run({name: array.take(part, 0, mode="wrap") for name, array in samples.items()}) for part in numbers
+        )
+    except DataError:
+        return False
+    pairs = [(left, other[name]) for name, left in one.items() if hasattr(left, "shape")]  # sequences have none
+    return any(
+        left.shape != right.shape or bool(np.any((left != right) & (left == left) & (right == right)))  # NaN is not NaN
+        for left, right in pairs
+    )

@@ -1,0 +1,167 @@
+"""What numbers an input takes: bytes, 0 to 1, -1 to 1, standardised, or of a size that only the graph can tell.
+
+A file does not say. What it says it says by numbers: how an input is scaled before the first layers, the statistics
+that a batch normalisation behind them has stored, and biases that make up for the mean of what training saw. On
+samples of the right range the first layers' results vary about as much as training left them to, and lie about zero;
+on a range that is too small they hardly vary beside their biases, on one that is too large they are beyond all measure.
+Ranges that do nearly as well as the best are used together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from spa.operators.mixing import scaled_behind
+from spa.passes.layers.consumers import Layer
+
+LEVEL, CONTRAST = 0.45, 0.25
+"""Mean and deviation of pictures from 0 to 1, about those of natural ones (ImageNet: 0.449, 0.226)."""
+
+PICTURE_RANGES = {"standardised": (-LEVEL / CONTRAST, (1 - LEVEL) / CONTRAST), "0..1": (0.0, 1.0), "-1..1": (-1.0, 1.0),
+                  "0..255": (0.0, 255.0)}  # fmt: skip
+"""What black and white may be."""
+
+SIZES = (1.0, 0.1, 0.3, 3.0, 10.0, 30.0, 100.0)
+OFFSETS = (0.0, -2.0, 2.0)
+"""Of features: their deviation, and their mean in units of it. The first is the most likely."""
+
+LOUDNESSES = (1.0, 0.1, 3000.0)
+"""Deviations of sound: normalised, from -1 to 1, of whole numbers of 16 bits."""
+
+NEARLY, LIKELY, LOUD = 0.6, 1.0, 2.5
+"""By how much, in natural logarithms, the score of a range may be beyond the best; that of the most likely one; and
+that of sounds, whose first layers say little."""
+
+MOST = 3
+"""Ranges that are used together."""
+
+LOOKED_AT = 2048
+"""Rows of a first layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """How plain numbers become an input's: times `scale`, plus `shift`, which broadcast with a sample.
+
+    Plain numbers are from 0 to 1 for pictures, and of mean zero and variance one elsewhere.
+    """
+
+    name: str
+    scale: np.ndarray
+    shift: np.ndarray
+
+    def of(self, plain: np.ndarray) -> np.ndarray:
+        """Numbers as the input takes them."""
+        return np.asarray(plain * self.scale + self.shift)
+
+
+def between(name: str, low: float, high: float, *, picture: bool) -> Range:
+    """From `low` to `high`: a picture's black and white; elsewhere two deviations from the mean to either side."""
+    if picture:
+        return Range(name, np.array(high - low), np.array(low))
+    return Range(name, np.array((high - low) / 4), np.array((high + low) / 2))
+
+
+def candidates(*, picture: bool, sound: bool = False) -> list[Range]:
+    """What an input may take where nothing is known, the most likely first."""
+    if sound:
+        return [Range(f"deviation {size:g}", np.array(size), np.array(0.0)) for size in LOUDNESSES]
+    if picture:
+        return [between(name, low, high, picture=True) for name, (low, high) in PICTURE_RANGES.items()]
+    return [
+        Range(f"{offset * size:g} +- {size:g}", np.array(size), np.array(offset * size))
+        for offset in OFFSETS
+        for size in SIZES
+    ]
+
+
+Fetch = Callable[[Mapping[str, np.ndarray], Sequence[ir.Value]], Sequence[np.ndarray]]
+"""Some values, from inputs."""
+
+
+@dataclass(frozen=True, slots=True)
+class FirstLayers:
+    """The layers that an input comes to first, which tell by their weights what it is like."""
+
+    layers: Sequence[Layer]
+    array: Callable[[ir.Value], np.ndarray]
+
+    @classmethod
+    def of(cls, model: ir.Model, layers: Sequence[Layer], name: str) -> FirstLayers:
+        """Those of an input."""
+        nodes = {layer.node for layer in layers}
+        reached = {value for value in model.graph.inputs if value.name == name}
+        behind: set[ir.Value] = set()
+        for node in model.graph:
+            read = [value for value in node.inputs if value is not None]
+            if node in nodes or any(value in behind for value in read):
+                behind.update(node.outputs)
+            elif any(value in reached for value in read):
+                reached.update(node.outputs)
+        first = [layer for layer in layers if layer.data in reached and layer.data not in behind]
+        return cls([layer for layer in first if layer.mixing.steps is None], _stored)
+
+    def inside(self, fetch: Fetch, constants: Sequence[Mapping[str, np.ndarray]], channels: int) -> list[Range]:
+        """Ranges that the graph states: those of pictures, taken back through the scaling before the first layer.
+
+        Args:
+            constants: the inputs where the one in question is 0, 1 and 2 throughout.
+            channels: of the input, 1 where it has no channels that differ.
+        """
+        if not self.layers:
+            return []
+        value = self.layers[0].data
+        found = [np.asarray(fetch(feeds, [value])[0], np.float64) for feeds in constants]
+        axis = next((at for at, size in enumerate(found[0].shape) if at and size == channels), None)
+        if channels > 1 and axis is not None:
+            found = [np.median(np.moveaxis(array, axis, 0).reshape(channels, -1), axis=1) for array in found]
+        else:
+            found = [np.median(array, keepdims=True).reshape(1) for array in found]
+        shift, scale = found[0], found[1] - found[0]
+        straight = np.allclose(found[2] - found[1], scale, rtol=1e-3, atol=1e-6 * np.abs(found[2]).max())
+        if not straight or not np.all(np.abs(scale) > 0) or np.allclose([scale, shift], [[1.0], [0.0]]):
+            return []
+        return [
+            Range(f"{one.name} behind the model's own scaling", one.scale / scale, (one.shift - shift) / scale)
+            for one in candidates(picture=True)[:3]
+        ]
+
+    def score(self, fetch: Fetch, feeds: Mapping[str, np.ndarray]) -> float:
+        """How unlike training these inputs are, in natural logarithms: how far results are from varying by one, and how
+        much larger their means are than what they vary by."""
+        if not self.layers:
+            return 0.0
+        found = []
+        for layer, data in zip(self.layers, fetch(feeds, [layer.data for layer in self.layers]), strict=True):
+            total = layer.row_count(data.shape)
+            positions = np.random.default_rng(0).choice(total, min(total, LOOKED_AT), replace=False)
+            matrix = layer.matrix(self.array(layer.weight))
+            bias = layer.bias_vector(None if layer.bias is None else self.array(layer.bias))
+            results = layer.rows(np.asarray(data, np.float64), positions) @ matrix + bias[:, None]
+            results = np.moveaxis(results, 1, 0).reshape(len(positions), -1)
+            if (behind := scaled_behind(layer.result)) is not None:
+                mean, variance = (self.array(value) for value in behind[1][2:4])
+                results = (results - mean) / np.sqrt(variance + 1e-5)
+            spread = float(np.sqrt(np.mean(results.var(0)))) + 1e-9
+            level = float(np.sqrt(np.mean(results.mean(0) ** 2)))
+            found.append(abs(np.log(spread)) + np.log1p(level / spread))
+        return float(np.mean(found))
+
+
+def plausible(scores: Sequence[float], ranges: Sequence[Range], *, sound: bool = False) -> list[Range]:
+    """The ranges that do about as well as the best, at most `MOST`: the most likely first, then by how well they do."""
+    order = np.argsort(scores, kind="stable")
+    near, likely = (LOUD, LOUD) if sound else (NEARLY, LIKELY)
+    best = scores[order[0]]
+    chosen = [0] if scores[0] <= best + likely else []
+    chosen += [at for at in order if scores[at] <= best + near]
+    return [ranges[at] for at in dict.fromkeys(chosen)][:MOST]
+
+
+def _stored(value: ir.Value) -> np.ndarray:
+    assert value.const_value is not None
+    return np.asarray(value.const_value.numpy(), np.float64)

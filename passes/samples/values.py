@@ -1,0 +1,119 @@
+"""What samples of one input hold: pictures, sounds, features or numbers of a table, each of several kinds by turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from spa.passes.samples.features import FAMILIES, OTHER_FAMILIES, features
+from spa.passes.samples.inputs import Input, channel_axis
+from spa.passes.samples.photographs import photographs
+from spa.passes.samples.pictures import films, gratings, pictures
+from spa.passes.samples.ranges import Range
+from spa.passes.samples.sounds import chirps, sounds
+from spa.passes.samples.text import text
+
+GREY, CONTRAST = 0.5, 0.235
+"""Mean and deviation of made-up pictures that go from 0 to 1."""
+
+SHORT_AXIS, SOUND = 16, 512
+"""Last axes of that length or more are taken for sequences, and for samples of sound."""
+
+
+def _made_up(count: int, channels: int, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    return np.clip(GREY + CONTRAST * pictures(count, channels, height, width, rng), 0.0, 1.0)
+
+
+def _gratings(count: int, channels: int, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    return np.clip(GREY + CONTRAST * gratings(count, channels, height, width, rng), 0.0, 1.0)
+
+
+PICTURES: Mapping[str, Callable[..., np.ndarray]] = {
+    "photographs": photographs, "made-up pictures": _made_up, "lines of text": text, "gratings": _gratings,
+}  # fmt: skip
+
+SHIPPED = ("photographs", "made-up pictures", "lines of text")
+"""Kinds of pictures with the library, of which the first and the last need it."""
+
+MADE_UP = ("made-up pictures",)
+OTHERS = ("gratings",)
+"""A kind that nothing is fitted on."""
+
+
+def is_picture(one: Input) -> bool:
+    """Whether an input may hold pictures or films."""
+    return bool(channel_axis(one.shape)) and one.dtype.kind in "fiu" and not one.rows
+
+
+def is_number(one: Input) -> bool:
+    """Whether an input holds numbers whose range is a question."""
+    return one.dtype.kind == "f" or is_picture(one)
+
+
+def values(
+    one: Input, count: int, ranges: Sequence[Range], kinds: Sequence[str], rng: np.random.Generator
+) -> np.ndarray:
+    """(count, ...) samples of an input; kinds take turns, and after each round of them ranges do.
+
+    Args:
+        ranges: what the input may take; empty: numbers are left as they are made.
+        kinds: of pictures, from `PICTURES`.
+    """
+    shape = (count, *one.shape[1:])
+    if one.dtype.kind == "b":
+        return np.ones(shape, one.dtype)
+    if one.dtype.kind in "iu" and not is_picture(one):
+        top = one.rows if one.rows > 2 else 1  # a table of one or two rows tells segments apart: the first
+        return rng.integers(0, top, shape).astype(one.dtype) if one.rows else np.ones(shape, one.dtype)
+    turns = len(kinds)
+    if is_picture(one):
+        plain = _pictures(shape, channel_axis(shape), kinds, rng)
+    else:
+        others = set(kinds) <= set(OTHERS)
+        plain = _numbers(shape, rng, others=others)
+        turns = 1 if is_sound(shape) else len(OTHER_FAMILIES if others else FAMILIES)
+    found = np.empty(shape, np.float32)
+    for number in range(count):
+        chosen = ranges[number // turns % len(ranges)] if ranges else None
+        found[number] = plain[number] if chosen is None else spread(chosen, one, plain[number])
+    if one.dtype.kind in "iu":
+        limits = np.iinfo(one.dtype)
+        return np.clip(np.rint(found), limits.min, limits.max).astype(one.dtype)
+    return found.astype(one.dtype)
+
+
+def spread(chosen: Range, one: Input, plain: np.ndarray) -> np.ndarray:
+    """One sample in the numbers of a range; scales of several channels lie along the channels."""
+    if chosen.scale.size == 1:
+        return np.asarray(plain * chosen.scale.reshape(()) + chosen.shift.reshape(()))
+    along = [1] * plain.ndim
+    along[channel_axis(one.shape) - 1] = -1
+    return np.asarray(plain * chosen.scale.reshape(along) + chosen.shift.reshape(along))
+
+
+def _pictures(shape: tuple[int, ...], axis: int, kinds: Sequence[str], rng: np.random.Generator) -> np.ndarray:
+    """Pictures or films from 0 to 1."""
+    *frames, height, width = (size for at, size in enumerate(shape) if at not in (0, axis))
+    found = np.empty(shape, np.float32)
+    for at, kind in enumerate(kinds):
+        count = len(range(at, shape[0], len(kinds)))
+        if not count:
+            continue
+        made = PICTURES[kind](count, shape[axis], height, width, rng)
+        if frames:
+            made = films(made, frames[0], rng)
+        found[at :: len(kinds)] = np.moveaxis(made, 1, axis)
+    return found
+
+
+def is_sound(shape: Sequence[int]) -> bool:
+    """Whether samples of that shape may be sound."""
+    return len(shape) in (2, 3) and shape[-1] >= SOUND
+
+
+def _numbers(shape: tuple[int, ...], rng: np.random.Generator, *, others: bool) -> np.ndarray:
+    """Sound or features, of variance one or so."""
+    if is_sound(shape):
+        return chirps(shape, rng) if others else sounds(shape, rng)
+    return features(shape, rng, OTHER_FAMILIES if others else FAMILIES)
