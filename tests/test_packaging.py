@@ -35,7 +35,9 @@ def test_wheel_holds_every_module_once(wheel: Path) -> None:
         modules |= {f"spa/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / folder).rglob("*.py")}
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-    assert sorted(name for name in names if ".dist-info/" not in name) == sorted({*modules, "spa/py.typed"})
+    library = {f"spa/passes/samples/library/{name}" for name in ("photographs.npz", "glyphs.npz", "SOURCES.md")}
+    found = sorted(name for name in names if ".dist-info/" not in name)
+    assert found == sorted({*modules, *library, "spa/py.typed"})
 
 
 def test_wheel_metadata(wheel: Path) -> None:
