@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from spa.operators.mixing import scaled_behind
+from spa.analysis.neighbours import scaled_behind
 from spa.passes.layers.consumers import Layer
 
 LEVEL, CONTRAST = 0.45, 0.25
@@ -144,8 +144,8 @@ class FirstLayers:
             results = layer.rows(np.asarray(data, np.float64), positions) @ matrix + bias[:, None]
             results = np.moveaxis(results, 1, 0).reshape(len(positions), -1)
             if (behind := scaled_behind(layer.result)) is not None:
-                mean, variance = (self.array(value) for value in behind[1][2:4])
-                results = (results - mean) / np.sqrt(variance + 1e-5)
+                mean, variance = self.array(behind.mean), self.array(behind.variance)
+                results = (results - mean) / np.sqrt(variance + behind.epsilon)
             spread = float(np.sqrt(np.mean(results.var(0)))) + 1e-9
             level = float(np.sqrt(np.mean(results.mean(0) ** 2)))
             found.append(abs(np.log(spread)) + np.log1p(level / spread))
