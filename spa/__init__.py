@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from spa.adapters.ir_pass import SpaPass
     from spa.analysis.plan import Plan
     from spa.frontends.samples import ImageOptions
+    from spa.gradients import torch_module
     from spa.options import PruneOptions, RunOptions
     from spa.passes.choose.budget import Budget
     from spa.passes.choose.importance import Scoring
@@ -28,6 +29,7 @@ __all__ = [
     "__version__",
     "apply_plan",
     "prune",
+    "torch_module",
 ]
 
 _HOMES = {
@@ -42,6 +44,7 @@ _HOMES = {
     "PruneOptions": "spa.options",
     "Plan": "spa.analysis.plan",
     "SpaPass": "spa.adapters.ir_pass",
+    "torch_module": "spa.gradients",
 }
 
 
