@@ -98,7 +98,7 @@ def frontend_of(model: Any) -> ModuleType:
 
 
 def _frontend(name: str) -> ModuleType:
-    return importlib.import_module(f"spa.frontends.{name}")
+    return importlib.import_module(f"spa.frontends.exporting.{name}")
 
 
 def _is_factory(text: str) -> bool:

@@ -1,12 +1,13 @@
 """What the exporters share: graphs in which a framework's arrays keep their names, the check that an export is right.
 
-Every frontend of a framework has the same functions:
+Every framework's module in this folder has the same functions:
 
     export(source, inputs, ...) -> ir.Model     the plainest graph its exporter makes, checked against the framework
     trace(source, inputs, ...) -> Traced        every array an initializer of its own name, nothing folded into it
     run(source, inputs) -> arrays               what the framework computes
     rebuild(source, arrays, ...) -> source      the same with arrays of other sizes
-    prune(source, inputs, ratio=...) -> source  a smaller one, as `spa.adapters.restore` makes it
+
+`spa.frontends.torch` and its likes add ``prune(source, inputs, ratio=...)``, which takes the way through the pipeline.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import numpy as np
 
 from spa.frontends.exporting.exported import Parts, RebuildError, difference, tolerance
 from spa.frontends.exporting.sizes import Choice, Holder, find_choices
+from spa.frontends.exporting.torch_running import run
 
 if TYPE_CHECKING:
     import torch
@@ -146,8 +147,6 @@ def _counts(thing: Any) -> bool:
 
 def _attributes_read(module: torch.nn.Module, inputs: Any) -> dict[str, set[str]]:
     """Which attributes of each submodule a forward pass reads."""
-    from spa.frontends.torch import run
-
     watched = copy.deepcopy(module)
     read: dict[str, set[str]] = {}
     for path, part in watched.named_modules():
@@ -236,8 +235,6 @@ class _Search:
             setattr(part, choice.attribute, type(old)(new))
 
     def outcome(self) -> _Outcome:
-        from spa.frontends.torch import run
-
         stack: list[str] = []
         finished = 0
 

@@ -42,9 +42,9 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto | ir.Model | gs.Graph)
         with _refusals():
             return _adopt(source.clone(), Weights(), origin_of(source))
     if type(source).__module__.partition(".")[0] == "onnx_graphsurgeon":
-        from spa.frontends import graphsurgeon
+        from spa.frontends.files import graphsurgeon_graph
 
-        return graphsurgeon.load(source)
+        return graphsurgeon_graph.load(source)
     if isinstance(source, onnx.ModelProto):
         return from_proto(source)
     raise ModelError(

@@ -9,6 +9,7 @@ from spa.adapters import restore
 from spa.errors import UsageError
 from spa.frontends import jax as frontend
 from spa.frontends.exporting.exported import difference, run_model
+from spa.frontends.exporting.jax_sources import open_source
 
 jax = pytest.importorskip("jax", reason="the extra jax is not installed")
 pytest.importorskip("jax2onnx", reason="the extra jax is not installed")
@@ -68,7 +69,7 @@ def test_there_and_back(make: Any) -> None:
     assert frontend.export(source, inputs).graph.initializers
     found = restore.prune(frontend, source, inputs, ratio=0.3)
     assert type(found.source) is type(source)
-    sizes = [sum(np.size(leaf) for leaf in frontend._open(each).leaves) for each in (found.source, source)]
+    sizes = [sum(np.size(leaf) for leaf in open_source(each).leaves) for each in (found.source, source)]
     assert sizes[0] < 0.75 * sizes[1]
     feeds = frontend.trace(found.source, inputs).feeds
     expected = run_model(found.result.model, feeds, what="the pruned graph")

@@ -10,6 +10,7 @@ from spa.adapters import restore
 from spa.errors import ModelError
 from spa.frontends import keras as frontend
 from spa.frontends.exporting.exported import difference, run_model
+from spa.frontends.exporting.keras_running import load_keras
 
 pytest.importorskip("tensorflow", reason="the extra tensorflow is not installed")
 pytest.importorskip("tf2onnx", reason="the extra tensorflow is not installed")
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # tensorflow's own
 
 @pytest.fixture
 def model() -> Any:
-    keras = frontend._keras()
+    keras = load_keras()
     layers = keras.layers
     keras.utils.set_random_seed(0)
     start = keras.Input((8, 8, 3))
