@@ -8,7 +8,12 @@ has a copy of its own (exporters merge equal ones: zero biases, scales of all on
 from __future__ import annotations
 
 import onnx_ir as ir
-from onnx_ir.passes.common import InlinePass, RemoveUnusedNodesPass
+from onnx_ir.passes.common import (
+    AddInitializersToInputsPass,
+    InlinePass,
+    RemoveInitializersFromInputsPass,
+    RemoveUnusedNodesPass,
+)
 
 from spa.errors import ModelError
 from spa.passes.normalize.fold import LISTED_INITIALIZERS, FoldConstants, Names, constant, values_of
@@ -33,13 +38,17 @@ def normalize(model: ir.Model) -> ir.Model:
     except RuntimeError as error:
         raise ModelError("the graph cannot be read: the nodes of a subgraph are out of order") from error
     try:
-        return _PASSES(copy).model
+        listed = (model.ir_version or 0) <= LISTED_INITIALIZERS
+        return (_PASSES_LISTED if listed else _PASSES)(copy).model
     except ir.passes.PassError as error:
         raise ModelError(f"the graph cannot be normalised: {error.__cause__ or error}") from error
 
 
 def _copy(model: ir.Model) -> ir.Model:
-    """A copy that shares the weights, its nodes in topological order."""
+    """A copy that shares the weights, its nodes in topological order.
+
+    Not by onnx_ir's TopologicalSortPass: it sorts in place, the caller's model, and only sorted graphs can be cloned.
+    """
     graph = model.graph
     nodes = list(in_order(graph))
     if nodes == list(graph):
@@ -68,31 +77,12 @@ def _copy(model: ir.Model) -> ir.Model:
     )
 
 
-class ListInitializers(ir.passes.InPlacePass):
-    """Initializers among the graph's inputs as old IR versions want them, or out of the way of other passes."""
-
-    def __init__(self, *, listed: bool) -> None:
-        super().__init__()
-        self._listed = listed
-
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Apply to ``model``."""
-        graph = model.graph
-        if (model.ir_version or 0) > LISTED_INITIALIZERS:
-            return ir.passes.PassResult(model, modified=False)
-        inputs = [value for value in graph.inputs if not value.is_initializer()]
-        if self._listed:
-            inputs += graph.initializers.values()
-        modified = inputs != list(graph.inputs)
-        graph.inputs[:] = inputs
-        return ir.passes.PassResult(model, modified=modified)
-
-
 class EliminateIdentities(ir.passes.InPlacePass):
     """Reads of an Identity become reads of what it copies.
 
     An Identity stays where it gives a graph output something that is not computed in that graph: an input, a weight, a
-    value of an outer graph, or what is an output already.
+    value of an outer graph, or what is an output already. (onnx_ir's IdentityEliminationPass takes the last two away,
+    and renames an output.)
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -136,7 +126,7 @@ class CountAxesFromFront(ir.passes.InPlacePass):
 
 
 class RemoveUnusedInitializers(ir.passes.InPlacePass):
-    """Initializers that nothing reads go, in subgraphs too."""
+    """Initializers that nothing reads go, in subgraphs too, where onnx_ir's RemoveUnusedNodesPass leaves them."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Apply to ``model``."""
@@ -213,11 +203,12 @@ _CLEANING = [
     ForgetSubgraphs(),
     RemoveUnusedInitializers(),
 ]
-_PASSES = ir.passes.Sequential(
+_PLAIN = [
     InlinePass(),
-    ListInitializers(listed=False),
     CountAxesFromFront(),
     ir.passes.PassManager(_CLEANING, steps=_ROUNDS, early_stop=True),
     UnshareConstants(),
-    ListInitializers(listed=True),
-)
+]
+_PASSES = ir.passes.Sequential(*_PLAIN)
+# Old IR versions list initializers as inputs that nobody may override; out of the way of the other passes meanwhile.
+_PASSES_LISTED = ir.passes.Sequential(RemoveInitializersFromInputsPass(), *_PLAIN, AddInitializersToInputsPass())

@@ -99,7 +99,10 @@ def bound_shapes(
 
 
 def evaluate_symbol(symbol: str, numbers: Mapping[str, int]) -> int | None:
-    """The number that a symbolic axis stands for, sums and products of symbols included; None where that is open."""
+    """The number that a symbolic axis stands for, sums and products of symbols included; None where that is open.
+
+    Not by onnx_ir's SymbolicDim.evaluate, which computes powers: an axis named ``9**9**9`` would never end.
+    """
     if symbol in numbers:
         return numbers[symbol]
     try:

@@ -13,6 +13,8 @@ from spa.errors import ModelError
 def in_order(graph: ir.Graph) -> Iterable[ir.Node]:
     """The nodes such that each comes after what it reads, also where the file lists them otherwise.
 
+    onnx_ir's Graph.sort gives the same order, but in place and without the names of a cycle's nodes.
+
     Raises ModelError where nodes wait for each other.
     """
     before = {node: _producers(node, graph) for node in graph}
