@@ -12,6 +12,7 @@ import io
 import math
 import os
 import re
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ _OPTIONS: Mapping[str, Mapping[str, str]] = {CUDA: {"use_tf32": "0"}, CPU: {}}
 LARGE_NBYTES = 1024
 
 _MAX_ELEMENTS = 2**31  # of one made-up input
+_OLD_VERSIONS = 8, 17  # an IR version and an opset that every onnxruntime here takes
 
 _FATAL_ONLY = 4  # of onnxruntime's log severities: what is below is raised too, and some of it is expected
 
@@ -108,6 +110,46 @@ def require() -> None:
     _onnxruntime()
 
 
+def newest_versions() -> tuple[int, int]:
+    """The newest IR version and opset of standard operators that models may have here.
+
+    Those that onnx knows; where onnxruntime is in use, those that it takes too.
+    """
+    known = onnx.IR_VERSION, onnx.defs.onnx_opset_version()
+    return _taken(*known) if hasattr(sys.modules.get("onnxruntime"), "InferenceSession") else known
+
+
+@functools.cache
+def _taken(ir_version: int, opset: int) -> tuple[int, int]:
+    """The newest versions up to these that onnxruntime takes, which it says of no model but one that it is given."""
+    while ir_version > _OLD_VERSIONS[0] and not _takes(ir_version, _OLD_VERSIONS[1]):
+        ir_version -= 1
+    while opset > _OLD_VERSIONS[1] and not _takes(_OLD_VERSIONS[0], opset):
+        opset -= 1
+    return ir_version, opset
+
+
+def _takes(ir_version: int, opset: int) -> bool:
+    ort = _onnxruntime()
+    options = ort.SessionOptions()
+    options.log_severity_level = _FATAL_ONLY
+    try:
+        ort.InferenceSession(_probe(ir_version, opset), options, providers=[CPU])
+    except Exception:  # noqa: BLE001 - its exceptions have no other base in common
+        return False
+    return True
+
+
+def _probe(ir_version: int, opset: int) -> bytes:
+    """The smallest model there is: y = -x."""
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Neg", ["x"], ["y"])], "probe", [value], [result])
+    opsets = [onnx.helper.make_opsetid("", opset)]
+    serialized: bytes = onnx.helper.make_model(graph, ir_version=ir_version, opset_imports=opsets).SerializeToString()
+    return serialized
+
+
 def _onnxruntime() -> Any:
     try:
         import onnxruntime
@@ -129,15 +171,10 @@ def _cuda_works() -> bool:
     ort = _onnxruntime()
     if CUDA not in ort.get_available_providers():
         return False
-    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
-    result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
-    graph = onnx.helper.make_graph([onnx.helper.make_node("Neg", ["x"], ["y"])], "probe", [value], [result])
-    opsets = [onnx.helper.make_opsetid("", 18)]
-    probe = onnx.helper.make_model(graph, ir_version=10, opset_imports=opsets).SerializeToString()
     with _silence(), warnings.catch_warnings(action="ignore"):
         try:
             ort.preload_dlls()  # the CUDA libraries that pip installed
-            created = ort.InferenceSession(probe, providers=[CUDA, CPU])
+            created = ort.InferenceSession(_probe(*_OLD_VERSIONS), providers=[CUDA, CPU])
             return CUDA in created.get_providers() and bool(
                 created.run(None, {"x": np.ones(1, np.float32)})[0][0] == -1
             )

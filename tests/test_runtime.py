@@ -291,3 +291,20 @@ def test_types_that_numpy_lacks(dtype: type) -> None:
     assert results["y"].dtype == dtype
     assert np.array_equal(results["y"].astype(np.float32), feeds["x"].astype(np.float32))
     assert np.array_equal(results["z"], feeds["x"].astype(np.float32))
+
+
+def test_newest_versions_are_those_that_run_and_the_next_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime.require()
+    ir_version, opset = runtime.newest_versions()
+    runtime.session(runtime._probe(ir_version, opset), optimize=False)
+    assert ir_version <= onnx.IR_VERSION
+    assert opset <= onnx.defs.onnx_opset_version()
+    for versions in ((ir_version + 1, opset), (ir_version, opset + 1)):
+        assert not runtime._takes(*versions) or versions > (onnx.IR_VERSION, onnx.defs.onnx_opset_version())
+    monkeypatch.setattr(runtime, "_takes", lambda *versions: versions <= (9, 20) and versions[1] <= 20)
+    assert runtime._taken.__wrapped__(14, 28) == (9, 20)
+
+
+def test_without_onnxruntime_the_newest_versions_are_those_of_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert runtime.newest_versions() == (onnx.IR_VERSION, onnx.defs.onnx_opset_version())

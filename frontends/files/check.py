@@ -14,11 +14,11 @@ import networkx as nx
 import onnx
 import onnx_ir as ir
 
+from spa import runtime
 from spa.errors import ModelError
 
-# The newest that onnxruntime 1.31 takes, and the oldest in which opsets and initializers mean what they mean today.
-IR_VERSIONS = range(3, 14)
-OPSETS = range(9, 27)
+# The oldest in which opsets and initializers mean what they mean today; the newest is a matter of what is installed.
+OLDEST_IR_VERSION, OLDEST_OPSET = 3, 9
 
 MAX_EXPANDED_NODES = 2_000_000
 MAX_CALL_DEPTH = 500
@@ -109,18 +109,19 @@ def all_graphs(model: ir.Model) -> list[ir.Graph]:
 
 
 def _check_versions(model: ir.Model) -> None:
-    if model.ir_version not in IR_VERSIONS:
+    newest_ir_version, newest_opset = runtime.newest_versions()
+    if not OLDEST_IR_VERSION <= (model.ir_version or 0) <= newest_ir_version:
         raise ModelError(
-            f"expected an IR version from {IR_VERSIONS[0]} to {IR_VERSIONS[-1]} (what onnxruntime takes), "
-            f"found {model.ir_version}; export the model again with another version"
+            f"expected an IR version from {OLDEST_IR_VERSION} to {newest_ir_version} (what the installed onnx and "
+            f"onnxruntime take), found {model.ir_version}; export the model again with another version"
         )
     for graph in bodies(model):
         imports = graph.opset_imports
         opset = next((imports[domain] for domain in _STANDARD_DOMAINS if domain in imports), None)
-        if opset is not None and opset not in OPSETS:
+        if opset is not None and not OLDEST_OPSET <= opset <= newest_opset:
             raise ModelError(
-                f"expected opset {OPSETS[0]} to {OPSETS[-1]}, found {opset}; "
-                f"export the model again or use onnx.version_converter"
+                f"expected opset {OLDEST_OPSET} to {newest_opset} (what the installed onnx and onnxruntime take), "
+                f"found {opset}; export the model again or use onnx.version_converter"
             )
         if opset is None and any(node.domain in _STANDARD_DOMAINS for node in graph):
             raise ModelError("the model does not say which opset its standard operators are of (opset_import)")
