@@ -32,9 +32,10 @@ class _Rate(ProgressColumn):
 def progress(console: Console) -> Iterator[Callable[..., None]]:
     """Show which step is running, how far it is and how long it will take; nothing without a terminal."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), _Rate())
-    with Progress(
-        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
-    ) as bars:
+    if not console.is_terminal:  # a disabled Progress of older rich still ends with an empty line
+        yield lambda *_: None
+        return
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
         shown: dict[str, TaskID] = {}
 
         def step(name: str, share: float | None = None) -> None:

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# The suite under the lowest versions that pyproject.toml allows, in an environment of its own; uv is enough.
+# Not tests/operators: which operators there are, and at which opset, is a matter of the onnx and onnxruntime installed.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+venv=$(mktemp -d)
+trap 'rm -rf "$venv"' EXIT
+uv venv --quiet --python "${PYTHON:-python3}" "$venv"
+export VIRTUAL_ENV="$venv"
+uv pip install --quiet --resolution lowest-direct -e ".[cpu,test]"
+# Versions that old warn of what they use themselves, so that a warning is no error here.
+"$venv/bin/python" -m pytest -q -n 2 -W ignore --ignore tests/operators --ignore tests/benchmarks "$@"
