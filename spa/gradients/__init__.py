@@ -11,6 +11,13 @@ torch is an extra (`pip install 'spa-onnx[torch]'`); nothing else in SPA imports
 
 from __future__ import annotations
 
-from spa.gradients.module import GraphModule, torch_module
+from spa.errors import MissingExtra
+
+try:
+    from spa.gradients.module import GraphModule, torch_module
+except ModuleNotFoundError as error:
+    if error.name != "torch":
+        raise
+    raise MissingExtra("PyTorch is not installed: pip install 'spa-onnx[torch]'") from None
 
 __all__ = ["GraphModule", "torch_module"]
