@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from spa.errors import UsageError
+from spa.feeds import Feeds
+from spa.feeds import parse as parse_feeds
 from spa.fields import Options, about, did_you_mean, options_of
 from spa.passes.choose.budget import Budget
 from spa.passes.choose.importance import Scoring
@@ -47,6 +49,17 @@ class RunOptions(Options):
             metavar="NAME=1,3,224,224",
             flag="--input",
             parse=input_shapes,
+            repeated=True,
+        ),
+    )
+    feeds: Feeds | None = field(
+        default=None,
+        metadata=about(
+            "what inputs are given when outputs are compared: numbers (1,2,3), ones, zeros, range:N (whole numbers "
+            "below N), or a file .npy or .npz (without NAME it holds inputs by name); what is left out is made up",
+            metavar="NAME=VALUES",
+            flag="--feed",
+            parse=parse_feeds,
             repeated=True,
         ),
     )

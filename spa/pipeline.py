@@ -4,40 +4,36 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol, Union
+from typing import Any, Protocol
 
-import onnx
 import onnx_ir as ir
 
 from spa import runtime
-from spa.analysis.cost import MEASURES, Cost, measure
-from spa.analysis.coupling import Coupling, couple
-from spa.analysis.group import Group, find_frozen, find_groups
+from spa.analysis.group import find_frozen
 from spa.analysis.plan import Plan
-from spa.errors import NothingToPrune, UsageError, VerificationError
+from spa.errors import NothingToPrune, UsageError
+from spa.feeds import Feeds
 from spa.fields import takes_options
 from spa.frontends.files import onnx_file
 from spa.options import PARTS, InputShapes, PruneOptions
 from spa.passes.choose.importance import score_groups
 from spa.passes.choose.selection import select
-from spa.passes.cut import verify as verification
-from spa.passes.cut.masking import mask_consumers
-from spa.passes.cut.slicing import slice_model
-from spa.passes.normalize.normalize import normalize
 from spa.passes.repair.compensate import compensate
 from spa.passes.samples.calibrate import Calibration
 from spa.repair import calibration
-from spa.report import Report, frozen_shares, group_rows
-from spa.shapes import Shapes, infer_shapes
-from spa.shapes.sizes import Sizes, count_sizes
+from spa.report import Report
+from spa.shapes import infer_shapes
+from spa.shapes.sizes import count_sizes
+from spa.steps import Analysis, Normal, Source, analyse, cut, is_exact, load_normal, report_on
+from spa.verification import verify_files, verify_plan
 
-if TYPE_CHECKING:
-    import onnx_graphsurgeon as gs
-
-Source = Union[str, "os.PathLike[str]", onnx.ModelProto, ir.Model, "gs.Graph"]
+__all__ = [
+    "Analysis", "InputShapes", "Normal", "Progress", "PruneResult", "Source", "analyse", "apply_plan", "cut",
+    "is_exact", "load_normal", "prune", "report_on", "verify_files", "verify_plan",
+]  # fmt: skip
 
 
 class Progress(Protocol):
@@ -47,62 +43,24 @@ class Progress(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Normal:
-    """A model that is normalised as the caller wants it; the steps that follow cut it in place.
+class PruneResult:
+    """A smaller model, the plan that made it, and what happened on the way.
 
     Attributes:
-        closed: a repair adds no tensors to it, which whoever holds its weights could not take.
+        dense: the model that went in, normalised.
+        reference: as large as the dense model, and what the smaller one was cut from: the dense model itself, or with
+            the weights that a repair refitted.
     """
-
-    model: ir.Model
-    closed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Analysis:
-    """Everything known of a normalised model."""
-
-    model: ir.Model
-    shapes: Shapes
-    coupling: Coupling
-    groups: Sequence[Group]
-    cost: Cost
-    sizes: Sizes = field(default_factory=Sizes)
-
-
-@dataclass(frozen=True, slots=True)
-class PruneResult:
-    """A smaller model, the plan that made it, and what happened on the way."""
 
     model: ir.Model
     plan: Plan
     report: Report
     dense: ir.Model = field(repr=False)
+    reference: ir.Model = field(repr=False)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model; the target appears whole or not at all."""
         onnx_file.save(self.model, path)
-
-
-def analyse(model: ir.Model, *, inputs: InputShapes | None = None, counted: InputShapes | None = None) -> Analysis:
-    """Couple and group a normalised model.
-
-    Args:
-        inputs: shapes to couple with, by input name.
-        counted: shapes at which FLOPs are counted; `inputs` unless told.
-    """
-    shapes = infer_shapes(model, inputs=inputs)
-    coupling = couple(model, shapes)
-    groups = find_groups(coupling)
-    sizes = count_sizes(model, shapes, inputs=inputs if counted is None else counted)
-    return Analysis(model, shapes, coupling, groups, measure(coupling, sizes), sizes)
-
-
-def load_normal(source: Source | Normal) -> ir.Model:
-    """A model as the coupling sees it."""
-    if isinstance(source, Normal):
-        return source.model
-    return normalize(onnx_file.load(source))
 
 
 @takes_options(*PARTS.values())
@@ -146,14 +104,15 @@ def prune(
         analysis, plan, report = _by_weights(dense, options, clock)
     report.seconds = clock.seconds
     if options.run.dry_run:
-        return PruneResult(dense, plan, report, dense)
+        return PruneResult(dense, plan, report, dense, analysis.model)
     reference = analysis.model.clone()  # the analysed model itself is cut: clones share weights, at no cost in memory
     with clock.step("slice"):
         cut(analysis, plan)
     if verify:
         with clock.step("verify"):
-            verify_plan(reference, analysis.model, plan, report, inputs=inputs)
-    return PruneResult(analysis.model, plan, report, reference)
+            verify_plan(reference, analysis.model, plan, report, inputs=inputs, feeds=options.run.feeds)
+    dense = dense if options.repair.has_samples else reference
+    return PruneResult(analysis.model, plan, report, dense, reference)
 
 
 def _by_weights(dense: ir.Model, options: PruneOptions, clock: _Clock) -> tuple[Analysis, Plan, Report]:
@@ -224,12 +183,14 @@ def _apart(model: ir.Model, samples: Calibration, inputs: InputShapes | None) ->
     return found
 
 
-def cut(analysis: Analysis, plan: Plan) -> None:
-    """Apply a plan to the analysed model, in place."""
-    slice_model(analysis.model, analysis.coupling, analysis.shapes, plan.masks(analysis.groups))
-
-
-def apply_plan(source: Source, plan: Plan, *, inputs: InputShapes | None = None, verify: bool = True) -> PruneResult:
+def apply_plan(
+    source: Source,
+    plan: Plan,
+    *,
+    inputs: InputShapes | None = None,
+    feeds: Feeds | None = None,
+    verify: bool = True,
+) -> PruneResult:
     """Prune a model by a plan that was saved; the same plan gives the same bytes.
 
     Weights are not refitted, even if the plan was made with samples; the report says so.
@@ -248,111 +209,8 @@ def apply_plan(source: Source, plan: Plan, *, inputs: InputShapes | None = None,
     reference = dense.clone()
     cut(analysis, plan)
     if verify:
-        verify_plan(reference, dense, plan, report, inputs=inputs)
-    return PruneResult(dense, plan, report, reference)
-
-
-def verify_files(dense: Source, pruned: Source, plan: Plan, *, inputs: InputShapes | None = None) -> Report:
-    """Check a pruned model that was written earlier against its dense model and the plan.
-
-    Where the plan was made with repair, the difference that is reported is the distance from the dense model itself:
-    weights were refitted, so that no reference is to be met.
-
-    Raises:
-        VerificationError: it is not what the plan makes of the dense model.
-    """
-    before = load_normal(dense)
-    report = report_on(analyse(before, inputs=inputs), plan)
-    if plan.repair:
-        report.reference = f"the dense model, whose weights were refitted ({plan.repair})"
-        verify_plan(before, onnx_file.load(pruned), Plan({}, {}), report, inputs=inputs, exact=False)
-    else:
-        verify_plan(before, onnx_file.load(pruned), plan, report, inputs=inputs)
-    return report
-
-
-def report_on(analysis: Analysis, plan: Plan) -> Report:
-    """What a plan does to a model's cost, and what holds the rest."""
-    masks = plan.masks(analysis.groups)
-    before = {name: analysis.cost.of(name) for name in MEASURES}
-    after = {name: analysis.cost.of(name, masks) for name in MEASURES}
-    shares = frozen_shares(analysis.coupling, analysis.groups, before["params"])
-    rows, exact = group_rows(analysis.groups, plan), is_exact(analysis.groups, plan)
-    return Report(before, after, rows, shares, sizes=analysis.sizes.inputs, exact=exact)
-
-
-def is_exact(groups: Sequence[Group], plan: Plan) -> bool:
-    """Whether the exactness theorem covers a plan: no unit of it enters a norm, mean or softmax."""
-    return all(group.off is None for group in groups if group.name in plan.removed)
-
-
-# ------------------------------------------------------------------------------------------------ verification
-def verify_plan(
-    dense: ir.Model,
-    pruned: ir.Model,
-    plan: Plan,
-    report: Report,
-    *,
-    inputs: InputShapes | None = None,
-    exact: bool | None = None,
-) -> None:
-    """All checks of a pruned model against the normalised dense one; fills the report.
-
-    Args:
-        exact: whether no more than rounding may separate the two; by default where the theorem covers the plan.
-
-    Raises:
-        VerificationError: with the group at fault, found by halving the plan.
-    """
-    exact = report.exact if exact is None else exact
-    try:
-        found = _check(dense, pruned, plan, inputs, exact=exact)
-    except VerificationError as error:
-        raise VerificationError(f"{error}; {_culprit(dense, plan, inputs, exact=exact)}") from error
-    report.verified = True
-    report.notes += found.notes
-    report.difference = found.difference
-
-
-def _check(
-    dense: ir.Model, pruned: ir.Model, plan: Plan, inputs: InputShapes | None, *, exact: bool
-) -> verification.Comparison:
-    notes = verification.check_structure(dense, pruned)
-    masked = dense.clone()
-    analysis = analyse(masked, inputs=inputs)
-    shapes = {
-        str(v.name): analysis.shapes.of[v]
-        for v in masked.graph.inputs
-        if v in analysis.shapes.of and not v.is_initializer()
-    }
-    mask_consumers(masked, analysis.coupling, plan.masks(analysis.groups), dtypes=analysis.shapes.dtypes)
-    found = verification.compare(masked, pruned, shapes=shapes)
-    limit = verification.tolerance(dense)
-    if exact and not found.agrees(limit):
-        raise VerificationError(
-            f"the pruned model differs from the masked dense model by {found.difference:.1e} (relative), more than "
-            f"{limit:.0e}"
-        )
-    return replace(found, notes=(*notes, *found.notes))
-
-
-def _culprit(dense: ir.Model, plan: Plan, inputs: InputShapes | None, *, exact: bool) -> str:
-    def fails(names: Sequence[str]) -> bool:
-        part = Plan({n: plan.removed[n] for n in names}, {n: plan.sizes[n] for n in names})
-        pruned = dense.clone()
-        cut(analyse(pruned, inputs=inputs), part)
-        try:
-            _check(dense, pruned, part, inputs, exact=exact)
-        except VerificationError:
-            return True
-        return False
-
-    names = list(plan.removed)
-    if not fails(names):
-        return "what the plan makes of the dense model does pass: the pruned model is another one, or was changed since"
-    names = verification.find_culprit(names, fails)
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"at fault: {', '.join(map(repr, names[:3]))}{more}; leave it out with exclude, and please report the model"
+        verify_plan(reference, dense, plan, report, inputs=inputs, feeds=feeds)
+    return PruneResult(dense, plan, report, reference, reference)
 
 
 @contextmanager

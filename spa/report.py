@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 WORST_LAYERS = 8
 
+VERIFIED, NOT_COMPARED, NOT_CHECKED = "verified", "not compared", "not checked"
+"""What verification came to: both models ran and every output that the cut reaches was compared; the pruned model is
+valid, but not all was compared; nobody asked."""
+
 
 @dataclass(frozen=True, slots=True)
 class GroupRow:
@@ -79,11 +83,14 @@ class Report:
     Attributes:
         before, after: params, flops, bytes of the whole model.
         sizes: the shapes of inputs with open axes at which flops are counted, by name (`spa.shapes.sizes`).
-        difference: largest relative difference from the reference; None: not compared.
+        difference: largest difference of an output from the reference's, relative to its largest value; None: not
+            compared.
+        channel_difference: the same of each slice of each output (a channel), relative to its own largest value.
         reference: what was compared with.
         exact: whether the theorem covers the plan.
-        verified: whether the result passed its checks; where outputs could not be compared, `difference` is None and a
-            note says why.
+        status: VERIFIED, NOT_COMPARED or NOT_CHECKED.
+        missing: what was not compared, and why.
+        give: the options with which it may be.
         layers: what was refitted, layer by layer; empty where weights did not change.
         outputs: for each output how far it moved on samples held out: relative_l2, cosine, and kl where it holds
             probabilities or could hold logits.
@@ -95,13 +102,21 @@ class Report:
     frozen: Sequence[FrozenShare]
     sizes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     difference: float | None = None
+    channel_difference: float | None = None
     reference: str = "the dense model with the removed units read as zero"
     exact: bool = True
-    verified: bool = False
+    status: str = NOT_CHECKED
+    missing: Sequence[str] = ()
+    give: Sequence[str] = ()
     layers: Sequence[LayerReport] = ()
     outputs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def verified(self) -> bool:
+        """Whether both models ran and were compared, and agreed."""
+        return self.status == VERIFIED
 
     def removed_share(self, measure: str) -> float:
         """The share (0..1) of a measure that went."""
@@ -109,7 +124,7 @@ class Report:
 
     def to_json(self) -> str:
         """The report as one JSON object."""
-        data: dict[str, Any] = asdict(self)
+        data: dict[str, Any] = asdict(self) | {"verified": self.verified}
         data["removed_share"] = {measure: self.removed_share(measure) for measure in self.before}
         return json.dumps(_finite(data), indent=1)
 
@@ -222,18 +237,28 @@ def print_report(report: Report, console: Console, *, all_groups: bool = False) 
 
 def print_verdict(report: Report, console: Console) -> None:
     """What verification found, in a line, and what else a user should know."""
+    if report.status == NOT_COMPARED:
+        reasons = "; ".join(report.missing)
+        offer = f"; give {', or '.join(report.give)}" if report.give else ""
+        console.print(f"not compared: valid, same inputs and outputs; {reasons}{offer}", markup=False, soft_wrap=True)
     if report.verified:
         line = "verified: valid, same inputs and outputs"
         if report.difference is not None:
-            size = (
-                f"differs by {report.difference:.1e} of the largest output" if report.difference else "does not differ"
-            )
-            line += f"; {size} from {report.reference}"
+            line += f"; {_distance(report)} from {report.reference}"
         if not report.exact:
             line += " (not exact by construction: units that enter a norm, mean or softmax were removed)"
         console.print(line, markup=False, soft_wrap=True)
     for note in report.notes:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
+
+
+def _distance(report: Report) -> str:
+    """How far the outputs are from the reference's."""
+    if not report.difference:
+        return "does not differ"
+    channel = report.channel_difference
+    of_channel = "" if channel is None else f" ({channel:.1e} of its channel)"
+    return f"differs by {report.difference:.1e} of the largest output{of_channel}"
 
 
 def print_groups(rows: Sequence[GroupRow], console: Console, *, all_groups: bool = False) -> None:

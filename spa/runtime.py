@@ -14,7 +14,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,7 @@ def session(
     optimize: bool,
     providers: Sequence[str] | None = None,
     threads: int | None = None,
+    prepack: bool = True,
 ) -> onnxruntime.InferenceSession:
     """A session that runs a model.
 
@@ -56,6 +57,7 @@ def session(
         providers: onnxruntime's names of devices, in order of preference; by default a CUDA device if there is one
             that works, else the CPU.
         threads: how many threads work inside an operator; by default one a core.
+        prepack: whether weights may be copied to the order that kernels like best.
 
     Raises:
         MissingExtra: without onnxruntime.
@@ -70,6 +72,7 @@ def session(
     options.add_session_config_entry(
         "session.intra_op.allow_spinning", "0"
     )  # numpy's threads want the cores between runs
+    options.add_session_config_entry("session.disable_prepacking", "0" if prepack else "1")
     if threads is not None:
         options.intra_op_num_threads = threads
     chosen = list(providers) if providers is not None else ([CUDA, CPU] if _cuda_works() else [CPU])
@@ -263,11 +266,12 @@ class _Input:
 
 
 def random_feeds(
-    source: onnxruntime.InferenceSession | ir.Model,
+    source: onnxruntime.InferenceSession | ir.Model | ir.Graph,
     *,
     shapes: Mapping[str, Sequence[int]],
     seed: int,
     high: Mapping[str, int] | None = None,
+    skip: Collection[str] = (),
 ) -> dict[str, np.ndarray]:
     """Valid random inputs by name.
 
@@ -279,12 +283,13 @@ def random_feeds(
         shapes: the shapes of inputs; those with only static axes need none.
         seed: the same seed gives the same inputs.
         high: by input, the first integer that is too large, such as the number of rows of an embedding.
+        skip: inputs that are left out.
 
     Raises:
         UsageError: if a shape is missing or does not fit, a name is unknown, or an input is not a dense tensor of
             numbers.
     """
-    inputs = _inputs(source)
+    inputs = _inputs(source, skip)
     high = high or {}
     if unknown := sorted((shapes.keys() | high.keys()) - {entry.name for entry in inputs}):
         names = ", ".join(repr(entry.name) for entry in inputs)
@@ -296,22 +301,28 @@ def random_feeds(
     }
 
 
-def _inputs(source: onnxruntime.InferenceSession | ir.Model) -> list[_Input]:
-    if isinstance(source, ir.Model):
-        values = [value for value in source.graph.inputs if not value.is_initializer()]
-        dense = all(isinstance(value.type, ir.TensorType) and value.shape is not None for value in values)
-        if not dense:
-            raise NoInputError("an input of the model is not a tensor of known rank, so no input can be made up for it")
+def _inputs(source: onnxruntime.InferenceSession | ir.Model | ir.Graph, skip: Collection[str] = ()) -> list[_Input]:
+    if isinstance(source, (ir.Model, ir.Graph)):
+        graph = source if isinstance(source, ir.Graph) else source.graph
+        values = [value for value in graph.inputs if not value.is_initializer() and value.name not in skip]
+        for value in values:
+            if value.type is not None and not isinstance(value.type, ir.TensorType):
+                raise NoInputError(f"input {value.name!r} is a {value.type}, so no input can be made up for it")
         return [
             _Input(
                 str(value.name),
                 value.dtype or ir.DataType.UNDEFINED,
-                tuple(size if isinstance(size, int) else size.value for size in value.shape or ()),
+                (None,)
+                if value.shape is None
+                else tuple(size if isinstance(size, int) else size.value for size in value.shape),
+                ranked=value.shape is not None,
             )
             for value in values
         ]
     inputs = []
     for argument in source.get_inputs():
+        if argument.name in skip:
+            continue
         match = re.fullmatch(r"tensor\((\w+)\)", argument.type)
         if match is None:
             raise NoInputError(f"input {argument.name!r} is a {argument.type}, so no input can be made up for it")

@@ -15,7 +15,8 @@ import onnx_ir as ir
 import pytest
 
 import spa
-from spa import pipeline, runtime
+from spa import pipeline, runtime, steps
+from spa.analysis.group import find_groups
 from spa.errors import BudgetError, MissingExtra, ModelError, NothingToPrune, VerificationError
 from spa.frontends.files import onnx_file
 from spa.passes.cut.slicing import slice_model
@@ -237,11 +238,11 @@ def test_a_wrong_cut_is_caught_and_named(monkeypatch: pytest.MonkeyPatch, group:
     """The slicing removes other units of one group than the plan says, wherever that group is cut."""
 
     def wrong(model, coupling, shapes, masks):
-        (target,) = [g for g in pipeline.find_groups(coupling) if g.name == group]  # type: ignore[attr-defined]
+        (target,) = [g for g in find_groups(coupling) if g.name == group]
         turned = {leaf: np.roll(mask, 1) if leaf in target.leaves else mask for leaf, mask in masks.items()}
         slice_model(model, coupling, shapes, turned)
 
-    monkeypatch.setattr(pipeline, "slice_model", wrong)
+    monkeypatch.setattr(steps, "slice_model", wrong)
     with pytest.raises(VerificationError, match=rf"differs from the masked dense model by .*; at fault: '{group}';"):
         spa.prune(models.dense_block(), ratio=0.5, of="channels")
 
@@ -254,7 +255,7 @@ def test_an_invalid_cut_is_caught_and_named(monkeypatch: pytest.MonkeyPatch) -> 
         slice_model(model, coupling, shapes, masks)
         model.graph.initializers["c2"].const_value = kept
 
-    monkeypatch.setattr(pipeline, "slice_model", forgetful)
+    monkeypatch.setattr(steps, "slice_model", forgetful)
     with pytest.raises(VerificationError, match=r"^the pruned model .*; at fault: 'c\d:0'"):
         spa.prune(models.dense_block(), ratio=0.5, of="channels")
 

@@ -96,7 +96,7 @@ def test_json_knows_no_infinity() -> None:
 
 def test_tables_of_a_prune() -> None:
     found = reported(models.layer_normed(), {"w1:1": [0, 1, 2]})
-    found.verified, found.difference, found.notes = True, 1.5e-7, ["[markup] is text"]
+    found.status, found.difference, found.notes = report.VERIFIED, 1.5e-7, ["[markup] is text"]
     text = shown(lambda console: report.print_report(found, console))
     lines = [line.split() for line in text.splitlines()]
     assert ["ffn", "1", "12", "3", "25%"] in lines
@@ -111,7 +111,7 @@ def test_tables_of_a_prune() -> None:
 def test_verdicts() -> None:
     found = reported(models.layer_normed())
     assert shown(lambda console: report.print_verdict(found, console)) == ""
-    found.verified, found.exact = True, False
+    found.status, found.exact = report.VERIFIED, False
     assert shown(lambda console: report.print_verdict(found, console)) == (
         "verified: valid, same inputs and outputs (not exact by construction: units that enter a norm, mean or softmax "
         "were removed)\n"

@@ -1,16 +1,15 @@
 """Is the pruned model valid, does it run, and does it compute what the theorem says?
 
-`check` compares a pruned model with the dense one: ONNX checker, strict shape inference, an onnxruntime
-session, the same outputs (names, types, shapes), and the difference from the dense model whose removed
-units are read as zero (`spa.passes.cut.masking`).
+`check_structure` is the ONNX checker, strict shape inference and the same inputs and outputs. `compare` runs a pruned
+model and the dense one whose removed units are read as zero (`spa.passes.cut.masking`), one after the other, on the
+same inputs (`spa.passes.cut.trials`), and judges each slice of each output (`spa.passes.cut.difference`).
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,16 +17,16 @@ import onnx
 import onnx_ir as ir
 
 from spa import runtime
-from spa.errors import DataError, ModelError, NoInputError, VerificationError
+from spa.errors import DataError, ModelError, VerificationError
+from spa.passes.cut.difference import Outputs, largest_gap, tells
+from spa.passes.cut.trials import Inputs, NoTrial, Trial
 
 TOLERANCE = {"float16": 2e-2, "bfloat16": 1e-1, "float64": 1e-6}
-DEFAULT_TOLERANCE = 1e-3  # float32: relative to the largest value of the output
-SEEDS = (0, 1)
-INTEGER_LIMITS = (50, 10, 2, 1)
-ROUNDING = 3e-7  # relative: a rounding error or two of float32
-ROUNDING_MARGIN = 10.0
-Outputs = Mapping[str, Any]
-PROTO_LIMIT = 2**31 - 1
+DEFAULT_TOLERANCE = 1e-3  # float32: relative to the largest value of a slice
+SHAKES = 2
+ULPS = 2.5
+"""A rounding error or two: by how many units of the last place stored numbers are moved to see what rounding does."""
+
 _DRAWING = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 
 
@@ -71,98 +70,184 @@ def _signature(value: ir.Value) -> tuple[str | None, str, str]:
 def _invalid(model: ir.Model) -> str | None:
     """The first complaint of the checker or of strict shape inference; None: valid."""
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            if model_nbytes(model) < PROTO_LIMIT // 2:
-                proto = ir.to_proto(model)
-                onnx.checker.check_model(proto)
-                onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
-            else:
-                path = Path(folder) / "model.onnx"
-                ir.save(model, path, external_data="model.data")
-                onnx.checker.check_model(str(path))
+        proto = _without_weights(model)
+        onnx.checker.check_model(proto)
+        onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
         return " ".join(str(error).split())[:400]
     return None
 
 
-def model_nbytes(model: ir.Model) -> int:
-    """Bytes of all stored tensors."""
-    return sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+def _without_weights(model: ir.Model) -> onnx.ModelProto:
+    """The model with an input in place of each large weight: of a weight, shape and type are to be checked."""
+    weights = runtime.large_weights((model.graph,))
+    proto = runtime.serialized_without(model, weights, {}, "weights")
+    names = {str(value.name) for value in weights}
+    listed = {value.name for value in proto.graph.input}
+    stored = [tensor for tensor in proto.graph.initializer if tensor.name in names]
+    kept = [tensor for tensor in proto.graph.initializer if tensor.name not in names]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(kept)
+    proto.graph.input.extend(
+        onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        for tensor in stored
+        if tensor.name not in listed
+    )
+    return proto
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two models on the same random inputs.
+    """Two models on the same inputs.
 
     Attributes:
         difference: the largest difference of an output relative to its largest value; None: not compared.
-        rounding: how far the reference itself moves when its weights are off by a rounding error or two;
-            measured only where the difference is above the tolerance.
-        notes: what could not be done, and why.
+        channel: the largest difference of a slice of an output relative to the slice's own largest value, or to what
+            stands for that where rounding is larger (`spa.passes.cut.difference`).
+        place: that slice.
+        missing: what was not compared, and why; empty: everything was.
+        notes: what a user should know besides.
     """
 
     difference: float | None
-    rounding: float = 0.0
+    channel: float | None = None
+    place: str = ""
+    missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
-    def agrees(self, tolerance: float) -> bool:
-        """Whether nothing but rounding separates the two."""
-        return self.difference is None or self.difference <= max(tolerance, ROUNDING_MARGIN * self.rounding)
+    def agrees(self, limit: float) -> bool:
+        """Whether nothing but rounding separates the two, as far as they were compared."""
+        return self.channel is None or self.channel <= limit
 
 
-def compare(masked: ir.Model, pruned: ir.Model, *, shapes: Mapping[str, Sequence[int]]) -> Comparison:
-    """Run both models on random inputs.
+def compare(
+    reference: ir.Model,
+    pruned: ir.Model,
+    *,
+    inputs: Inputs,
+    limit: float | None = None,
+    watched: Collection[str] | None = None,
+) -> Comparison:
+    """Run both models, one after the other, on inputs that the reference runs on.
 
     Args:
-        shapes: input name -> shape to run with.
+        limit: the share of its own size that a slice may be off by; by default `tolerance`.
+        watched: the outputs that the cut reaches, and that have to say something; by default all.
 
     Raises:
-        UsageError: an input of such a shape cannot be made.
-        VerificationError: the pruned model does not load or run where the masked one does, or the other way
-            round; or an output's shape or type differs.
+        UsageError: a feed does not fit its input.
+        VerificationError: the pruned model does not load or run where the reference does, or the other way round; or an
+            output's shape or type differs.
     """
-    masked, pruned = seeded(masked), seeded(pruned)
-    left, refusal = _session(masked)
-    right, problem = _session(pruned)
-    if left is None and right is None:
-        return Comparison(None, notes=(f"not compared: the dense model does not load: {refusal}",))
-    if left is None or right is None:
-        which = f"pruned model does not load: {problem}" if left else f"reference does not load: {refusal}"
-        raise VerificationError(f"the {which}")
-    runs = []
-    for seed in SEEDS:
-        try:
-            expected, feeds, problem = _run_dense(left, shapes, seed)
-        except NoInputError as error:
-            return Comparison(None, notes=(f"not compared: {error}",))
-        if expected is None:
-            if _runs(right, feeds):
-                raise VerificationError(f"the reference does not run where the pruned model does: {problem}")
-            note = f"not compared: the dense model does not run on random inputs ({problem}); give --input NAME=SHAPE"
-            return Comparison(None, notes=(note,))
-        if not any(map(_tells, expected.values())):
-            return Comparison(None, notes=("not compared: the dense model gives no finite numbers on random inputs",))
-        try:
-            runs.append((feeds, expected, runtime.run(right, feeds)))
-        except DataError as error:
-            raise VerificationError(f"the pruned model does not run: {error}") from error
-    worst = max(_largest_difference(expected, found) for _, expected, found in runs)
-    if worst <= tolerance(masked):
-        return Comparison(worst)
-    rounding = _rounding(masked, runs)
-    notes: tuple[str, ...] = ()
-    if worst <= ROUNDING_MARGIN * rounding:
-        notes = (f"this model amplifies rounding: weights off by {ROUNDING:.0e} move its outputs by {rounding:.1e}",)
-    return Comparison(worst, rounding, notes)
-
-
-def _rounding(masked: ir.Model, runs: Sequence[tuple[Outputs, Outputs, Outputs]]) -> float:
-    """How far rounding moves the reference; infinitely far where it decides whether the model runs at all."""
-    moved = runtime.session(shaken(masked), optimize=False)
+    limit = tolerance(reference) if limit is None else limit
+    reference, pruned = seeded(reference), seeded(pruned)
+    trials = _reference_trials(reference, pruned, inputs)
+    if isinstance(trials, str):
+        return Comparison(None, missing=(trials,))
+    found = _outputs(pruned, trials, "the pruned model")
+    expected = [trial.outputs for trial in trials]
+    missing = tuple(_untold(trials, watched))
+    if not any(tells(value) for outputs in expected for value in outputs.values()):
+        return Comparison(None, missing=missing)
     try:
-        return max(_largest_difference(expected, runtime.run(moved, feeds)) for feeds, expected, _ in runs)
-    except (DataError, VerificationError):  # sizes that are computed from rounded numbers
-        return float("inf")
+        gap = largest_gap(expected, found, (), limit=limit)
+    except VerificationError:
+        if not _sizes_depend_on_rounding(reference, trials):
+            raise
+        return Comparison(None, missing=("the sizes of outputs depend on rounding, on the inputs tried",))
+    if gap.channel <= limit:
+        return Comparison(gap.whole, gap.channel, gap.place, missing)
+    return _beside_rounding(reference, trials, found, limit, missing)
+
+
+def _beside_rounding(
+    reference: ir.Model, trials: Sequence[Trial], found: Sequence[Outputs], limit: float, missing: tuple[str, ...]
+) -> Comparison:
+    """The comparison with what rounding does to each slice of the reference."""
+    expected = [trial.outputs for trial in trials]
+    plain = largest_gap(expected, found, (), limit=limit)
+    try:
+        moved = [_outputs(shaken(reference, seed), trials, "the reference") for seed in range(SHAKES)]
+        gap = largest_gap(expected, found, moved, limit=limit)
+    except VerificationError:
+        reason = "rounding decides whether the model runs, on the inputs tried"
+        return Comparison(None, missing=(reason,))
+    notes: tuple[str, ...] = ()
+    if gap.channel <= limit:
+        size = f"{plain.place} differs by {plain.channel:.1e} of its own size"
+        notes = (f"this model amplifies rounding: {size}, which weights that are off by a rounding error do as well",)
+    return Comparison(gap.whole, gap.channel, gap.place, missing, notes)
+
+
+def _reference_trials(reference: ir.Model, pruned: ir.Model, inputs: Inputs) -> list[Trial] | str:
+    """Inputs that the reference runs on, with its outputs; or why there are none."""
+    try:
+        return inputs.trials(partial(runtime.run, _session(reference)))
+    except ModelError as error:
+        if _loads(pruned):
+            raise VerificationError(f"the reference does not load: {error}") from error
+        return f"the dense model does not load: {error}"
+    except NoTrial as error:
+        reason, feeds = str(error), error.feeds
+    if feeds is not None and _runs(pruned, feeds):
+        raise VerificationError(f"the reference does not run where the pruned model does: {reason}")
+    return reason
+
+
+def _outputs(model: ir.Model, trials: Sequence[Trial], what: str) -> list[Outputs]:
+    """What a model gives on the inputs of trials; its session ends with that."""
+    try:
+        session = _session(model)
+        return [runtime.run(session, trial.feeds) for trial in trials]
+    except ModelError as error:
+        raise VerificationError(f"{what} does not load: {error}") from error
+    except DataError as error:
+        raise VerificationError(f"{what} does not run: {error}") from error
+
+
+def _sizes_depend_on_rounding(reference: ir.Model, trials: Sequence[Trial]) -> bool:
+    expected = [trial.outputs for trial in trials]
+    try:
+        for seed in range(SHAKES):
+            largest_gap(expected, _outputs(shaken(reference, seed), trials, "the reference"), (), limit=1.0)
+    except VerificationError:
+        return True
+    return False
+
+
+def _untold(trials: Sequence[Trial], watched: Collection[str] | None) -> list[str]:
+    """What the outputs of the reference do not say: nothing can be seen of a cut in them."""
+    names = [name for name in trials[0].outputs if watched is None or name in watched]
+    mute = [name for name in names if not any(tells(trial.outputs[name]) for trial in trials)]
+    found = [f"output {name!r} is empty, or gives no finite numbers, on the inputs tried" for name in mute]
+    if trials[0].fixed or not trials[0].feeds or len(trials) < 2:
+        return found
+    same = [name for name in names if name not in mute and _same(*(trial.outputs[name] for trial in trials[:2]))]
+    floats = [name for name in same if getattr(trials[0].outputs[name], "dtype", np.dtype(int)).kind == "f"]
+    silent = floats if len(same) < len(names) - len(mute) else same
+    return [*found, *(f"output {name!r} is the same on all inputs tried" for name in silent)]
+
+
+def _same(left: object, right: object) -> bool:
+    if not isinstance(left, np.ndarray) or not isinstance(right, np.ndarray):
+        return False
+    return left.shape == right.shape and bool(np.array_equal(left, right, equal_nan=left.dtype.kind == "f"))
+
+
+def reached(model: ir.Model, names: Collection[str]) -> set[str]:
+    """The outputs of a model that depend on some stored tensors."""
+    touched: set[ir.Value | None] = {v for v in model.graph.initializers.values() if v.name in names}
+    for node in model.graph:
+        read = {*node.inputs, *_read_inside(node)}
+        if read & touched or any(value is not None and value.name in names for value in read):
+            touched.update(node.outputs)
+    return {str(value.name) for value in model.graph.outputs if value in touched}
+
+
+def _read_inside(node: ir.Node) -> set[ir.Value | None]:
+    """What the nodes of a node's bodies read."""
+    bodies = [a.as_graph() for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH]
+    return {value for body in bodies for each in ir.traversal.RecursiveGraphIterator(body) for value in each.inputs}
 
 
 def seeded(model: ir.Model) -> ir.Model:
@@ -174,76 +259,52 @@ def seeded(model: ir.Model) -> ir.Model:
     return copy
 
 
-def shaken(model: ir.Model) -> ir.Model:
-    """The model with every stored float off by a random relative error of a rounding or two."""
+def shaken(model: ir.Model, seed: int = 0) -> ir.Model:
+    """The model with every stored float off by a rounding error or two of its type, made when it is read."""
     copy = model.clone()
-    rng = np.random.default_rng(0)
-    for value in copy.graph.initializers.values():
+    for number, value in enumerate(copy.graph.initializers.values()):
         tensor = value.const_value
-        if tensor is None or not tensor.dtype.is_floating_point() or tensor.dtype.bitwidth < 32:
-            continue
-        array = tensor.numpy()
-        noise = rng.choice((1 - ROUNDING, 1 + ROUNDING), array.shape).astype(array.dtype)
-        value.const_value = ir.Tensor(array * noise, dtype=tensor.dtype, name=value.name)
+        if tensor is not None and tensor.dtype.is_floating_point() and tensor.dtype.bitwidth >= 16:
+            value.const_value = _moved(tensor, str(value.name), (seed, number))
     return copy
 
 
-def _session(model: ir.Model) -> tuple[Any, str]:
-    """A session, or why there is none."""
-    try:
-        return runtime.session(model, optimize=False), ""
-    except ModelError as error:
-        return None, str(error)
+def _moved(tensor: ir.TensorProtocol, name: str, seed: tuple[int, int]) -> ir.TensorProtocol:
+    dtype = tensor.dtype
+
+    def move() -> ir.TensorProtocol:
+        array = tensor.numpy()
+        share = ULPS * _eps(dtype)
+        wide = array if array.dtype.itemsize >= 4 else array.astype(np.float32)
+        signs = np.random.default_rng(seed).integers(0, 2, array.shape, np.int8) * 2 - 1
+        moved = wide * (1 + share * signs).astype(wide.dtype)
+        return ir.Tensor(moved.astype(array.dtype), dtype=dtype, name=name)
+
+    return ir.LazyTensor(move, dtype=dtype, shape=ir.Shape(tensor.shape.numpy()), name=name)
 
 
-def _runs(session: Any, feeds: Outputs) -> bool:
+def _eps(dtype: ir.DataType) -> float:
+    """The distance from one to the next number of a type."""
+    return 2.0**-7 if dtype == ir.DataType.BFLOAT16 else float(np.finfo(dtype.numpy()).eps)
+
+
+def _session(model: ir.Model) -> Any:
+    """A session that runs every node as it is written, and copies no weight."""
+    return runtime.session(model, optimize=False, prepack=False)
+
+
+def _loads(model: ir.Model) -> bool:
     try:
-        return bool(runtime.run(session, feeds))
-    except DataError:
+        return bool(_session(model))
+    except ModelError:
         return False
 
 
-def _run_dense(session: Any, shapes: Mapping[str, Sequence[int]], seed: int) -> tuple[Outputs | None, Outputs, str]:
-    """Outputs and feeds of a run that works: integer inputs are made smaller until they index no table's outside."""
-    problem = ""
-    for limit in INTEGER_LIMITS:
-        feeds = runtime.random_feeds(session, shapes=shapes, seed=seed, high=dict.fromkeys(shapes, limit))
-        try:
-            return runtime.run(session, feeds), feeds, ""
-        except DataError as error:
-            problem = str(error)
-    return None, feeds, problem
-
-
-def _largest_difference(expected: Outputs, found: Outputs) -> float:
-    return max((_difference(name, reference, found[name]) for name, reference in expected.items()), default=0.0)
-
-
-def _tells(reference: object) -> bool:
-    """Whether an output says anything."""
-    return (
-        isinstance(reference, np.ndarray)
-        and bool(reference.size)
-        and (reference.dtype.kind != "f" or bool(np.isfinite(reference).any()))
-    )
-
-
-def _difference(name: str, reference: object, found: object) -> float:
-    if not isinstance(reference, np.ndarray) or not isinstance(found, np.ndarray):
-        return 0.0 if type(reference) is type(found) else float("inf")
-    if reference.shape != found.shape or reference.dtype != found.dtype:
-        raise VerificationError(
-            f"output {name!r} has shape {found.shape} of {found.dtype}, expected {reference.shape} of {reference.dtype}"
-        )
-    if not reference.size or reference.dtype.kind not in "fiub":
-        return 0.0 if np.array_equal(reference, found) else float("inf")
-    left, right = reference.astype(np.float64), found.astype(np.float64)
-    if not np.array_equal(np.isnan(left), np.isnan(right)):
-        return float("inf")
-    with np.errstate(invalid="ignore"):
-        gap = np.abs(np.where(left == right, 0.0, left - right))  # equal infinities differ by nothing
-    scale = float(np.nanmax(np.abs(left[np.isfinite(left)]), initial=0.0)) or 1.0
-    return float(np.nanmax(gap, initial=0.0)) / scale
+def _runs(model: ir.Model, feeds: Mapping[str, np.ndarray]) -> bool:
+    try:
+        return bool(runtime.run(_session(model), feeds))
+    except (ModelError, DataError):
+        return False
 
 
 def tolerance(model: ir.Model) -> float:

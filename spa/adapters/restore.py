@@ -106,7 +106,10 @@ def prune(frontend: Frontend, source: Any, inputs: Any, *, even: bool = False, *
     left = search.left
     result.report.notes += [f"left alone: {reason}" for reason in dict.fromkeys(left.values())]
     if chosen.run.verify:
-        pipeline.verify_plan(result.dense, result.model, result.plan, result.report, inputs=chosen.run.inputs)
+        pipeline.verify_plan(
+            result.reference, result.model, result.plan, result.report,
+            inputs=chosen.run.inputs, feeds=chosen.run.feeds,
+        )  # fmt: skip
     return Restored(smaller, result, left)
 
 

@@ -1,6 +1,7 @@
 """The `spa` command. Results go to stdout, progress and messages to stderr.
 
-Exit status: 0 done; 1 nothing to prune, budget not met, verification failed; 2 bad usage or unreadable model.
+Exit status: 0 done; 1 nothing to prune, budget not met, verification failed or, in `spa verify`, not all compared;
+2 bad usage or unreadable model.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from spa.analysis.plan import Plan
 from spa.cli import arguments
 from spa.cli.progress import progress
 from spa.errors import SpaError, UsageError
+from spa.feeds import Feeds
+from spa.feeds import parse as parse_feeds
 from spa.frontends import sources
 from spa.frontends.files import onnx_file
 from spa.notation.operation import registered
@@ -52,6 +55,15 @@ Input = Annotated[
     list[str] | None,
     typer.Option("--input", metavar="NAME=1,3,224,224", help="An input's shape, for analysis, FLOPs and verification."),
 ]
+Feed = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--feed",
+        metavar="NAME=VALUES",
+        help="What an input is given when outputs are compared: numbers (1,2,3), ones, zeros, range:N (whole numbers "
+        "below N), or a file .npy or .npz; FILE.npz alone holds inputs by name; may be repeated.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 NoVerify = Annotated[bool, typer.Option("--no-verify", help="Write the result unchecked.")]
 
@@ -71,7 +83,9 @@ def prune(
     """Make a model smaller: same inputs and outputs, fewer channels, heads and FFN units."""
     given = arguments.values(options, *PARTS.values())
     target = output or arguments.beside(model, "pruned.onnx")
-    onnx_only = {"data": "--data", "data_free": "--data-free", "dry_run": "--dry-run", "inputs": "--input"}
+    onnx_only = {
+        "data": "--data", "data_free": "--data-free", "dry_run": "--dry-run", "inputs": "--input", "feeds": "--feed"
+    }  # fmt: skip
     back = _gives_back(model, output, [flag for name, flag in onnx_only.items() if name in given])
     dry_run = given.get("dry_run", False)
     if back is None and not dry_run:
@@ -145,6 +159,7 @@ def apply(
     ],
     output: Output = None,
     input_: Input = None,
+    feed: Feed = None,
     no_verify: NoVerify = False,
     json: Json = False,
 ) -> None:
@@ -153,7 +168,9 @@ def apply(
     arguments.check_targets(target, plan)
     with progress(err) as step:
         step("apply")
-        result = pipeline.apply_plan(model, arguments.read_plan(plan), inputs=_shapes(input_), verify=not no_verify)
+        result = pipeline.apply_plan(
+            model, arguments.read_plan(plan), inputs=_shapes(input_), feeds=_feeds(feed), verify=not no_verify
+        )
         result.save(target)
     _show(result, target, json=json)
 
@@ -166,16 +183,21 @@ def verify(
         Path, typer.Option(metavar="FILE", help="The plan that led from one to the other.", show_default=False)
     ],
     input_: Input = None,
+    feed: Feed = None,
     json: Json = False,
 ) -> None:
     """Check a pruned model against the dense model and the plan."""
     with progress(err) as step:
         step("verify")
-        found = pipeline.verify_files(dense, pruned, arguments.read_plan(plan), inputs=_shapes(input_))
+        found = pipeline.verify_files(
+            dense, pruned, arguments.read_plan(plan), inputs=_shapes(input_), feeds=_feeds(feed)
+        )
     if json:
         typer.echo(found.to_json())
-        return
-    report.print_verdict(found, out)
+    else:
+        report.print_verdict(found, out)
+    if not found.verified:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -200,6 +222,13 @@ def _shapes(items: list[str] | None) -> dict[str, list[int]]:
         return input_shapes(items or ())
     except UsageError as error:
         raise UsageError(f"--input {error}") from error
+
+
+def _feeds(items: list[str] | None) -> Feeds:
+    try:
+        return parse_feeds(items or ())
+    except UsageError as error:
+        raise UsageError(f"--feed {error}") from error
 
 
 def _exported(source: Path, step: pipeline.Progress) -> Any:
@@ -260,7 +289,7 @@ def _show(result: pipeline.PruneResult, target: Path | None, *, json: bool, verb
     if target is None:
         out.print("dry run: nothing was written")
         return
-    if not result.report.verified:
+    if result.report.status == report.NOT_CHECKED:
         out.print("not verified")
     out.print(f"wrote {target}", markup=False, soft_wrap=True)
 

@@ -32,6 +32,7 @@ class Shapes:
         data decides (what NonZero finds, say): it gets a number that stands for any
     counted: the axes whose size the data decides, where nodes make them
     dtypes: of tensors; absent where unknown
+    ties: symbolic axis -> those that it is as long as together, as far as that was tried
     """
 
     of: Mapping[ir.Value, tuple[int, ...]]
@@ -39,6 +40,7 @@ class Shapes:
     binding: Mapping[str, int]
     counted: Collection[tuple[ir.Value, int]] = ()
     dtypes: Mapping[ir.Value, ir.DataType] = field(default_factory=dict)
+    ties: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def infer_shapes(model: ir.Model, *, inputs: Mapping[str, Sequence[int]] | None = None) -> Shapes:
@@ -85,4 +87,5 @@ def _result(walk: Walk) -> Shapes:
         walk.numbers,
         walk.counted,
         {value: ir.DataType(type_.element) for value, type_ in walk.types.items() if type_.element},
+        walk.ties,
     )

@@ -11,7 +11,7 @@ import itertools
 import math
 import operator
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
@@ -24,6 +24,7 @@ class Binding:
 
     numbers: Mapping[str, int]  # symbolic axis -> number
     inputs: Mapping[str, tuple[int, ...]]  # input name -> shape, for inputs of known rank
+    ties: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # axis -> those that it is as long as together
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,11 @@ _SEQUENCE, _IMAGE = _Rung(13), _Rung(67)
 # Axes of different names may have to be equal (exporters name the batch of each input); some graphs take batch 1 only.
 _MANNERS = ("apart", "alike", "single")
 
+# An axis may have to be as long as two others together (past, new and all positions of a decoder that keeps what it has
+# seen), or of length one. So many of these are tried.
+_MOST_SUMS, _MOST_ALONE = 6, 3
+_Ties = Mapping[str, tuple[str, ...]]  # axis -> those that it is as long as together; none: it is of length one
+
 _OPERATORS: Mapping[type[ast.operator], Callable[[int, int], int]] = {
     ast.Add: operator.add,
     ast.FloorDiv: operator.floordiv,
@@ -79,12 +85,45 @@ def bindings(graph: ir.Graph, inputs: Mapping[str, Sequence[int]]) -> Iterator[B
         dim for weight in graph.initializers.values() for dim in weight.shape or () if isinstance(dim, int) and dim > 1
     )
     seen = set()
-    for rung, manner in itertools.product(_LADDER, _MANNERS):
-        numbers = given | _choose(axes, rung, manner, occupied)
-        if (choice := tuple(numbers.items())) in seen:
+    for rung, manner, ties in _attempts(axes):
+        numbers = given | _choose([axis for axis in axes if axis.symbol not in ties], rung, manner, occupied)
+        numbers |= {symbol: sum(numbers[part] for part in parts) or 1 for symbol, parts in ties.items()}
+        if (choice := tuple(sorted(numbers.items()))) in seen:
             continue
         seen.add(choice)
-        yield Binding(numbers, bound_shapes(declared, numbers, inputs))
+        yield Binding(numbers, bound_shapes(declared, numbers, inputs), ties)
+
+
+def _attempts(axes: Sequence[Axis]) -> Iterator[tuple[_Rung | None, str, _Ties]]:
+    """Sizes by rank first, then with axes that hang together, then other sizes."""
+    for manner in _MANNERS:
+        yield None, manner, {}
+    for ties, manner in itertools.product(_possible_ties(axes), ("apart", "single")):
+        yield None, manner, ties
+    for rung, manner in itertools.product(_LADDER[1:], _MANNERS):
+        yield rung, manner, {}
+
+
+def _possible_ties(axes: Sequence[Axis]) -> list[_Ties]:
+    """Axes that may be as long as two others, the likeliest first, and axes that may be of length one."""
+    free = [axis for axis in axes if not axis.leads]
+
+    def unlikely(total: Axis, parts: Sequence[Axis]) -> tuple[object, ...]:
+        past = any("past" in part.symbol.lower() for part in parts)
+        state = max(part.rank for part in parts) > total.rank  # (batch, heads, past, size) beside (batch, all)
+        return "total" not in total.symbol.lower(), not past, not state, total.rank
+
+    sums = [
+        (total, parts)
+        for total in free
+        for parts in itertools.combinations([axis for axis in free if axis is not total], 2)
+    ]
+    sums.sort(key=lambda each: unlikely(*each))
+    alone = sorted(free, key=lambda axis: ("past" in axis.symbol.lower(), axis.rank))
+    return [
+        *({total.symbol: tuple(part.symbol for part in parts)} for total, parts in sums[:_MOST_SUMS]),
+        *({axis.symbol: ()} for axis in alone[:_MOST_ALONE] if len(free) > 1),
+    ]
 
 
 def bound_shapes(
@@ -96,6 +135,33 @@ def bound_shapes(
         for name, dims in declared.items()
     }
     return shapes | {name: tuple(shape) for name, shape in inputs.items()}
+
+
+def resized(graph: ir.Graph, binding: Binding, inputs: Mapping[str, Sequence[int]]) -> Iterator[Binding]:
+    """The same with one more where axes lead and twice the size of others; with the first or the second alone.
+
+    What a graph bakes in of the sizes that it was looked at with shows there.
+
+    Args:
+        inputs: shapes that stay.
+    """
+    declared = declared_shapes(graph)
+    axes = free_axes(declared, given_numbers(graph, inputs))
+    tied = {axis.symbol for axis in axes if axis.symbol in binding.ties}
+    for chosen in ((True, False), (True,), (False,)):
+        numbers = dict(binding.numbers)
+        for axis in axes:
+            if axis.leads in chosen and axis.symbol not in tied and axis.symbol in numbers:
+                numbers[axis.symbol] = numbers[axis.symbol] + 1 if axis.leads else 2 * numbers[axis.symbol]
+        numbers |= {symbol: sum(numbers[part] for part in binding.ties[symbol]) or 1 for symbol in tied}
+        if numbers != binding.numbers:
+            yield Binding(numbers, bound_shapes(declared, numbers, inputs), binding.ties)
+
+
+def open_lengths(graph: ir.Graph, binding: Binding) -> list[int]:
+    """The sizes of symbolic axes that do not lead, in the order in which inputs have them."""
+    axes = free_axes(declared_shapes(graph), {})
+    return [binding.numbers[axis.symbol] for axis in axes if not axis.leads and axis.symbol in binding.numbers]
 
 
 def evaluate_symbol(symbol: str, numbers: Mapping[str, int]) -> int | None:

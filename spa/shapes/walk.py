@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -73,6 +73,11 @@ class Walk:
     def numbers(self) -> dict[str, int]:
         """Symbolic axis -> number."""
         return {**self._binding.numbers, **self._counts}
+
+    @property
+    def ties(self) -> Mapping[str, tuple[str, ...]]:
+        """Symbolic axis -> those that it is as long as together."""
+        return self._binding.ties
 
     def _declared(self, value: ir.Value, *, trusted: bool) -> Type:
         """The type that the model states; its dims only where ``trusted``."""

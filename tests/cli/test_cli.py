@@ -376,7 +376,7 @@ def test_a_failed_verification_writes_nothing(
         turned = {leaf: np.roll(mask, 1) if leaf.size == 6 else mask for leaf, mask in masks.items()}
         slice_model(model, coupling, shapes, turned)
 
-    monkeypatch.setattr("spa.pipeline.slice_model", wrong)
+    monkeypatch.setattr("spa.steps.slice_model", wrong)
     ran = run("prune", "model.onnx", "--ratio", 0.4, "--save-plan", "plan.json")
     assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
     assert "at fault: 'c1:0';" in ran.err

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -10,7 +10,9 @@ import pytest
 
 from spa.errors import VerificationError
 from spa.passes.cut import verify
-from spa.passes.cut.verify import check_structure, compare, find_culprit, tolerance
+from spa.passes.cut.trials import Inputs
+from spa.passes.cut.verify import Comparison, check_structure, find_culprit, tolerance
+from spa.shapes.binding import Binding
 from tests.models import Weight, build
 
 TEXT = "(float[N,4] x) => (float[N,3] y) { a = MatMul(x, w)  b = Relu(a)  y = MatMul(b, v) }"
@@ -28,6 +30,10 @@ def scaled(factor: float, name: str = "v") -> ir.Model:
     assert tensor is not None
     changed.graph.initializers[name].const_value = ir.Tensor((tensor.numpy() * factor).astype(np.float32), name=name)
     return changed
+
+
+def compare(left: ir.Model, right: ir.Model, *, shapes: Mapping[str, tuple[int, ...]]) -> Comparison:
+    return verify.compare(left, right, inputs=Inputs(left.graph, Binding({}, shapes), shapes))
 
 
 # ------------------------------------------------------------------------------------------------- structure
@@ -82,7 +88,7 @@ def test_not_a_number_where_the_reference_has_one() -> None:
 def test_a_reference_without_finite_numbers_tells_nothing() -> None:
     found = compare(scaled(np.nan), scaled(np.nan), shapes=SHAPES)
     assert found.difference is None
-    assert found.notes == ("not compared: the dense model gives no finite numbers on random inputs",)
+    assert found.missing == ("output 'y' is empty, or gives no finite numbers, on the inputs tried",)
 
 
 def test_another_shape_is_refused() -> None:
@@ -111,14 +117,14 @@ def test_a_dense_model_that_does_not_run_is_a_note() -> None:
     weights: dict[str, Weight] = {"w": [4, 5], "v": [6, 3], "s": np.array([-1, 6])}
     found = compare(model(RESHAPED, weights), model(RESHAPED, weights), shapes={"x": (1, 4)})
     assert found.difference is None
-    assert found.notes[0].startswith("not compared: the dense model does not run on random inputs")
+    assert found.missing[0].startswith("the dense model does not run on random inputs")
 
 
 def test_operators_that_onnxruntime_does_not_know_are_a_note() -> None:
     text = "(float[N,4] x) => (float[N,4] y) { y = com.example.Mystery(x) }"
     found = compare(model(text, {}), model(text, {}), shapes=SHAPES)
     assert found.difference is None
-    assert found.notes[0].startswith("not compared: the dense model does not load")
+    assert found.missing[0].startswith("the dense model does not load")
 
 
 def test_inputs_that_cannot_be_made_up_are_a_note() -> None:
@@ -126,7 +132,7 @@ def test_inputs_that_cannot_be_made_up_are_a_note() -> None:
     weights: dict[str, Weight] = {"w": [4, 3]}
     found = compare(model(text, weights), model(text, weights), shapes={})
     assert found.difference is None
-    assert found.notes[0].startswith("not compared: input 's' is a seq(")
+    assert found.missing[0].startswith("input 's' is a Sequence(")
 
 
 def test_integers_that_index_a_small_table() -> None:

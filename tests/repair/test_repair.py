@@ -62,6 +62,18 @@ def test_repair_is_nearer_to_the_dense_model_than_the_same_cut_alone(model, samp
     assert np.sum((dense - new) ** 2) < 0.5 * np.sum((dense - cut) ** 2)
 
 
+def test_the_dense_model_of_a_result_is_the_one_that_went_in(model, samples):
+    result = spa.prune(model, ratio=0.4, data=samples, preset="fast")
+    given = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    dense, refitted = (
+        {str(v.name): v.const_value.numpy() for v in side.graph.initializers.values() if v.const_value is not None}
+        for side in (result.dense, result.reference)
+    )
+    assert all(np.array_equal(dense[name], array) for name, array in given.items())
+    assert refitted["z"].shape == given["z"].shape
+    assert not np.array_equal(refitted["z"], given["z"])
+
+
 def test_without_data(model):
     result = spa.prune(model, ratio=0.3, data_free=True, preset="fast")
     assert result.report.verified

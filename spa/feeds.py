@@ -1,0 +1,153 @@
+"""What a model's inputs are given when it runs: the user's own values, or a word for them.
+
+{"ids": "range:50257", "attention_mask": "ones", "x": array, "sr": 16000}
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from spa.errors import UsageError
+
+Feed = np.ndarray | str | float | Sequence[Any]
+"""An array or numbers; or one of the words ones, zeros and range:N (whole numbers from 0 up to N - 1, at random)."""
+
+Feeds = Mapping[str, Feed]
+
+WORDS = "ones, zeros, range:N (whole numbers below N), numbers such as 1,2,3, or a file .npy or .npz"
+
+
+def check(feeds: Feeds, inputs: Sequence[str]) -> None:
+    """Refuse feeds that no input can take.
+
+    Raises:
+        UsageError: there is no such input, or the word or the numbers mean nothing.
+    """
+    for name, feed in feeds.items():
+        if name not in inputs:
+            raise UsageError(f"feed {name!r}: there is no such input; the inputs are {', '.join(map(repr, inputs))}")
+        if isinstance(feed, str):
+            _limit(name, feed)
+        else:
+            numbers(name, feed)
+
+
+def numbers(name: str, feed: Feed) -> np.ndarray:
+    """The array that a feed is.
+
+    Raises:
+        UsageError: these are no numbers, or rows of several lengths.
+    """
+    try:
+        array = np.asarray(feed)
+    except ValueError:
+        array = np.array(None)
+    if array.dtype.kind not in "fiub" and array.dtype.type.__module__ != "ml_dtypes":
+        raise UsageError(f"feed {name!r}: expected numbers in rows of one length, found {str(feed)[:60]!r}")
+    return array
+
+
+def sizes(feeds: Feeds, ranks: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """The shapes that feeds settle, by input: of arrays with as many axes as the input has."""
+    found = {name: numbers(name, feed) for name, feed in feeds.items() if not isinstance(feed, str)}
+    return {name: array.shape for name, array in found.items() if array.ndim == ranks.get(name)}
+
+
+def fill(
+    name: str, feed: Feed, shape: Sequence[int], dtype: np.dtype[Any], generator: np.random.Generator
+) -> np.ndarray:
+    """What an input of this shape and type is given.
+
+    One number stands for all, and as many numbers as there are elements fill them in order.
+
+    Raises:
+        UsageError: the numbers do not fit the shape, or the type cannot hold them.
+    """
+    if isinstance(feed, str):
+        limit = _limit(name, feed)
+        values = generator.integers(0, limit, shape) if limit else np.full(shape, feed == "ones")
+        return values.astype(dtype)
+    array = numbers(name, feed)
+    if array.size == 1 or array.ndim < len(shape):
+        flat = np.broadcast_to(array.reshape(-1), shape) if array.size == 1 else array
+        array = flat if flat.size != np.prod(shape, dtype=int) else flat.reshape(shape)
+    if array.shape != tuple(shape):
+        raise UsageError(
+            f"feed {name!r} has {array.size} numbers of shape {array.shape}, which the shape {tuple(shape)} does not "
+            f"fit; give the shape with --input {name}=SIZES, or as many numbers"
+        )
+    with np.errstate(invalid="ignore", over="ignore"):
+        cast = array.astype(dtype)
+    if dtype.kind in "iub" and np.any(cast != array):
+        raise UsageError(f"feed {name!r}: the input takes {dtype}, which cannot hold {array.flat[0]!s} and the rest")
+    return cast
+
+
+def parse(items: Sequence[str]) -> dict[str, Feed]:
+    """Feeds from words: NAME=ones, NAME=zeros, NAME=range:N, NAME=1,2,3, NAME=FILE, or FILE.npz of inputs by name.
+
+    Raises:
+        UsageError: an item is not of that form, or its file cannot be read.
+    """
+    found: dict[str, Feed] = {}
+    for item in items:
+        name, _, text = item.rpartition("=")
+        if not name and text.endswith(".npz"):
+            found |= read(Path(text))
+        elif not name or not text:
+            raise UsageError(f"{item!r}: expected NAME= and {WORDS}; or a file .npz of inputs by name")
+        elif text.endswith((".npz", ".npy")):
+            found |= read(Path(text), name)
+        elif text[0].isalpha():
+            _limit(name, text)
+            found[name] = text
+        else:
+            found[name] = numbers(name, _listed(item, text))
+    return found
+
+
+def _listed(item: str, text: str) -> list[Any]:
+    """1,2,3 or rows in brackets."""
+    try:
+        listed = json.loads(text if text.startswith("[") else f"[{text}]")
+    except ValueError:
+        raise UsageError(f"{item!r}: expected NAME= and {WORDS}") from None
+    return list(listed)
+
+
+def _limit(name: str, word: str) -> int:
+    """The N of range:N; zero for ones and zeros.
+
+    Raises:
+        UsageError: it is another word.
+    """
+    matched = re.fullmatch(r"range:(\d+)", word)
+    if word not in ("ones", "zeros") and (matched is None or not int(matched[1])):
+        raise UsageError(f"feed {name!r}: expected {WORDS}, found {word!r}")
+    return int(matched[1]) if matched else 0
+
+
+def read(path: Path, name: str | None = None) -> dict[str, np.ndarray]:
+    """Arrays by input name, from an .npz; or, for one input, from an .npy or an .npz that holds it or one array alone.
+
+    Raises:
+        UsageError: the file cannot be read, or does not hold the input.
+    """
+    try:
+        content = np.load(path, allow_pickle=False)
+        arrays = {name or "": content} if isinstance(content, np.ndarray) else dict(content)
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:120]
+        raise UsageError(f"feed: cannot read arrays from {str(path)!r}: {reason}") from error
+    if name is None:
+        return arrays
+    if name not in arrays and len(arrays) != 1:
+        raise UsageError(f"feed {name!r}: {str(path)!r} holds {', '.join(map(repr, arrays)) or 'nothing'}")
+    return {name: arrays[name] if name in arrays else next(iter(arrays.values()))}

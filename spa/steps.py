@@ -1,0 +1,93 @@
+"""The steps that every command shares: load, normalise, couple, group, cut, and the costs before and after."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Union
+
+import onnx
+import onnx_ir as ir
+
+from spa.analysis.cost import MEASURES, Cost, measure
+from spa.analysis.coupling import Coupling, couple
+from spa.analysis.group import Group, find_groups
+from spa.analysis.plan import Plan
+from spa.frontends.files import onnx_file
+from spa.options import InputShapes
+from spa.passes.cut.slicing import slice_model
+from spa.passes.normalize.normalize import normalize
+from spa.report import Report, frozen_shares, group_rows
+from spa.shapes import Shapes, infer_shapes
+from spa.shapes.sizes import Sizes, count_sizes
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+Source = Union[str, "os.PathLike[str]", onnx.ModelProto, ir.Model, "gs.Graph"]
+
+
+@dataclass(frozen=True, slots=True)
+class Normal:
+    """A model that is normalised as the caller wants it; the steps that follow cut it in place.
+
+    Attributes:
+        closed: a repair adds no tensors to it, which whoever holds its weights could not take.
+    """
+
+    model: ir.Model
+    closed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """Everything known of a normalised model."""
+
+    model: ir.Model
+    shapes: Shapes
+    coupling: Coupling
+    groups: Sequence[Group]
+    cost: Cost
+    sizes: Sizes = field(default_factory=Sizes)
+
+
+def analyse(model: ir.Model, *, inputs: InputShapes | None = None, counted: InputShapes | None = None) -> Analysis:
+    """Couple and group a normalised model.
+
+    Args:
+        inputs: shapes to couple with, by input name.
+        counted: shapes at which FLOPs are counted; `inputs` unless told.
+    """
+    shapes = infer_shapes(model, inputs=inputs)
+    coupling = couple(model, shapes)
+    groups = find_groups(coupling)
+    sizes = count_sizes(model, shapes, inputs=inputs if counted is None else counted)
+    return Analysis(model, shapes, coupling, groups, measure(coupling, sizes), sizes)
+
+
+def load_normal(source: Source | Normal) -> ir.Model:
+    """A model as the coupling sees it."""
+    if isinstance(source, Normal):
+        return source.model
+    return normalize(onnx_file.load(source))
+
+
+def cut(analysis: Analysis, plan: Plan) -> None:
+    """Apply a plan to the analysed model, in place."""
+    slice_model(analysis.model, analysis.coupling, analysis.shapes, plan.masks(analysis.groups))
+
+
+def report_on(analysis: Analysis, plan: Plan) -> Report:
+    """What a plan does to a model's cost, and what holds the rest."""
+    masks = plan.masks(analysis.groups)
+    before = {name: analysis.cost.of(name) for name in MEASURES}
+    after = {name: analysis.cost.of(name, masks) for name in MEASURES}
+    shares = frozen_shares(analysis.coupling, analysis.groups, before["params"])
+    rows, exact = group_rows(analysis.groups, plan), is_exact(analysis.groups, plan)
+    return Report(before, after, rows, shares, sizes=analysis.sizes.inputs, exact=exact)
+
+
+def is_exact(groups: Sequence[Group], plan: Plan) -> bool:
+    """Whether the exactness theorem covers a plan: no unit of it enters a norm, mean or softmax."""
+    return all(group.off is None for group in groups if group.name in plan.removed)

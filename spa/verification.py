@@ -1,0 +1,142 @@
+"""Is a pruned model what its plan makes of the dense model: of models in memory, and of files that were written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import onnx_ir as ir
+
+from spa.analysis.plan import Plan
+from spa.errors import VerificationError
+from spa.feeds import Feeds
+from spa.frontends.files import onnx_file
+from spa.options import InputShapes
+from spa.passes.cut import verify as verification
+from spa.passes.cut.masking import mask_consumers
+from spa.passes.cut.trials import Inputs
+from spa.report import NOT_COMPARED, VERIFIED, Report
+from spa.steps import Source, analyse, cut, load_normal, report_on
+
+_MOST_GIVEN = 6
+"""Of a model's inputs, so many are named in an advice."""
+
+
+def verify_files(
+    dense: Source, pruned: Source, plan: Plan, *, inputs: InputShapes | None = None, feeds: Feeds | None = None
+) -> Report:
+    """Check a pruned model that was written earlier against its dense model and the plan.
+
+    Where the plan was made with repair, the difference that is reported is the distance from the dense model itself:
+    weights were refitted, so that no reference is to be met.
+
+    Raises:
+        VerificationError: it is not what the plan makes of the dense model.
+    """
+    before = load_normal(dense)
+    report = report_on(analyse(before, inputs=inputs), plan)
+    if plan.repair:
+        report.reference = f"the dense model, whose weights were refitted ({plan.repair})"
+        verify_plan(before, onnx_file.load(pruned), Plan({}, {}), report, inputs=inputs, feeds=feeds, exact=False)
+    else:
+        verify_plan(before, onnx_file.load(pruned), plan, report, inputs=inputs, feeds=feeds)
+    return report
+
+
+def verify_plan(
+    dense: ir.Model,
+    pruned: ir.Model,
+    plan: Plan,
+    report: Report,
+    *,
+    inputs: InputShapes | None = None,
+    feeds: Feeds | None = None,
+    exact: bool | None = None,
+) -> None:
+    """All checks of a pruned model against the normalised dense one; fills the report.
+
+    Args:
+        inputs, feeds: shapes and values to run with, by input name; what is left out is made up.
+        exact: whether no more than rounding may separate the two; by default where the theorem covers the plan.
+
+    Raises:
+        UsageError: a feed does not fit its input.
+        VerificationError: with the group at fault, found by halving the plan.
+    """
+    check = _Check(dense, inputs, feeds, report.exact if exact is None else exact)
+    try:
+        found = check.run(pruned, plan)
+    except VerificationError as error:
+        raise VerificationError(f"{error}; {_culprit(check, plan)}") from error
+    report.notes += found.notes
+    report.difference, report.channel_difference = found.difference, found.channel
+    if found.missing:
+        report.status, report.missing = NOT_COMPARED, list(found.missing)
+        report.give = _give(dense, feeds or {})
+    else:
+        report.status = VERIFIED
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """What every check of a pruned model against one dense model shares."""
+
+    dense: ir.Model
+    inputs: InputShapes | None
+    feeds: Feeds | None
+    exact: bool
+
+    def run(self, pruned: ir.Model, plan: Plan) -> verification.Comparison:
+        notes = verification.check_structure(self.dense, pruned)
+        masked = self.dense.clone()
+        analysis = analyse(masked, inputs=self.inputs)
+        trials = Inputs.of(masked.graph, analysis.shapes, self.inputs, self.feeds)
+        mask_consumers(masked, analysis.coupling, plan.masks(analysis.groups), dtypes=analysis.shapes.dtypes)
+        limit = verification.tolerance(self.dense)
+        watched = verification.reached(pruned, _cut_names(self.dense, pruned))
+        found = verification.compare(masked, pruned, inputs=trials, limit=limit, watched=watched or None)
+        if self.exact and not found.agrees(limit):
+            raise VerificationError(
+                f"the pruned model differs from the masked dense model by {found.channel:.1e} of its own size in "
+                f"{found.place}, more than {limit:.0e}"
+            )
+        return replace(found, notes=(*notes, *found.notes))
+
+
+def _cut_names(dense: ir.Model, pruned: ir.Model) -> set[str]:
+    """Stored tensors that became smaller."""
+    shapes = {name: value.const_value.shape for name, value in dense.graph.initializers.items() if value.const_value}
+    return {
+        name
+        for name, value in pruned.graph.initializers.items()
+        if value.const_value is not None and name in shapes and value.const_value.shape != shapes[name]
+    }
+
+
+def _give(model: ir.Model, feeds: Feeds) -> list[str]:
+    """The options with which the outputs may be compared."""
+    values = [value for value in model.graph.inputs if not value.is_initializer() and value.name not in feeds]
+    open_ = [value for value in values if value.shape is None or not value.shape.is_static()]
+    return [
+        *(f"--input {value.name}=SIZES" for value in open_[:_MOST_GIVEN]),
+        *(f"--feed {value.name}=VALUES" for value in values[:_MOST_GIVEN]),
+    ]
+
+
+def _culprit(check: _Check, plan: Plan) -> str:
+    def fails(names: Sequence[str]) -> bool:
+        part = Plan({n: plan.removed[n] for n in names}, {n: plan.sizes[n] for n in names})
+        pruned = check.dense.clone()
+        cut(analyse(pruned, inputs=check.inputs), part)
+        try:
+            check.run(pruned, part)
+        except VerificationError:
+            return True
+        return False
+
+    names = list(plan.removed)
+    if not fails(names):
+        return "what the plan makes of the dense model does pass: the pruned model is another one, or was changed since"
+    names = verification.find_culprit(names, fails)
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"at fault: {', '.join(map(repr, names[:3]))}{more}; leave it out with exclude, and please report the model"

@@ -1,0 +1,157 @@
+"""Inputs that a model runs on are found: sizes that hang together, counts of positions, what a user gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+
+import spa
+from spa import runtime
+from spa.errors import UsageError
+from spa.passes.cut.trials import Inputs, NoTrial, Trial
+from spa.steps import analyse, load_normal
+from tests.cut import decoders
+from tests.models import build
+
+PAST = "past_sequence_length"
+DECODERS: dict[str, Callable[[], onnx.ModelProto]] = {
+    "spa export --cache": lambda: decoders.plain(
+        sequence="sequence",
+        past="past_sequence",
+        mask="total_sequence",
+        total="total",
+        batch="batch",
+        position_ids=False,
+    ),
+    "optimum": lambda: decoders.plain(
+        sequence="sequence_length", past=PAST, mask=f"{PAST} + sequence_length", total=f"{PAST} + sequence_length"
+    ),
+    "optimum, one token a call": lambda: decoders.plain(
+        sequence="sequence_length", past=PAST, mask=f"{PAST} + 1", total=f"{PAST} + 1"
+    ),
+    "names that say nothing": lambda: decoders.plain(sequence="s1", past="s2", mask="s3", total="s4", batch="s0"),
+    "names that are turned round": lambda: decoders.plain(sequence="total", past="new", mask="past", total="t"),
+    "onnxruntime-genai": lambda: decoders.grouped(given=False),
+    "lengths of their own": lambda: decoders.grouped(given=True),
+    "lengths of other names": lambda: decoders.grouped(given=True, names=("a", "b")),
+}
+
+
+def inputs_of(proto: onnx.ModelProto, **options: object) -> tuple[Inputs, Callable[..., object]]:
+    model = load_normal(proto)
+    session = runtime.session(model, optimize=False)
+    analysis = analyse(model, inputs=options.get("shapes"))  # type: ignore[arg-type]
+    found = Inputs.of(model.graph, analysis.shapes, options.get("shapes"), options.get("feeds"))  # type: ignore[arg-type]
+    return found, lambda feeds: runtime.run(session, feeds)
+
+
+def trials(proto: onnx.ModelProto, **options: object) -> list[Trial]:
+    inputs, run = inputs_of(proto, **options)
+    return inputs.trials(run)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_sizes_of_a_cache_are_found(kind: str) -> None:
+    for trial in trials(DECODERS[kind]()):
+        new, past = trial.feeds["input_ids"].shape[1], trial.feeds["past_key_values.0.key"].shape[2]
+        assert past > 0
+        assert trial.outputs["present.0.key"].shape[2] == past + new
+        if "attention_mask" in trial.feeds:
+            assert trial.feeds["attention_mask"].shape[1] == past + new
+            assert trial.feeds["attention_mask"].all()
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_decoders_are_pruned_and_verified_without_help(kind: str) -> None:
+    result = spa.prune(DECODERS[kind](), ratio=0.2)
+    assert result.report.status == "verified", result.report.missing
+    assert result.report.difference is not None
+    assert result.report.difference < 1e-5
+
+
+def test_the_count_of_a_sample_names_its_last_position() -> None:
+    first = trials(DECODERS["lengths of their own"]())[0]
+    total = first.outputs["present.0.key"].shape[2]
+    assert int(first.feeds["total_sequence_length"]) == total
+    assert np.all(first.feeds["seqlens_k"] == total - 1)
+
+
+TEXT = "(float[N,S,6] x) => (float[N,S,3] y) { a = MatMul(x, w)  b = Relu(a)  y = MatMul(b, v) }"
+
+
+def test_values_and_sizes_differ_from_trial_to_trial() -> None:
+    first, second, third = trials(build(TEXT, {"w": [6, 8], "v": [8, 3]}))
+    assert first.feeds["x"].shape == second.feeds["x"].shape
+    assert not np.array_equal(first.feeds["x"], second.feeds["x"])
+    assert all(a != b for a, b in zip(first.feeds["x"].shape[:2], third.feeds["x"].shape[:2], strict=True))
+
+
+def test_a_graph_of_one_size_is_tried_with_that_alone() -> None:
+    fixed = TEXT.replace("N,S", "2,5")
+    assert [trial.feeds["x"].shape for trial in trials(build(fixed, {"w": [6, 8], "v": [8, 3]}))] == [(2, 5, 6)] * 2
+
+
+def test_only_the_batch_grows_where_a_table_bounds_the_rest() -> None:
+    text = "(float[N,S,6] x) => (float[N,S,6] y) { h = Slice(t, a, n, k)  y = Add(x, h) }".replace(
+        "h = Slice", "f = Shape(x)  n = Gather(f, o)  h = Slice"
+    )
+    proto = build(text, {"t": [20, 6], "a": np.array([0]), "o": np.array([1]), "k": np.array([0])})
+    found = trials(proto)
+    assert [trial.feeds["x"].shape[1] for trial in found] == [13] * 3
+    assert found[2].feeds["x"].shape[0] == found[0].feeds["x"].shape[0] + 1
+
+
+def test_given_values_settle_the_sizes_of_others() -> None:
+    text = "(float[N,S,6] x, float[N,S,1] scale) => (float[N,S,1] y) { a = MatMul(x, w)  y = Mul(a, scale) }"
+    given = np.arange(12.0).reshape(3, 4, 1)
+    found = trials(build(text, {"w": [6, 1]}), feeds={"scale": given})
+    assert all(np.array_equal(trial.feeds["scale"], given) for trial in found)
+    assert {trial.feeds["x"].shape for trial in found} == {(3, 4, 6)}
+
+
+@pytest.mark.parametrize(
+    ("feed", "expected"),
+    [("ones", {1.0}), ("zeros", {0.0}), (7, {7.0}), ([2.5], {2.5}), ("range:3", {0.0, 1.0, 2.0})],
+)
+def test_words_and_numbers(feed: object, expected: set[float]) -> None:
+    for trial in trials(build(TEXT, {"w": [6, 8], "v": [8, 3]}), feeds={"x": feed}):
+        assert set(np.unique(trial.feeds["x"])) == expected
+
+
+@pytest.mark.parametrize(
+    ("feeds", "message"),
+    [
+        ({"z": "ones"}, "feed 'z': there is no such input; the inputs are 'x'"),
+        ({"x": "twos"}, r"feed 'x': expected ones, zeros, range:N .*, found 'twos'"),
+        ({"x": "range:0"}, "found 'range:0'"),
+        (
+            {"x": [1, 2]},
+            r"feed 'x' has 2 numbers of shape \(2,\), which the shape .* does not fit; give the shape with",
+        ),
+        ({"x": np.ones((1, 2, 7))}, "input 'x' has the shape"),
+        ({"x": [[1], [2, 3]]}, "feed 'x': expected numbers in rows of one length"),
+        ({"x": ["a"]}, "feed 'x': expected numbers"),
+    ],
+)
+def test_feeds_that_do_not_fit(feeds: object, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        trials(build(TEXT, {"w": [6, 8], "v": [8, 3]}), feeds=feeds)
+
+
+def test_numbers_that_an_integer_input_cannot_hold() -> None:
+    proto = build("(int64[N] i) => (float[N,4] y) { y = Gather(table, i) }", {"table": [3, 4]})
+    with pytest.raises(UsageError, match=r"feed 'i': the input takes int64, which cannot hold 1\.5"):
+        trials(proto, feeds={"i": [1.5]})
+
+
+def test_a_table_that_only_the_user_knows() -> None:
+    """What is made up starts from zero, and this one from fifty."""
+    text = "(int64[N] i) => (float[N,4] y) { j = Sub(i, fifty)  k = Mul(j, j)  y = Gather(table, k) }"
+    proto = build(text, {"table": [3, 4], "fifty": np.array(5000)})
+    inputs, run = inputs_of(proto)
+    with pytest.raises(NoTrial, match="the dense model does not run on random inputs"):
+        inputs.trials(run)  # type: ignore[arg-type]
+    assert trials(proto, feeds={"i": 5001})[0].outputs["y"].shape[1] == 4
