@@ -149,7 +149,7 @@ def _by_samples(
         analysis = analyse(found.model, inputs=inputs, counted=counted)
     plan = replace(found.plan, repair=f"{method}, {preset}, {len(samples)} samples")
     report = report_on(analysis, plan)
-    report.layers, report.outputs = found.layers, found.difference
+    report.before, report.layers, report.outputs = found.before, found.layers, found.difference
     report.notes += [*samples.notes, *found.notes]
     return analysis, plan, report
 

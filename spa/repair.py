@@ -13,7 +13,7 @@ from spa.errors import UsageError
 from spa.fields import Options, about, any_of
 from spa.frontends.samples import ImageOptions, read_samples
 from spa.passes.choose.importance import CRITERIA, DEFAULT_CRITERION, Criterion, check_criterion
-from spa.passes.repair.compensate import OURS, PRESETS
+from spa.passes.repair.settings import OURS, PRESETS
 from spa.passes.samples.calibrate import Calibration, Given, check_samples
 from spa.passes.samples.datafree import make_samples
 from spa.passes.secondorder import BASELINES

@@ -49,6 +49,7 @@ class _Terms:
     budget: Budget
     unread: frozenset[str]
     norms: bool
+    whole: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ class _Problem:
             norms=terms.norms, reaches=reaches,
         )  # fmt: skip
         tracks = tracks_of(candidates.active)
-        dense = {name: cost.of(name) for name in MEASURES}
+        dense = terms.whole or {name: cost.of(name) for name in MEASURES}
         return cls(groups, scores, cost, terms, candidates, tracks, dense, _condensed(cost, tracks))
 
     @property
@@ -117,6 +118,7 @@ def select(
     unread: Iterable[str] = (),
     norms: bool = False,
     frozen: Sequence[Frozen] = (),
+    whole: Mapping[str, float] | None = None,
 ) -> Selection:
     """Choose the units to remove.
 
@@ -127,13 +129,15 @@ def select(
         norms: groups that are off for a norm of their own alone (`Group.own_norm`) take part. Otherwise they are opened
             where nothing else meets the budget; a larger ratio then may remove other units than a smaller one.
         frozen: what stays and why, for messages.
+        whole: what shares are of, by measure, where the cost has more than the model came with (biases that a repair
+            adds); by default the cost itself.
 
     Raises:
         UsageError: a pattern matches nothing.
         NothingToPrune: no group may be cut.
         BudgetError: not that much can go; says how much could, and what holds the rest.
     """
-    terms = _Terms(budget, frozenset(unread), norms)
+    terms = _Terms(budget, frozenset(unread), norms, whole)
     problem = _Problem.of(groups, scores, cost, terms)
     needed = not norms and not problem.may_suffice and any(group.own_norm for group in groups)
     if needed:

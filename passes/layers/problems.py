@@ -8,8 +8,8 @@ constrained fit otherwise. The same goes for a matrix behind a flattening, whose
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import prod
 
 import numpy as np
@@ -30,6 +30,8 @@ class Statistics:
     """Moments of the rows of one layer, for each block: of samples that are fitted, and of those held out.
 
     Attributes:
+        drifting: moments with the drift of each layer that has one, as `fitted` and `held_out`: layers that read the
+            same rows may be added to different branches.
         dense, pruned: some rows of the dense network, (blocks, rows, width), where the moments are of another one, and
             the same rows of that: they tell how much outputs vary.
     """
@@ -38,11 +40,30 @@ class Statistics:
     held_out: Sequence[Moments]
     dense: np.ndarray | None = None
     pruned: np.ndarray | None = None
+    drifting: Mapping[Layer, tuple[Sequence[Moments], Sequence[Moments]]] = field(default_factory=dict)
+
+    def of(self, layer: Layer) -> tuple[Sequence[Moments], Sequence[Moments]]:
+        """Moments for one of the layers that read these rows, with its drift: fitted, held out."""
+        return self.drifting.get(layer, (self.fitted, self.held_out))
 
     @property
     def seen(self) -> bool:
         """Whether there are rows to fit: none reach a layer behind a decision that no sample takes."""
         return all(moments.count for moments in self.fitted)
+
+
+def joined(uses: Sequence[tuple[Layer, Statistics]]) -> Statistics:
+    """Statistics of one weight in all its uses, each of which has a bias of its own: rows are about their means."""
+    parts = [statistics.of(layer) for layer, statistics in uses]
+    blocks = range(len(parts[0][0]))
+    fitted, held_out = ([Moments.within([part[k][b] for part in parts]) for b in blocks] for k in (0, 1))
+    rows = [(s.dense, s.pruned) for _, s in uses if s.dense is not None and s.pruned is not None]
+    if not rows:
+        return Statistics(fitted, held_out)
+    dense, pruned = (
+        np.concatenate([r - r.mean(1, keepdims=True) for r in side], 1) for side in zip(*rows, strict=True)
+    )
+    return Statistics(fitted, held_out, dense, pruned)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,8 +168,9 @@ class Problem:
             drift: the share of the drift in the statistics, if there is any, that the layer makes up for.
         """
         found = []
-        for b, moments in enumerate(statistics.fitted):
-            held_out = statistics.held_out[b] if statistics.held_out[b].count else None
+        fitted, unseen = statistics.of(self.layer)
+        for b, moments in enumerate(fitted):
+            held_out = unseen[b] if unseen[b].count else None
             free = self.layer.bias is not None
             energy = sample = None
             if self.layout is not None:
@@ -187,6 +209,37 @@ class Problem:
                     )
                 )
         return found
+
+    def bias_for(
+        self, statistics: Statistics, new: np.ndarray, matrix: np.ndarray, bias: np.ndarray, drift: float = 0.0
+    ) -> np.ndarray:
+        """(blocks, outputs) the bias that keeps the means of the outputs beside a new weight; the dense one if fixed.
+
+        Args:
+            new, matrix, bias: the new weight (blocks, layer width, outputs), and the dense weight and bias.
+            drift: the share of the drift in the statistics, if there is any, that the layer makes up for.
+        """
+        if self.layer.bias is None:
+            return bias
+        found = bias.copy()
+        for b, (moments, unseen) in enumerate(zip(*statistics.of(self.layer), strict=True)):
+            total = moments.weight + unseen.weight
+            mean, dense_mean, drift_mean = (
+                (moments.weight * getattr(moments, name) + unseen.weight * getattr(unseen, name)) / total
+                for name in ("mean", "dense_mean", "drift_mean")
+            )
+            found[b] += self._whole(dense_mean) @ matrix[b] - self._whole(mean) @ new[b]
+            if moments.drift_width:
+                found[b] += drift * drift_mean
+        return found
+
+    def _whole(self, row: np.ndarray) -> np.ndarray:
+        """(layer width,) a row of the layer from one of the problem: every place of a channel has its mean."""
+        if self.layout is None:
+            return row
+        whole = np.zeros(self.layer.width)
+        whole[self.layout] = row[:, None]
+        return whole
 
     def assembled(self, refits: Sequence[Refit], matrix: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The layer's weight and bias from what its blocks were refitted to; `matrix` and `bias` are the dense ones."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
 
 from spa.passes.layers.problems import Key, Problem, Statistics
+from spa.passes.layers.split import Split
 from spa.passes.layers.workers import at_once, each
-from spa.passes.secondorder import Moments, is_held_out
+from spa.passes.secondorder import Moments
 
 MULTIPLE, LEAST_MULTIPLE, LEAST_ROWS = 30, 4, 4096
 """Rows that are enough: so many times the width of a row, at least that many times, and at least so many in all."""
@@ -37,8 +39,8 @@ FAINTEST = 1e-9
 class Drift(Protocol):
     """What the outputs of a layer should make up for, beside what its own input is off by."""
 
-    def width(self, problem: Problem) -> int:
-        """Number of outputs; 0: there is no drift."""
+    def key(self, problem: Problem) -> Hashable | None:
+        """Layers that read the same rows and have the same key have one drift; None: there is none."""
 
     def rows(self, problem: Problem, number: int, positions: np.ndarray | None) -> np.ndarray:
         """Of some rows of a batch, (blocks, positions, outputs)."""
@@ -51,7 +53,7 @@ def enough_rows(width: int) -> int:
 
 def collect(
     problems: Iterable[Problem],
-    count: int,
+    split: Split,
     dense: Fetch,
     pruned: Fetch | None = None,
     *,
@@ -63,19 +65,24 @@ def collect(
     """Statistics of some problems, one for all that read the same rows.
 
     Args:
-        count: how many batches there are; the last of every six is held out, of fewer the last.
+        split: which batches are fitted, and which are held out to judge fits.
         dense, pruned: a value of a batch in the dense and in the pruned network; without the second, of one network.
         drift: what outputs should make up for besides.
         weigh: which rows count.
         balance: how much each does; None: all as much.
         threads: how many problems are added to at once; by default one a core.
     """
-    options: dict[str, Any] = {"symmetric": pruned is None, "drift": drift, "weigh": weigh, "balance": balance}
-    found = {p.key: _Collector(p, count, **options) for p in problems}
+    alike: dict[Key, list[Problem]] = {}
+    for problem in problems:
+        alike.setdefault(problem.key, []).append(problem)
+    made = partial(
+        _Collector, count=len(split.seen), symmetric=pruned is None, drift=drift, weigh=weigh, balance=balance
+    )
+    found = {key: made(mine) for key, mine in alike.items()}
     inputs = dict.fromkeys(collector.problem.data for collector in found.values())
     workers = at_once(max((collector.problem.width for collector in found.values()), default=1), threads)
-    for number in range(count):
-        held_out = count > 1 and is_held_out(number, every=min(6, count))
+    for number in split.seen:
+        held_out = number in split.judging
         arrays = {data: (dense(data, number), pruned and pruned(data, number)) for data in inputs}
 
         def add(one: _Collector, number: int = number, held_out: bool = held_out, arrays: _Arrays = arrays) -> None:
@@ -102,42 +109,53 @@ def balanced(problem: Problem, data: np.ndarray, samples: int) -> np.ndarray:
 
 
 class _Collector:
+    """Moments of the rows that some problems share, once for each drift that they have."""
+
     def __init__(
         self,
-        problem: Problem,
-        count: int,
+        problems: Sequence[Problem],
         *,
+        count: int,
         symmetric: bool,
         drift: Drift | None,
         weigh: Weigh | None,
         balance: Balance | None,
     ) -> None:
-        self.problem, self.weigh, self.balance = problem, weigh, balance
-        self.drift = drift if drift is not None and drift.width(problem) else None
-        drift_width = problem.layer.output_width if self.drift is not None else 0
+        self.problems, self.problem, self.weigh, self.drift = problems, problems[0], weigh, drift
+        self.balance = balance
+        self.drifts = {problem.layer: None if drift is None else drift.key(problem) for problem in problems}
+        problem = self.problem
         self.count = count
         self.share = -(-enough_rows(problem.width) // count)  # rows of a batch
         dense_width = None if symmetric else problem.width
         name = problem.layer.name
 
-        def moments() -> list[Moments]:
+        def moments(drift_width: int) -> list[Moments]:
             return [
                 Moments(problem.width, dense_width=dense_width, drift_width=drift_width, name=name)
                 for _ in range(problem.layer.block_count)
             ]
 
-        self.fitted, self.held_out = moments(), moments()
+        self.kinds: dict[Hashable | None, tuple[Problem, list[Moments], list[Moments]]] = {}
+        for one in problems:
+            drifting = self.drifts[one.layer]
+            width = 0 if drifting is None else one.layer.output_width
+            if drifting not in self.kinds:
+                self.kinds[drifting] = (one, moments(width), moments(width))
         self.dense: list[np.ndarray] = []
         self.pruned: list[np.ndarray] = []
 
     def statistics(self) -> Statistics:
         """What was collected, ready to be read by several threads."""
-        for moments in (*self.fitted, *self.held_out):
-            moments.settle()
+        for _, fitted, held_out in self.kinds.values():
+            for moments in (*fitted, *held_out):
+                moments.settle()
+        _, fitted, held_out = next(iter(self.kinds.values()))
         if not self.dense:
-            return Statistics(self.fitted, self.held_out)
+            return Statistics(fitted, held_out)
         dense, pruned = (np.concatenate(rows, axis=1) for rows in (self.dense, self.pruned))
-        return Statistics(self.fitted, self.held_out, dense, pruned)
+        drifting = {layer: self.kinds[key][1:] for layer, key in self.drifts.items()}
+        return Statistics(fitted, held_out, dense, pruned, drifting)
 
     def add(self, number: int, dense: np.ndarray, pruned: np.ndarray | None, held_out: bool) -> None:
         total = self.problem.row_count(dense.shape)
@@ -153,22 +171,19 @@ class _Collector:
         omega = None if self.balance is None else self.balance(self.problem, dense)
         if omega is not None and positions is not None:
             omega = omega[positions]
-        into = self.held_out if held_out else self.fitted
         if pruned is None:
-            for moments, block in zip(into, rows, strict=True):
+            ((_, *into),) = self.kinds.values()
+            for moments, block in zip(into[held_out], rows, strict=True):
                 moments.update(block, weights=omega)
             return
         found = self.problem.rows(pruned, positions)
         some = _some(rows.shape[1], max(1, ENERGY_ROWS // self.count), omega)
         self.dense.append(rows[:, some])
         self.pruned.append(found[:, some])
-        if self.drift is None:
-            for moments, block, other in zip(into, rows, found, strict=True):
-                moments.update(other, block, weights=omega)
-            return
-        off = self.drift.rows(self.problem, number, positions)
-        for moments, block, other, missing in zip(into, rows, found, off, strict=True):
-            moments.update(other, block, drift=missing, weights=omega)
+        for key, (problem, *into) in self.kinds.items():
+            off = None if key is None or self.drift is None else self.drift.rows(problem, number, positions)
+            for b, moments in enumerate(into[held_out]):
+                moments.update(found[b], rows[b], drift=None if off is None else off[b], weights=omega)
 
 
 def _some(rows: int, wanted: int, omega: np.ndarray | None) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from spa.analysis.neighbours import normalisation_of
-from spa.passes.repair.streaming import Batch, Stream, cut
+from spa.passes.repair.streaming import Batch, Smaller, Stream, cut
 
 
 def batch_statistics(
@@ -16,6 +16,7 @@ def batch_statistics(
     batches: Sequence[Batch],
     *,
     weights: Mapping[str, np.ndarray] | None = None,
+    sliced: Smaller | None = None,
     threads: int | None = None,
 ) -> dict[str, np.ndarray]:
     """Mean and variance (channels,) by tensor name, such that every normalisation sees mean zero and variance one.
@@ -26,6 +27,7 @@ def batch_statistics(
 
     Args:
         weights: stored tensors, by name, that stand for the model's own.
+        sliced: a smaller model that runs instead.
     """
     nodes = {node: found for node in model.graph if (found := normalisation_of(node)) is not None}
     data = [node.inputs[0] for node in nodes]
@@ -33,9 +35,8 @@ def batch_statistics(
     made: dict[str, np.ndarray] = {}
     if not nodes:
         return made
-    with Stream(
-        cut(model, [value for value in data if value is not None]), batches, weights=new, threads=threads
-    ) as stream:
+    stages = cut(model, [value for value in data if value is not None])
+    with Stream(stages, batches, weights=new, sliced=sliced, threads=threads) as stream:
         for _ in range(len(stream.stages)):
             there = set(stream.advance())
             for node, found in nodes.items():

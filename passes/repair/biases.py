@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import onnx_ir as ir
 
+from spa.analysis.group import ADDED
 from spa.notation.operation import entry_of
 from spa.passes.layers.consumers import Layer
 
@@ -62,6 +63,7 @@ def _add(model: ir.Model, layer: Layer) -> str:
         shape=ir.Shape(zeros.shape),
         const_value=ir.Tensor(zeros, dtype=dtype, name=name),
     )
+    value.meta[ADDED] = True
     model.graph.register_initializer(value)
     if position is not None and _is_free(layer):
         node.resize_inputs(max(len(node.inputs), position + 1))

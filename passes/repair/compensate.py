@@ -18,30 +18,27 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
+from spa.analysis.group import Group
 from spa.analysis.neighbours import normalisation_of
 from spa.analysis.plan import Plan
 from spa.errors import NothingToPrune, UsageError, VerificationError
 from spa.passes.choose.allocation import Curve, allocate
 from spa.passes.choose.budget import Budget
+from spa.passes.choose.candidates import NESTED, find_candidates
 from spa.passes.choose.importance.gather import check_finite, stored
 from spa.passes.choose.selection import select
 from spa.passes.layers.workers import one_thread_each
 from spa.passes.repair.batchnorm import batch_statistics
 from spa.passes.repair.biases import drop_zero_biases
-from spa.passes.repair.dense import Preset, Progress, Session
+from spa.passes.repair.curves import find_curves
+from spa.passes.repair.draft import Draft
 from spa.passes.repair.network import Network, prepare
-from spa.passes.repair.rotation import turn
+from spa.passes.repair.rotation import Turned, turn
 from spa.passes.repair.sequential import LayerReport, Repair
+from spa.passes.repair.session import Session
+from spa.passes.repair.settings import OURS, PRESETS, Progress
 from spa.passes.samples.calibrate import Calibration
 from spa.passes.secondorder import BASELINES
-
-OURS = "spa"
-
-PRESETS = {
-    "fast": Preset(256, 0, everything=False, swap_rounds=0, widest=600),
-    "default": Preset(1024, 32, everything=True, swap_rounds=2, widest=1200),
-    "best": Preset(None, 128, everything=True, swap_rounds=4, widest=4608, probe_flops=2e13),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +46,8 @@ class Compensation:
     """A dense-shaped model with new weights, the plan to cut from it, and how well it went.
 
     Attributes:
-        difference: of each output on held-out samples: relative L2, and KL where it gives probabilities.
+        difference: of each output on samples that no fit has seen: relative L2, and KL where it gives probabilities.
+        before: the cost of the model that was given, by measure.
     """
 
     model: ir.Model
@@ -58,6 +56,7 @@ class Compensation:
     difference: Mapping[str, Mapping[str, float]]
     seconds: Mapping[str, float]
     notes: Sequence[str]
+    before: Mapping[str, float]
 
 
 def compensate(
@@ -102,57 +101,74 @@ def compensate(
     network = prepare(model, inputs=inputs, counted=counted, closed=closed)
     for layer in network.layers:
         check_finite(layer.weight, stored(layer.weight), needed=True)
-    session = Session(
-        network, data.first(chosen.samples), chosen, threads, progress or _say_nothing, BASELINES.get(method)
-    )
     curves: dict[str, Curve] = {}
+    turned: Mapping[str, Turned] = {}
     beside: list[str] = []
 
     def choose(scores: list[np.ndarray]) -> Plan:
         unscored = [group.name for group in network.groups if group.name not in curves]
-        wanted = replace(budget, include=(*budget.include, *beside))
-        return select(network.groups, scores, network.cost, wanted, unread=unscored).plan
+        wanted, norms = replace(budget, include=(*budget.include, *beside)), session.baseline is None
+        return select(
+            network.groups, scores, network.cost, wanted, unread=unscored, norms=norms, whole=network.before
+        ).plan
 
     with one_thread_each():
+        session = Session.of(
+            network, data.first(chosen.samples), chosen, threads=threads, progress=progress or _say_nothing,
+            baseline=BASELINES.get(method),
+        )  # fmt: skip
         trained = _align(network, session) if made_up else {}
         if session.baseline is None:
             with session.step("turn"):
-                session.turned |= turn(session, network.groups)
-            beside = [group.name for group in network.groups if group.name in session.turned and group.off is None]
-        groups = [group for group in network.groups if _can_be_scored(session, group.name)]
-        if not any(group.off is None or budget.include for group in groups):
-            raise NothingToPrune(
-                "nothing can be repaired: no group that may go is read by weights that can be refitted "
-                "(integers are not refitted, nor is what If, Loop and Scan hold); without data and data-free, the "
-                "weights alone decide"
-            )
-        session.notes += [*_left_alone(session), *_decisions(network)]
-        curves |= session.curves([group for group in groups if group.off is None or budget.include], budget.ratio)
+                turned = turn(session, network.groups)
+            beside = [group.name for group in network.groups if group.name in turned and group.off is None]
+        groups = _to_score(network, replace(budget, include=(*budget.include, *beside)))
+        if session.baseline is not None:
+            groups = [group for group in groups if network.only_layers_read(group)]
+            if not groups:
+                raise NothingToPrune(
+                    f"nothing can be repaired by {method}: no group that may go is read by weights alone that can be "
+                    "refitted (integers are not, nor is what If, Loop and Scan hold); without data and data-free, the "
+                    "weights alone decide"
+                )
+        session.notes.extend([*_left_alone(network, groups), *_decisions(network)])
+        curves |= find_curves(session, groups, budget.ratio, turned)
         with session.step("allocate"):
             plan = allocate(curves, network.groups, network.cost, budget.of, choose)
         repair = Repair(session, curves, {name: np.array(units) for name, units in plan.removed.items()})
         plan = repair.run()
-        _restore(network, trained)
+        _restore(network, repair.draft, trained)
         if not made_up and (session.baseline is None or session.baseline.batch_norm):
             _normalise_again(session, repair)
     _check_outputs(repair.difference)
-    _store(network)
-    return Compensation(network.model, plan, repair.reports, repair.difference, session.seconds, session.notes)
+    repair.draft.store(network.model)
+    drop_zero_biases(network.model, network.new_biases)
+    return Compensation(
+        network.model, plan, repair.reports, repair.difference, session.seconds, session.notes, network.before
+    )
 
 
 def _say_nothing(step: str, share: float) -> None:
     """No progress is shown."""
 
 
-def _can_be_scored(session: Session, name: str) -> bool:
-    """Whether every node that sums over a group's units does so with a weight, or in a basis made for it."""
-    network = session.network
-    return name in session.turned or (bool(network.readers[name]) and not network.others[name])
+def _to_score(network: Network, budget: Budget) -> list[Group]:
+    """The groups that may be cut; of those that have to be sliced to be measured, not those nested in others."""
+
+    def reaches(number: int) -> bool:
+        size = network.groups[number].size
+        return round(budget.ratio * size) >= 0.5 * budget.ratio * size
+
+    found = find_candidates(
+        network.groups, include=budget.include, exclude=budget.exclude, only=budget.only, norms=True, reaches=reaches
+    )
+    nested = [number for number, reason in found.left.items() if reason == NESTED]
+    beside = [number for number in nested if network.only_layers_read(network.groups[number])]
+    return [network.groups[number] for number in sorted([*found.active, *beside])]
 
 
-def _left_alone(session: Session) -> list[str]:
-    groups = [group for group in session.network.groups if group.off is None]
-    names = [group.name for group in groups if not _can_be_scored(session, group.name)]
+def _left_alone(network: Network, scored: Sequence[Group]) -> list[str]:
+    names = [group.name for group in network.groups if group.off is None and group not in scored]
     return [f"left alone, since nodes without weights to refit sum over them: {', '.join(names)}"] if names else []
 
 
@@ -168,7 +184,7 @@ def _align(network: Network, session: Session) -> dict[str, ir.TensorProtocol]:
     normalised = [node.inputs[0] for node in network.model.graph if normalisation_of(node) is not None]
     if not normalised:
         return {}
-    batches = session.batches([value for value in normalised if value is not None])
+    batches = [session.batches[number] for number in session.split.seen]
     found = batch_statistics(network.model, batches, threads=session.threads)
     trained = {}
     for name, array in found.items():
@@ -179,28 +195,32 @@ def _align(network: Network, session: Session) -> dict[str, ir.TensorProtocol]:
     return trained
 
 
-def _restore(network: Network, trained: Mapping[str, ir.TensorProtocol]) -> None:
+def _restore(network: Network, draft: Draft, trained: Mapping[str, ir.TensorProtocol]) -> None:
     """Give the statistics of training back, moved by what refits made of those of the samples."""
     for name, tensor in trained.items():
         value = network.model.graph.initializers[name]
-        if name in network.weights:
-            network.weights[name] = network.weights[name] + tensor.numpy() - network.array(value, {})
+        if name in draft.weights:
+            draft.weights[name] = draft.weights[name] + tensor.numpy() - network.array(value)
         value.const_value = tensor
 
 
 def _normalise_again(session: Session, repair: Repair) -> None:
     """Batch normalisations take statistics from the pruned network: always for a baseline, else where outputs gain."""
-    network, batches = session.network, session.batches([])
-    held_out = set(session.held_out())
-    fitted = [batch for number, batch in enumerate(batches) if number not in held_out or len(batches) == 1]
-    found = batch_statistics(network.model, fitted, weights=network.weights, threads=session.threads)
+    network, split = session.network, session.split
+    fitted = [session.batches[number] for number in split.fitted]
+    found = batch_statistics(
+        network.model, fitted, weights=repair.draft.weights, sliced=repair.draft.sliced, threads=session.threads
+    )
     if not found:
         return
-    difference = repair.measured_outputs({**network.weights, **found})
-    before, after = (session.lost(list(found.values())) for found in (repair.difference, difference))
+    judging = split.judging or split.unseen
+    normalised = replace(repair.draft, weights={**repair.draft.weights, **found})
+    before, after = (
+        session.lost(list(repair.measured_outputs(draft, judging).values())) for draft in (repair.draft, normalised)
+    )
     if session.baseline is not None or after < before:
-        network.weights.update(found)
-        repair.difference = difference
+        repair.draft.weights.update(found)
+        repair.difference = repair.measured_outputs(normalised, split.unseen)
         session.notes.append("batch normalisations took their statistics from the pruned network")
 
 
@@ -212,14 +232,3 @@ def _check_outputs(difference: Mapping[str, Mapping[str, float]]) -> None:
                 f"the repaired network gives no finite numbers for {name!r} on samples on which the dense one does, as "
                 "numbers of half precision do beyond their range: prune the float32 model, and convert the result"
             )
-
-
-def _store(network: Network) -> None:
-    """Write the new weights into the network's model, in the types that they had."""
-    for name, array in network.weights.items():
-        value = network.model.graph.initializers[name]
-        assert value.const_value is not None
-        dtype = value.const_value.dtype
-        value.const_value = ir.Tensor(np.ascontiguousarray(array.astype(dtype.numpy())), dtype=dtype, name=name)
-        value.shape = ir.Shape(array.shape)
-    drop_zero_biases(network.model, network.new_biases)

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from spa import runtime
 from spa.analysis.application import Application
-from spa.analysis.cost import Cost, measure
+from spa.analysis.cost import MEASURES, Cost, measure
 from spa.analysis.coupling import Coupling, couple
 from spa.analysis.group import Group, find_groups
-from spa.notation.dims import Factor, leaves
+from spa.notation.dims import ONE, Factor, leaves
 from spa.notation.rule import names_of
 from spa.operators.linearity import is_unseen, leaves_out
 from spa.passes.layers.consumers import Layer, find_layers
 from spa.passes.normalize.fold import Names
 from spa.passes.repair.biases import add_biases
 from spa.passes.repair.difference import comparable, may_be_logits
-from spa.passes.repair.streaming import Batch, Weights, piece
+from spa.passes.repair.streaming import reads
 from spa.shapes import Shapes, infer_shapes
 from spa.shapes.sizes import Sizes, count_sizes
 
@@ -40,19 +39,20 @@ class Reader:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Network:
-    """A model, what is known of it, and the weights that stand for its own.
+    """A dense model, and what is known of it.
 
     Attributes:
         readers: for each group (by name) the layers whose weight is summed over its units.
         others: for each group what sums over its units without a weight that could make up for them.
+        uses: for each layer all that have its weight, in one form, and a bias each; none where that cannot be said.
         new_biases: names of the biases that the model did not have.
-        weights: stored tensors, by name, that have been changed; float64.
-        erased: positions along axes of stored tensors that are zero for good.
         compared: what tells how far the outputs moved, see `difference.comparable`.
         logits: for each of these whether it may be logits.
         decided: values with an axis whose size the data decide.
-        removable: leaves of which something may be removed.
+        removable: leaves of which something may go.
         sizes: at which the cost is counted.
+        before: the cost of what the model came with, by measure.
+        inputs: shapes that it was analysed with.
     """
 
     model: ir.Model
@@ -63,62 +63,28 @@ class Network:
     layers: Sequence[Layer]
     readers: Mapping[str, Sequence[Reader]]
     others: Mapping[str, Sequence[str]]
+    uses: Mapping[Layer, Sequence[Layer]]
     new_biases: Sequence[str]
-    weights: dict[str, np.ndarray]
     compared: Sequence[ir.Value]
     logits: Sequence[bool]
     decided: Set[ir.Value]
     removable: Set[Factor]
     sizes: Sizes
-    erased: dict[str, list[tuple[int, np.ndarray]]] = field(default_factory=dict)
+    before: Mapping[str, float]
+    inputs: Mapping[str, Sequence[int]] | None = None
 
-    def array(self, value: ir.Value, weights: Weights | None = None) -> np.ndarray:
-        """A stored tensor as it is now, float64."""
-        known = self.weights if weights is None else weights
-        if value.name in known:
-            return known[str(value.name)]
+    def array(self, value: ir.Value) -> np.ndarray:
+        """A stored tensor of the dense model, float64."""
         assert value.const_value is not None
         return np.asarray(value.const_value.numpy(), np.float64)
 
     def dense_matrix(self, layer: Layer) -> np.ndarray:
         """The layer's dense weight, (blocks, width, outputs)."""
-        return layer.matrix(self.array(layer.weight, {}))
+        return layer.matrix(self.array(layer.weight))
 
     def dense_bias(self, layer: Layer) -> np.ndarray:
         """The layer's dense bias, (blocks, outputs)."""
-        return layer.bias_vector(None if layer.bias is None else self.array(layer.bias, {}))
-
-    def put(self, weights: dict[str, np.ndarray], layer: Layer, matrix: np.ndarray, bias: np.ndarray) -> None:
-        """Note a layer's new weight and bias."""
-        weights[str(layer.weight.name)] = layer.weight_of(matrix)
-        if layer.bias is not None:
-            weights[str(layer.bias.name)] = layer.bias_of(bias, self.array(layer.bias, weights))
-        for name in (str(value.name) for value in (layer.weight, layer.bias) if value is not None):
-            for axis, positions in self.erased.get(name, ()):
-                np.moveaxis(weights[name], axis, 0)[positions] = 0.0
-
-    def holds(self, layer: Layer) -> bool:
-        """Whether a layer's new weight and bias are numbers of the types that they are stored in."""
-        for value in (layer.weight, layer.bias):
-            if value is not None and value.const_value is not None:
-                with np.errstate(over="ignore"):
-                    cast = self.array(value).astype(value.const_value.dtype.numpy())
-                if not np.all(np.isfinite(cast)):
-                    return False
-        return True
-
-    def erase(self, weights: dict[str, np.ndarray], group: Group, units: np.ndarray) -> None:
-        """Let what makes some units make zeros: for units that other nodes sum over than layers with a weight."""
-        for value, axis, positions in _made(group, units):
-            array = self.array(value, weights).copy()
-            np.moveaxis(array, axis, 0)[positions] = 0.0
-            weights[str(value.name)] = array
-
-    def erase_for_good(self, group: Group, units: np.ndarray) -> None:
-        """The same in the network's weights, now and whenever a layer gets new ones."""
-        self.erase(self.weights, group, units)
-        for value, axis, positions in _made(group, units):
-            self.erased.setdefault(str(value.name), []).append((axis, positions))
+        return layer.bias_vector(None if layer.bias is None else self.array(layer.bias))
 
     def in_order(self, groups: Iterable[Group]) -> list[Group]:
         """Groups in the order in which the graph comes to what changes when they are cut."""
@@ -132,21 +98,9 @@ class Network:
 
         return sorted(groups, key=first)
 
-    def session(
-        self, outputs: Sequence[ir.Value], sample: Batch, weights: Weights, *, threads: int | None = None
-    ) -> Any:
-        """A session of the whole model that gives some values."""
-        names = [str(value.name) for value in outputs]
-        whole = piece(self.model, list(self.model.graph), sample, names, weights)
-        return runtime.session(whole, optimize=True, threads=threads)
-
-
-def _made(group: Group, units: np.ndarray) -> Iterator[tuple[ir.Value, int, np.ndarray]]:
-    """Tensors that make some units, the axis, and where along it."""
-    for part in group.slices:
-        positions = np.flatnonzero(np.isin(part.unit_of, units))
-        if part.producer and len(positions):
-            yield part.value, part.axis, positions
+    def only_layers_read(self, group: Group) -> bool:
+        """Whether nothing but layers with a weight sums over a group, so that its units can be read as zeros."""
+        return bool(self.readers[group.name]) and not self.others[group.name] and group.off is None
 
 
 def prepare(
@@ -165,9 +119,13 @@ def prepare(
     """
     model = model.clone()
     _name_results(model)
-    new = [] if closed else add_biases(model, find_layers(model, couple(model, infer_shapes(model, inputs=inputs))))
     shapes = infer_shapes(model, inputs=inputs)
     coupling = couple(model, shapes)
+    came_with = measure(coupling, count_sizes(model, shapes, inputs=inputs if counted is None else counted))
+    new = [] if closed else add_biases(model, _may_change(find_layers(model, coupling), coupling))
+    if new:
+        shapes = infer_shapes(model, inputs=inputs)
+        coupling = couple(model, shapes)
     groups = find_groups(coupling)
     layers = find_layers(model, coupling, closed=closed)
     readers = {group.name: _readers(group, layers) for group in groups}
@@ -178,9 +136,27 @@ def prepare(
     logits = [may_be_logits(value, layers) for value in compared]
     sizes = count_sizes(model, shapes, inputs=inputs if counted is None else counted)
     return Network(
-        model, shapes, coupling, groups, measure(coupling, sizes), layers, readers, others, new, {}, compared, logits,
-        decided, removable, sizes,
+        model, shapes, coupling, groups, measure(coupling, sizes), layers, readers, others, _uses(layers), new,
+        compared, logits, decided, removable, sizes, {name: came_with.of(name) for name in MEASURES}, inputs,
     )  # fmt: skip
+
+
+def _may_change(layers: Sequence[Layer], coupling: Coupling) -> list[Layer]:
+    """The layers that read something which a cut changes: made with stored tensors that have an axis to cut."""
+    changes: set[ir.Value] = set()
+    for application in coupling.applications:
+        node = application.node
+        stored = (value for value in reads(node) if value in coupling.weights)
+        cut = any(_has_free_axis(value, coupling) for value in stored)
+        if cut or changes.intersection(reads(node)):
+            changes.update(node.outputs)
+    return [layer for layer in layers if layer.shared or layer.data in changes]
+
+
+def _has_free_axis(value: ir.Value, coupling: Coupling) -> bool:
+    """Whether some axis of a tensor has a factor that may go."""
+    found = (leaf for dim in coupling.axes.get(value, ()) for leaf in leaves(dim))
+    return any(leaf is not ONE and leaf not in coupling.frozen for leaf in found)
 
 
 def _name_results(model: ir.Model) -> None:
@@ -210,6 +186,32 @@ def _along(coupling: Coupling, wanted: Set[Factor]) -> set[ir.Value]:
     }
 
 
+def _uses(layers: Sequence[Layer]) -> dict[Layer, Sequence[Layer]]:
+    """The layers that share a weight: it is refitted for all of them at once."""
+    of: dict[ir.Value, list[Layer]] = {}
+    for layer in layers:
+        of.setdefault(layer.weight, []).append(layer)
+    found: dict[Layer, Sequence[Layer]] = {}
+    for weight, mine in of.items():
+        whole = len(weight.uses()) == len(mine) and all(layer.bias is not None for layer in mine)
+        alike = len(mine) == 1 or (whole and len({_form(layer) for layer in mine}) == 1)
+        found.update(dict.fromkeys(mine, mine if alike and (whole or not mine[0].shared) else ()))
+    return found
+
+
+def _form(layer: Layer) -> tuple[object, ...]:
+    """What makes two uses of a weight the same matrix: how it is laid out, and by what it is multiplied."""
+    assert layer.weight.const_value is not None
+    numbers = np.arange(layer.weight.const_value.size).reshape(layer.weight.const_value.shape.numpy())
+    return (
+        layer.mixing.product.scale,
+        layer.mixing.steps,
+        layer.taps,
+        *layer.matrix(numbers).shape,
+        layer.matrix(numbers).tobytes(),
+    )
+
+
 def _readers(group: Group, layers: Sequence[Layer]) -> list[Reader]:
     found = [Reader(layer, layer.unit_of(group)) for layer in layers]
     return [reader for reader in found if np.any(reader.units >= 0)]
@@ -219,11 +221,18 @@ def _others(group: Group, coupling: Coupling, readers: Sequence[Reader]) -> list
     """Nodes that sum over a group's units, other than its readers."""
     mine = set(group.leaves)
     known = {reader.layer.node for reader in readers}
+    weights = {(reader.layer.node, reader.layer.mixing.weight) for reader in readers}
     return [
         str(application.node.name or application.node.op_type)
         for application in coupling.applications
-        if application.node not in known and mine & _summed(application)
+        if (application.node not in known and mine & _summed(application)) or mine & _reads(application, weights)
     ]
+
+
+def _reads(application: Application, weights: Container[tuple[ir.Node, int]]) -> set[Factor]:
+    """The leaves of what a recurrence keeps, along stored axes that read it, other than those of some operands."""
+    axes = [(at, axis) for at, axis in application.rule.reads if (application.node, at) not in weights]
+    return {leaf for at, axis in axes for leaf in leaves(application.factor(application.operand_axes(at)[axis]))}
 
 
 def _summed(application: Application) -> set[Any]:

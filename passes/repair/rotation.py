@@ -25,9 +25,10 @@ from spa.notation.positions import leaf_positions
 from spa.passes.layers.consumers import Layer
 from spa.passes.layers.problems import Key, Problem, Statistics
 from spa.passes.repair.bases import Basis, NotFree, Place, Rows, find_bases, rows_of
+from spa.passes.repair.draft import Draft
 
 if TYPE_CHECKING:
-    from spa.passes.repair.dense import Session
+    from spa.passes.repair.session import Session
 
 RIDGE = 1e-6
 """Share of the mean variance that every direction has at least."""
@@ -71,8 +72,8 @@ def turn(session: Session, groups: Sequence[Group]) -> dict[str, Turned]:
     sums = _products(session, [basis for group in chosen for basis in bases[group.name] if basis.meetings])
     places = [p for group in chosen for b in bases[group.name] for p in (*b.same, *b.inverse)]
     stored = {place.value: place.value.const_value for place in places}
-    probe = session.batches([])[:1]
-    before = session.outputs(probe, {})
+    probe = session.batches[:1]
+    before = session.outputs(probe)
     found = {}
     for group in chosen:
         losses = np.zeros(group.size + 1)
@@ -85,7 +86,7 @@ def turn(session: Session, groups: Sequence[Group]) -> dict[str, Turned]:
             losses += lost / (lost[-1] or 1.0)
         found[group.name] = Turned(losses, any(basis.meetings for basis in bases[group.name]))
     coarsest = min((tensor.dtype.itemsize for tensor in stored.values() if tensor is not None), default=4)
-    if found and not _agree(before, session.outputs(probe, {}), AGREEMENT[int(coarsest)]):
+    if found and not _agree(before, session.outputs(probe), AGREEMENT[int(coarsest)]):
         for value, tensor in stored.items():
             value.const_value = tensor
         session.notes.append("no group was turned: the outputs would have moved by more than rounding")
@@ -187,10 +188,9 @@ def _products(session: Session, bases: Sequence[Basis]) -> dict[int, np.ndarray]
     sums = {id(b): np.zeros((2, b.copies, b.leaf.size, b.leaf.size)) for b in bases}
     if not values:
         return sums
-    batches, held_out = session.batches(values), set(session.held_out())
-    fitted = [batch for number, batch in enumerate(batches) if number not in held_out] or batches
+    fitted = [session.batches[number] for number in session.split.fitted]
     fitted = fitted[:: max(1, len(fitted) // BATCHES)]
-    run = session.network.session(values, fitted[0], {}, threads=session.threads)
+    run = Draft().session(session.network, values, fitted[0], threads=session.threads)
     axes = session.network.coupling.axes
     for batch in fitted:
         found = runtime.run(run, batch)

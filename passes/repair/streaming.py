@@ -7,10 +7,10 @@ second stream can follow the first with other weights; it computes only what tho
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -20,6 +20,19 @@ from spa import runtime
 
 Batch = Mapping[str, np.ndarray]
 Weights = Mapping[str, np.ndarray]
+
+
+class Smaller(Protocol):
+    """A model without some units that stands for the one that was cut into stages (`spa.passes.repair.sliced`)."""
+
+    @property
+    def model(self) -> ir.Model: ...
+    @property
+    def changed(self) -> Set[ir.Node]: ...
+    def nodes(self, dense: Sequence[ir.Node]) -> list[ir.Node]: ...
+    def narrow(self, weights: Weights) -> Weights: ...
+    def widen(self, value: ir.Value, array: np.ndarray) -> np.ndarray: ...
+
 
 MEMORY_NBYTES = 1 << 30
 """Of waiting values; what goes beyond lies in temporary files."""
@@ -45,12 +58,9 @@ class Stages:
     def __len__(self) -> int:
         return len(self.nodes)
 
-    def first_to_read(self, names: Container[str]) -> int:
-        """The first stage that reads one of some stored tensors, by name."""
-        for stage, members in enumerate(self.nodes):
-            if any(value.name in names for node in members for value in reads(node)):
-                return stage
-        return len(self)
+    def first_to_differ(self, differs: Callable[[ir.Node], bool]) -> int:
+        """The first stage with a node that differs."""
+        return next((stage for stage, members in enumerate(self.nodes) if any(map(differs, members))), len(self))
 
     def behind(self, done: int) -> Stages:
         """All that comes behind some stages, as one."""
@@ -178,6 +188,7 @@ class Stream:
     Args:
         base: a stream over the same stages and batches, one stage ahead; what is the same there is not computed again.
         weights: stored tensors, by name, that differ from the model's; may be changed between stages.
+        sliced: a smaller model that runs instead; its values are read with zeros where units were.
     """
 
     def __init__(
@@ -187,11 +198,13 @@ class Stream:
         *,
         base: Stream | None = None,
         weights: Weights | None = None,
+        sliced: Smaller | None = None,
         limit_nbytes: int = MEMORY_NBYTES,
         threads: int | None = None,
     ) -> None:
         self.stages, self.batches, self.base, self.threads = stages, batches, base, threads
         self.weights: Weights = {} if weights is None else weights
+        self.sliced = sliced
         self.store = Store(limit_nbytes)
         self.changed: set[ir.Value] = set()  # values that differ from the base's
         self.done = 0
@@ -220,7 +233,14 @@ class Stream:
         return self.stages.behind(self.done)
 
     def value(self, value: ir.Value, batch: int) -> Any:
-        """A value that waits, of one batch."""
+        """A value that waits, of one batch, of the dense shape."""
+        array = self._kept(value, batch)
+        if self.sliced is None or not isinstance(array, np.ndarray) or not (self.base is None or value in self.changed):
+            return array
+        return self.sliced.widen(value, array)
+
+    def _kept(self, value: ir.Value, batch: int) -> Any:
+        """A value that waits, as the next nodes read it."""
         if self.base is not None and value not in self.changed:
             return self.base.value(value, batch)
         return self.store.get(value, batch)
@@ -248,7 +268,8 @@ class Stream:
     def _differs(self, node: ir.Node) -> bool:
         if self.base is None:
             return True
-        differs = any(value in self.changed or value.name in self.weights for value in reads(node))
+        differs = self.sliced is not None and node in self.sliced.changed
+        differs = differs or any(value in self.changed or value.name in self.weights for value in reads(node))
         if differs:
             self.changed.update(node.outputs)
         return differs
@@ -272,10 +293,10 @@ class Stream:
 
         Shape inference takes the length of such a tensor for zero where it has only a name.
         """
-        first = self.value(value, 0)
+        first = self._kept(value, 0)
         if not isinstance(first, np.ndarray) or first.ndim != 1 or first.dtype.kind != "i":
             return False
-        return all(self.value(value, number).shape == first.shape for number in range(1, len(self.batches)))
+        return all(self._kept(value, number).shape == first.shape for number in range(1, len(self.batches)))
 
     def _run(self, stage: int, nodes: Sequence[ir.Node], numbers: Iterable[int]) -> None:
         made = [value for node in nodes for value in node.outputs]
@@ -289,15 +310,15 @@ class Stream:
         takes = list(
             dict.fromkeys(v for n in nodes for v in reads(n) if v not in set(made) and v.name not in constants)
         )
-        first = {str(value.name): self.value(value, 0) for value in takes}
+        first = {str(value.name): self._kept(value, 0) for value in takes}
         fixed = {str(value.name) for value in takes if self._is_shape(value)}
-        session = runtime.session(
-            piece(self.stages.model, nodes, first, [str(v.name) for v in gives], self.weights, fixed),
-            optimize=True,
-            threads=self.threads,
-        )
+        model, weights = self.stages.model, self.weights
+        if self.sliced is not None:
+            model, weights, nodes = self.sliced.model, self.sliced.narrow(weights), self.sliced.nodes(nodes)
+        part = piece(model, nodes, first, [str(v.name) for v in gives], weights, fixed)
+        session = runtime.session(part, optimize=True, threads=self.threads)
         for number in numbers:
-            feeds = {str(value.name): self.value(value, number) for value in takes}
+            feeds = {str(value.name): self._kept(value, number) for value in takes}
             results = runtime.run(session, feeds)
             for value in gives:
                 self.store.put(value, number, results[str(value.name)])

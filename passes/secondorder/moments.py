@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -156,6 +157,29 @@ class Moments:
         )
         twin.merge(self)
         return twin
+
+    @classmethod
+    def within(cls, parts: Sequence[Moments]) -> Moments:
+        """Moments of several inputs of one weight, each about its own mean: H, C and D added up, and means of zero.
+
+        What a weight has to do for all of them where each has a bias of its own. Of inputs in one network only, the
+        rows stand for those of both.
+        """
+        width = parts[0].width
+        dense_width = None if all(part.symmetric for part in parts) else width
+        drift_width = max(part.drift_width for part in parts)
+        made = cls(width, dense_width=dense_width, drift_width=drift_width, name=parts[0].name)
+        for part in parts:
+            part._flush()
+            made._gram += part._gram
+            if dense_width is not None:
+                made._cross += part._gram if part.symmetric else part._cross
+            if part.drift_width:
+                made._drift_cross += part._drift_cross
+            made._weight += part._weight
+            made._squared_weight += part._squared_weight
+            made._count += part._count
+        return made
 
     @property
     def count(self) -> int:

@@ -26,6 +26,9 @@ from spa.operators.norm import AVERAGES
 __all__ = ["Frozen", "Group", "Masks", "Slice", "find_frozen", "find_groups", "keep_mask", "leaf_positions"]
 
 KINDS = ("heads", "kv_heads", "head_dim", "experts", "conv_groups", "hidden", "channels", "ffn")
+ADDED = "spa.added"
+"""Mark in the metadata of a stored tensor that the model did not come with: no group is named after it."""
+
 WIDTH = "width"
 """The kind of a group whose units enter a norm, mean or softmax: removing them is valid but not exact."""
 
@@ -289,11 +292,13 @@ def _nesting(coupling: Coupling, unit_of_leaf: Mapping[Factor, tuple[int, int]])
 
 
 def _names(coupling: Coupling, slices: list[list[Slice]]) -> list[str]:
-    """A name for each group: the first constant that makes it and the axis."""
+    """A name for each group: the first constant that makes it and the axis, of those that the model came with."""
     taken: dict[str, int] = {}
     names = []
     for found in slices:
-        best = min(found, key=lambda s: (not s.producer, len(coupling.axes[s.value]) < 2), default=None)
+        best = min(
+            found, key=lambda s: (ADDED in s.value.meta, not s.producer, len(coupling.axes[s.value]) < 2), default=None
+        )
         name = f"{best.value.name}:{best.axis}" if best else ""
         taken[name] = taken.get(name, 0) + 1
         names.append(name if taken[name] == 1 else f"{name}#{taken[name]}")

@@ -50,21 +50,21 @@ def row(task: str) -> str:
     import tasks
 
     from spa.passes.layers.workers import one_thread_each
-    from spa.passes.repair.compensate import PRESETS
-    from spa.passes.repair.dense import Session
     from spa.passes.repair.network import prepare
+    from spa.passes.repair.session import Session
+    from spa.passes.repair.settings import PRESETS
     from spa.passes.samples.calibrate import check_samples
     from spa.pipeline import load_normal
 
     model = load_normal(harness.dense_model(tasks.TASKS[task], SHARED / "eval"))
     data = check_samples(tasks.calibration(task), model).first(PRESETS["default"].samples)
     network = prepare(model)
-    session = Session(network, data, PRESETS["default"], None, lambda *_: None)
+    session = Session.of(network, data, PRESETS["default"])
     problems = [session.problem(r.layer) for g in network.groups for r in network.readers[g.name]]
-    batches = session.batches([problem.data for problem in problems])
+    batches = session.batches
     with one_thread_each():
-        session.outputs(batches[:1], {})  # libraries are loaded by now
-        plain = seconds(lambda: session.outputs(batches, {}))
+        session.outputs(batches[:1])  # libraries are loaded by now
+        plain = seconds(lambda: session.outputs(batches))
         collected = seconds(lambda: session.dense_statistics(problems))
     return f"| {task} | {len(data)} | {plain:.1f} | {collected:.1f} | {collected / plain:.2f} |"
 

@@ -11,10 +11,11 @@ import pytest
 from spa import runtime
 from spa.passes.choose.budget import Budget
 from spa.passes.repair.bases import find_bases
-from spa.passes.repair.compensate import PRESETS, compensate
-from spa.passes.repair.dense import Session
+from spa.passes.repair.compensate import compensate
 from spa.passes.repair.network import prepare
 from spa.passes.repair.rotation import turn
+from spa.passes.repair.session import Session
+from spa.passes.repair.settings import PRESETS
 from spa.passes.samples.calibrate import check_samples
 from spa.pipeline import load_normal, prune
 from tests import models
@@ -66,7 +67,7 @@ def session(model: onnx.ModelProto, **sizes: int) -> Session:
     shape = [size if isinstance(size, int) else sizes[str(size.value)] for size in value.shape or ()]
     samples = np.random.default_rng(1).standard_normal((96, *shape[1:])) * np.linspace(0.2, 2.0, shape[-1])
     data = check_samples(samples.astype(np.float32), normal)
-    return Session(prepare(normal), data, PRESETS["default"], None, lambda *_: None)
+    return Session.of(prepare(normal), data, PRESETS["default"])
 
 
 def mixed_heads() -> onnx.ModelProto:
@@ -127,11 +128,11 @@ def test_turning_changes_no_output(name: str) -> None:
     """Whatever is found free: the outputs stay, the weights do not, and the units come in order."""
     one = session(GRAPHS[name][0](), n=2, N=2, T=5)
     batch = one.data.batches(8)[0]
-    before = one.outputs([batch], {})
+    before = one.outputs([batch])
     stored = {v: one.network.array(v) for v in one.network.model.graph.initializers.values()}
     turned = turn(one, one.network.groups)
     assert turned, "nothing was found free"
-    after = one.outputs([batch], {})
+    after = one.outputs([batch])
     for old, new in zip(before, after, strict=True):
         assert np.allclose(old[0], new[0], atol=1e-5 * np.abs(old[0]).max())
     changed = {str(v.name) for v, array in stored.items() if not np.array_equal(array, one.network.array(v))}
@@ -169,7 +170,7 @@ def test_what_is_linear_is_free_and_nothing_else(name: str) -> None:
 def test_last_directions_lose_as_little_as_any_could() -> None:
     """Eckart and Young: cutting the rotated product of two matrices is its truncated singular value decomposition."""
     one = session(two_matrices(), n=2)
-    x = np.concatenate([batch["x"] for number, batch in enumerate(one.batches([])) if number not in one.held_out()])
+    x = np.concatenate([one.batches[number]["x"] for number in one.split.fitted])
     turned = turn(one, one.network.groups)["u:1"]
     stored = one.network.model.graph.initializers
     u, c, v = (one.network.array(stored[name]) for name in ("u", "c", "v"))

@@ -6,9 +6,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from spa.passes.repair.compensate import PRESETS
-from spa.passes.repair.dense import Session
 from spa.passes.repair.network import prepare
+from spa.passes.repair.session import Session
+from spa.passes.repair.settings import PRESETS
 from spa.passes.samples.calibrate import check_samples
 from spa.pipeline import load_normal
 from tests import models
@@ -34,7 +34,7 @@ def samples(name: str = "attention_mask", *, hidden: float = 1.0) -> dict[str, n
 
 def session(given: dict[str, np.ndarray], name: str = "attention_mask") -> Session:
     model = masked(name)
-    return Session(prepare(model), check_samples(given, model), PRESETS["default"], None, lambda *_: None)
+    return Session.of(prepare(model), check_samples(given, model), PRESETS["default"])
 
 
 def test_statistics_do_not_see_padding() -> None:
@@ -72,7 +72,7 @@ def test_a_mask_whose_ones_hide() -> None:
     model = load_normal(build(text, weights))
     given = samples()
     given["attention_mask"] = 1.0 - given["attention_mask"]
-    one = Session(prepare(model), check_samples(given, model), PRESETS["default"], None, lambda *_: None)
+    one = Session.of(prepare(model), check_samples(given, model), PRESETS["default"])
     assert list(one.masks.inverted) == ["attention_mask"]
     problems = [one.problem(layer) for layer in one.network.layers if layer.weight.name == "w1"]
     (found,) = one.dense_statistics(problems).values()
@@ -85,7 +85,7 @@ def test_zeros_and_ones_that_both_count_are_no_mask() -> None:
         u = Unsqueeze(segment, two)  s = Add(x, u)  h = MatMul(s, w1)  r = Relu(h)  y = MatMul(r, w2) }"""
     model = load_normal(build(text, {"two": models.integers(2), "w1": [6, 8], "w2": [8, 3]}))
     given = {"x": samples()["x"], "segment": samples()["attention_mask"]}
-    one = Session(prepare(model), check_samples(given, model), PRESETS["default"], None, lambda *_: None)
+    one = Session.of(prepare(model), check_samples(given, model), PRESETS["default"])
     assert not one.masks.masks
 
 
@@ -98,7 +98,7 @@ def test_rows_over_more_axes_than_the_mask_has() -> None:
     network = prepare(load_normal(build(text, weights)))
     given = {"x": samples()["x"], "mask": samples()["attention_mask"]}
     (layer,) = network.layers
-    one = Session(network, check_samples(given, network.model), PRESETS["default"], None, lambda *_: None)
+    one = Session.of(network, check_samples(given, network.model), PRESETS["default"])
     found = one.masks.rows(one.problem(layer), given, (8, 5, 2, 3))
     assert found is not None
     assert found.tolist() == np.repeat(given["mask"].reshape(-1), 2).tolist()
@@ -116,8 +116,8 @@ def test_a_batch_that_is_all_padding_adds_nothing() -> None:
 def test_outputs_are_compared_where_the_mask_is_one() -> None:
     given = samples()
     one = session(given)
-    batches = one.batches([])
-    (dense,) = one.outputs(batches, {})
+    batches = one.batches
+    (dense,) = one.outputs(batches)
     moved = [np.where(b["attention_mask"][..., None] > 0, a, a + 9) for a, b in zip(dense, batches, strict=True)]
     assert one.difference(0, dense, moved, batches)["relative_l2"] == 0.0
     off = [array + 1 for array in dense]

@@ -9,10 +9,13 @@ import onnx_ir as ir
 import pytest
 
 from spa.analysis.plan import Plan
-from spa.passes.repair.compensate import PRESETS
-from spa.passes.repair.dense import Preset, Session
+from spa.passes.repair.curves import find_curves
+from spa.passes.repair.draft import Draft
+from spa.passes.repair.drift import Drift
 from spa.passes.repair.network import prepare
-from spa.passes.repair.sequential import Drift, Repair
+from spa.passes.repair.sequential import Repair
+from spa.passes.repair.session import Session
+from spa.passes.repair.settings import PRESETS, Preset
 from spa.passes.repair.streaming import Stream, cut
 from spa.passes.samples.calibrate import check_samples
 from spa.pipeline import load_normal
@@ -29,12 +32,12 @@ SHAPES = {"u": [6, 8], "v": [8, 12], "w": [12, 8], "p": [8, 12], "q": [12, 8], "
 def session(preset: Preset = PRESETS["default"]) -> Session:
     model: ir.Model = load_normal(build(RESIDUAL, SHAPES))
     samples = np.random.default_rng(5).standard_normal((180, 6)).astype(np.float32)
-    return Session(prepare(model), check_samples(samples, model), preset, None, lambda *_: None)
+    return Session.of(prepare(model), check_samples(samples, model), preset)
 
 
 def repaired(one: Session, *, share: float) -> tuple[Repair, Plan]:
     groups = [group for group in one.network.groups if group.size == 12]
-    curves = one.curves(groups, share)
+    curves = find_curves(one, groups, share, {})
     removed = {group.name: curves[group.name].order[: int(share * group.size)] for group in groups}
     repair = Repair(one, curves, removed)
     return repair, repair.run()
@@ -58,16 +61,16 @@ def test_layers_behind_are_refitted_too_unless_told_otherwise() -> None:
 
 def test_outputs_of_the_dense_weights_are_off_by_nothing() -> None:
     repair, _ = repaired(session(), share=0.5)
-    assert repair.measured_outputs({})["y"]["relative_l2"] == 0
-    found = repair.measured_outputs(repair.session.network.weights)["y"]["relative_l2"]
+    assert repair.measured_outputs(Draft(), repair.session.split.unseen)["y"]["relative_l2"] == 0
+    found = repair.measured_outputs(repair.draft, repair.session.split.unseen)["y"]["relative_l2"]
     assert found == pytest.approx(repair.difference["y"]["relative_l2"], rel=1e-3)
 
 
 def test_what_is_removed_is_read_as_zero() -> None:
     one = session()
-    _, plan = repaired(one, share=0.5)
+    repair, plan = repaired(one, share=0.5)
     for name, weight in (("v:1", "w"), ("p:1", "q")):
-        assert not one.network.weights[weight][list(plan.removed[name])].any()
+        assert not repair.draft.weights[weight][list(plan.removed[name])].any()
 
 
 def test_drift_is_what_the_other_branch_is_off_by() -> None:
@@ -75,7 +78,7 @@ def test_drift_is_what_the_other_branch_is_off_by() -> None:
     network = one.network
     layer = next(layer for layer in network.layers if layer.weight.name == "q")
     stages = cut(network.model, [found.after for found in network.layers])
-    batches = one.batches(list(network.model.graph.outputs))
+    batches = one.batches
     other = network.array(next(found for found in network.layers if found.weight.name == "w").weight) * 1.5
     with Stream(stages, batches) as dense, Stream(stages, batches, base=dense, weights={"w": other}) as pruned:
         seen = 0
@@ -83,8 +86,8 @@ def test_drift_is_what_the_other_branch_is_off_by() -> None:
             there = set(dense.advance())
             pruned.advance()
             if layer.after in there:
-                problem, drift = one.problem(layer), Drift(one, dense, pruned)
-                assert drift.width(problem) == 8
+                problem, drift = one.problem(layer), Drift(one, Draft(), dense, pruned)
+                assert drift.key(problem) is not None
                 found = drift.junction(layer)
                 assert found is not None
                 value, scale = found
@@ -101,9 +104,9 @@ def test_no_drift_where_the_other_branch_is_the_dense_one() -> None:
     one = session()
     layer = next(layer for layer in one.network.layers if layer.weight.name == "w")
     stages = cut(one.network.model, [found.after for found in one.network.layers])
-    batches = one.batches(list(one.network.model.graph.outputs))
+    batches = one.batches
     with Stream(stages, batches) as dense, Stream(stages, batches, base=dense, weights={}) as pruned:
         for _ in range(len(stages)):
             dense.advance()
             pruned.advance()
-        assert Drift(one, dense, pruned).width(one.problem(layer)) == 0
+        assert Drift(one, Draft(), dense, pruned).key(one.problem(layer)) is None

@@ -1,4 +1,4 @@
-"""What the dense network says of its groups."""
+"""What groups lose as their units go, and what that does to the outputs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from spa.passes.repair import dense as module
-from spa.passes.repair.compensate import PRESETS
-from spa.passes.repair.dense import LEVELS, Preset, Probe, Session, affordable, expected_losses
+from spa.passes.repair import curves as module
+from spa.passes.repair.curves import expected_losses, find_curve, find_curves, parts
 from spa.passes.repair.difference import lost, output_difference
+from spa.passes.repair.draft import Draft
+from spa.passes.repair.fitting import refitted
 from spa.passes.repair.network import prepare
+from spa.passes.repair.probe import LEVELS, Probe, affordable
+from spa.passes.repair.session import Session
+from spa.passes.repair.settings import PRESETS, Preset
 from spa.passes.samples.calibrate import check_samples
 from spa.passes.secondorder import BASELINES, Removal
 from spa.pipeline import load_normal
@@ -26,7 +30,7 @@ def session(count: int = 120, *, preset: Preset = PRESETS["default"], method: st
     model: ir.Model = load_normal(build(MLP, {"u": [6, 12], "v": [12, 10], "w": [10, 3]}))
     samples = np.random.default_rng(4).standard_normal((count, 6)).astype(np.float32)
     baseline = None if method is None else BASELINES[method]
-    return Session(prepare(model), check_samples(samples, model), preset, None, lambda *_: None, baseline)
+    return Session.of(prepare(model), check_samples(samples, model), preset, baseline=baseline)
 
 
 def removal(loss: list[float], levels: list[int], held_out: list[float]) -> Removal:
@@ -67,22 +71,22 @@ def test_probes_give_way_before_levels_do() -> None:
     assert affordable(0.0, 0, preset) == (32, LEVELS)
 
 
-@pytest.mark.parametrize(("count", "held_out"), [(1, 1), (5, 1), (24, 2), (144, 2)])
-def test_batches_are_small_enough_to_hold_some_out(count: int, held_out: int) -> None:
+@pytest.mark.parametrize(("count", "unseen"), [(1, 1), (5, 1), (24, 1), (288, 1), (800, 2)])
+def test_batches_are_small_enough_to_hold_some_out(count: int, unseen: int) -> None:
     one = session(count)
-    batches = one.batches(list(one.network.model.graph.outputs))
+    batches = one.batches
     assert sum(len(batch["x"]) for batch in batches) == count
-    assert len(one.held_out()) == held_out
+    assert len(one.split.unseen) == unseen
 
 
 def test_batches_can_be_asked_for_before_any_value_is() -> None:
     one = session(30)
-    assert sum(len(batch["x"]) for batch in one.batches([])) == 30
+    assert sum(len(batch["x"]) for batch in one.batches) == 30
 
 
 def test_curves_never_fall_and_leave_one_unit() -> None:
     one = session()
-    curves = one.curves(one.network.groups, 0.5)
+    curves = find_curves(one, one.network.groups, 0.5, {})
     assert set(curves) == {group.name for group in one.network.groups}
     for curve in curves.values():
         assert len(set(curve.order.tolist())) == curve.group.size - 1
@@ -94,11 +98,11 @@ def test_curves_never_fall_and_leave_one_unit() -> None:
 
 def test_statistics_in_parts_give_the_same_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = session()
-    expected = whole.curves(whole.network.groups, 0.5)
+    expected = find_curves(whole, whole.network.groups, 0.5, {})
     monkeypatch.setattr(module, "STATISTICS_NBYTES", 1)
-    parts = session()
-    assert len(list(parts.parts(parts.network.groups))) == len(parts.network.groups) > 1
-    for name, curve in parts.curves(parts.network.groups, 0.5).items():
+    cut_up = session()
+    assert len(list(parts(cut_up, cut_up.network.groups))) == len(cut_up.network.groups) > 1
+    for name, curve in find_curves(cut_up, cut_up.network.groups, 0.5, {}).items():
         np.testing.assert_array_equal(curve.order, expected[name].order)
         np.testing.assert_allclose(curve.losses, expected[name].losses, rtol=1e-6, atol=1e-12)
 
@@ -106,7 +110,7 @@ def test_statistics_in_parts_give_the_same_curves(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("method", sorted(BASELINES))
 def test_published_ways_go_by_their_scores_and_are_not_measured(method: str) -> None:
     one = session(method=method)
-    for curve in one.curves(one.network.groups, 0.5).values():
+    for curve in find_curves(one, one.network.groups, 0.5, {}).values():
         assert (np.diff(curve.losses) >= 0).all()
         assert (np.diff(np.diff(curve.losses)) >= -1e-9).all(), "the smallest score goes first"
     assert "measure" not in one.seconds
@@ -117,7 +121,7 @@ def test_probe_sees_nothing_where_nothing_goes_and_more_where_more_does() -> Non
     group = one.network.groups[0]
     readers = one.network.readers[group.name]
     statistics = one.dense_statistics([one.problem(reader.layer) for reader in readers])
-    curve = one.curve(group, statistics)
+    curve = find_curve(one, group, statistics, {})
     probe = Probe(one)
     lost = [probe.loss(group, curve.order[:count], statistics) for count in (0, 4, group.size - 1)]
     assert lost[0] < 1e-6 < lost[1] < lost[2]
@@ -128,13 +132,13 @@ def test_probe_measures_what_the_whole_network_gives() -> None:
     group = one.network.groups[0]
     readers = one.network.readers[group.name]
     statistics = one.dense_statistics([one.problem(reader.layer) for reader in readers])
-    units = one.curve(group, statistics).order[:5]
-    weights: dict[str, np.ndarray] = {}
+    units = find_curve(one, group, statistics, {}).order[:5]
+    draft = Draft()
     for reader in readers:
-        new = one.refit(reader.layer, np.isin(reader.units, units), statistics, pool=False)
-        one.network.put(weights, reader.layer, new.matrix, new.bias)
+        new = refitted(one, reader.layer, np.isin(reader.units, units), statistics, pool=False)
+        new.put(draft)
     probe = Probe(one)
-    (dense,), (pruned,) = (one.outputs(probe.batches, used) for used in ({}, weights))
+    (dense,), (pruned,) = (one.outputs(probe.batches, used) for used in (None, draft))
     expected = lost(output_difference(dense, pruned, logits=True), logits=True)
     assert one.network.logits == [True]
     found = probe.loss(group, units, statistics)
@@ -149,7 +153,7 @@ def test_levels_at_which_a_group_is_measured(ratio: float, levels: int, shares: 
     one = session()
     group = max(one.network.groups, key=lambda group: group.size)
     statistics = one.dense_statistics([one.problem(reader.layer) for reader in one.network.readers[group.name]])
-    probe, curve = Probe(one), one.curve(group, statistics)
+    probe, curve = Probe(one), find_curve(one, group, statistics, {})
     probe.levels = levels
     counts = [round(share * group.size) for share in shares]
     found = probe.scaled(curve, statistics, ratio).scale
@@ -174,7 +178,7 @@ def test_some_batches_may_do_for_statistics() -> None:
     one = session(144)
     layers = [reader.layer for reader in one.network.readers[one.network.groups[0].name]]
     problems = [one.problem(layer) for layer in layers]
-    size, total = len(one.batches([])[0]["x"]), len(one.batches([]))
+    size, total = len(one.batches[0]["x"]), len(one.split.seen)
     for most, seen in ((1, 1), (4, 4), (total, total), (None, total)):
         (found,) = {id(s): s for s in one.dense_statistics(problems, most=most).values()}.values()
         assert sum(m.count for m in (*found.fitted, *found.held_out)) == seen * size

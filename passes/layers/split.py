@@ -1,0 +1,57 @@
+"""Which samples a repair is fitted to, which choose how strongly it is damped, and which it never sees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from spa.passes.secondorder import is_held_out
+
+ROUND, JUDGES = 12, (2, 5)
+"""Of so many batches in a row the last is unseen, and these judge."""
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Numbers of batches. Of twelve, 2 and 5 judge, 11 is unseen, and the others are fitted; and so on.
+
+    Attributes:
+        fitted: what weights are fitted to.
+        judging: held out while dampings and cuts are chosen; fitted in the end, where other batches are unseen.
+        unseen: what the figures of a report are measured on: no fit and no choice has seen them. Of fewer than twelve
+            batches one is held out only, which judges and reports, and is not fitted; a single one is all there is.
+    """
+
+    fitted: Sequence[int]
+    judging: Sequence[int]
+    unseen: Sequence[int]
+
+    @classmethod
+    def of(cls, count: int) -> Split:
+        """The split of so many batches."""
+        if count == 1:
+            return cls([0], [], [0])
+        numbers = range(count)
+        if count < ROUND:
+            judging = unseen = [number for number in numbers if is_held_out(number, every=min(6, count))]
+        else:
+            judging = [number for number in numbers if number % ROUND in JUDGES]
+            unseen = [number for number in numbers if is_held_out(number, every=ROUND)]
+        return cls([number for number in numbers if number not in {*judging, *unseen}], judging, unseen)
+
+    @property
+    def pools(self) -> bool:
+        """Whether what judged is fitted too in the end."""
+        return not set(self.judging) & set(self.unseen)
+
+    @property
+    def seen(self) -> list[int]:
+        """The batches that are fitted or judge, ascending."""
+        return sorted({*self.fitted, *self.judging})
+
+    def thinned(self, most: int | None) -> Split:
+        """At most so many of those that are seen, evenly chosen."""
+        seen = self.seen
+        some = set(seen[:: -(-len(seen) // (most or len(seen)))])
+        fitted, judging = ([n for n in numbers if n in some] for numbers in (self.fitted, self.judging))
+        return Split(fitted, judging, self.unseen)

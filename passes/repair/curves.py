@@ -1,0 +1,129 @@
+"""What each group loses as its units go: the order in which they would, and the loss after each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+
+import numpy as np
+
+from spa.analysis.group import Group
+from spa.passes.choose.allocation import Curve
+from spa.passes.choose.importance import score_groups
+from spa.passes.layers.consumers import Layer
+from spa.passes.layers.problems import Key, Statistics
+from spa.passes.repair.fitting import consumers, first_uses
+from spa.passes.repair.probe import Probe
+from spa.passes.repair.rotation import Turned
+from spa.passes.repair.session import Session
+from spa.passes.secondorder import Removal, remove_units
+
+STATISTICS_NBYTES = 1 << 31
+"""Of moments held at a time; with more, the dense network runs several times."""
+
+
+def find_curves(
+    session: Session, groups: Sequence[Group], ratio: float, turned: Mapping[str, Turned]
+) -> dict[str, Curve]:
+    """The loss curve of each group by name, from one run of the dense network for as many as fit into memory.
+
+    Args:
+        ratio: the share that is asked for, near which losses are measured.
+        turned: groups in their best basis, whose units go from the last on.
+    """
+    found: dict[str, Curve] = {}
+    probe: Probe | None = None
+    groups = session.network.in_order(groups)
+    for part in parts(session, groups):
+        layers = [reader.layer for group in part for reader in session.network.readers[group.name]]
+        with session.step("statistics"):
+            statistics = session.dense_statistics([session.problem(layer) for layer in layers])
+        unreached = {group.name: _unreached(session, group, statistics) for group in part}
+        part = [group for group in part if unreached[group.name] is None]
+        session.notes.extend(
+            f"{name} is left alone: no sample reaches {layer.name}"
+            for name, layer in unreached.items()
+            if layer is not None
+        )
+        with session.step("select"):
+            session.progress("select", len(found) / len(groups))
+            of = partial(find_curve, session, statistics=statistics, turned=turned)
+            curves = session.at_once(of, part, layers)
+        for curve in curves:
+            session.progress("measure", len(found) / len(groups))
+            alone = session.network.only_layers_read(curve.group)
+            if session.baseline is None and (session.preset.probes or not alone):
+                with session.step("measure"):
+                    probe = probe or Probe(session)
+                    curve = probe.scaled(curve, statistics, ratio)
+            found[curve.group.name] = curve
+    if probe is not None:
+        probe.close()
+    return found
+
+
+def by_weights(group: Group) -> Curve:
+    """The curve of a group that no layer reads: the share of the squared weights that goes, the smallest first."""
+    (scores,) = score_groups([group])
+    order = np.argsort(scores, kind="stable")[: group.size - 1]
+    energy = scores[order] ** 2
+    return Curve(group, order, np.concatenate([[0.0], np.cumsum(energy)]) / (float(np.sum(scores**2)) or 1.0))
+
+
+def _unreached(session: Session, group: Group, statistics: Mapping[Key, Statistics]) -> Layer | None:
+    """The first reader of a group that no sample reaches."""
+    layers = (reader.layer for reader in session.network.readers[group.name])
+    return next((layer for layer in layers if not statistics[session.problem(layer).key].seen), None)
+
+
+def parts(session: Session, groups: Sequence[Group]) -> Iterator[list[Group]]:
+    """Groups whose statistics fit into memory together."""
+    part: list[Group] = []
+    sizes: dict[Key, int] = {}
+    for group in groups:
+        problems = [session.problem(reader.layer) for reader in session.network.readers[group.name]]
+        mine = {problem.key: 16 * problem.layer.block_count * problem.width**2 for problem in problems}
+        if part and sum((sizes | mine).values()) > STATISTICS_NBYTES:
+            yield part
+            part, sizes = [], {}
+        part.append(group)
+        sizes |= mine
+    if part:
+        yield part
+
+
+def find_curve(
+    session: Session, group: Group, statistics: Mapping[Key, Statistics], turned: Mapping[str, Turned]
+) -> Curve:
+    """Order and losses of a group's units: by greedy removal, or by weights where no layer reads them."""
+    readers = session.network.readers[group.name]
+    if not readers:
+        return by_weights(group)
+    units = {reader.layer: reader.units for reader in readers}
+    layers = first_uses(session.network, units)
+    problems = [consumer for layer in layers for consumer in consumers(session, layer, units[layer], statistics)]
+    if session.baseline is not None:
+        scores = session.baseline.score(problems, group.size)
+        order = np.argsort(scores, kind="stable")[: group.size - 1]
+        total = float(np.sum(scores)) or 1.0
+        return Curve(group, order, np.concatenate([[0.0], np.cumsum(scores[order]) / total]))
+    basis = turned.get(group.name)
+    if basis is not None and basis.meets:
+        return Curve(group, np.arange(group.size - 1, 0, -1), basis.losses[:-1])
+    found = remove_units(problems, units=group.size, remove=group.size - 1, swap_rounds=0)
+    return Curve(group, found.order, expected_losses(found))
+
+
+def expected_losses(found: Removal) -> np.ndarray:
+    """(removals + 1,) loss on samples that were not fitted: what was measured on them, where it is more than the fit's.
+
+    With fewer samples than inputs a fit loses nothing on its own samples, however many units go. Between two levels at
+    which it was measured, the loss grows as that of the fit does: the first units that go are the cheapest.
+    """
+    levels = found.held_out_levels
+    if not len(levels):
+        return found.loss
+    measured = np.maximum.accumulate(np.maximum(found.held_out_loss, 0.0))
+    evenly = 1e-9 * (float(found.loss.max()) or 1.0) * np.arange(len(found.loss))  # where the fit loses nothing
+    fitted = np.maximum.accumulate(found.loss) + evenly
+    return np.asarray(np.maximum(found.loss, np.interp(fitted, fitted[levels], measured)))

@@ -1,0 +1,117 @@
+"""What the outputs lose when one group does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from spa.analysis.group import Group
+from spa.passes.choose.allocation import Curve, through
+from spa.passes.layers.problems import Key, Statistics
+from spa.passes.repair.draft import Draft
+from spa.passes.repair.fitting import cut_only, first_uses, refitted
+from spa.passes.repair.session import Session
+from spa.passes.repair.settings import Preset
+from spa.passes.repair.sliced import Sliced
+from spa.passes.repair.streaming import Batch, Stream, cut
+
+FAR = (0.5, 0.8)
+"""Shares of a group beyond the ratio at which the outputs are measured too: an allocation may go that far."""
+
+LEVELS, LEAST_PROBES = 4, 4
+"""Cuts of a group at which it is measured, and samples below which there are fewer of them."""
+
+
+def affordable(flops: float, groups: int, preset: Preset) -> tuple[int, int]:
+    """(samples, levels) on which each group is measured: fewer samples, then fewer levels, for large models."""
+    preset = preset if preset.probes else replace(preset, probes=LEAST_PROBES)
+    most = preset.probe_flops / max(flops * max(groups, 1), 1.0)
+    levels = int(np.clip(most / LEAST_PROBES, 1, LEVELS))
+    return int(np.clip(most / levels, 1, preset.probes)), levels
+
+
+class Probe:
+    """What the outputs lose when one group does, measured on samples held out.
+
+    The dense network runs once, as far as the group that is measured; what comes behind runs for every measurement.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.session, self.network = session, session.network
+        held_out = [session.batches[number] for number in session.split.judging or session.split.unseen]
+        probes, self.levels = affordable(self.flops(held_out[0]), len(session.network.groups), session.preset)
+        held_out = held_out[: -(-probes // session.data.count(held_out[0]))]
+        self.batches: Sequence[Batch] = [session.data.beginning(batch, probes) for batch in held_out]
+        if session.data.batch_size is not None:
+            self.batches = held_out
+        self.dense = session.outputs(self.batches)
+        readers = (reader for found in session.network.readers.values() for reader in found)
+        targets = dict.fromkeys(reader.layer.after for reader in readers)
+        self.stages = cut(session.network.model, targets, session.network.compared)
+        self.stream = Stream(self.stages, self.batches, threads=session.threads)
+
+    def close(self) -> None:
+        """Forget what waits to be read."""
+        self.stream.close()
+
+    def flops(self, batch: Batch) -> float:
+        """Of one sample, from the cost of the model at the sizes at which it is counted."""
+        shapes = self.network.sizes.of or self.network.shapes.of
+        sizes = [
+            (array.size / self.session.data.count(batch), int(np.prod(shapes[value])))
+            for value in self.network.model.graph.inputs
+            if value in shapes and (array := batch.get(str(value.name))) is not None
+        ]
+        sample, counted = max(sizes, default=(1, 1))
+        return self.network.cost.of("flops") * sample / max(counted, 1)
+
+    def scaled(self, curve: Curve, statistics: Mapping[Key, Statistics], ratio: float) -> Curve:
+        """The curve with its scale measured: the group alone cut by more than `ratio`, by `ratio`, and by less."""
+        size, levels = curve.group.size, range(1, len(curve.losses))
+        near, far = ([share] if share > ratio else [] for share in FAR)
+        shares = [*near, ratio, *far, 0.5 * ratio]
+        counts = sorted({max(1, round(share * size)) for share in shares[: self.levels]} & set(levels))
+        measured = [self.loss(curve.group, curve.order[:count], statistics) for count in counts]
+        scale = through([float(curve.losses[count]) for count in counts], measured)
+        return Curve(curve.group, curve.order, curve.losses, scale)
+
+    def loss(self, group: Group, units: np.ndarray, statistics: Mapping[Key, Statistics]) -> float:
+        """What the outputs lose with units gone and readers refitted, as a mean over them.
+
+        The refits have not seen the samples, as no layer has that the model meets later.
+        """
+        draft = Draft()
+        if not self.network.only_layers_read(group) and len(units):
+            draft.sliced = Sliced.of(self.network, {group.name: units})
+        readers = {reader.layer: reader.units for reader in self.network.readers[group.name]}
+        for layer in first_uses(self.network, readers):
+            gone = np.isin(readers[layer], units)
+            if self.network.uses[layer]:
+                refitted(self.session, layer, gone, statistics, pool=False).put(draft)
+            else:
+                cut_only(self.session, [layer], gone, statistics, draft).put(draft)
+        dense = self.before(draft)
+        found = []
+        threads = self.session.threads
+        with Stream(
+            dense.rest, self.batches, base=dense, weights=draft.weights, sliced=draft.sliced, threads=threads
+        ) as pruned:
+            pruned.advance()
+            for at, value in enumerate(self.network.compared):
+                theirs = self.dense[at]
+                ours = [pruned.value(value, n) for n in range(len(theirs))] if value in pruned.changed else theirs
+                found.append(self.session.difference(at, theirs, ours, self.batches))
+        return self.session.lost(found)
+
+    def before(self, draft: Draft) -> Stream:
+        """The dense network up to the first node that differs from it."""
+        first = self.stages.first_to_differ(draft.differs)
+        if self.stream.done > first:
+            self.close()
+            self.stream = Stream(self.stages, self.batches, threads=self.session.threads)
+        while self.stream.done < first:
+            self.stream.advance()
+            self.stream.forget()
+        return self.stream

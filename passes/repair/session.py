@@ -1,0 +1,170 @@
+"""A network with its samples in batches, and how the steps of a repair run it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import onnx_ir as ir
+
+from spa import runtime
+from spa.passes.layers.consumers import Layer
+from spa.passes.layers.problems import Key, Problem, Statistics
+from spa.passes.layers.split import Split
+from spa.passes.layers.statistics import Balance, balanced, collect
+from spa.passes.layers.workers import Item, Result, at_once, each
+from spa.passes.repair.difference import evened, lost, output_difference
+from spa.passes.repair.draft import Draft
+from spa.passes.repair.network import Network
+from spa.passes.repair.rowweights import RowWeights
+from spa.passes.repair.settings import Preset, Progress
+from spa.passes.repair.streaming import Batch
+from spa.passes.samples.calibrate import Calibration
+from spa.passes.secondorder import Baseline, refit
+
+BATCH_NBYTES = 1 << 27
+"""Of the values that one batch keeps."""
+
+LARGEST_BATCH = 32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Session:
+    """What the steps of a repair share: the network, its samples, the settings, and a log.
+
+    Attributes:
+        baseline: a published way instead of ours.
+        batches: the samples, some at a time, made once.
+        masks: which rows count.
+        seconds: of each step so far, by name.
+        notes: what a user should know, in words.
+    """
+
+    network: Network
+    data: Calibration
+    preset: Preset
+    threads: int | None
+    progress: Progress
+    baseline: Baseline | None
+    batches: Sequence[dict[str, np.ndarray]]
+    masks: RowWeights
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls,
+        network: Network,
+        data: Calibration,
+        preset: Preset,
+        *,
+        threads: int | None = None,
+        progress: Progress = lambda _step, _share: None,
+        baseline: Baseline | None = None,
+    ) -> Session:
+        """A session with its batches made: small enough to hold out one in six, and to keep what layers read."""
+        batches = data.batches(_batch_size(network, data, threads))
+        run = partial(_outputs, network, threads, Draft())
+        masks = RowWeights.of(network.model, network.coupling, batches, network.compared, run)
+        return cls(network, data, preset, threads, progress, baseline, batches, masks)
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether layers are repaired from what the dense network reads."""
+        return self.baseline is not None and self.baseline.repair is not refit
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Count the time of a step."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def problem(self, layer: Layer) -> Problem:
+        """A layer as it is fitted."""
+        return Problem.of(layer, widest=self.preset.widest, removable=self.network.removable)
+
+    def at_once(
+        self, function: Callable[[Item], Result], items: Iterable[Item], layers: Iterable[Layer]
+    ) -> list[Result]:
+        """`function` of every item, some at a time: as many as fit into memory with the problems of these layers."""
+        widest = max((self.problem(layer).width for layer in layers), default=1)
+        return each(function, items, workers=at_once(widest, self.threads))
+
+    # ---------------------------------------------------------------------------------------------- samples
+    @property
+    def split(self) -> Split:
+        """Which batches are fitted, which judge, and which only the report sees."""
+        return Split.of(len(self.batches))
+
+    def weigh(self, problem: Problem, number: int, shape: tuple[int, ...]) -> np.ndarray | None:
+        """(rows,) which rows of a batch count; None: all."""
+        return self.masks.rows(problem, self.batches[number], shape)
+
+    def balance(self, batch: Batch) -> Balance | None:
+        """How much each row of batches such as this one counts; None: all as much."""
+        return partial(balanced, samples=self.data.count(batch)) if self.data.balanced else None
+
+    # ------------------------------------------------------------------------------------------------- runs
+    def outputs(self, batches: Sequence[Batch], draft: Draft | None = None) -> list[list[np.ndarray]]:
+        """Each value that is compared, batch by batch, as it is drafted; by default in the dense network."""
+        return _outputs(self.network, self.threads, draft or Draft(), batches)
+
+    def dense_statistics(self, problems: Sequence[Problem], *, most: int | None = None) -> dict[Key, Statistics]:
+        """What some layers read in the dense network, in all batches that fits see or in that many of them."""
+        values, batches = list(dict.fromkeys(problem.data for problem in problems)), self.batches
+        split = self.split.thinned(most)
+        session = Draft().session(self.network, values, batches[0], threads=self.threads)
+        results: dict[int, dict[ir.Value, np.ndarray]] = {}
+
+        def fetch(value: ir.Value, number: int) -> np.ndarray:
+            if number not in results:
+                self.progress("statistics", number / len(batches))
+                results.clear()
+                made = runtime.run(session, batches[number])
+                results[number] = {value: made[str(value.name)] for value in values}
+            return results[number][value]
+
+        balance = self.balance(batches[0])
+        return collect(problems, split, fetch, weigh=self.weigh, balance=balance, threads=self.threads)
+
+    # -------------------------------------------------------------------------------------------- distances
+    def difference(
+        self, at: int, dense: Sequence[np.ndarray], pruned: Sequence[np.ndarray], batches: Sequence[Batch]
+    ) -> dict[str, float]:
+        """How far the compared value of that number is off, on some batches."""
+        value = self.network.compared[at]
+        weights = [self.masks.of_output(value, b, a.shape) for b, a in zip(batches, dense, strict=True)]
+        found = output_difference(dense, pruned, weights, logits=self.network.logits[at])
+        if self.data.balanced and "kl" not in found:
+            counts = [self.data.count(batch) for batch in batches]
+            found |= output_difference(*evened(dense, pruned, counts), weights)
+        return found
+
+    def lost(self, differences: Sequence[Mapping[str, float]]) -> float:
+        """One number for how far the compared values are off: a mean over them."""
+        losses = [lost(off, logits=logits) for off, logits in zip(differences, self.network.logits, strict=True)]
+        return float(np.mean(losses)) if losses else 0.0
+
+
+def _batch_size(network: Network, data: Calibration, threads: int | None) -> int:
+    """Samples in a batch, so that what all layers read of it fits into memory."""
+    probe = data.first(1).batches(1)[0]
+    values = list(dict.fromkeys([*(layer.after for layer in network.layers), *network.compared]))
+    values = values or list(network.model.graph.outputs)  # something at least
+    results = runtime.run(Draft().session(network, values, probe, threads=threads), probe)
+    nbytes = sum(array.nbytes for array in results.values())
+    return max(1, int(min(LARGEST_BATCH, BATCH_NBYTES // max(nbytes, 1), len(data) // 12)))
+
+
+def _outputs(network: Network, threads: int | None, draft: Draft, batches: Sequence[Batch]) -> list[list[np.ndarray]]:
+    """Each value that is compared, as the network is drafted, batch by batch."""
+    if not network.compared:
+        return []
+    session = draft.session(network, network.compared, batches[0], threads=threads)
+    results = [runtime.run(session, batch) for batch in batches]
+    return [[result[str(value.name)] for result in results] for value in network.compared]

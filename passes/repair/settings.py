@@ -1,0 +1,43 @@
+"""How much work goes into a repair: the presets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+Progress = Callable[[str, float], None]
+
+OURS = "spa"
+"""The method of this project, beside the published ones in `spa.passes.secondorder.BASELINES`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """How much work goes into a repair.
+
+    Attributes:
+        samples: how many are used at most.
+        probes: how many of them the outputs are measured on for the allocation; 0: losses are taken as they are.
+        everything: whether layers that read no cut group are refitted too, where what they read has changed.
+        swap_rounds: of exchanging removed units for kept ones.
+        widest: rows of convolutions that would be longer are channels only.
+        drift: the share that a layer makes up for of what the other branch of a residual connection is off by.
+        spread: how far outputs get the variance back that a fit takes from them, see `secondorder.solver.widened`.
+        probe_flops: what all these measurements may cost.
+    """
+
+    samples: int | None
+    probes: int
+    everything: bool
+    swap_rounds: int
+    widest: int
+    drift: float = 1.0
+    spread: float = 0.5
+    probe_flops: float = 2e12
+
+
+PRESETS = {
+    "fast": Preset(256, 0, everything=False, swap_rounds=0, widest=600),
+    "default": Preset(1024, 32, everything=True, swap_rounds=2, widest=1200),
+    "best": Preset(None, 128, everything=True, swap_rounds=4, widest=4608, probe_flops=2e13),
+}

@@ -1,0 +1,26 @@
+"""Which batches fit, judge and report."""
+
+from __future__ import annotations
+
+import pytest
+
+from spa.passes.layers.split import Split
+
+
+@pytest.mark.parametrize(
+    ("count", "judging", "unseen"),
+    [(1, [], [0]), (2, [1], [1]), (7, [5], [5]), (12, [2, 5], [11]), (25, [2, 5, 14, 17], [11, 23])],
+)
+def test_what_judges_and_what_reports(count: int, judging: list[int], unseen: list[int]) -> None:
+    split = Split.of(count)
+    assert (split.judging, split.unseen) == (judging, unseen)
+    assert split.pools == (count == 1 or count >= 12)
+    assert sorted({*split.seen, *split.unseen}) == list(range(count))
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 12, 100])
+def test_what_reports_is_never_fitted_once_others_can_judge(count: int) -> None:
+    split = Split.of(count)
+    assert count == 1 or not set(split.fitted) & set(split.unseen)
+    assert not split.pools or count == 1 or not set(split.seen) & set(split.unseen)
+    assert len(split.thinned(4).seen) <= 4
