@@ -1,6 +1,7 @@
 """Oracles for the notes of a rule: what a note claims about an operator, found out by running the operator.
 
     check_products(row)     rows x matrix + bias is what the node gives, or what it works on
+    check_linearity(row)    a random change of basis in front of it is the same change behind it
 
 A weight of a product that more is computed with (gates, an activation) is tested by changes that the product does not
 show: a matrix that the rows do not see, and a constant column of the rows moved into the bias.
@@ -8,14 +9,19 @@ show: a matrix that the rows do not see, and a constant column of the rows moved
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from spa.analysis.application import Application
+from spa.analysis.matching import build, expand
+from spa.notation.dims import Factor
+from spa.notation.linearity import Passing
+from spa.notation.operation import Moves, entry_of
+from spa.notation.positions import leaf_positions
 from spa.notation.products import Product
-from spa.notation.rule import names_of
+from spa.notation.rule import Term, names_in, names_of
 from spa.passes.layers.consumers import Layer, find_layers
 from tests.soundness import Case, Row, Unsound
 
@@ -153,3 +159,82 @@ def _equal(found: np.ndarray, expected: np.ndarray, what: str) -> None:
     scale = float(np.max(np.abs(expected), initial=1e-3))
     if found.shape != expected.shape or not np.allclose(found, expected, rtol=0, atol=CLOSE * scale):
         raise Unsound(f"{what} gives {found}, expected {expected}")
+
+
+# ------------------------------------------------------------------------------------------------- linearity
+def check_linearity(row: Row) -> int:
+    """Change the basis along every factor that a row is linear along, in front and behind; how many were compared.
+
+    Raises:
+        Unsound: the node computes something else from the changed operands.
+    """
+    case = Case(row)
+    *_, application = case.couple()
+    if any(array.dtype.kind != "f" for array in case.run(case.model(case.dense), case.dense)[:1]):
+        return 0
+    count = 0
+    for name, dim in application.factors.items():
+        how = application.passes(name)
+        if how is not None and dim.size > 1 and not _is_frozen(application, name):
+            _changed_basis(case, application, name, how)
+            count += 1
+    return count
+
+
+def _is_frozen(application: Application, name: str) -> bool:
+    return name.partition(".")[0] in application.rule.frozen
+
+
+def _changed_basis(case: Case, application: Application, name: str, how: Passing) -> None:
+    size = application.factors[name].size
+    basis = np.linalg.qr(np.random.default_rng(0).standard_normal((size, size)))[0] * np.linspace(0.5, 1.5, size)
+    given = case.dense
+    arrays = {at: array.astype(array.dtype, copy=True) for at, array in given.items()}
+    operands = [at for at in arrays if name in {found.name for found in names_in(tuple(application.operand_axes(at)))}]
+    moved = operands
+    if how is Passing.SAME and entry_of(application.node).moves is Moves.FIRST:
+        moved = [0]
+    if any(arrays[at].dtype.kind != "f" for at in moved):
+        return
+    bases = [basis, np.linalg.inv(basis).T] if how is Passing.MEETS else [basis] * len(moved)
+    for at, matrix in zip(moved, bases, strict=True):
+        terms = application.operand_axes(at)
+        arrays[at] = _along(arrays[at], terms, application, name, matrix).astype(arrays[at].dtype)
+    before, after = (case.run(case.model(each), each) for each in (given, arrays))
+    what = f"{case.row}: a change of basis along {name} in {application.rule}"
+    for at, (one, two) in enumerate(zip(before, after, strict=True)):
+        pattern = application.rule.results[at]
+        axes = expand(pattern, one.ndim) if pattern is not None else ()
+        expected = _along(one, axes, application, name, basis) if how is Passing.SAME else one
+        if one.dtype.kind == "f" and at == 0:
+            _equal(two, expected.astype(two.dtype), what)
+
+
+def _along(
+    array: np.ndarray, terms: Sequence[Term], application: Application, name: str, matrix: np.ndarray
+) -> np.ndarray:
+    """The array with a matrix applied along the positions of a name, wherever it stands."""
+    for axis, term in enumerate(terms):
+        numbers = _numbers(term, application, name)
+        if numbers is None:
+            continue
+        moved = np.moveaxis(array, axis, 0).astype(np.float64)
+        for column in numbers.T:  # the positions that share everything but the index along the name
+            moved[column] = np.tensordot(matrix, moved[column], 1)
+        array = np.moveaxis(moved, 0, axis)
+    return array
+
+
+def _numbers(term: Term, application: Application, name: str) -> np.ndarray | None:
+    """(factor size, copies) the positions along an axis that each index of a name has; None: it is not there."""
+    leaf = Factor(application.factors[name].size)
+    factors = {other.name: Factor(application.factors[other.name].size) for other in names_of(term)}
+    if name not in factors:
+        return None
+    dim = build(term, None, factors | {name: leaf}, {})
+    columns = [index for found, index in leaf_positions(dim, {leaf: 0}) if found is leaf]
+    return np.concatenate([_columns(index, leaf.size) for index in columns], axis=1)
+
+
+def _columns(index: np.ndarray, size: int) -> np.ndarray:
+    return np.stack([np.flatnonzero(index == number) for number in range(size)])

@@ -206,6 +206,7 @@ class Case:
             {k: tensor.array for k, tensor in self.tensors.items() if tensor.constant},
             frozenset(k for k, tensor in self.tensors.items() if tensor.constant),
             {k: tensor.array for k, tensor in self.tensors.items() if tensor.constant or tensor.known},
+            frozenset(k for k, tensor in self.tensors.items() if tensor.array.dtype.kind == "f"),
         )
 
     def result_shapes(self) -> list[tuple[int, ...]]:
@@ -345,8 +346,12 @@ def _zeroed(
     for position, value in enumerate(application.node.inputs):
         for axis, term in enumerate(application.operand_axes(position)):
             assert value is not None
-            summed = {name.name for name in names_of(term) if name.name.split(".")[0] in rule.contracted}
-            if leaf not in _leaves_of(application, summed) and (position, axis) not in rule.reads:
+            names = {name.name for name in names_of(term)}
+            summed = {name for name in names if name.split(".")[0] in rule.contracted}
+            for read in rule.reads:
+                if (read.operand, read.axis) == (position, axis):
+                    summed |= names.intersection(read.names) if read.names else names
+            if leaf not in _leaves_of(application, summed):
                 continue
             mask = keep_mask(coupling.axes[value][axis], masks)
             if mask is not None and position in arrays:

@@ -8,16 +8,16 @@ changes, so that an error in slicing shows as a difference.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 import numpy as np
 import onnx_ir as ir
 
-from spa.analysis.application import Application
+from spa.analysis.application import Application, Sum
 from spa.analysis.coupling import Coupling
 from spa.analysis.group import Masks, keep_mask
 from spa.notation.dims import Kind
-from spa.notation.rule import Compound, Name, Observed, Term, names_of
+from spa.notation.rule import Compound, Name, Term
 from spa.passes.normalize.fold import Names
 from spa.passes.normalize.normalize import RemoveUnusedInitializers
 
@@ -33,41 +33,28 @@ def mask_consumers(
     names = Names(model)
     known = dict(dtypes or {})
     for application in coupling.applications:
-        if any(isinstance(follow, Observed) for follow in application.rule.follows):
-            continue  # it reads sizes, not values
-        contracted = application.rule.contracted - set(application.rule.frozen)
         done: set[str] = set()
-        for position, axis, term, summed in _summed_axes(application, contracted):
-            read = (position, axis) in application.rule.reads
-            if summed <= done and not read:
+        for summed in sorted(application.sums(), key=lambda summed: not _is_stored(application, summed)):
+            if summed.names <= done and not summed.again:
                 continue
-            mask = _term_mask(application, term, summed, masks)
+            position = summed.operand
+            mask = _term_mask(application, summed.term, summed.names, masks)
             if mask is not None:
                 rank = len(application.operand_axes(position))
                 point = _zero_point(application, position, rank)
-                _zero(application.node, position, axis, rank, mask, names, point, known)
-            if not read:
-                done |= summed
+                _zero(application.node, position, summed.axis, rank, mask, names, point, known)
+            if not summed.again:
+                done |= summed.names
     RemoveUnusedInitializers()(model)
 
 
-def _summed_axes(
-    application: Application, contracted: frozenset[str] | set[str]
-) -> list[tuple[int, int, Term, set[str]]]:
-    """(operand, axis, term, names summed over), stored operands first: zeroing one operand is enough."""
-    found = []
-    for position, value in enumerate(application.node.inputs):
-        for axis, term in enumerate(application.operand_axes(position)):
-            everything = {name.name for name in names_of(term)}
-            names = {name for name in everything if name.split(".")[0] in contracted}
-            if (position, axis) in application.rule.reads:
-                names = everything
-            if names and value is not None:
-                found.append((position, axis, term, names))
-    return sorted(found, key=lambda entry: application.node.inputs[entry[0]].const_value is None)  # type: ignore[union-attr]
+def _is_stored(application: Application, summed: Sum) -> bool:
+    """Whether zeroing one stored operand is enough."""
+    value = application.node.inputs[summed.operand]
+    return value is not None and value.const_value is not None
 
 
-def _term_mask(application: Application, term: Term, names: set[str], masks: Masks) -> np.ndarray | None:
+def _term_mask(application: Application, term: Term, names: Set[str], masks: Masks) -> np.ndarray | None:
     """Which positions of an axis stay, counting the given names only; None: all."""
     if isinstance(term, int):
         return None

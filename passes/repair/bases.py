@@ -3,7 +3,7 @@
 For every invertible R, x W_V R and R^-1 W_O give what W_V and W_O gave (values of an attention, a residual stream
 without activations, a product of two matrices), and (x W_Q R)(x W_K R^-T)^T what the scores were. What carries a
 factor of the graph is followed node by node: a change of basis is the same on both sides of a node, or meets its
-inverse transpose where the factor is summed away (`spa.operators.linearity`). So the places where a factor lies fall
+inverse transpose where the factor is summed away (`Application.passes`). So the places where a factor lies fall
 into connected parts of two sides each: R on one, R^-T on the other.
 """
 
@@ -22,9 +22,9 @@ from spa.analysis.coupling import Coupling
 from spa.analysis.group import Group
 from spa.analysis.matching import expand
 from spa.notation.dims import ONE, Factor, Kind, leaves
+from spa.notation.linearity import Passing
 from spa.notation.positions import leaf_positions
 from spa.notation.rule import Compound, Term, names_of
-from spa.operators.linearity import Passing, passing
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ class _Walk:
         results = self.named(node.outputs, made, application)
         for key in operands.keys() | results.keys():
             before, after = operands.get(key, []), results.get(key, [])
-            how = passing(node, sorted(at for at, _, _ in before), results=bool(after))
+            how = application.passes(key[0])
             if how is Passing.MEETS:
                 (_, first, terms), (_, second, terms_behind) = before
                 if self.stacks(first) or self.stacks(second):

@@ -15,8 +15,8 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from spa.analysis.coupling import Coupling
 from spa.notation.rule import names_of
-from spa.operators.linearity import is_unseen
 from spa.passes.layers.consumers import Layer
 from spa.passes.repair.streaming import reads
 
@@ -119,7 +119,11 @@ def may_be_logits(value: ir.Value, layers: Sequence[Layer]) -> bool:
 
 
 def comparable(
-    model: ir.Model, dtypes: Mapping[ir.Value, ir.DataType], decided: Container[ir.Value], inside: Container[ir.Value]
+    model: ir.Model,
+    coupling: Coupling,
+    dtypes: Mapping[ir.Value, ir.DataType],
+    decided: Container[ir.Value],
+    inside: Container[ir.Value],
 ) -> list[ir.Value]:
     """The values that tell how far a model's outputs moved, each once.
 
@@ -132,6 +136,7 @@ def comparable(
         inside: values of which something may be removed: what is left of them need not be what it was.
     """
     found: dict[ir.Value, None] = {}
+    blind = {application.node: application.rule.unseen for application in coupling.applications}
     for output in model.graph.outputs:
         before: dict[ir.Value, None] = {}
         seen, waiting = {output}, [output]
@@ -143,7 +148,7 @@ def comparable(
             if value not in decided and value in dtypes and dtypes[value].is_floating_point():
                 before |= {} if value in inside else {value: None}
                 continue
-            unseen = {v for at, v in enumerate(node.inputs) if is_unseen(node, at)}
+            unseen = {node.inputs[at] for at in blind.get(node, ())}
             new = [v for v in reads(node) if v not in unseen and v not in seen]
             seen.update(new)
             waiting += new

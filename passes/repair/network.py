@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from spa.analysis.application import Application
 from spa.analysis.cost import MEASURES, Cost, measure
 from spa.analysis.coupling import Coupling, couple
 from spa.analysis.group import Group, find_groups
 from spa.notation.dims import ONE, Factor, leaves
-from spa.notation.rule import names_of
-from spa.operators.linearity import is_unseen, leaves_out
 from spa.passes.layers.consumers import Layer, find_layers
 from spa.passes.normalize.fold import Names
 from spa.passes.repair.biases import add_biases
@@ -132,7 +128,7 @@ def prepare(
     others = {group.name: _others(group, coupling, readers[group.name]) for group in groups}
     decided = decided_sizes(model, shapes, coupling)
     removable = {leaf for group in groups for leaf in group.leaves}
-    compared = comparable(model, shapes.dtypes, decided, _along(coupling, removable))
+    compared = comparable(model, coupling, shapes.dtypes, decided, _along(coupling, removable))
     logits = [may_be_logits(value, layers) for value in compared]
     sizes = count_sizes(model, shapes, inputs=inputs if counted is None else counted)
     return Network(
@@ -218,32 +214,15 @@ def _readers(group: Group, layers: Sequence[Layer]) -> list[Reader]:
 
 
 def _others(group: Group, coupling: Coupling, readers: Sequence[Reader]) -> list[str]:
-    """Nodes that sum over a group's units, other than its readers."""
+    """Nodes that sum over a group's units, other than where readers do."""
     mine = set(group.leaves)
-    known = {reader.layer.node for reader in readers}
-    weights = {(reader.layer.node, reader.layer.mixing.weight) for reader in readers}
+    refitted = {(r.layer.node, at) for r in readers for at in (r.layer.mixing.data, r.layer.mixing.weight)}
     return [
         str(application.node.name or application.node.op_type)
         for application in coupling.applications
-        if (application.node not in known and mine & _summed(application)) or mine & _reads(application, weights)
+        if any(
+            (application.node, summed.operand) not in refitted
+            and any(leaf in mine for name in summed.names for leaf in leaves(application.factors[name]))
+            for summed in application.sums()
+        )
     ]
-
-
-def _reads(application: Application, weights: Container[tuple[ir.Node, int]]) -> set[Factor]:
-    """The leaves of what a recurrence keeps, along stored axes that read it, other than those of some operands."""
-    axes = [(at, axis) for at, axis in application.rule.reads if (application.node, at) not in weights]
-    return {leaf for at, axis in axes for leaf in leaves(application.factor(application.operand_axes(at)[axis]))}
-
-
-def _summed(application: Application) -> set[Any]:
-    if leaves_out(application.node):
-        return set()
-    seen = {
-        name.name.split(".")[0]
-        for position in range(len(application.node.inputs))
-        if not is_unseen(application.node, position)
-        for term in application.operand_axes(position)
-        for name in names_of(term)
-    }
-    names = seen & application.rule.contracted - set(application.rule.frozen)
-    return {leaf for name, dim in application.factors.items() if name.split(".")[0] in names for leaf in leaves(dim)}

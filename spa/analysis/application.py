@@ -1,5 +1,7 @@
 """A rule applied to a node, and the questions that the engine asks of it.
 
+    application.sums()          what the node sums over, along which axes of which operands
+    application.passes("n")     what becomes of a change of basis along a factor
 application.products()      MatMul, Conv, LSTM ...: the weights that can be refitted, and the rows they meet
 """
 
@@ -12,8 +14,10 @@ import onnx_ir as ir
 
 from spa.analysis.matching import build
 from spa.notation.dims import Factor
+from spa.notation.linearity import Passing, Terms, passing
+from spa.notation.operation import Moves, entry_of
 from spa.notation.products import Product, Window
-from spa.notation.rule import Name, Pattern, Rule, Term, names_of
+from spa.notation.rule import Name, Pattern, Rule, Term, names_in, names_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,42 @@ class Application:
     def operand_axes(self, position: int) -> list[Term]:
         """The terms of an operand's axes, stars expanded; empty where the rule says nothing."""
         return list(self.terms[position]) if position < len(self.terms) else []
+
+    def sums(self) -> list[Sum]:
+        """What the node sums over; what only moves elements leaves some out, and sums over nothing."""
+        gone = frozenset() if entry_of(self.node).moves else self.rule.contracted
+        again = {(read.operand, read.axis): read.names for read in self.rule.reads}
+        found = []
+        for operand, terms in enumerate(self.terms):
+            for axis, term in enumerate(terms if operand not in self.rule.unseen else ()):
+                names = frozenset(name.name for name in names_of(term))
+                if (operand, axis) in again:
+                    wanted = again[operand, axis]
+                    summed = frozenset(name for name in names if not wanted or _stem(name) in wanted)
+                    found.append(Sum(operand, axis, term, summed, again=True))
+                elif summed := frozenset(name for name in names if _stem(name) in gone):
+                    found.append(Sum(operand, axis, term, summed))
+        return found
+
+    def passes(self, name: str) -> Passing | None:
+        """What becomes of a change of basis along a factor; None: the node is not linear along it."""
+        operands = [at for at, terms in enumerate(self.terms) for found in names_in(terms) if found.name == name]
+        results = any(_stem(name) == made.name for axes in self.rule.results for made in names_in(axes))
+        moves = entry_of(self.node).moves
+        if moves is not None:  # the positions of others are only counted
+            moved = set(operands) if moves is Moves.ALL else set(operands) & {0}
+            return Passing.SAME if results and moved and len(set(operands)) == len(operands) else None
+        rule = self.rule
+        return passing(operands, results=results, terms=self._terms(), meets=rule.meets, unseen=rule.unseen)
+
+    def _terms(self) -> Terms:
+        """The products of operands whose sum the first result is."""
+        if self.rule.linear or any(product.inside or product.data is None for product in self.rule.products):
+            return self.rule.linear
+        found = [(product.data, product.weight) for product in self.rule.products if product.data is not None]
+        biases = [product.bias for product in self.rule.products if product.bias is not None]
+        given = [at for at in biases if at < len(self.node.inputs) and self.node.inputs[at] is not None]
+        return (*found, *((at,) for at in given))
 
     def products(self) -> list[Mixing]:
         """The products of computed data with a stored weight."""
@@ -96,7 +136,7 @@ class Application:
 
     def _recurrent(self, product: Product, weight_axes: Pattern) -> Mixing:
         """The axis of the weight that reads the state goes by another name than the axis that makes it."""
-        read = next(axis for operand, axis in self.rule.reads if operand == product.weight)
+        read = next(read.axis for read in self.rule.reads if read.operand == product.weight)
         assert weight_axes is not None
         (state,) = names_of(weight_axes[read])
         before = Name(f"{state.name}_before")
@@ -104,6 +144,22 @@ class Application:
         made = weight_axes[:read]
         names = ((before.name, state.name),)
         return Mixing(product, data_axes, (*made, before), made, frozenset({before.name}), names)
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """Factors that a node sums over along an axis of an operand.
+
+    Attributes:
+        names: of the rule, stars written out.
+        again: they go on in a result.
+    """
+
+    operand: int
+    axis: int
+    term: Term
+    names: frozenset[str]
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +208,13 @@ class Mixing:
         return self.product.steps
 
 
+def _stem(name: str) -> str:
+    """The name in the rule: of `s.0` it is `s`."""
+    return name.partition(".")[0]
+
+
 def _names(axes: Pattern) -> frozenset[str]:
-    return frozenset(name.name for term in axes or () for name in names_of(term))
+    return frozenset(name.name for name in names_in(axes))
 
 
 def _starred(axes: Pattern, names: Sequence[Name]) -> tuple[Term, ...]:

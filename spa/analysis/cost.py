@@ -149,7 +149,7 @@ def macs(application: Application) -> list[list[str]]:
         for position in range(len(rule.operands))
     ]
     held = Counter(name for names in operands for name in names)
-    contracted = {name for name in application.factors if name.split(".")[0] in rule.contracted}
+    contracted = {name for summed in application.sums() if not summed.again for name in summed.names}
     if not any(held[name] > 1 for name in contracted):
         return []
     # what stands in one operand only and in no result is slid over, not summed: unless it is a kernel's taps

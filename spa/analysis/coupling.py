@@ -249,7 +249,13 @@ class _Solver:
             constants,
             frozenset(weights),
             bound,
+            frozenset(at for at, value in enumerate(node.inputs) if self.floats(value)),
         )
+
+    def floats(self, value: ir.Value | None) -> bool:
+        """Whether a tensor is known to hold floating-point numbers."""
+        dtype = None if value is None else value.dtype or self.shapes.dtypes.get(value)
+        return dtype is not None and dtype.is_floating_point()
 
     def apply(self, node: ir.Node, found: Rule, weights: frozenset[int]) -> Application:
         factors: dict[str, Factor] = {}

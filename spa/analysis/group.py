@@ -20,7 +20,6 @@ from spa.analysis.coupling import Coupling, Reason, _named
 from spa.analysis.stream import is_stream
 from spa.notation.dims import ONE, Factor, Kind, leaves, show
 from spa.notation.positions import Masks, keep_mask, leaf_positions, occurrences
-from spa.notation.rule import names_of
 from spa.operators.norm import AVERAGES
 
 __all__ = ["Frozen", "Group", "Masks", "Slice", "find_frozen", "find_groups", "keep_mask", "leaf_positions"]
@@ -241,19 +240,19 @@ def _consumed(coupling: Coupling) -> dict[ir.Value, set[tuple[int | None, Factor
     """
     found: dict[ir.Value, set[tuple[int | None, Factor]]] = defaultdict(set)
     for application in reversed(coupling.applications):
-        rule, node = application.rule, application.node
+        node = application.node
         constants = [at for at, value in enumerate(node.inputs) if value is not None and value in coupling.weights]
         if not constants:
             continue
-        summed = {name.split(".")[0] for name in rule.contracted} - set(rule.frozen)
+        for summed in application.sums():
+            value = node.inputs[summed.operand]
+            if value is not None and summed.operand in constants:
+                dims = (application.factors[name] for name in summed.names)
+                found[value].update((summed.axis, leaf) for dim in dims for leaf in leaves(dim))
         derived = [value for value in node.outputs if value in found]
         for position in constants:
             value = node.inputs[position]
             assert value is not None
-            for axis, term in enumerate(application.operand_axes(position)):
-                for name in names_of(term):
-                    if name.name.split(".")[0] in summed or (position, axis) in rule.reads:
-                        found[value].update((axis, leaf) for leaf in leaves(application.factors[name.name]))
             for result in derived:
                 found[value].update((None, leaf) for _, leaf in found[result])
     return found

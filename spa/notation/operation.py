@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,6 +32,7 @@ class Operation:
         constants: contents of operands that are the same in every run.
         weights: positions of operands computed from constants alone.
         bound: contents of operands known only under the binding of the symbolic axes.
+        floats: positions of operands known to hold floating-point numbers.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Operation:
     constants: Mapping[int, np.ndarray] = field(default_factory=dict)
     weights: frozenset[int] = frozenset()
     bound: Mapping[int, np.ndarray] = field(default_factory=dict)
+    floats: frozenset[int] = frozenset()
 
     def shape(self, position: int) -> Shape:
         """The shape of an operand.
@@ -106,6 +109,13 @@ def operator(*names: str, domain: str = "", **facts: Any) -> Callable[[RuleFunct
     return decorate
 
 
+class Moves(Enum):
+    """Which operands' elements are moved: those of the first (the others say where to), or of all."""
+
+    FIRST = "first"
+    ALL = "all"
+
+
 @dataclass(frozen=True, slots=True)
 class Running:
     """A node normalises each channel (axis 1) by stored numbers, unless an attribute says that it trains.
@@ -129,12 +139,14 @@ class Entry:
 
     Attributes:
         rule: what a node says of its axes; refuses where there is nothing to say.
+        moves: each element of a result is an element of an operand: nothing is computed.
         adds: the result is the sum of the operands.
         permutes: the attribute that lists the result's axes by their number in the operand, which are all that moves.
         running: it normalises by stored statistics.
     """
 
     rule: RuleFunction
+    moves: Moves | None = None
     adds: bool = False
     permutes: str = ""
     running: Running | None = None

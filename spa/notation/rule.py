@@ -14,12 +14,14 @@ A rule is a value: it prints, parses and compares.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
 from spa.notation.dims import Kind
+from spa.notation.linearity import Terms, show_terms
+from spa.notation.linearity import parse_terms as parse_linear
 from spa.notation.products import Product, parse_product
 
 Expression = "Name | Compound | int"  # int: the literal 1
@@ -103,6 +105,22 @@ class Observed:
 Follow = Sizes | Positions | Observed
 
 
+class Read(NamedTuple):
+    """An axis of an operand that is summed over although its factors go on in a result.
+
+    A recurrent weight reads the hidden state that it makes; an attention reads the heads' insides.  `names`: the
+    factors; none: all of the axis.
+    """
+
+    operand: int
+    axis: int
+    names: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        what = f"{' '.join(self.names)} along " if self.names else ""
+        return f"operand {self.operand} sums over {what}axis {self.axis}"
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """What one node says: how its operands' and results' axes share factors.
@@ -118,10 +136,12 @@ class Rule:
         macs: the factors one multiply-accumulate runs over, one entry for each contraction in the node;
             None: inferred (all factors but frozen operand-only ones, if some factor is contracted between
             two operands).
-        reads: (operand, axis) pairs that are summed over although the factor goes on in a result (a
-            recurrent weight reads the hidden state that it makes).
+        reads: axes of operands that are summed over although their factors go on in a result.
         zeros: (operand, operand) pairs: where the first holds zero is told by the second (a zero point).
         products: of data and a stored weight, see `spa.notation.products`.
+        linear, meets, unseen: how the results depend on the operands, see `spa.notation.linearity`; the sums and
+            products of operands that they are linear in (of `products` and of what only moves it is known), products
+            inside something else, operands of which no element is looked at.
     """
 
     operands: tuple[Pattern, ...]
@@ -132,9 +152,12 @@ class Rule:
     follows: tuple[Follow, ...] = ()
     kinds: Mapping[str, str] = field(default_factory=dict)
     macs: tuple[tuple[str, ...], ...] | None = None
-    reads: tuple[tuple[int, int], ...] = ()
+    reads: tuple[Read, ...] = ()
     zeros: tuple[tuple[int, int], ...] = ()
     products: tuple[Product, ...] = ()
+    linear: Terms = ()
+    meets: Terms = ()
+    unseen: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         line = ", ".join(map(_show_pattern, self.operands)) + " -> " + ", ".join(map(_show_pattern, self.results))
@@ -146,9 +169,12 @@ class Rule:
         notes += [f"{name} is {kind}" for name, kind in self.kinds.items()]
         notes += [str(follow) for follow in self.follows]
         notes += ["macs " + " ".join(names) for names in self.macs or ()]
-        notes += [f"operand {operand} sums over axis {axis}" for operand, axis in self.reads]
+        notes += [str(read) for read in self.reads]
         notes += [f"operand {operand} is zero at operand {point}" for operand, point in self.zeros]
         notes += [str(product) for product in self.products]
+        notes += [f"linear {show_terms(self.linear)}"] * bool(self.linear)
+        notes += [f"meets {' '.join(map(str, pair))}" for pair in self.meets]
+        notes += [f"unseen {' '.join(map(str, self.unseen))}"] * bool(self.unseen)
         return " | ".join([line, *notes])
 
     @property
@@ -163,7 +189,7 @@ def _contracted(operands: tuple[Pattern, ...], results: tuple[Pattern, ...]) -> 
 
 
 def _names(patterns: tuple[Pattern, ...]) -> frozenset[str]:
-    return frozenset(name.name for pattern in patterns if pattern for term in pattern for name in names_of(term))
+    return frozenset(name.name for pattern in patterns for name in names_in(pattern))
 
 
 def names_of(term: Term | None) -> Iterator[Name]:
@@ -173,6 +199,12 @@ def names_of(term: Term | None) -> Iterator[Name]:
     elif isinstance(term, Compound):
         for part in term.parts:
             yield from names_of(part)
+
+
+def names_in(axes: Pattern) -> Iterator[Name]:
+    """The names in a pattern, in order."""
+    for term in axes or ():
+        yield from names_of(term)
 
 
 def _show_pattern(pattern: Pattern) -> str:
@@ -191,11 +223,14 @@ def rule(
     follows: tuple[Follow, ...] = (),
     kinds: Mapping[str, str] | None = None,
     macs: tuple[tuple[str, ...], ...] | None = None,
-    reads: tuple[tuple[int, int], ...] = (),
+    reads: Sequence[tuple[int, int] | tuple[int, int, str]] = (),
     zeros: tuple[tuple[int, int], ...] = (),
     products: tuple[Product, ...] = (),
+    linear: Terms = (),
+    meets: Terms = (),
+    unseen: tuple[int, ...] = (),
 ) -> Rule:
-    """A rule from its line of patterns; keys of `statistic` and `frozen` may hold several names, spaced."""
+    """A rule from its line of patterns; keys of `statistic`, `frozen`, and names in `reads`, may be several, spaced."""
     operands, results = parse_line(text)
     return Rule(
         operands,
@@ -206,9 +241,12 @@ def rule(
         follows,
         _spread(kinds),
         macs,
-        reads,
+        tuple(Read(operand, axis, tuple(" ".join(names).split())) for operand, axis, *names in reads),
         zeros,
         products,
+        linear,
+        meets,
+        unseen,
     )
 
 
@@ -302,7 +340,10 @@ def parse(text: str) -> Rule:
     kinds: dict[str, str] = {}
     follows: list[Follow] = []
     macs: list[tuple[str, ...]] = []
-    reads: list[tuple[int, int]] = []
+    reads: list[Read] = []
+    linear: Terms = ()
+    meets: list[tuple[int, ...]] = []
+    unseen: tuple[int, ...] = ()
     zeros: list[tuple[int, int]] = []
     products: list[Product] = []
     for note in notes:
@@ -320,12 +361,17 @@ def parse(text: str) -> Rule:
             kinds[match[1]] = match[2]
         elif match := re.fullmatch(r"(\w+)=(\d+)", note):
             sizes[match[1]] = int(match[2])
-        elif match := re.fullmatch(r"operand (\d+) sums over axis (\d+)", note):
-            reads.append((int(match[1]), int(match[2])))
+        elif match := re.fullmatch(r"operand (\d+) sums over (?:([\w ]+) along )?axis (\d+)", note):
+            reads.append(Read(int(match[1]), int(match[3]), tuple((match[2] or "").split())))
         elif match := re.fullmatch(r"operand (\d+) is zero at operand (\d+)", note):
             zeros.append((int(match[1]), int(match[2])))
         elif note.startswith("product "):
             products.append(parse_product(note))
+        elif note.startswith("linear "):
+            linear = parse_linear(note.removeprefix("linear "))
+        elif match := re.fullmatch(r"(meets|unseen) ([\d ]+)", note):
+            operands_of = tuple(map(int, match[2].split()))
+            meets, unseen = ([*meets, operands_of], unseen) if match[1] == "meets" else (meets, (*unseen, *operands_of))
         elif note.startswith("macs "):
             macs.append(tuple(note.split()[1:]))
         else:
@@ -345,6 +391,9 @@ def parse(text: str) -> Rule:
         tuple(reads),
         tuple(zeros),
         tuple(products),
+        linear,
+        tuple(meets),
+        unseen,
     )
 
 

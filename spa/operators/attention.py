@@ -55,7 +55,9 @@ def attention(operation: Operation) -> Rule:
         follows=counts(operation, q_num_heads=f"({head})", kv_num_heads="h"),
         kinds=({"h": "kv_heads", "r": "heads"} if repeat > 1 else {"h": "heads"}) | {"k v": "head_dim"},
         macs=tuple((*rows, at, inside) for at in keys.split() for inside in "kv"),
-        reads=((0, len(query) - 1),) if len(operation.outputs) > 1 else (),
+        reads=((0, len(query) - 1, "k"),) if len(operation.outputs) > 1 else (),
+        linear=((2,),),
+        meets=((0, 1),),
     )
 
 
@@ -96,7 +98,7 @@ def linear_attention(operation: Operation) -> Rule:
         follows=counts(operation, q_num_heads=f"({head})", kv_num_heads="h"),
         kinds=({"h": "kv_heads", "r": "heads"} if repeat > 1 else {"h": "heads"}) | {"k v": "head_dim"},
         macs=(("b", "t", "h", "k", "v"), ("b", "t", *head.split(), "k", "v")),
-        reads=((0, 2), (1, 2)),
+        reads=((0, 2, "k"), (1, 2, "k")),
     )
 
 

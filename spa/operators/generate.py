@@ -17,14 +17,17 @@ def shape(operation: Operation) -> Rule:
     listed = names[start : len(names) if end is None else end]
     terms = tuple(parse_terms(" ".join(listed)))
     return rule(
-        f"{pattern(names)} -> r", frozen={"r": "a list of sizes"}, follows=(Observed(0, terms),) if terms else ()
+        f"{pattern(names)} -> r",
+        frozen={"r": "a list of sizes"},
+        follows=(Observed(0, terms),) if terms else (),
+        unseen=(0,),
     )
 
 
 @operator("Size")
 def size(_: Operation) -> Rule:
     """`*a -> ()`: the result is the product of the sizes."""
-    return rule("*a -> ()", frozen={"a": "its positions are counted"})
+    return rule("*a -> ()", frozen={"a": "its positions are counted"}, unseen=(0,))
 
 
 @operator("ConstantOfShape")

@@ -106,7 +106,8 @@ def convolution(operation: Operation) -> Rule:
     transposed = operation.name == "ConvTranspose"
     mix = sliding(operation, transposed=transposed)
     products = sliding_products(operation, transposed=transposed)
-    return mix.rule(mix.data, mix.weight, *[mix.bias] * operation.has(2), products=products)
+    linear = () if products else ((0, 1), *[(2,)] * operation.has(2))
+    return mix.rule(mix.data, mix.weight, *[mix.bias] * operation.has(2), products=products, linear=linear)
 
 
 def sliding_products(operation: Operation, *, transposed: bool = False, inside: bool = False) -> tuple[Product, ...]:
@@ -220,8 +221,9 @@ def einsum(operation: Operation) -> Rule:
         for operand, shape in zip(operands, shapes, strict=True)
     ]
     products = (Product(0, 1),) if len(operands) == 2 else ()
+    linear = () if products else (tuple(range(len(operands))),)
     kinds = _einsum_kinds(operation, operands, after)
-    return rule(f"{', '.join(patterns)} -> {pattern(after)}", kinds=kinds, products=products)
+    return rule(f"{', '.join(patterns)} -> {pattern(after)}", kinds=kinds, products=products, linear=linear)
 
 
 def _equation(operation: Operation) -> tuple[list[list[str]], list[str]]:

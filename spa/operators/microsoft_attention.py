@@ -101,7 +101,7 @@ def projected(operation: Operation) -> Rule:
         follows=(*counts(operation, num_heads="h"), *hidden),
         kinds={"h": "heads", "k v" if own else "d": "head_dim"},
         macs=_projection_macs(own, "p" in named),
-        reads=tuple((at, axis) for at, axis in ((1, 1), (2, 0)) if at < len(given) and given[at] != "_"),
+        reads=tuple((at, axis, key) for at, axis in ((1, 1), (2, 0)) if at < len(given) and given[at] != "_"),
         zeros=zeros(operation, (0, 6), (1, 7)) if quantised else (),
     )
 
@@ -160,7 +160,9 @@ def multi_head(operation: Operation) -> Rule:
         follows=counts(operation, num_heads="h"),
         kinds={"h": "heads", "d" if one else "k v": "head_dim"},
         macs=tuple(("b", "h", rows, at, inside) for at in steps.split()[: 1 + operation.has(6)] for inside in (k, v)),
-        reads=((0, len(query) - 1), *(((3, 0),) if operation.has(3) else ())),
+        reads=((0, len(query) - 1, k), *(((3, 0, k),) if operation.has(3) else ())),
+        linear=((2,),),
+        meets=((0, 1),),
     )
 
 

@@ -144,4 +144,5 @@ def dynamic_lstm(operation: Operation) -> Rule:
         kinds={"h": "hidden"},
         macs=tuple(("t", "n", "d", "g", "h", read) for read in ("i", "h")),
         reads=((2, 1),),
+        zeros=zeros(operation, (1, 9), (2, 11)),
     )

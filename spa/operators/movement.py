@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from spa.notation.operation import Operation, Refusal, Shape, letters, operator, pattern
+from spa.notation.operation import Moves, Operation, Refusal, Shape, letters, operator, pattern
 from spa.notation.rule import Positions, Rule, Sizes, parse_terms, rule
 
 COMPUTED = "positions computed at run time"
@@ -17,7 +17,7 @@ MAX_RUNS = 1024  # a selection in more pieces than this freezes its axis
 
 
 # -------------------------------------------------------------------------------------------------- reshape
-@operator("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+@operator("Reshape", "Flatten", "Squeeze", "Unsqueeze", moves=Moves.FIRST)
 def reshape(operation: Operation) -> Rule:
     """The same positions in the same order under other axes: derived from the two shapes."""
     others = ", _" * (len(operation.inputs) - 1)
@@ -79,7 +79,7 @@ def _product_text(names: Sequence[str]) -> str:
     return "1" if not names else names[0] if len(names) == 1 else f"({' '.join(names)})"
 
 
-@operator("Transpose", permutes="perm")
+@operator("Transpose", moves=Moves.FIRST, permutes="perm")
 def transpose(operation: Operation) -> Rule:
     """`a b c -> c b a`."""
     names = letters(len(operation.shape(0)))
@@ -87,7 +87,7 @@ def transpose(operation: Operation) -> Rule:
     return rule(f"{' '.join(names) or '()'} -> {' '.join(names[axis] for axis in order) or '()'}")
 
 
-@operator("Expand")
+@operator("Expand", moves=Moves.FIRST)
 def expand(operation: Operation) -> Rule:
     """Axes of length one are repeated; the target lists the result's sizes."""
     shape, result = operation.shape(0), operation.result()
@@ -101,7 +101,7 @@ def expand(operation: Operation) -> Rule:
     return rule(f"{' '.join(operand) or '()'}, _ -> {' '.join(names) or '()'}", follows=follows)
 
 
-@operator("Tile")
+@operator("Tile", moves=Moves.FIRST)
 def tile(operation: Operation) -> Rule:
     """Each axis is repeated as a whole: `a -> (r a)`."""
     names = letters(len(operation.shape(0)), avoid="r")
@@ -113,7 +113,7 @@ def tile(operation: Operation) -> Rule:
 
 
 # ------------------------------------------------------------------------------------------ joining, cutting
-@operator("Concat")
+@operator("Concat", moves=Moves.ALL)
 def concat(operation: Operation) -> Rule:
     """`n a, n b -> n (a + b)`."""
     axis = operation.axis()
@@ -131,7 +131,7 @@ def concat(operation: Operation) -> Rule:
     return rule(f"{', '.join(lines)} -> {' '.join(names)}")
 
 
-@operator("Split")
+@operator("Split", moves=Moves.FIRST)
 def split(operation: Operation) -> Rule:
     """`n (a + b) -> n a, n b`."""
     axis = operation.axis(0)
@@ -147,7 +147,7 @@ def split(operation: Operation) -> Rule:
     return rule(f"{' '.join(whole)}{others} -> {', '.join(results)}", sizes=sizes, follows=follows)
 
 
-@operator("Slice")
+@operator("Slice", moves=Moves.FIRST)
 def slice_(operation: Operation) -> Rule:
     """`n (a + b + c) -> n b` for each axis that is cut."""
     shape, result = operation.shape(0), operation.result()
@@ -232,7 +232,7 @@ def _slice_follows(operation: Operation, edits: list[list[str]]) -> tuple[Sizes,
 
 
 # ------------------------------------------------------------------------------------------------ selecting
-@operator("Gather")
+@operator("Gather", moves=Moves.FIRST)
 def gather(operation: Operation) -> Rule:
     """Positions of one axis, picked by a constant (they follow) or at run time (the axis stays)."""
     axis = operation.axis(0)

@@ -5,18 +5,19 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
+import onnx_ir as ir
 
-from spa.notation.operation import Operation, Refusal, Shape, letters, operator
+from spa.notation.operation import Moves, Operation, Refusal, Shape, letters, operator
 from spa.notation.rule import Rule, rule
 
 UNARY = """
-    Abs Acos Acosh Asin Asinh Atan Atanh BitCast BitwiseNot Cast Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu
-    HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid
+    Abs Acos Acosh Asin Asinh Atan Atanh BitCast BitwiseNot Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu
+    HardSigmoid HardSwish IsInf IsNaN LeakyRelu Log Mish Not Reciprocal Relu Round Selu Shrink Sigmoid
     Sign Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu
 """
 BINARY = """
-    And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod
-    Mul Or PRelu Pow Sub SwiGLU Where Xor
+    And BitShift BitwiseAnd BitwiseOr BitwiseXor Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod
+    Or PRelu Pow SwiGLU Where Xor
 """
 RANDOM = "drawn at random, anew for every shape"
 
@@ -27,12 +28,54 @@ def unary(_: Operation) -> Rule:
     return rule("*a -> *a")
 
 
+@operator("Identity", moves=Moves.FIRST)
+def identity(_: Operation) -> Rule:
+    """`*a -> *a`: the same elements."""
+    return rule("*a -> *a")
+
+
+@operator("Neg")
+def negated(_: Operation) -> Rule:
+    """`*a -> *a`, linear."""
+    return rule("*a -> *a", linear=((0,),))
+
+
+@operator("Cast")
+def cast(operation: Operation) -> Rule:
+    """`*a -> *a`, linear where the result is of floating-point numbers."""
+    floats = ir.DataType(int(operation.attribute("to", 0))).is_floating_point()
+    return rule("*a -> *a", linear=((0,),) if floats else ())
+
+
 @operator(*BINARY.split())
-@operator("Add", "Sum", adds=True)
 def broadcast(operation: Operation) -> Rule:
     """Operands broadcast against each other, as numpy does."""
-    shapes = [operation.shape(position) for position in range(len(operation.inputs))]
-    return rule(broadcast_line(tuple(shapes)))
+    return rule(broadcast_line(tuple(shapes_of(operation))))
+
+
+@operator("Add", "Sum", adds=True)
+@operator("Sub")
+def sums(operation: Operation) -> Rule:
+    """Operands broadcast; linear in all of them together."""
+    terms = tuple((position,) for position in range(len(operation.inputs)))
+    return rule(broadcast_line(tuple(shapes_of(operation))), linear=terms)
+
+
+@operator("Mul")
+def multiplied(operation: Operation) -> Rule:
+    """Operands broadcast; linear in each alone."""
+    return rule(broadcast_line(tuple(shapes_of(operation))), linear=((0, 1),))
+
+
+@operator("Div")
+def divided(operation: Operation) -> Rule:
+    """Operands broadcast; linear in the first."""
+    return rule(broadcast_line(tuple(shapes_of(operation))), linear=((0,),))
+
+
+def shapes_of(operation: Operation) -> list[Shape]:
+    """The shapes of all operands."""
+    return [operation.shape(position) for position in range(len(operation.inputs))]
 
 
 @operator("Clip")
@@ -42,9 +85,9 @@ def first_operand(operation: Operation) -> Rule:
 
 
 @operator("CastLike")
-def cast_like(_: Operation) -> Rule:
+def cast_like(operation: Operation) -> Rule:
     """`*a, *b -> *a`: the second operand gives its type, whatever its axes."""
-    return rule("*a, *b -> *a")
+    return rule("*a, *b -> *a", linear=((0,),) if 1 in operation.floats else (), unseen=(1,))
 
 
 @operator("Dropout")
@@ -52,7 +95,10 @@ def dropout(operation: Operation) -> Rule:
     """`*a, _, _ -> *a, *a`; in training the mask is drawn anew for every shape."""
     results = ", ".join(["*a"] * len(operation.outputs))
     trains = operation.constants.get(2, operation.has(2))
-    return rule(f"*a{', _' * (len(operation.inputs) - 1)} -> {results}", frozen={"a": RANDOM} if np.any(trains) else {})
+    others = ", _" * (len(operation.inputs) - 1)
+    if np.any(trains):
+        return rule(f"*a{others} -> {results}", frozen={"a": RANDOM})
+    return rule(f"*a{others} -> {results}", linear=((0,),))
 
 
 @lru_cache(maxsize=4096)

@@ -16,9 +16,10 @@ REGION = "positions that regions of interest are cut from"
 
 
 @operator("AveragePool", "LpPool")
-def pool(_: Operation) -> Rule:
-    """`n c *s -> n c *t`."""
-    return rule("n c *s -> n c *t", frozen={"s t": WINDOW})
+def pool(operation: Operation) -> Rule:
+    """`n c *s -> n c *t`; means are linear."""
+    linear = ((0,),) if operation.name == "AveragePool" else ()
+    return rule("n c *s -> n c *t", frozen={"s t": WINDOW}, linear=linear)
 
 
 @operator("MaxPool")
@@ -43,7 +44,9 @@ GLOBAL = {"GlobalAveragePool": ZEROS_COUNT["ReduceMean"], "GlobalMaxPool": ZEROS
 def global_pool(operation: Operation) -> Rule:
     """`n c *s -> n c 1 1`."""
     result = pattern(["n", "c", *["1"] * (len(operation.shape(0)) - 2)])
-    return rule(f"n c *s -> {result}", statistic={"s": GLOBAL[operation.name]} if operation.name in GLOBAL else {})
+    statistic = {"s": GLOBAL[operation.name]} if operation.name in GLOBAL else {}
+    linear = ((0,),) if operation.name == "GlobalAveragePool" else ()
+    return rule(f"n c *s -> {result}", statistic=statistic, linear=linear)
 
 
 @operator("LRN")
@@ -89,8 +92,12 @@ def resize(operation: Operation) -> Rule:
         sizes = (parse_terms(names[axis])[0] if names[axis] in still else None for axis in axes)
         follows = (Sizes(3, tuple(sizes)),)
     others = ", _" * (len(operation.inputs) - 1)
+    filled = text_of(operation, "coordinate_transformation_mode", "") == "tf_crop_and_resize"
     return rule(
-        f"{pattern(names)}{others} -> {pattern(after)}", frozen={moved: RESAMPLED} if moved else {}, follows=follows
+        f"{pattern(names)}{others} -> {pattern(after)}",
+        frozen={moved: RESAMPLED} if moved else {},
+        follows=follows,
+        linear=() if filled else ((0,),),
     )
 
 

@@ -32,7 +32,8 @@ def reduction(operation: Operation) -> Rule:
     statistic = {}
     if axes and operation.name in ZEROS_COUNT:
         statistic = {" ".join(names[axis] for axis in sorted(axes)): ZEROS_COUNT[operation.name]}
-    return rule(f"{pattern(names)}{others} -> {reduced(operation, names, axes)}", statistic=statistic)
+    linear = ((0,),) if operation.name in ("ReduceMean", "ReduceSum") else ()
+    return rule(f"{pattern(names)}{others} -> {reduced(operation, names, axes)}", statistic=statistic, linear=linear)
 
 
 def _reduced_axes(operation: Operation) -> set[int]:

@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 import spa.operators  # noqa: F401  (fills the registry)
 from spa.notation.dims import Kind
 from spa.notation.operation import Operation, Refusal, letters, operator, pattern, registered, rule_of
+from spa.notation.products import Product, Window
 from spa.notation.rule import (
     Compound,
     Follow,
     Name,
     Observed,
     Positions,
+    Read,
     Rule,
     Sizes,
     Term,
@@ -45,6 +47,10 @@ LINES = [
     "n i *s, o i *k -> n o *t | product 0 x 1 + 2, kernel 3 1, strides 2 1, dilations 1 2, pads 1 0 -1 0",
     "n i *s, o i *k -> n o *t | product 0 x 1, kernel 3, same upper",
     "n i *s, i o *k -> n o *t | product 0 x 1, kernel 2, pads 1 1, spread 2",
+    "a b, b -> a b | linear 0 + 1",
+    "m k, k n, n -> m n | linear 0 * 1 + 2",
+    "q k, t k, t v -> q v | operand 0 sums over k along axis 1 | linear 2 | meets 0 1",
+    "a, b -> a | unseen 1",
     "t n i, d h i, d h h -> t d n h | product before x 2 + 3, part 1 of 2, steps 0, back 0 1, inside",
 ]
 
@@ -138,6 +144,28 @@ follows: st.SearchStrategy[Follow] = st.one_of(
     st.builds(Positions, numbers, terms),
     st.builds(Observed, numbers, st.lists(st.one_of(terms, st.none()), min_size=1, max_size=3).map(tuple)),
 )
+windows = st.integers(1, 3).flatmap(
+    lambda rank: st.builds(
+        Window,
+        *[st.tuples(*[st.integers(1, 5)] * rank)] * 3,
+        st.tuples(*[st.integers(-3, 3)] * (2 * rank)),
+        st.just(""),
+        st.one_of(st.just(()), st.tuples(*[st.integers(1, 3)] * rank)),
+    )
+)
+scales = st.floats(-8, 8).filter(bool)
+products = st.builds(
+    lambda data, weight, bias, scale, inside, window: Product(
+        data, weight, bias, scale, 0.5 if bias else 1.0, window, inside=inside
+    ),
+    numbers,
+    numbers,
+    st.one_of(st.none(), numbers),
+    scales,
+    st.booleans(),
+    st.one_of(st.none(), windows),
+)
+operands = st.lists(st.lists(numbers, min_size=1, max_size=2).map(tuple), max_size=2).map(tuple)
 rules = st.builds(
     Rule,
     patterns,
@@ -150,8 +178,12 @@ rules = st.builds(
     st.one_of(
         st.none(), st.lists(st.lists(words, min_size=1, max_size=3).map(tuple), min_size=1, max_size=2).map(tuple)
     ),
+    st.lists(st.builds(Read, numbers, numbers, st.lists(words, max_size=2).map(tuple)), max_size=2).map(tuple),
     st.lists(st.tuples(numbers, numbers), max_size=2).map(tuple),
+    st.lists(products, max_size=2).map(tuple),
+    operands,
     st.lists(st.tuples(numbers, numbers), max_size=2).map(tuple),
+    st.lists(numbers, max_size=2).map(tuple),
 )
 
 

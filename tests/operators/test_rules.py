@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
@@ -13,7 +14,7 @@ import spa.operators  # noqa: F401  (fills the registry)
 from spa.notation.operation import Operation, Refusal, registered, rule_of
 from spa.notation.products import Product, Window
 from spa.notation.rule import Rule, Sizes, parse, parse_terms, rule
-from tests.oracles import check_products
+from tests.oracles import check_linearity, check_products
 from tests.rows import ROWS
 from tests.soundness import Case, Given, Row, Unsound, check, constant, random, row, weight
 
@@ -67,6 +68,16 @@ def test_is_sound(row: Row) -> None:
 def test_products_are_what_the_node_computes(row: Row) -> None:
     count = check_products(row)
     assert count or not parse(row.rule).contracted or row.operands[0] == (2, 0)
+
+
+def test_changes_of_basis_pass_where_rows_say_so() -> None:
+    counted = Counter[str]()
+    for each in ROWS:
+        if each.engine and not each.refused:
+            counted[each.operator] += check_linearity(each)
+    said = {each.operator for each in ROWS if each.engine and "| linear " in each.rule}
+    assert not {operator for operator in said if not counted[operator]}
+    assert counted.total() > 300
 
 
 # ------------------------------------------------------------------------------------------------- coverage
@@ -162,6 +173,26 @@ def test_a_wrong_product_is_caught(wrong: str, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("spa.analysis.coupling.rule_of", lambda _: found)
     with pytest.raises((Unsound, ValueError)):
         check_products(row)
+
+
+WRONG_LINEARITY = {
+    "an activation": (row("Relu", [(2, 3)], ""), rule("*a -> *a", linear=((0,),))),
+    "one addend of two": (row("Add", [(2, 3), (3,)], ""), rule("a b, b -> a b", linear=((0,),))),
+    "a divisor": (row("Div", [(2, 1), (2, 3)], ""), rule("a 1, a b -> a b", linear=((1,),))),
+    "queries and values": (
+        row("Attention", [(1, 2, 3, 4)] * 3, "", opset=23),
+        rule("b h s k, b h t k, b h t v -> b h s v", linear=((0,),), meets=((1, 2),), frozen={"t": ""}),
+    ),
+    "a type": (row("CastLike", [(2, 3), (2, 3)], ""), rule("*a, *b -> *b", linear=((1,),))),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_LINEARITY)
+def test_a_wrong_linearity_is_caught(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    row, found = WRONG_LINEARITY[wrong]
+    monkeypatch.setattr("spa.analysis.coupling.rule_of", lambda _: found)
+    with pytest.raises(Unsound, match="change of basis"):
+        check_linearity(row)
 
 
 @pytest.mark.parametrize("wrong", WRONG)

@@ -129,3 +129,32 @@ def test_nothing_is_added_behind_an_activation() -> None:
     layers = find_layers(dense, couple(dense, infer_shapes(dense)))
     assert [layer.weight.name for layer in layers] == ["u", "v", "w"]
     assert add_biases(dense, layers) == ["w/bias"]
+
+
+def gated(directions: int = 1, *, layers: int = 1) -> onnx.ModelProto:
+    """GRUs whose new gate reads the state times the reset gate, and a matrix behind."""
+    hidden, width, data, nodes, stored = 20, 8, "x", [], []
+    direction = "bidirectional" if directions == 2 else "forward"
+    for k in range(layers):
+        operands = [data, f"w{k}", f"r{k}", f"b{k}"]
+        nodes += [
+            oh.make_node("GRU", operands, [f"h{k}"], name=f"gru{k}", hidden_size=hidden, direction=direction),
+            oh.make_node("Transpose", [f"h{k}"], [f"t{k}"], perm=[0, 2, 1, 3]),
+            oh.make_node("Reshape", [f"t{k}", "shape"], [f"s{k}"]),
+        ]
+        shapes = {"w": (3 * hidden, width), "r": (3 * hidden, hidden), "b": (6 * hidden,)}
+        stored += [weight(f"{name}{k}", directions, *shape) for name, shape in shapes.items()]
+        data, width = f"s{k}", directions * hidden
+    nodes.append(oh.make_node("MatMul", [data, "v"], ["y"], name="behind"))
+    stored += [weight("v", width, 5), nh.from_array(np.array([0, 0, width]), "shape")]
+    return model(nodes, [7, "b", 8], [7, "b", 5], stored)
+
+
+@pytest.mark.parametrize(("directions", "layers"), [(1, 1), (2, 1), (1, 2)])
+def test_what_a_recurrence_sums_over_is_counted(directions: int, layers: int) -> None:
+    """No row of the state is multiplied with such a weight: its units are told by their readers, and it reads zeros."""
+    dense = gated(directions, layers=layers)
+    result = pipeline.prune(dense, ratio=0.3, data=[{"x": samples(7, 40, 8, seed=seed)} for seed in range(24)])
+    (reported,) = (found["relative_l2"] for found in result.report.outputs.values())
+    assert result.report.verified
+    assert fresh(dense, ir.to_proto(result.model), samples(7, 400, 8, seed=99)) == pytest.approx(reported, rel=0.1)

@@ -19,20 +19,20 @@ ROWS: list[Row] = [
     row(
         "Attention",
         [QUERY, KEY, VALUE],
-        "b h s k, b h t k, b h t v -> b h s v | statistic t: enters a softmax | h is heads | k is head_dim | v is head_dim | macs b h s t k | macs b h s t v",
+        "b h s k, b h t k, b h t v -> b h s v | statistic t: enters a softmax | h is heads | k is head_dim | v is head_dim | macs b h s t k | macs b h s t v | linear 2 | meets 0 1",
         opset=23,
         scale=0.5,
     ),
     row(
         "Attention",
         [QUERY, KEY, VALUE],
-        "b h s k, b h t k, b h t v -> b h s v | statistic t: enters a softmax | frozen k: its size sets the scale of the scores (give the operator an explicit scale to free it) | h is heads | k is head_dim | v is head_dim | macs b h s t k | macs b h s t v",
+        "b h s k, b h t k, b h t v -> b h s v | statistic t: enters a softmax | frozen k: its size sets the scale of the scores (give the operator an explicit scale to free it) | h is heads | k is head_dim | v is head_dim | macs b h s t k | macs b h s t v | linear 2 | meets 0 1",
         opset=23,
     ),
     row(
         "Attention",
         [QUERY, KEY, VALUE, (3, 5)],
-        "b h s k, b h t k, b h t v, s t -> b h s v | statistic t: enters a softmax | h is heads | k is head_dim | v is head_dim | macs b h s t k | macs b h s t v",
+        "b h s k, b h t k, b h t v, s t -> b h s v | statistic t: enters a softmax | h is heads | k is head_dim | v is head_dim | macs b h s t k | macs b h s t v | linear 2 | meets 0 1",
         opset=23,
         scale=0.5,
         softcap=2.0,
@@ -40,14 +40,14 @@ ROWS: list[Row] = [
     row(
         "Attention",
         [QUERY, KEY, VALUE, random(2, 1, 3, 5, dtype=bool)],
-        "b h s k, b h t k, b h t v, b 1 s t -> b h s v | statistic t: enters a softmax | h is heads | k is head_dim | v is head_dim | macs b h s t k | macs b h s t v",
+        "b h s k, b h t k, b h t v, b 1 s t -> b h s v | statistic t: enters a softmax | h is heads | k is head_dim | v is head_dim | macs b h s t k | macs b h s t v | linear 2 | meets 0 1",
         opset=23,
         scale=0.5,
     ),
     row(
         "Attention",
         [QUERY, KEY, VALUE, (4, 3, 5)],
-        "b h s k, b h t k, b h t v, h s t -> b h s v | frozen s t: positions of a causal mask or window | h is heads | k is head_dim | v is head_dim | macs b h s t k | macs b h s t v",
+        "b h s k, b h t k, b h t v, h s t -> b h s v | frozen s t: positions of a causal mask or window | h is heads | k is head_dim | v is head_dim | macs b h s t k | macs b h s t v | linear 2 | meets 0 1",
         opset=23,
         scale=0.5,
         is_causal=1,
@@ -55,14 +55,14 @@ ROWS: list[Row] = [
     row(
         "Attention",
         [QUERY, (2, 2, 5, 6), (2, 2, 5, 7)],
-        "b (h r) s k, b h t k, b h t v -> b (h r) s v | r=2 | statistic t: enters a softmax | h is kv_heads | r is heads | k is head_dim | v is head_dim | macs b h r s t k | macs b h r s t v",
+        "b (h r) s k, b h t k, b h t v -> b (h r) s v | r=2 | statistic t: enters a softmax | h is kv_heads | r is heads | k is head_dim | v is head_dim | macs b h r s t k | macs b h r s t v | linear 2 | meets 0 1",
         opset=23,
         scale=0.5,
     ),
     row(
         "Attention",
         FLAT,
-        "b s (h r k), b t (h k), b t (h v) -> b s (h r v) | h=2 | r=2 | statistic t: enters a softmax | h is kv_heads | r is heads | k is head_dim | v is head_dim | attribute q_num_heads=(h r) | attribute kv_num_heads=h | macs b h r s t k | macs b h r s t v",
+        "b s (h r k), b t (h k), b t (h v) -> b s (h r v) | h=2 | r=2 | statistic t: enters a softmax | h is kv_heads | r is heads | k is head_dim | v is head_dim | attribute q_num_heads=(h r) | attribute kv_num_heads=h | macs b h r s t k | macs b h r s t v | linear 2 | meets 0 1",
         opset=23,
         scale=0.5,
         **HEADS,
@@ -70,7 +70,7 @@ ROWS: list[Row] = [
     row(
         "Attention",
         [(2, 3, 24), (2, 5, 24), (2, 5, 28)],
-        "b s (h k), b t (h k), b t (h v) -> b s (h v) | h=4 | statistic t: enters a softmax | frozen k: its size sets the scale of the scores (give the operator an explicit scale to free it) | h is heads | k is head_dim | v is head_dim | attribute q_num_heads=h | attribute kv_num_heads=h | macs b h s t k | macs b h s t v",
+        "b s (h k), b t (h k), b t (h v) -> b s (h v) | h=4 | statistic t: enters a softmax | frozen k: its size sets the scale of the scores (give the operator an explicit scale to free it) | h is heads | k is head_dim | v is head_dim | attribute q_num_heads=h | attribute kv_num_heads=h | macs b h s t k | macs b h s t v | linear 2 | meets 0 1",
         opset=23,
         q_num_heads=4,
         kv_num_heads=4,
@@ -78,7 +78,7 @@ ROWS: list[Row] = [
     row(
         "Attention",
         [*FLAT, (3, 9), *PAST],
-        "b s (h r k), b t (h k), b t (h v), s (p + t), b h p k, b h p v -> b s (h r v), b h (p + t) k, b h (p + t) v | h=2 | r=2 | statistic p t: enters a softmax | h is kv_heads | r is heads | k is head_dim | v is head_dim | attribute q_num_heads=(h r) | attribute kv_num_heads=h | macs b h r s p k | macs b h r s p v | macs b h r s t k | macs b h r s t v | operand 0 sums over axis 2",
+        "b s (h r k), b t (h k), b t (h v), s (p + t), b h p k, b h p v -> b s (h r v), b h (p + t) k, b h (p + t) v | h=2 | r=2 | statistic p t: enters a softmax | h is kv_heads | r is heads | k is head_dim | v is head_dim | attribute q_num_heads=(h r) | attribute kv_num_heads=h | macs b h r s p k | macs b h r s p v | macs b h r s t k | macs b h r s t v | operand 0 sums over k along axis 2 | linear 2 | meets 0 1",
         opset=23,
         scale=0.5,
         **HEADS,
@@ -86,7 +86,7 @@ ROWS: list[Row] = [
     row(
         "Attention",
         [*FLAT, None, *PAST],
-        "b s (h r k), b t (h k), b t (h v), _, b h p k, b h p v -> b s (h r v), b h (p + t) k, b h (p + t) v, b (h r) s (p + t) | h=2 | r=2 | statistic p t: enters a softmax | h is kv_heads | r is heads | k is head_dim | v is head_dim | attribute q_num_heads=(h r) | attribute kv_num_heads=h | macs b h r s p k | macs b h r s p v | macs b h r s t k | macs b h r s t v | operand 0 sums over axis 2",
+        "b s (h r k), b t (h k), b t (h v), _, b h p k, b h p v -> b s (h r v), b h (p + t) k, b h (p + t) v, b (h r) s (p + t) | h=2 | r=2 | statistic p t: enters a softmax | h is kv_heads | r is heads | k is head_dim | v is head_dim | attribute q_num_heads=(h r) | attribute kv_num_heads=h | macs b h r s p k | macs b h r s p v | macs b h r s t k | macs b h r s t v | operand 0 sums over k along axis 2 | linear 2 | meets 0 1",
         opset=23,
         scale=0.5,
         qk_matmul_output_mode=1,
@@ -95,14 +95,14 @@ ROWS: list[Row] = [
     row(
         "Attention",
         [QUERY, KEY, VALUE, None, None, None, given([5, 4])],
-        "b h s k, b h t k, b h t v, _, _, _, b -> b h s v | frozen s t: positions of a causal mask or window | h is heads | k is head_dim | v is head_dim | macs b h s t k | macs b h s t v",
+        "b h s k, b h t k, b h t v, _, _, _, b -> b h s v | frozen s t: positions of a causal mask or window | h is heads | k is head_dim | v is head_dim | macs b h s t k | macs b h s t v | linear 2 | meets 0 1",
         opset=24,
         scale=0.5,
     ),
     row(
         "Attention",
         [QUERY, KEY, VALUE, (3, 4)],
-        "b h s k, b h t k, b h t v, s m -> b h s v | statistic t: enters a softmax | frozen t m: a mask shorter than the keys | h is heads | k is head_dim | v is head_dim | macs b h s t k | macs b h s t v",
+        "b h s k, b h t k, b h t v, s m -> b h s v | statistic t: enters a softmax | frozen t m: a mask shorter than the keys | h is heads | k is head_dim | v is head_dim | macs b h s t k | macs b h s t v | linear 2 | meets 0 1",
         opset=24,
         engine="reference",
         scale=0.5,
@@ -118,7 +118,7 @@ ROWS: list[Row] = [
     row(
         "LinearAttention",
         STEPS,
-        "b t (h r k), b t (h k), b t (h v) -> b t (h r v), b h k v | h=2 | r=2 | frozen t: steps of a recurrence | h is kv_heads | r is heads | k is head_dim | v is head_dim | attribute q_num_heads=(h r) | attribute kv_num_heads=h | macs b t h k v | macs b t h r k v | operand 0 sums over axis 2 | operand 1 sums over axis 2",
+        "b t (h r k), b t (h k), b t (h v) -> b t (h r v), b h k v | h=2 | r=2 | frozen t: steps of a recurrence | h is kv_heads | r is heads | k is head_dim | v is head_dim | attribute q_num_heads=(h r) | attribute kv_num_heads=h | macs b t h k v | macs b t h r k v | operand 0 sums over k along axis 2 | operand 1 sums over k along axis 2",
         opset=27,
         engine="reference",
         scale=0.5,
@@ -128,7 +128,7 @@ ROWS: list[Row] = [
     row(
         "LinearAttention",
         [*STEPS, (2, 2, 6, 7), (2, 3, 12), (2, 3, 2)],
-        "b t (h r k), b t (h k), b t (h v), b h k v, b t (h k), b t h -> b t (h r v), b h k v | h=2 | r=2 | frozen t: steps of a recurrence | h is kv_heads | r is heads | k is head_dim | v is head_dim | attribute q_num_heads=(h r) | attribute kv_num_heads=h | macs b t h k v | macs b t h r k v | operand 0 sums over axis 2 | operand 1 sums over axis 2",
+        "b t (h r k), b t (h k), b t (h v), b h k v, b t (h k), b t h -> b t (h r v), b h k v | h=2 | r=2 | frozen t: steps of a recurrence | h is kv_heads | r is heads | k is head_dim | v is head_dim | attribute q_num_heads=(h r) | attribute kv_num_heads=h | macs b t h k v | macs b t h r k v | operand 0 sums over k along axis 2 | operand 1 sums over k along axis 2",
         opset=27,
         engine="reference",
         scale=0.5,
@@ -137,7 +137,7 @@ ROWS: list[Row] = [
     row(
         "LinearAttention",
         [*STEPS, None, (2, 3, 2), (2, 3, 1)],
-        "b t (h r k), b t (h k), b t (h v), _, b t h, b t 1 -> b t (h r v), b h k v | h=2 | r=2 | frozen t: steps of a recurrence | frozen k: its size sets the scale of the scores (give the operator an explicit scale to free it) | h is kv_heads | r is heads | k is head_dim | v is head_dim | attribute q_num_heads=(h r) | attribute kv_num_heads=h | macs b t h k v | macs b t h r k v | operand 0 sums over axis 2 | operand 1 sums over axis 2",
+        "b t (h r k), b t (h k), b t (h v), _, b t h, b t 1 -> b t (h r v), b h k v | h=2 | r=2 | frozen t: steps of a recurrence | frozen k: its size sets the scale of the scores (give the operator an explicit scale to free it) | h is kv_heads | r is heads | k is head_dim | v is head_dim | attribute q_num_heads=(h r) | attribute kv_num_heads=h | macs b t h k v | macs b t h r k v | operand 0 sums over k along axis 2 | operand 1 sums over k along axis 2",
         opset=27,
         engine="reference",
         **HEADS,

@@ -9,10 +9,17 @@ import numpy as np
 from tests.soundness import Row, bound, constant, given, row, weight
 
 ROWS: list[Row] = [
-    row("Shape", [(2, 3, 4)], "a b c -> r | frozen r: a list of sizes | result 0=[a, b, c]"),
-    row("Shape", [(2, 3, 4)], "a b c -> r | frozen r: a list of sizes | result 0=[b]", opset=15, start=1, end=-1),
-    row("Shape", [()], "() -> r | frozen r: a list of sizes"),
-    row("Size", [(2, 3)], "*a -> () | frozen a: its positions are counted"),
+    row("Shape", [(2, 3, 4)], "a b c -> r | frozen r: a list of sizes | result 0=[a, b, c] | unseen 0"),
+    row(
+        "Shape",
+        [(2, 3, 4)],
+        "a b c -> r | frozen r: a list of sizes | result 0=[b] | unseen 0",
+        opset=15,
+        start=1,
+        end=-1,
+    ),
+    row("Shape", [()], "() -> r | frozen r: a list of sizes | unseen 0"),
+    row("Size", [(2, 3)], "*a -> () | frozen a: its positions are counted | unseen 0"),
     row("ConstantOfShape", [constant([2, 3])], "_ -> a b | operand 0=[a, b]"),
     row("ConstantOfShape", [bound([2, 3])], "_ -> a b | operand 0=[a, b]"),
     row("ConstantOfShape", [constant(np.zeros(0))], "_ -> ()"),

@@ -197,10 +197,10 @@ ROWS: list[Row] = [
     row(
         "Einsum", [weight(5, 4), (3, 4)], "o i, b i -> b o | i is ffn | o is ffn | product 0 x 1", equation="oi,bi->bo"
     ),
-    row("Einsum", [(3, 4)], "i j -> j", equation="ij->j"),
-    row("Einsum", [(3, 4)], "i j -> j i", equation="ij->ji"),
-    row("Einsum", [(3, 4)], "i j -> ()", equation="ij->"),
-    row("Einsum", [(2, 3), (2, 4), (2, 5)], "b i, b j, b k -> b i j k", equation="bi,bj,bk->bijk"),
+    row("Einsum", [(3, 4)], "i j -> j | linear 0", equation="ij->j"),
+    row("Einsum", [(3, 4)], "i j -> j i | linear 0", equation="ij->ji"),
+    row("Einsum", [(3, 4)], "i j -> () | linear 0", equation="ij->"),
+    row("Einsum", [(2, 3), (2, 4), (2, 5)], "b i, b j, b k -> b i j k | linear 0 * 1 * 2", equation="bi,bj,bk->bijk"),
     row(
         "Einsum",
         [(2, 3, 4), (2, 3, 4)],
