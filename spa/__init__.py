@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from spa.adapters.ir_pass import SpaPass
     from spa.analysis.plan import Plan
     from spa.frontends.samples import ImageOptions
-    from spa.gradients import torch_module
+    from spa.gradients import finetune, torch_module
     from spa.options import PruneOptions, RunOptions
     from spa.passes.choose.budget import Budget
     from spa.passes.choose.importance import Scoring
@@ -28,6 +28,7 @@ __all__ = [
     "SpaPass",
     "__version__",
     "apply_plan",
+    "finetune",
     "prune",
     "torch_module",
 ]
@@ -45,6 +46,7 @@ _HOMES = {
     "Plan": "spa.analysis.plan",
     "SpaPass": "spa.adapters.ir_pass",
     "torch_module": "spa.gradients",
+    "finetune": "spa.gradients",
 }
 
 

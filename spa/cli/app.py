@@ -24,6 +24,7 @@ from spa.feeds import Feeds
 from spa.feeds import parse as parse_feeds
 from spa.frontends import sources
 from spa.frontends.files import onnx_file
+from spa.gradients.options import FinetuneOptions
 from spa.notation.operation import registered
 from spa.options import PARTS, input_shapes
 
@@ -104,6 +105,35 @@ def prune(
     if save_plan is not None:
         onnx_file.save_text(result.plan.to_json(), save_plan, model=result.dense)
     _show(result, None if dry_run else target, json=json, verbose=verbose)
+
+
+@app.command()
+@arguments.takes_options(FinetuneOptions)
+def finetune(
+    model: Model,
+    teacher: Annotated[
+        Path | None, typer.Option(metavar="MODEL", help="The dense model, whose outputs are learned.")
+    ] = None,
+    output: Output = None,
+    **options: Any,
+) -> None:
+    """Train a pruned model to answer as the dense one does, without labels unless they are given."""
+    given = arguments.values(options, FinetuneOptions)
+    target = arguments.target(model, output, "tuned")
+    arguments.check_targets(target, model, teacher)
+    with progress(err) as step:
+        step("finetune")
+        result = spa.finetune(model, teacher=teacher, progress=step, **given)
+        step("save")
+        result.save(target)
+    report_ = result.report
+    out.print(
+        f"loss on samples held out: {report_.before:.4g} -> {report_.after:.4g} after {report_.epochs} epochs, "
+        f"{report_.trained:.1%} of the parameters trained; onnxruntime computes what torch does",
+        markup=False,
+        soft_wrap=True,
+    )
+    out.print(f"wrote {target}", markup=False, soft_wrap=True)
 
 
 @app.command()

@@ -11,13 +11,36 @@ torch is an extra (`pip install 'spa-onnx[torch]'`); nothing else in SPA imports
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from spa.errors import MissingExtra
 
-try:
+if TYPE_CHECKING:
     from spa.gradients.module import GraphModule, torch_module
-except ModuleNotFoundError as error:
-    if error.name != "torch":
-        raise
-    raise MissingExtra("PyTorch is not installed: pip install 'spa-onnx[torch]'") from None
+    from spa.gradients.tuning import FinetuneReport, FinetuneResult, finetune
 
-__all__ = ["GraphModule", "torch_module"]
+__all__ = ["FinetuneReport", "FinetuneResult", "GraphModule", "finetune", "torch_module"]
+
+_HOMES = {
+    "FinetuneReport": "spa.gradients.tuning",
+    "FinetuneResult": "spa.gradients.tuning",
+    "GraphModule": "spa.gradients.module",
+    "finetune": "spa.gradients.tuning",
+    "torch_module": "spa.gradients.module",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The public names, imported when first asked for: the options are read without torch.
+
+    Raises:
+        MissingExtra: torch is not installed.
+    """
+    if name not in _HOMES:
+        raise AttributeError(f"module 'spa.gradients' has no attribute {name!r}")
+    try:
+        import_module("torch")
+    except ImportError:
+        raise MissingExtra("PyTorch is not installed: pip install 'spa-onnx[torch]'") from None
+    return getattr(import_module(_HOMES[name]), name)

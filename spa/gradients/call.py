@@ -107,20 +107,22 @@ Implementation = Callable[..., Any]
 _registry: dict[tuple[str, str], Implementation] = {}
 _still: dict[Implementation, tuple[int, ...]] = {}
 _drawing: set[Implementation] = set()
+_kinds: dict[Implementation, str] = {}
 
 
 def implements(
-    *names: str, domain: str = "", still: tuple[int, ...] = (), draws: bool = False
+    *names: str, domain: str = "", still: tuple[int, ...] = (), draws: bool = False, vectors: str = ""
 ) -> Callable[[Implementation], Implementation]:
     """Register what computes operators of a domain ("" is ai.onnx).
 
     Args:
         still: positions of operands that no gradient moves: running statistics, numbers that say how the node works.
         draws: whether the result is random.
+        vectors: what stored vectors are that the operator reads: norms or scales; empty: biases.
     """
 
     def decorate(function: Implementation) -> Implementation:
-        _still[function] = still
+        _still[function], _kinds[function] = still, vectors
         if draws:
             _drawing.add(function)
         for name in names:
@@ -141,6 +143,11 @@ def is_still(node: ir.Node, position: int) -> bool:
     """Whether no gradient moves an operand."""
     function = implementation(node)
     return function is None or position in _still[function]
+
+
+def kind_of(function: Implementation) -> str:
+    """What stored vectors are that an operator reads: norms, scales, or empty."""
+    return _kinds[function]
 
 
 def draws(function: Implementation) -> bool:

@@ -157,6 +157,13 @@ class GraphModule(nn.Module):
             _Step(s.node, s.function, s.version, tuple(v for v in s.done if v not in self._constants)) for s in steps
         ]
 
+    def stored_parameters(self) -> Iterator[tuple[ir.Value, Tensor]]:
+        """Each parameter, with the value of the graph that it is."""
+        for value, name in self._stored.items():
+            tensor = self._tensor_named(name)
+            if isinstance(tensor, nn.Parameter):
+                yield value, tensor
+
     # ---------------------------------------------------------------------------------------------------- running
     def forward(self, *arguments: Any, **named: Any) -> Any:
         """The outputs: one as it is, several as a tuple.

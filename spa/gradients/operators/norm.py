@@ -9,7 +9,7 @@ from torch.nn import functional
 from spa.gradients.call import MICROSOFT, Call, implements
 
 
-@implements("BatchNormalization", still=(3, 4))
+@implements("BatchNormalization", still=(3, 4), vectors="norms")
 def batch_normalization(
     call: Call, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, variance: Tensor
 ) -> Tensor | tuple[Tensor, ...]:
@@ -26,7 +26,7 @@ def batch_normalization(
     return normal if call.results == 1 else (normal, mean, variance, mean, variance)[: call.results]
 
 
-@implements("LayerNormalization")
+@implements("LayerNormalization", vectors="norms")
 def layer_normalization(
     call: Call, x: Tensor, scale: Tensor, shift: Tensor | None = None
 ) -> Tensor | tuple[Tensor, ...]:
@@ -41,7 +41,7 @@ def layer_normalization(
     return (normal if shift is None else normal + shift, mean, inverse)[: call.results]
 
 
-@implements("InstanceNormalization")
+@implements("InstanceNormalization", vectors="norms")
 def instance_normalization(call: Call, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     axes = list(range(2, x.ndim))
     mean = x.mean(axes, True)
@@ -51,7 +51,7 @@ def instance_normalization(call: Call, x: Tensor, scale: Tensor, shift: Tensor) 
     return normal * scale.reshape(shape) + shift.reshape(shape)
 
 
-@implements("GroupNormalization")
+@implements("GroupNormalization", vectors="norms")
 def group_normalization(call: Call, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """Before opset 21 scale and shift are those of the groups."""
     groups = call.integer("num_groups")
@@ -60,9 +60,9 @@ def group_normalization(call: Call, x: Tensor, scale: Tensor, shift: Tensor) -> 
     return functional.group_norm(x, groups, scale, shift, call.number("epsilon", 1e-5))
 
 
-@implements("RMSNormalization")
-@implements("SimplifiedLayerNormalization")
-@implements("SimplifiedLayerNormalization", domain=MICROSOFT)
+@implements("RMSNormalization", vectors="norms")
+@implements("SimplifiedLayerNormalization", vectors="norms")
+@implements("SimplifiedLayerNormalization", domain=MICROSOFT, vectors="norms")
 def rms_normalization(call: Call, x: Tensor, scale: Tensor) -> Tensor | tuple[Tensor, ...]:
     axis = call.integer("axis", -1) % x.ndim
     inverse = torch.rsqrt(x.square().mean(list(range(axis, x.ndim)), True) + call.number("epsilon", 1e-5))
@@ -70,7 +70,7 @@ def rms_normalization(call: Call, x: Tensor, scale: Tensor) -> Tensor | tuple[Te
     return normal if call.results == 1 else (normal, inverse)
 
 
-@implements("SkipLayerNormalization", domain=MICROSOFT)
+@implements("SkipLayerNormalization", domain=MICROSOFT, vectors="norms")
 def skip_layer_normalization(
     call: Call, x: Tensor, skip: Tensor, scale: Tensor, shift: Tensor | None = None, bias: Tensor | None = None
 ) -> tuple[Tensor | None, ...]:
@@ -81,7 +81,7 @@ def skip_layer_normalization(
     return (normal, mean, torch.rsqrt(variance + epsilon), total)[: call.results]
 
 
-@implements("SkipSimplifiedLayerNormalization", domain=MICROSOFT)
+@implements("SkipSimplifiedLayerNormalization", domain=MICROSOFT, vectors="norms")
 def skip_rms_normalization(
     call: Call, x: Tensor, skip: Tensor, scale: Tensor, bias: Tensor | None = None
 ) -> tuple[Tensor | None, ...]:

@@ -86,7 +86,7 @@ def _folded(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tenso
 for _name, _function in UNARY.items():
     implements(_name)(_unary(_function))
 for _name, _two in BINARY.items():
-    implements(_name)(_binary(_two))
+    implements(_name, vectors="scales" if _name == "Mul" else "")(_binary(_two))
 for _name, _two in FOLDED.items():
     implements(_name)(_folded(_two))
 
@@ -105,7 +105,7 @@ def mean(_: Call, *operands: Tensor) -> Tensor:
     return reduce(torch.add, together(*operands)) / len(operands)
 
 
-@implements("Div")
+@implements("Div", vectors="scales")
 def divide(call: Call, x: Tensor, y: Tensor) -> Tensor:
     x, y = broadcast(call, x, y)
     return x / y if x.is_floating_point() or x.is_complex() else torch.div(x, y, rounding_mode="trunc")

@@ -1,0 +1,131 @@
+"""What a training run makes small."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from spa import runtime
+from spa.errors import DataError, UsageError
+from spa.gradients.samples import Split
+
+Loss = Callable[[Mapping[str, Any], Mapping[str, np.ndarray]], Tensor]
+"""From the outputs and the batch, both by name."""
+
+TEACHER = "teacher/"
+"""Before the name of an output that a teacher gave."""
+
+LOGITS_SPREAD = 64.0
+"""Numbers of a row that lie further apart are no logits."""
+
+
+def distillation(teacher: ir.Model, samples: Split) -> Loss:
+    """The distance from a teacher's outputs, which are computed once: onnxruntime runs it on all samples.
+
+    Every output of floating-point numbers counts the same: a row of probabilities by its KL divergence, a row of what
+    may be logits by that of its softmax as well as by the share of the variance that is lost, any other by that share.
+
+    Raises:
+        DataError: the teacher's outputs do not lie along the samples, or it does not run on them.
+    """
+    session = runtime.session(teacher, optimize=True)
+    rows: dict[str, list[np.ndarray]] = {}
+    for batch in samples.every():
+        count = samples.count(batch)
+        for name, array in runtime.run(session, {k: v for k, v in batch.items() if k not in samples.beside}).items():
+            if not isinstance(array, np.ndarray) or array.dtype.kind not in "fV":
+                continue
+            if array.ndim == 0 or array.shape[0] != count:
+                raise DataError(f"output {name!r} of the teacher has shape {array.shape} for {count} samples: expected "
+                                "its first axis to count samples")  # fmt: skip
+            rows.setdefault(name, []).append(array.astype(np.float32))
+    if not rows:
+        raise DataError("the teacher gives no floating-point numbers to learn")
+    total = len(samples.calibration)
+    scales, kinds = {}, {}
+    for name, parts in rows.items():
+        whole = np.concatenate(parts)[:total]
+        samples.beside[TEACHER + name] = whole
+        scales[name] = float(np.var(whole, axis=0).mean()) or float(np.mean(whole**2)) or 1.0
+        kinds[name] = _kind(whole)
+
+    def loss(outputs: Mapping[str, Any], batch: Mapping[str, np.ndarray]) -> Tensor:
+        parts = [
+            _distance(outputs[name], torch.from_numpy(batch[TEACHER + name]), kinds[name], scales[name])
+            for name in scales
+        ]
+        return torch.stack(parts).mean()
+
+    return loss
+
+
+def _kind(whole: np.ndarray) -> str:
+    """probabilities, logits or numbers, by what a teacher gave."""
+    flat = whole.reshape(-1, whole.shape[-1]) if whole.ndim > 1 else whole.reshape(-1, 1)
+    if flat.shape[1] < 2 or not np.isfinite(flat).all():
+        return "numbers"
+    if flat.min(initial=0.0) >= 0 and np.allclose(flat.sum(1), 1.0, atol=1e-3):
+        return "probabilities"
+    spread = float(np.mean(flat.max(1) - flat.min(1)))
+    return "logits" if whole.ndim == 2 and spread < LOGITS_SPREAD else "numbers"
+
+
+def _distance(found: Tensor, wanted: Tensor, kind: str, scale: float) -> Tensor:
+    found = found.float()
+    wanted = wanted.to(found.device)
+    there = torch.isfinite(wanted)
+    lost = torch.where(there, found - torch.where(there, wanted, 0.0), 0.0).square().mean() / scale
+    if kind == "probabilities":
+        gap = wanted * (torch.log(wanted + 1e-12) - torch.log(found.clamp(min=0) + 1e-12))
+        return gap.sum(-1).mean()
+    if kind == "logits":
+        one, other = torch.log_softmax(found, -1), torch.log_softmax(wanted, -1)
+        return lost + (other.exp() * (other - one)).sum(-1).mean()
+    return lost
+
+
+def labelled(name: str) -> Loss:
+    """Cross-entropy between the first output, (samples, classes ...), and labels."""
+
+    def loss(outputs: Mapping[str, Any], batch: Mapping[str, np.ndarray]) -> Tensor:
+        scores = next(iter(outputs.values())).float()
+        labels = torch.from_numpy(np.asarray(batch[name])).to(scores.device)
+        if scores.ndim < 2 or (not labels.is_floating_point() and int(labels.max()) >= scores.shape[1]):
+            raise DataError(
+                f"labels {name!r} up to {labels.max()} do not fit the first output, of shape {tuple(scores.shape)}"
+            )
+        return functional.cross_entropy(scores, labels if labels.is_floating_point() else labels.long())
+
+    return loss
+
+
+def own(given: Any) -> Loss:
+    """A user's loss, as a function or as module:function.
+
+    Raises:
+        UsageError: there is no such function.
+    """
+    function = given
+    if isinstance(given, str):
+        module, colon, name = given.partition(":")
+        try:
+            function = getattr(import_module(module), name) if colon else None
+        except (ImportError, AttributeError) as error:
+            raise UsageError(f"loss {given!r}: {error}") from error
+    if not callable(function):
+        raise UsageError(f"loss {given!r}: expected module:function")
+
+    def loss(outputs: Mapping[str, Any], batch: Mapping[str, np.ndarray]) -> Tensor:
+        value = function(outputs, batch)
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            raise UsageError(f"loss {given!r}: expected a tensor of one number, found {type(value).__name__}")
+        return value.reshape(())
+
+    return loss

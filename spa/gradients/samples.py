@@ -1,0 +1,112 @@
+"""Samples of a training run: what steps see, and every sixth held out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from spa.errors import DataError
+from spa.frontends.samples import read_samples
+from spa.passes.samples.calibrate import Calibration, check_samples
+
+EVERY = 6
+"""One sample of so many is held out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Samples, with what is learned of each beside its inputs.
+
+    Attributes:
+        calibration: the inputs.
+        beside: arrays whose first axis counts samples: labels, or a teacher's outputs.
+    """
+
+    calibration: Calibration
+    beside: dict[str, np.ndarray]
+    batch_size: int
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch."""
+        return max(1, -(-len(self._numbers(held_out=False)) // self.batch_size))
+
+    def epoch(self, number: int, seed: int) -> Iterator[dict[str, np.ndarray]]:
+        """The batches of an epoch, in an order of its own."""
+        order = np.random.default_rng([seed, number]).permutation(self._numbers(held_out=False))
+        yield from self._batches(order)
+
+    def held_out(self) -> Iterator[dict[str, np.ndarray]]:
+        """The batches that no step sees."""
+        yield from self._batches(self._numbers(held_out=True))
+
+    def every(self) -> Iterator[dict[str, np.ndarray]]:
+        """All samples, in order."""
+        yield from self._batches(np.arange(len(self.calibration)))
+
+    def count(self, batch: Mapping[str, np.ndarray]) -> int:
+        """How many samples a batch has."""
+        return self.calibration.count(batch)
+
+    def _numbers(self, *, held_out: bool) -> np.ndarray:
+        numbers = np.arange(len(self.calibration))
+        return numbers[(numbers % EVERY == EVERY - 1) == held_out]
+
+    def _batches(self, order: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+        """Some samples; a model that takes a fixed number gets whole batches, the last filled up."""
+        size = self.calibration.batch_size or self.batch_size
+        if self.calibration.batch_size is not None and len(order) % size:
+            order = np.concatenate([order, order[: size - len(order) % size]])
+        for start in range(0, len(order), size):
+            part = order[start : start + size]
+            inputs = {
+                name: np.ascontiguousarray(np.moveaxis(array[part], 0, self.calibration.axes.get(name, 0)))
+                for name, array in self.calibration.samples.items()
+            }
+            yield inputs | dict(self.calibration.scalars) | {name: array[part] for name, array in self.beside.items()}
+
+
+def split_samples(data: Any, model: ir.Model, *, labels: str | None, batch_size: int) -> Split:
+    """Read and check samples.
+
+    Args:
+        labels: the entry that holds labels, and is no input.
+
+    Raises:
+        DataError: samples do not fit the model, there are too few of them, or there is no such entry.
+    """
+    if isinstance(data, (str, os.PathLike)):
+        declared = {
+            str(value.name): [size if isinstance(size, int) else None for size in value.shape or ()]
+            for value in model.graph.inputs
+            if not value.is_initializer()
+        }
+        data = read_samples(data, declared) if labels is None else _with_labels(data)
+    beside: dict[str, np.ndarray] = {}
+    if labels is not None:
+        if not isinstance(data, Mapping) or labels not in data:
+            known = ", ".join(map(repr, data)) if isinstance(data, Mapping) else "samples without names"
+            raise DataError(f"labels: expected an entry {labels!r} in the data, found {known}")
+        beside[labels] = np.asarray(data[labels])
+        data = {name: array for name, array in data.items() if name != labels}
+    calibration = check_samples(data, model)
+    if len(calibration) < EVERY:
+        raise DataError(f"{len(calibration)} samples: expected {EVERY} or more, of which one in {EVERY} is held out")
+    for name, array in beside.items():
+        if len(array) != len(calibration):
+            raise DataError(f"{name!r} has {len(array)} rows, and there are {len(calibration)} samples")
+    return Split(calibration, beside, batch_size)
+
+
+def _with_labels(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """All arrays of an .npz: labels are no input, which `read_samples` would refuse."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return dict(archive)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: expected an .npz with the inputs and the labels by name: {error}") from error

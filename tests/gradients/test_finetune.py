@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+torch = pytest.importorskip("torch", reason="the extra torch is not installed")
+
+import spa  # noqa: E402
+from spa import runtime  # noqa: E402
+from spa.errors import DataError, UsageError  # noqa: E402
+
+SAMPLES = np.random.default_rng(5).standard_normal((96, 6)).astype(np.float32)
+
+
+def network(width: int, *, seed: int = 0, batch: str = "n", softmax: bool = False) -> onnx.ModelProto:
+    rng = np.random.default_rng(seed)
+    end = "z = Gemm(h, v, c) y = Softmax(z)" if softmax else "y = Gemm(h, v, c)"
+    proto = onnx.parser.parse_model(
+        f'<ir_version: 9, opset_import: ["" : 20]> g (float[{batch}, 6] x) => (float[{batch}, 4] y)'
+        f" {{ a = Gemm(x, w, b) h = Relu(a) {end} }}"
+    )
+    weights = {
+        "w": rng.standard_normal((6, width)),
+        "b": 0.1 * rng.standard_normal(width),
+        "v": rng.standard_normal((width, 4)) / width**0.5,
+        "c": 0.1 * rng.standard_normal(4),
+    }
+    proto.graph.initializer.extend(
+        onnx.numpy_helper.from_array(array.astype(np.float32), name) for name, array in weights.items()
+    )
+    return proto
+
+
+def pruned(**options: Any) -> onnx.ModelProto:
+    """Half of the hidden units gone, in whatever way: the first ones."""
+    proto = network(32, **options)
+    for tensor in proto.graph.initializer:
+        array = onnx.numpy_helper.to_array(tensor)
+        cut = array[..., :16] if tensor.name in ("w", "b") else array[:16] if tensor.name == "v" else array
+        tensor.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(cut), tensor.name))
+    return proto
+
+
+def distance(model: Any, teacher: Any) -> float:
+    """Relative to the teacher's variance, on samples of its own."""
+    feeds = {"x": np.random.default_rng(9).standard_normal((200, 6)).astype(np.float32)}
+    one, other = (runtime.run(runtime.session(m, optimize=False), feeds)["y"] for m in (model, teacher))
+    return float(np.mean((one - other) ** 2) / np.var(other, axis=0).mean())
+
+
+def as_ir(proto: onnx.ModelProto) -> Any:
+    from spa.frontends.files import onnx_file
+
+    return onnx_file.load(proto)
+
+
+def test_learns_the_teachers_outputs_on_samples_of_its_own() -> None:
+    teacher = network(32)
+    before = distance(as_ir(pruned()), as_ir(teacher))
+    result = spa.finetune(pruned(), teacher=teacher, data=SAMPLES, epochs=60, learning_rate=5e-3)
+    assert distance(result.model, as_ir(teacher)) < 0.5 * before
+    assert result.report.after < 0.5 * result.report.before
+    assert result.report.epochs == 60
+    assert result.report.trained == 1.0
+
+
+def test_is_never_worse_than_what_came_in() -> None:
+    teacher = network(32)
+    result = spa.finetune(teacher, teacher=teacher, data=SAMPLES, epochs=2, learning_rate=10.0)
+    assert result.report.before == result.report.after == pytest.approx(0.0, abs=1e-6)  # rounding of float32
+    kept = {name: value.const_value for name, value in result.model.graph.initializers.items()}
+    for tensor in teacher.graph.initializer:
+        stored = kept[tensor.name]
+        assert stored is not None
+        np.testing.assert_array_equal(stored.numpy(), onnx.numpy_helper.to_array(tensor))
+
+
+def test_the_same_seed_gives_the_same_weights() -> None:
+    found = [
+        spa.finetune(pruned(), teacher=network(32), data=SAMPLES, epochs=3, seed=seed).report.history
+        for seed in (0, 0, 1)
+    ]
+    assert found[0] == found[1] != found[2]
+
+
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
+    whole = spa.finetune(pruned(), teacher=network(32), data=SAMPLES, epochs=6)
+
+    def stop(_: str, share: float) -> None:
+        if share >= 0.5:
+            raise KeyboardInterrupt
+
+    state = tmp_path / "state.pt"
+    with pytest.raises(KeyboardInterrupt):
+        spa.finetune(pruned(), teacher=network(32), data=SAMPLES, epochs=6, resume=state, progress=stop)
+    resumed = spa.finetune(pruned(), teacher=network(32), data=SAMPLES, epochs=6, resume=state)
+    assert resumed.report.history == whole.report.history
+    assert resumed.report.epochs == 6
+
+
+def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
+    state = tmp_path / "state.pt"
+    spa.finetune(pruned(), teacher=network(32), data=SAMPLES, epochs=1, resume=state)
+    with pytest.raises(DataError, match="no state of this model"):
+        spa.finetune(network(8), teacher=network(32), data=SAMPLES, epochs=2, resume=state)
+
+
+@pytest.mark.parametrize(("names", "moved"), [(["biases"], {"b", "c"}), ([], {"w", "b", "v", "c"})])
+def test_subsets_train_vectors_alone(names: list[str], moved: set[str]) -> None:
+    before = pruned()
+    result = spa.finetune(before, teacher=network(32), data=SAMPLES, epochs=4, train=names)
+    stored = {t.name: onnx.numpy_helper.to_array(t) for t in before.graph.initializer}
+    changed = set()
+    for name, value in result.model.graph.initializers.items():
+        assert value.const_value is not None
+        if not np.array_equal(value.const_value.numpy(), stored[name]):
+            changed.add(name)
+    assert changed == moved
+
+
+def test_labels_are_learned_by_cross_entropy() -> None:
+    labels = (SAMPLES[:, 0] > 0).astype(np.int64)
+    result = spa.finetune(
+        pruned(), data={"x": SAMPLES, "labels": labels}, labels="labels", epochs=40, learning_rate=1e-2
+    )
+    feeds = {"x": SAMPLES}
+    scores = runtime.run(runtime.session(result.model, optimize=False), feeds)["y"]
+    assert np.mean(scores.argmax(1) == labels) > 0.95
+
+
+def test_a_loss_of_ones_own_gets_outputs_and_batch() -> None:
+    def loss(outputs: Any, batch: Any) -> Any:
+        assert batch["x"].shape[1] == 6
+        return outputs["y"].square().mean()
+
+    result = spa.finetune(pruned(), data=SAMPLES, loss=loss, epochs=20, learning_rate=1e-2)
+    assert result.report.after < 0.5 * result.report.before
+
+
+def test_probabilities_are_learned_by_their_divergence() -> None:
+    teacher = network(32, softmax=True)
+    result = spa.finetune(pruned(softmax=True), teacher=teacher, data=SAMPLES, epochs=40, learning_rate=5e-3)
+    assert result.report.after < 0.5 * result.report.before
+
+
+def test_models_of_a_fixed_number_of_samples() -> None:
+    teacher = network(32, batch="8")
+    result = spa.finetune(pruned(batch="8"), teacher=teacher, data=SAMPLES, epochs=20, learning_rate=5e-3)
+    assert result.report.after < result.report.before
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({}, UsageError, "nothing to learn from"),
+        ({"teacher": "t", "epochs": 1, "minutes": 1.0}, UsageError, "exclude each other"),
+        ({"teacher": "t", "train": ["kernels"]}, UsageError, "expected one of biases, norms, scales"),
+        ({"teacher": "t", "train": ["norms"]}, UsageError, "the model has no norms"),
+        ({"teacher": "t", "learning_rate": 0.0}, UsageError, "a number above 0"),
+        ({"labels": "labels"}, DataError, "expected an entry 'labels'"),
+        ({"loss": "no_such_module:f"}, UsageError, "no_such_module"),
+        ({"teacher": "t", "data": SAMPLES[:4]}, DataError, "expected 6 or more"),
+    ],
+)
+def test_mistakes_are_told(options: dict[str, Any], error: type[Exception], message: str) -> None:
+    if options.get("teacher") == "t":
+        options = {**options, "teacher": network(32)}
+    with pytest.raises(error, match=message):
+        spa.finetune(pruned(), **{"data": SAMPLES, "epochs": None if "minutes" in options else 1, **options})
