@@ -190,6 +190,19 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool) and isfinite(value)
 
 
+def number(text: str) -> float:
+    """A number of the command line; whole ones are whole.
+
+    Raises:
+        UsageError: the text is none.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        raise UsageError(f"{text!r}: expected a number") from None
+    return int(value) if isfinite(value) and value == int(value) else value
+
+
 # -------------------------------------------------------------------------------------------------------- words
 def any_of(words: Iterable[str]) -> str:
     """``a, b or c``."""

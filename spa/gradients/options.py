@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spa.errors import UsageError
-from spa.fields import Options, about, at_least, is_number
+from spa.fields import Options, about, at_least, is_number, number
 
 SUBSETS = ("biases", "norms", "scales")
 """Vectors that are added; that a normalisation scales and shifts by; that something is multiplied with."""
@@ -41,18 +41,22 @@ class FinetuneOptions(Options):
     )
     epochs: int | None = field(
         default=None,
-        metadata=about("times that every sample is seen", metavar="N", check=at_least(1, what="1 or more")),
+        metadata=about(
+            "times that every sample is seen", metavar="N", parse=number, check=at_least(1, what="1 or more")
+        ),
     )
     minutes: float | None = field(
-        default=None, metadata=about("how long to learn, instead of epochs", metavar="M", check=_positive)
+        default=None, metadata=about("how long to learn, instead of epochs", metavar="M", parse=number, check=_positive)
     )
     train: Sequence[str] = field(
         default=(),
         metadata=about("train these alone: biases, norms, scales", metavar="NAME", repeated=True),
     )
-    learning_rate: float = field(default=1e-3, metadata=about("of AdamW", metavar="RATE", check=_positive))
+    learning_rate: float = field(
+        default=1e-3, metadata=about("of AdamW", metavar="RATE", parse=number, check=_positive)
+    )
     batch_size: int = field(
-        default=32, metadata=about("samples of a step", metavar="N", check=at_least(1, what="1 or more"))
+        default=32, metadata=about("samples of a step", metavar="N", parse=number, check=at_least(1, what="1 or more"))
     )
     seed: int = field(default=0, metadata=about("of the order of samples", metavar="N"))
     resume: str | os.PathLike[str] | None = field(
