@@ -47,6 +47,56 @@ def groups(result: PruneResult) -> list[str]:
     return [f"{group.name} {group.kind} {group.units}" for group in result.report.groups if group.off is None]
 
 
+def removed(result: PruneResult) -> dict[str, int]:
+    return {group.name: len(result.plan.removed.get(group.name, ())) for group in result.report.groups}
+
+
+# ------------------------------------------------------------------------------------------ axes in another order
+def test_permuted_channels_are_one_group() -> None:
+    """As many may go as without the Gather: all but a tenth, or all but one."""
+    permuted, plain = case("permuted"), case("permuted")
+    del plain.graph.node[2]
+    plain.graph.node[2].input[0] = "r"
+    result = cut(permuted, 0.87)
+    assert groups(result) == ["K:0 channels 24"]
+    assert removed(cut(plain, 0.87)) == removed(result) == {"K:0": 21}
+    for model in (permuted, plain):
+        assert removed(cut(model, 0.9, min_keep=0)) == {"K:0": 22}
+        assert removed(cut(model, 0.95, min_keep=0)) == {"K:0": 23}
+
+
+REORDERED = {
+    "flipped": "c = Slice(r, start, end, axis, step)",
+    "runs": "c = Gather<axis=1>(r, runs)",
+    "in pieces of one": "c = Gather<axis=1>(r, ones)",
+}
+
+
+@pytest.mark.parametrize("name", REORDERED)
+def test_reordered_features_are_one_group(name: str) -> None:
+    """torch.flip, and tables of positions; min_keep and the last unit hold for the axis, not for its pieces."""
+    text = (
+        f"(float[N,5] x) => (float[N,4] y) {{ a = MatMul(x, w0)  r = Relu(a)  {REORDERED[name]}  y = MatMul(c, w1) }}"
+    )
+    ends = {"start": [-1], "end": [-(2**63)], "axis": [1], "step": [-1]}
+    tables = {"runs": [8, 9, 10, 11, 4, 5, 6, 7, 0, 1, 2, 3], "ones": [(5 * k + 3) % 12 for k in range(12)]}
+    numbers = {key: np.array(content, np.int64) for key, content in (ends | tables).items()}
+    model = build(text, {"w0": [5, 12], "w1": [12, 4], **numbers})
+    result = cut(model, 0.9, min_keep=0)
+    assert groups(result) == ["w0:1 ffn 12"]
+    assert removed(result) == {"w0:1": 11}
+    assert removed(cut(model, 0.25)) == {"w0:1": 3}
+
+
+def test_an_axis_reordered_beside_another() -> None:
+    """A permuted axis and one that is joined to it stay two groups; with a part cut off, the rest are its pieces."""
+    text = """(float[N,5] x) => (float[N,4] y) {
+        a = MatMul(x, w0)  b = MatMul(x, w1)  c = Gather<axis=1>(a, table)  d = Concat<axis=1>(c, b)  r = Relu(d)
+        y = MatMul(r, w2) }"""
+    model = build(text, {"w0": [5, 6], "w1": [5, 8], "w2": [14, 4], "table": np.array([3, 1, 5, 0, 4, 2])})
+    assert groups(cut(model, 0.5)) == ["w0:1 ffn 6", "w1:1 ffn 8"]
+
+
 # ---------------------------------------------------------------------------------------- norms over hidden widths
 RESPONSE = """(float[N,7,7,6] x) => (float[N,7,7,6] y) {
     a = MatMul(x, w1)  h = Gelu(a)  n = ReduceL2<keepdims=1>(h, hw)  m = ReduceMean<keepdims=1>(n, last)

@@ -53,7 +53,8 @@ def find_tracks(
 ) -> list[Track]:
     """The track of each group.
 
-    The best unit of each factor stays, and with it something of every axis, of constants and of what is computed.
+    Something of every axis stays, of constants and of what is computed: the best unit of each factor that stands alone,
+    and the best position of an axis that consists of pieces.
 
     Args:
         scores: for each group (units,), the smallest leave first.
@@ -95,10 +96,10 @@ def _stay(groups: Sequence[Group], scores: Sequence[np.ndarray]) -> list[np.ndar
     kept = [np.zeros(group.size, bool) for group in groups]
     for group, score, mine in zip(groups, scores, kept, strict=True):
         for leaf in group.leaves:
-            if leaf.size > 1:
+            if leaf.size > 1 and leaf not in group.loose:
                 start = group.offsets[leaf]
                 mine[start + int(np.argmax(score[start : start + leaf.size]))] = True
-    # factors of one position may go, but not all of those that an axis is made of
+    # factors of one position and pieces of an axis may go, but not all of those that an axis is made of
     for held in _thin_axes(groups).values():
         safe = np.all([(unit_of < 0) | kept[number][unit_of] for number, unit_of in held], axis=0)
         if safe.any():

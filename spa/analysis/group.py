@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from spa.analysis.coupling import Coupling, Reason, _named
+from spa.analysis.pieces import gather_pieces, pieces_of_axes
 from spa.analysis.stream import is_stream
 from spa.notation.dims import ONE, Factor, Kind, leaves, show
 from spa.notation.positions import Masks, keep_mask, leaf_positions, occurrences
@@ -61,10 +62,11 @@ class Group:
         leaf, index: (units,) the factor and the index in it that each unit is.
         off: why the group is left alone unless asked for; None: pruned by default.
         outer: names of groups whose units contain whole copies of this one (heads for head_dim).
-        thin: the axes, of constants or computed, that factors of one index could leave empty, by their dim:
-            (axis size,) the unit each position belongs to, -1 for none; once for each layer of units.
+        thin: the axes, of constants or computed, that factors of one index and loose ones could leave empty, by their
+            dim: (axis size,) the unit each position belongs to, -1 for none; once for each layer of units.
         own_norm: it is off for a norm or mean of its own alone (the units are no residual stream): a selection may
             open it, and does where nothing else meets the budget.
+        loose: leaves that are pieces of an axis and never stand alone: all of one may go, as long as the axis stays.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Group:
     offsets: Mapping[Factor, int] = field(default_factory=dict)
     thin: tuple[tuple[Factor, np.ndarray], ...] = ()
     own_norm: bool = False
+    loose: Set[Factor] = frozenset()
 
     @property
     def size(self) -> int:
@@ -101,7 +104,8 @@ def find_groups(coupling: Coupling) -> list[Group]:
     """The groups of a coupled graph, in graph order."""
     constants = _constants(coupling)
     free = _free_leaves(coupling, constants)
-    members = _gather_by_origin(free)
+    pieces = pieces_of_axes(coupling, free)
+    members = gather_pieces(free, pieces)
     unit_of_leaf = {leaf: (number, offset) for number, group in enumerate(members) for leaf, offset in group.items()}
     slices: list[list[Slice]] = [[] for _ in members]
     consumed = _consumed(coupling)
@@ -113,7 +117,8 @@ def find_groups(coupling: Coupling) -> list[Group]:
             for number, consumer, unit_of in layers.of(dim, read):
                 found = Slice(value, axis, unit_of, not consumer, consumer, uses.get(value, ()))
                 slices[number].append(found)
-    thin = _thin(coupling, layers)
+    loose = {leaf for axis in pieces for leaf in axis}
+    thin = _thin(coupling, layers, loose)
     outer = _nesting(coupling, unit_of_leaf)
     named: list[Group] = []
     names = _names(coupling, slices)
@@ -126,7 +131,19 @@ def find_groups(coupling: Coupling) -> list[Group]:
         outside = frozenset(names[k] for k in outer[number] if slices[k])
         mine = tuple(group), tuple(slices[number])
         own = statistic is not None and statistic.text in AVERAGES and not is_stream(coupling, slices[number])
-        named.append(Group(names[number], kind, *mine, statistic, outside, dict(group), tuple(thin[number]), own))
+        named.append(
+            Group(
+                names[number],
+                kind,
+                *mine,
+                statistic,
+                outside,
+                dict(group),
+                tuple(thin[number]),
+                own,
+                loose & group.keys(),
+            )
+        )
     return named
 
 
@@ -149,40 +166,27 @@ def _free_leaves(coupling: Coupling, constants: Iterable[ir.Value]) -> dict[Fact
         for leaf in leaves(dim):
             if leaf is not ONE and leaf.size and leaf not in coupling.frozen:
                 found[leaf] = None
-    for dim, singles in _with_singles(coupling, found).items():
-        for leaf in singles:
-            if _covers(dim, leaf):
-                coupling.frozen[leaf] = Reason("without it an axis would be empty", show(dim))
-                found.pop(leaf, None)
+    singles = {leaf for leaf in found if leaf.size == 1}
+    for dim, held in _dims_with(coupling, singles).items():
+        for leaf in held & _covering(dim):
+            coupling.frozen[leaf] = Reason("without it an axis would be empty", show(dim))
+            found.pop(leaf, None)
     return found
 
 
-def _with_singles(coupling: Coupling, free: Iterable[Factor]) -> dict[Factor, set[Factor]]:
-    """The dims that hold free factors of one index, and these."""
-    singles = {leaf for leaf in free if leaf.size == 1}
-    dims = {dim.root: None for axes in coupling.axes.values() for dim in axes} if singles else {}
-    return {dim: held for dim in dims if (held := singles.intersection(leaves(dim)))}
+def _dims_with(coupling: Coupling, wanted: Set[Factor]) -> dict[Factor, Set[Factor]]:
+    """The dims that hold wanted factors, and which."""
+    dims = {dim.root: None for axes in coupling.axes.values() for dim in axes} if wanted else {}
+    return {dim: held for dim in dims if (held := wanted & set(leaves(dim)))}
 
 
-def _covers(dim: Factor, leaf: Factor) -> bool:
+def _covering(dim: Factor) -> set[Factor]:
+    """The leaves that lie in every position of a dim."""
     root = dim.root
     if root.kind is Kind.LEAF:
-        return root is leaf
-    test = any if root.kind is Kind.PRODUCT else all
-    return test(_covers(part, leaf) for part in root.parts)
-
-
-def _gather_by_origin(free: Iterable[Factor]) -> list[dict[Factor, int]]:
-    """Leaves that were cut out of one factor, each with the number of its first unit."""
-    pieces: dict[Factor, list[Factor]] = defaultdict(list)
-    for leaf in free:
-        pieces[leaf.origin].append(leaf)
-    members = []
-    for group in pieces.values():
-        group.sort(key=lambda leaf: leaf.offset)
-        starts = np.cumsum([0, *(leaf.size for leaf in group)])
-        members.append({leaf: int(start) for leaf, start in zip(group, starts, strict=False)})
-    return members
+        return {root}
+    parts = map(_covering, root.parts)
+    return set().union(*parts) if root.kind is Kind.PRODUCT else set.intersection(*parts)
 
 
 class _Layers:
@@ -223,11 +227,12 @@ class _Layers:
         return [(number, consumer, layer) for (number, consumer), found in layers.items() for layer in found]
 
 
-def _thin(coupling: Coupling, layers: _Layers) -> dict[int, list[tuple[Factor, np.ndarray]]]:
-    """For each group, the axes whose every position lies in a factor of one index; any other keeps something."""
+def _thin(coupling: Coupling, layers: _Layers, loose: Set[Factor]) -> dict[int, list[tuple[Factor, np.ndarray]]]:
+    """For each group, the axes whose every position lies in a factor that may go; any other keeps something."""
     found: dict[int, list[tuple[Factor, np.ndarray]]] = defaultdict(list)
-    for dim, singles in _with_singles(coupling, layers.unit_of_leaf).items():
-        if np.any([index >= 0 for _, index in leaf_positions(dim, singles)], axis=0).all():
+    may_go = {leaf for leaf in layers.unit_of_leaf if leaf.size == 1} | loose
+    for dim, held in _dims_with(coupling, may_go).items():
+        if np.any([index >= 0 for _, index in leaf_positions(dim, held)], axis=0).all():
             for number, _, unit_of in layers.of(dim, set()):
                 found[number].append((dim, unit_of))
     return found

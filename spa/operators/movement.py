@@ -13,7 +13,7 @@ from spa.notation.rule import Positions, Rule, Sizes, parse_terms, rule
 
 COMPUTED = "positions computed at run time"
 MISALIGNED = "reshaped across its own boundaries"
-MAX_RUNS = 1024  # a selection in more pieces than this freezes its axis
+MAX_RUNS = 2048  # a selection in more pieces than this freezes its axis
 
 
 # -------------------------------------------------------------------------------------------------- reshape
@@ -215,6 +215,9 @@ def _slice_terms(
         # every step-th position of an axis made of steps: "(m (1 + 1)) -> m"
         whole = f"({name} ({' + '.join(['1'] * step)}))"
         return whole, name, {name: size // step}, "_", whole
+    if step == -1 and len(range(first, last, step)) == size <= MAX_RUNS:  # turned round; both ends lie beyond the axis
+        terms = [f"{name}{k}" for k in range(size)]
+        return _sum_text(terms), _sum_text(terms[::-1]), dict.fromkeys(terms, 1), "_", "_"
     return None
 
 

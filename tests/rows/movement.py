@@ -176,7 +176,12 @@ ROWS: list[Row] = [
     ),
     row(
         "Slice",
-        [(2, 6), constant([-1]), constant([-END]), constant([1]), constant([-1])],
+        [(2, 3), constant([-1]), constant([-END]), constant([1]), constant([-1])],
+        "a (b0 + b1 + b2), _, _, _, _ -> a (b2 + b1 + b0) | b0=1 | b1=1 | b2=1",
+    ),
+    row(
+        "Slice",
+        [(2, 6), constant([-2]), constant([-END]), constant([1]), constant([-1])],
         "a b, _, _, _, _ -> a bx | frozen b bx: cut in steps, or from the end",
     ),
     row("Slice", [(2, 6), constant([4]), constant([2]), constant([1])], "a b, _, _, _ -> a bx | bx=0"),
