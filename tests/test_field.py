@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 
-from spa.errors import BudgetError, NothingToPrune
+from spa.errors import BudgetError, ModelError, NothingToPrune
 from spa.pipeline import PruneResult, prune
 from tests.benchmarks.zoo import SHARED
 from tests.models import build, positive
@@ -145,3 +145,53 @@ def test_a_softmax_over_units_is_not_opened() -> None:
     text = "(float[N,6] x) => (float[N,4] y) { a = MatMul(x, w0)  s = Softmax(a)  y = MatMul(s, w1) }"
     with pytest.raises(NothingToPrune, match="enters a softmax"):
         prune(build(text, {"w0": [6, 16], "w1": [16, 4]}), ratio=0.3)
+
+
+# ------------------------------------------------------------------------------------------------------- masks
+ATTENTION = """(float[N,6,12] x) => (float[N,6,5] y) {
+    q = MatMul(x, wq)  k = MatMul(x, wk)  v = MatMul(x, wv)
+    q4 = Reshape(q, heads)  k4 = Reshape(k, heads)  v4 = Reshape(v, heads)
+    qh = Transpose<perm=[0,2,1,3]>(q4)  kh = Transpose<perm=[0,2,3,1]>(k4)  vh = Transpose<perm=[0,2,1,3]>(v4)
+    s = MatMul(qh, kh)  m = MASKED  p = Softmax<axis=-1>(m)  o = MatMul(p, vh)
+    t = Transpose<perm=[0,2,1,3]>(o)  f = Reshape(t, flat)  y = MatMul(f, wo) }"""
+ABOVE = np.triu(np.ones((3, 6, 6), np.float32), 1)
+SLOPES = np.float32([0.5, 0.25, 0.125])[:, None, None] * np.minimum(0, np.arange(6) - np.arange(6)[:, None])
+MASKS = {
+    "minus infinity": ("Add(s, mask)", np.where(ABOVE > 0, -np.inf, 0)),
+    "plus infinity": ("Sub(s, mask)", np.where(ABOVE > 0, np.inf, 0)),
+    "lowest": ("Add(s, mask)", ABOVE * np.finfo(np.float32).min),
+    "ten thousand": ("Add(mask, s)", -1e4 * ABOVE),
+    "cap": ("Min(s, mask)", np.where(ABOVE > 0, -np.inf, 3e38)),
+    "slopes": ("Add(s, mask)", SLOPES + np.where(ABOVE > 0, -np.inf, 0)),
+}
+
+
+def attention(masked: str, mask: np.ndarray) -> onnx.ModelProto:
+    weights = {"wq": [12, 12], "wk": [12, 12], "wv": [12, 12], "wo": [12, 5]}
+    sizes = {"heads": np.array([0, 6, 3, 4]), "flat": np.array([0, 6, 12])}
+    return build(ATTENTION.replace("MASKED", masked), {**weights, **sizes, "mask": mask.astype(np.float32)})
+
+
+def test_a_stored_causal_mask() -> None:
+    result = cut(case("masked"), 0.3)
+    assert removed(result)["Wq:1"] == 1
+
+
+@pytest.mark.parametrize("criterion", ["l1", "l2", "fpgm", "lamp"])
+@pytest.mark.parametrize("name", MASKS)
+def test_no_mask_is_a_weight(name: str, criterion: str) -> None:
+    """The heads that go are those that go without the mask."""
+    masked, mask = MASKS[name]
+    result = cut(attention(masked, mask), 0.3, criterion=criterion)
+    without = cut(attention("Identity(s)", mask), 0.3, criterion=criterion)
+    assert result.plan.removed == without.plan.removed
+    assert len(result.plan.removed["wq:1"]) == 1
+
+
+def test_numbers_that_are_no_mask_are_refused() -> None:
+    model = attention("Add(s, mask)", np.where(ABOVE > 0, np.nan, 0))
+    with pytest.raises(ModelError, match="tensor 'mask' holds nan"):
+        prune(model, ratio=0.3)
+    model = attention("Add(s, mask)", SLOPES + np.where(np.arange(108).reshape(3, 6, 6) == 7, np.inf, 0))
+    with pytest.raises(ModelError, match="tensor 'mask' holds inf"):
+        prune(model, ratio=0.3)

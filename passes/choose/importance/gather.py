@@ -18,6 +18,7 @@ import onnx_ir as ir
 from spa.analysis.cost import NUMBERS
 from spa.analysis.group import Group, Slice
 from spa.errors import ModelError
+from spa.passes.choose.importance.masks import LARGE, is_mask
 
 GATHERS = ("sum", "mean", "max", "l2")
 ROLES = ("producers", "consumers", "both")
@@ -50,6 +51,8 @@ class Tensors:
     def power_sums(self, value: ir.Value, axis: int, power: int) -> np.ndarray:
         """(axis size,) the sum of |w| (power 1) or w * w (power 2) at each position of an axis, as float64.
 
+        Zeros for a mask: nothing of it is a weight.
+
         Raises:
             ModelError: the tensor holds NaN or infinite values.
         """
@@ -69,6 +72,8 @@ def _power_sums(value: ir.Value, axes: Sequence[int], power: int) -> dict[int, n
                 numbers = numbers * numbers if power == 2 else np.abs(numbers)
                 for axis, found in sums.items():
                     found[start[axis] : start[axis] + block.shape[axis]] += _sum_others(numbers, axis)
+        if any(not found.max(initial=0.0) < LARGE for found in sums.values()) and is_mask(array):
+            return {axis: np.zeros(array.shape[axis]) for axis in axes}
         if all(np.isfinite(found).all() for found in sums.values()):
             return sums
         check_finite(value, array)
@@ -151,7 +156,7 @@ class Context:
         """The slices that count for a group.
 
         Vectors (biases, scales, running statistics) do not, nor do indices and shapes, unless a group has
-        nothing else.  A group without slices in the wanted role is scored by those that it has.
+        nothing else; masks count nothing.  A group without slices in the wanted role is scored by those that it has.
         """
         floats = [piece for piece in group.slices if is_weight(piece)]
         matrices = [piece for piece in floats if self.tensors.size(piece.value) > piece.unit_of.size]

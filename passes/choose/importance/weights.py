@@ -22,6 +22,7 @@ from spa.passes.choose.importance.gather import (
     positions,
     stored,
 )
+from spa.passes.choose.importance.masks import LARGE, is_mask
 
 SCALES = {("BatchNormalization", 1)}
 """The operands that multiply a normalised channel."""
@@ -105,11 +106,11 @@ def distance_sums(piece: Slice, units: int) -> np.ndarray:
     """
     present, vectors = _unit_vectors(piece, units)
     size = float(np.abs(vectors).max(initial=0.0))
+    result = np.zeros(units)
+    if not size or (not size < LARGE and is_mask(stored(piece.value))):
+        return result
     if not np.isfinite(size):
         check_finite(piece.value, stored(piece.value))
-    result = np.zeros(units)
-    if not size:
-        return result
     vectors /= size  # squares stay in range
     vectors -= vectors.mean(axis=0)  # distances stay; their rounding shrinks with the vectors
     squares = np.einsum("ij,ij->i", vectors, vectors)
