@@ -195,3 +195,35 @@ def test_numbers_that_are_no_mask_are_refused() -> None:
     model = attention("Add(s, mask)", SLOPES + np.where(np.arange(108).reshape(3, 6, 6) == 7, np.inf, 0))
     with pytest.raises(ModelError, match="tensor 'mask' holds inf"):
         prune(model, ratio=0.3)
+
+
+# ---------------------------------------------------------------------------------------------- nothing in a tensor
+def empty(*shape: int, kind: type = np.float32) -> np.ndarray:
+    return np.zeros(shape, kind)
+
+
+EMPTY: dict[str, tuple[str, dict[str, Any]]] = {
+    "rows written": ("b = ScatterND(a, i, u)", {"i": empty(0, 1, kind=np.int64), "u": empty(0, 32)}),
+    "elements written": ("b = ScatterND(a, i, u)", {"i": empty(0, 2, kind=np.int64), "u": empty(0)}),
+    "columns written": ("b = ScatterElements<axis=1>(a, i, u)", {"i": empty(5, 0, kind=np.int64), "u": empty(5, 0)}),
+    "rows joined": ("b = Concat<axis=0>(a, u)", {"u": empty(0, 32)}),
+    "columns joined": ("b = Concat<axis=1>(u, a)", {"u": empty(5, 0)}),
+    "none picked": ("g = Gather<axis=1>(a, i)  b = Concat<axis=1>(a, g)", {"i": empty(0, kind=np.int64)}),
+    "an inner width of none": (
+        "q = MatMul(x, v)  p = MatMul(q, u)  b = Add(a, p)",
+        {"v": empty(12, 0), "u": empty(0, 32)},
+    ),
+}
+
+
+def test_updates_of_nothing() -> None:
+    assert groups(cut(case("empty_updates"), 0.6)) == ["A:1 ffn 32"]
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_tensors_without_elements(name: str) -> None:
+    body, weights = EMPTY[name]
+    text = f"(float[5,12] x) => (float[5,6] y) {{ a = MatMul(x, w0)  {body}  r = Relu(b)  y = MatMul(r, w1) }}"
+    result = cut(build(text, {"w0": [12, 32], "w1": [32, 6], **weights}), 0.6)
+    assert groups(result) == ["w0:1 ffn 32"]
+    assert result.report.difference == 0.0

@@ -277,19 +277,3 @@ def _typed_field(dtype: ir.DataType) -> tuple[str, int]:
         case _:
             # Types of two and four bits are packed into bytes, one byte an entry; all others have an entry each.
             return "int32_data", 8 if dtype.bitwidth in (2, 4) else dtype.bitwidth
-
-
-def check_weight(value: ir.Value) -> None:
-    """Refuse an initializer that no operator could have been trained with: a matrix or kernel without elements.
-
-    Empty vectors stay: exporters leave optional operands empty.
-
-    Raises:
-        ModelError: with the shape.
-    """
-    tensor = value.const_value
-    if tensor is None:
-        raise ModelError(f"initializer {value.name!r} has no value")
-    dims = tensor.shape.numpy()
-    if len(dims) > 1 and 0 in dims and tensor.dtype.is_floating_point():
-        raise ModelError(f"initializer {value.name!r} has an axis of length zero: shape {list(dims)}")

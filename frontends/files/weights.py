@@ -108,8 +108,8 @@ class Weights:
         """
         for graph in graphs:
             for value in graph.initializers.values():
-                check.check_weight(value)
-                assert value.const_value is not None
+                if value.const_value is None:
+                    raise ModelError(f"initializer {value.name!r} has no value")
                 value.const_value = self._adopted(value.const_value)
             for node in graph:
                 for attribute in list(node.attributes.values()):

@@ -20,10 +20,18 @@ def gather_elements(operation: Operation) -> Rule:
 @operator("Scatter", "ScatterElements")
 def scatter_elements(operation: Operation) -> Rule:
     """`a b, a x, a x -> a b`: b is written."""
+    if 0 in operation.shape(1):
+        return _unchanged(operation)
     data, index, frozen = _elementwise(operation, WRITTEN)
     axis = operation.axis(0)
     frozen |= {index[axis]: WRITTEN}
     return rule(f"{pattern(data)}, {pattern(index)}, {pattern(index)} -> {pattern(data)}", frozen=frozen)
+
+
+def _unchanged(operation: Operation) -> Rule:
+    """`a b, _, _ -> a b`: no position is written; operands without elements stay as long along every axis."""
+    names = pattern(letters(len(operation.shape(0))))
+    return rule(f"{names}, _, _ -> {names}")
 
 
 def _elementwise(operation: Operation, reason: str) -> tuple[list[str], list[str], dict[str, str]]:
@@ -59,10 +67,11 @@ def scatter_nd(operation: Operation) -> Rule:
     data, index = operation.shape(0), operation.shape(1)
     names = letters(len(data), avoid="mq")
     queries = [f"q{k}" for k in range(len(index) - 1)]
+    written = names[: index[-1]] if 0 not in index else []
     line = (
         f"{pattern(names)}, {pattern([*queries, 'm'])}, {pattern([*queries, *names[index[-1] :]])} -> {pattern(names)}"
     )
-    return rule(line, frozen={" ".join([*names[: index[-1]], *queries, "m"]): WRITTEN})
+    return rule(line, frozen={" ".join([*written, *queries, "m"]): WRITTEN})
 
 
 @operator("TensorScatter")

@@ -259,9 +259,11 @@ def gather(operation: Operation) -> Rule:
 
 def pieces_of(chosen: np.ndarray, size: int, name: str) -> tuple[str, str, dict[str, int]] | None:
     """Terms for an axis and for a selection of its positions, cut where the selection jumps; None: too often."""
-    positions = [int(p) % size for p in chosen]
-    if not positions or size == 0:
+    if size == 0:
         return None
+    if not chosen.size:  # nothing is taken, whatever goes
+        return name + "a", name + "b", {name + "b": 0}
+    positions = [int(p) % size for p in chosen]
     if chosen.size == 1:  # one position: it cannot go
         there = [(name + "a", positions[0]), ("1", 1), (name + "c", size - positions[0] - 1)]
         terms = [term for term, length in there if length]

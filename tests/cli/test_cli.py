@@ -274,11 +274,6 @@ def test_refused_options(here: Path, run: Callable[..., Ran], options: list[str]
     assert (here / "model.onnx").read_bytes() == before
 
 
-def zero_axis() -> onnx.ModelProto:
-    text = "(float[2,4] x) => (float[2,4] y) { a = MatMul(x, w)  y = MatMul(a, v) }"
-    return build(text, {"w": np.zeros((4, 0), np.float32), "v": np.zeros((0, 4), np.float32)})
-
-
 def wrong_size() -> onnx.ModelProto:
     model = build("(float[2,4] x) => (float[2,4] y) { a = MatMul(x, w)  y = Relu(a) }", {"w": [4, 4]})
     model.graph.initializer[0].dims[0] = 5
@@ -306,7 +301,6 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "missing external data": (lambda: external("gone.bin").SerializeToString(), "'gone.bin' is missing in"),
     "external data above": (lambda: external("../up.bin").SerializeToString(), "climbs out of the model's folder"),
     "external data elsewhere": (lambda: external("/etc/hosts").SerializeToString(), "relative to the model"),
-    "axis of length zero": (lambda: zero_axis().SerializeToString(), "an axis of length zero"),
     "cycle": (lambda: cyclic().SerializeToString(), "the graph has a cycle"),
     "wrong tensor size": (lambda: wrong_size().SerializeToString(), "takes 80 bytes, found 64"),
 }

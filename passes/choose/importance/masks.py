@@ -11,7 +11,7 @@ _SHARE = 1 / 16  # so many infinities of one sign are no accident
 
 
 def is_mask(array: np.ndarray) -> bool:
-    """Whether a tensor is a mask: zeros and one large number, or infinite in many places, of one sign, and never NaN."""
+    """Whether a tensor is a mask: zeros and one large number, or infinite in many places, of one sign."""
     numbers = array.astype(np.float64).reshape(-1)
     if np.isnan(numbers).any():
         return False
