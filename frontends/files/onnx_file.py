@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from spa.errors import ModelError
-from spa.frontends.files import check, wire
+from spa.frontends.files import check, upgrade, wire
 from spa.frontends.files.weights import Fingerprint, Origin, Weights, open_mapped, origin_of, set_origin
 from spa.frontends.files.writing import check_target, save, save_text
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["check_target", "load", "origin_of", "save", "save_text"]
 
 _HEAD_NBYTES = 40
+_IR_WITHOUT_LISTS = 4  # before it, every initializer had to be listed as an input
 
 
 def load(source: str | os.PathLike[str] | onnx.ModelProto | ir.Model | gs.Graph) -> ir.Model:
@@ -39,6 +41,8 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto | ir.Model | gs.Graph)
     if isinstance(source, (str, os.PathLike)):
         return _load_file(Path(source))
     if isinstance(source, ir.Model):
+        if 0 < source.opset_imports.get("", 0) < check.OPSETS[0] and not source.functions:
+            return from_proto(ir.to_proto(source))
         with _refusals():
             return _adopt(source.clone(), Weights(), origin_of(source))
     if type(source).__module__.partition(".")[0] == "onnx_graphsurgeon":
@@ -60,7 +64,11 @@ def from_proto(proto: onnx.ModelProto) -> ir.Model:
     """
     check.check_proto(proto)
     with _refusals():
-        return _adopt(ir.from_proto(proto), Weights(), Origin())
+        origin = Origin()
+        if upgrade.old_opset(proto) is not None:
+            proto, note = upgrade.upgraded(proto)
+            origin = Origin(notes=(note,))
+        return _adopt(ir.from_proto(proto), Weights(), origin)
 
 
 def _load_file(path: Path) -> ir.Model:
@@ -72,7 +80,11 @@ def _load_file(path: Path) -> ir.Model:
         with _refusals():
             proto = onnx.ModelProto.FromString(wire.skeleton(data, location=inline_location))
             check.check_proto(proto)
-            return _adopt(ir.from_proto(proto), weights, Origin(path=path))
+            origin = Origin(path=path)
+            if upgrade.old_opset(proto) is not None:
+                proto, note = upgrade.upgraded(onnx.load(path))
+                origin = Origin(path=path, notes=(note,))
+            return _adopt(ir.from_proto(proto), weights, origin)
     except ModelError as error:
         head = data[:_HEAD_NBYTES]
         is_text = all(byte in b"\t\n\r" or 0x20 <= byte < 0x7F for byte in head)
@@ -92,8 +104,17 @@ def _adopt(model: ir.Model, weights: Weights, origin: Origin) -> ir.Model:
     for graph in graphs:
         _open_negative_axes(graph)
     files: tuple[Fingerprint, ...] = (*origin.files, *weights.files)
-    set_origin(model, Origin(path=origin.path, external=origin.external or weights.external, files=files))
+    notes = tuple(dict.fromkeys((*origin.notes, *_listed(model))))
+    set_origin(model, replace(origin, external=origin.external or weights.external, files=files, notes=notes))
     return model
+
+
+def _listed(model: ir.Model) -> Iterator[str]:
+    """A note where weights are listed as inputs although the IR version does not ask for that."""
+    listed = [str(value.name) for value in model.graph.inputs if value.is_initializer()]
+    if listed and (model.ir_version or 0) >= _IR_WITHOUT_LISTS:
+        names = f"{', '.join(listed[:3])}{f' and {len(listed) - 3} more' if len(listed) > 3 else ''}"
+        yield f"stored tensors listed as inputs ({names}) are taken as weights, and stay listed with their new shapes"
 
 
 def _open_negative_axes(graph: ir.Graph) -> None:

@@ -40,6 +40,7 @@ class Origin:
     path: Path | None = None  # None: it came from memory
     external: bool = False  # weights beside the model, not in it
     files: tuple[Fingerprint, ...] = ()
+    notes: tuple[str, ...] = ()  # what was done to the model on reading it
 
     def check_unchanged(self) -> None:
         """Refuse to go on with weights that are no longer those that were read.

@@ -7,9 +7,10 @@ has a copy of its own (exporters merge equal ones: zero biases, scales of all on
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 from onnx_ir.passes.common import (
-    AddInitializersToInputsPass,
     InlinePass,
     RemoveInitializersFromInputsPass,
     RemoveUnusedNodesPass,
@@ -29,7 +30,8 @@ def normalize(model: ir.Model) -> ir.Model:
     """A normalised copy of the model; weights that are not folded stay where they are (memory-mapped, shared).
 
     The copy computes the same, for every size of its symbolic axes, and has the same inputs, outputs, opset and IR
-    versions, metadata and functions that no node calls. Normalising twice changes nothing more.
+    versions, metadata and functions that no node calls. Initializers that are listed as inputs are weights, and stay
+    listed unless they are folded. Normalising twice changes nothing more.
 
     Raises ModelError where nodes or functions wait for each other, or those of a subgraph are out of order.
     """
@@ -37,11 +39,13 @@ def normalize(model: ir.Model) -> ir.Model:
         copy = _copy(model)
     except RuntimeError as error:
         raise ModelError("the graph cannot be read: the nodes of a subgraph are out of order") from error
+    listed = [str(value.name) for value in copy.graph.inputs]
     try:
-        listed = (model.ir_version or 0) <= LISTED_INITIALIZERS
-        return (_PASSES_LISTED if listed else _PASSES)(copy).model
+        normal = _PASSES(copy).model
     except ir.passes.PassError as error:
         raise ModelError(f"the graph cannot be normalised: {error.__cause__ or error}") from error
+    list_initializers(normal, listed)
+    return normal
 
 
 def _copy(model: ir.Model) -> ir.Model:
@@ -75,6 +79,16 @@ def _copy(model: ir.Model) -> ir.Model:
         metadata_props=dict(model.metadata_props),
         device_configurations=model.device_configurations,
     )
+
+
+def list_initializers(model: ir.Model, names: Sequence[str]) -> None:
+    """Put initializers among the graph's inputs: those of the names given, in their order; in old IR versions all."""
+    graph = model.graph
+    inputs = {str(value.name): value for value in graph.inputs}
+    wanted = [inputs.get(name) or graph.initializers.get(name) for name in names]
+    if (model.ir_version or 0) <= LISTED_INITIALIZERS:
+        wanted += graph.initializers.values()
+    graph.inputs[:] = dict.fromkeys(value for value in wanted if value is not None)
 
 
 class EliminateIdentities(ir.passes.InPlacePass):
@@ -203,12 +217,10 @@ _CLEANING = [
     ForgetSubgraphs(),
     RemoveUnusedInitializers(),
 ]
-_PLAIN = [
+_PASSES = ir.passes.Sequential(
+    RemoveInitializersFromInputsPass(),
     InlinePass(),
     CountAxesFromFront(),
     ir.passes.PassManager(_CLEANING, steps=_ROUNDS, early_stop=True),
     UnshareConstants(),
-]
-_PASSES = ir.passes.Sequential(*_PLAIN)
-# Old IR versions list initializers as inputs that nobody may override; out of the way of the other passes meanwhile.
-_PASSES_LISTED = ir.passes.Sequential(RemoveInitializersFromInputsPass(), *_PLAIN, AddInitializersToInputsPass())
+)

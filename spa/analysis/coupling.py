@@ -24,7 +24,6 @@ from spa.operators.norm import AVERAGES
 from spa.shapes import Shapes
 
 Axes = tuple[Factor, ...]
-LISTED_BEFORE_IR = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +80,7 @@ class _Solver:
     def solve(self) -> Coupling:
         graph = self.model.graph
         for value in graph.inputs:
-            if not self.stored(value):
+            if not value.is_initializer():
                 self.freeze(value, Reason("graph input", _named(value)))
         self.couple_graph(graph)
         for value in graph.outputs:
@@ -121,17 +120,12 @@ class _Solver:
 
     def couple_graph(self, graph: ir.Graph) -> None:
         for value in graph.initializers.values():
-            if not value.is_graph_input() or self.stored(value):
-                self.weights.add(value)
+            self.weights.add(value)
             self.known(value)
         for node in graph:
             self.couple_node(node)
 
     # ------------------------------------------------------------------------------------------ values
-    def stored(self, value: ir.Value) -> bool:
-        """Whether a graph input is no input but a stored tensor: before IR 4 every initializer had to be listed."""
-        return value.is_initializer() and (self.model.ir_version or 0) < LISTED_BEFORE_IR
-
     def known(self, value: ir.Value | None) -> Axes | None:
         """The dims of a tensor, made new if it has none yet; None if its shape is unknown."""
         if value is None:
