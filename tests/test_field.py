@@ -336,3 +336,179 @@ def test_what_the_converter_does_not_know_is_refused_in_a_line() -> None:
         ModelError, match=r"found 6, which onnx's version converter cannot bring up to 9 \(.+\); export"
     ):
         prune(model, ratio=0.3)
+
+
+# ---------------------------------------------------------------------------------- quantised when the graph runs
+def quantised_recurrence(domain: str = "com.microsoft") -> onnx.ModelProto:
+    """One direction behind a layer of its own; its last state is read by a product that quantises."""
+    random, node = np.random.default_rng(0), onnx.helper.make_node
+    d, k = 20, 24
+    names = ["f", "w", "r", "b", "", "", "", "", "ws", "wz", "rs", "rz"]
+    nodes = [
+        node("MatMul", ["x", "a"], ["e"]),
+        node("Relu", ["e"], ["f"]),
+        node("DynamicQuantizeLSTM", names, ["", "h"], domain=domain, hidden_size=d),
+        node("Squeeze", ["h", "axis"], ["s"]),
+        node("DynamicQuantizeMatMul", ["s", "m", "ms", "mz"], ["y"], domain=domain),
+    ]
+    arrays = {
+        "a": random.standard_normal((6, k)).astype(np.float32) / 3,
+        "w": random.integers(-90, 90, (1, k, 4 * d)).astype(np.int8),
+        "r": random.integers(-90, 90, (1, d, 4 * d)).astype(np.int8),
+        "b": random.standard_normal((1, 8 * d)).astype(np.float32) / 4,
+        "m": random.integers(-90, 90, (d, 5)).astype(np.int8),
+        **{name: np.full(1, 0.004, np.float32) for name in ("ws", "rs")},
+        **{name: np.zeros(1, np.int8) for name in ("wz", "rz")},
+        "ms": np.array(0.01, np.float32), "mz": np.array(0, np.int8), "axis": np.array([0]),
+    }  # fmt: skip
+    stored = [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    inputs = [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [7, "n", 6])]
+    outputs = [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 5])]
+    graph = onnx.helper.make_graph(nodes, "recurrence", inputs, outputs, stored)
+    opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid(domain, 1)]
+    return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+def test_a_range_of_quantised_numbers_holds_no_unit() -> None:
+    for ratio in (0.15, 0.6):
+        assert groups(cut(case("quantised_lstm"), ratio)) == ["Wu:2 hidden 24", "Wv:2 hidden 24"]
+
+
+def test_a_range_of_quantised_numbers_in_other_operators() -> None:
+    result = cut(quantised_recurrence(), 0.5)
+    assert groups(result) == ["a:1 ffn 24", "w:2 hidden 20"]
+    assert result.report.difference is not None
+    assert 0.0 < result.report.difference < 0.05
+    assert cut(quantised_recurrence(), 0.1, only=["a:1"]).report.difference == pytest.approx(0.0, abs=1e-6)
+
+
+# -------------------------------------------------------------------------------------------- constant positions
+def run(model: onnx.ModelProto | ir.Model, feed: dict[str, np.ndarray]) -> np.ndarray:
+    proto = ir.to_proto(model) if isinstance(model, ir.Model) else model
+    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    answer: np.ndarray = session.run(None, feed)[0]
+    return answer
+
+
+def table(*lists: list[int]) -> np.ndarray:
+    """The positions that are the product of lists, (lengths..., axes)."""
+    return np.stack(np.meshgrid(*lists, indexing="ij"), -1).astype(np.int64)
+
+
+IMAGES = """(float[2,3,4,4] x) => (float[2,5,4,4] y) {
+    a = Conv(x, k0)  r = Relu(a)  BODY  c = Relu(z)  y = Conv(c, k1) }"""
+FIRST = "p = Slice(r, s0, s5, s1)  q = Conv(p, k2)  "
+KERNELS: dict[str, Any] = {
+    "k0": [12, 3, 1, 1], "k1": [5, 12, 1, 1], "k2": [5, 5, 1, 1],
+    **{f"s{number}": np.array([number]) for number in (0, 1, 3, 5)},
+}  # fmt: skip
+ASSIGNED: dict[str, tuple[str, np.ndarray, list[str]]] = {
+    "the first channels": (
+        FIRST + "z = ScatterND(r, i, q)", table([0, 1], list(range(5))),
+        ["k0:0 channels 5", "k0:0#2 channels 7", "k2:0 channels 5"],
+    ),
+    "channels in the middle, counted from the end": (
+        FIRST + "z = ScatterND(r, i, q)", table([0, 1], list(range(-7, -2))),
+        ["k0:0 channels 5", "k0:0#2 channels 5", "k0:0#3 channels 2", "k2:0 channels 5"],
+    ),
+    "every second channel": (
+        FIRST + "z = ScatterND(r, i, q)", table([0, 1], [1, 3, 5, 7, 9]),
+        ["k0:0 channels 3", "k0:0#2 channels 2", "k0:0#3 channels 3", "k0:0#4 channels 4", "k2:0 channels 5"],
+    ),
+    "a corner of channels and rows": (
+        "p = Slice(r, s0, s5, s1)  h = Conv(p, k2)  q = Slice(h, s0, s3, s3)  w = Transpose<perm=[0,1,3,2]>(r)  "
+        "e = Transpose<perm=[0,1,3,2]>(q)  v = ScatterND(w, i, e)  z = Transpose<perm=[0,1,3,2]>(v)",
+        table([0, 1], list(range(5)), [0, 1, 2]), ["k0:0 channels 5", "k0:0#2 channels 7"],
+    ),
+    "by element": (
+        FIRST + "z = ScatterElements<axis=1>(r, i, q)",
+        np.broadcast_to(np.arange(7, 12)[:, None, None], (2, 5, 4, 4)).copy(),
+        ["k0:0 channels 5", "k0:0#2 channels 2", "k0:0#3 channels 5", "k2:0 channels 5"],
+    ),
+    "picked by a table": (
+        "g = GatherND(r, i)  o = Slice(r, s0, s5, s1)  n = Conv(o, k2)  z = Concat<axis=1>(g, n)",
+        table([0, 1], list(range(5, 12))), ["k0:0 channels 5", "k0:0#2 channels 7", "k2:0 channels 5"],
+    ),
+}  # fmt: skip
+
+
+def test_a_slice_that_is_assigned() -> None:
+    assert cut(case("slice_assignment"), 0.6).report.difference == 0.0
+
+
+@pytest.mark.parametrize("name", ASSIGNED)
+def test_assignments_at_constant_positions(name: str) -> None:
+    body, positions, expected = ASSIGNED[name]
+    model = build(IMAGES.replace("BODY", body), {**KERNELS, "i": positions}, opset=17, ir_version=8)
+    result = cut(model, 0.3)
+    if name != "a corner of channels and rows":
+        assert groups(result) == expected
+    feed = {"x": np.random.default_rng(0).standard_normal((2, 3, 4, 4)).astype(np.float32)}
+    np.testing.assert_array_equal(run(result.dense, feed), run(model, feed))
+
+
+def test_positions_that_are_no_product_or_add_up_stay() -> None:
+    """A diagonal, and a sum over what was there: the scatter stays, and holds the axes it writes."""
+    diagonal = np.array([[[0, k], [1, k + 1]] for k in range(5)])
+    for body, positions in (
+        ("q = Conv(x, k3)  u = Transpose<perm=[1,0,2,3]>(q)  z = ScatterND(r, i, u)", diagonal),
+        ('q = Conv(x, k3)  z = ScatterND<reduction="add">(r, i, q)', table([0, 1], list(range(5)))),
+    ):
+        model = build(IMAGES.replace("BODY", body), {**KERNELS, "k3": [5, 3, 1, 1], "i": positions}, opset=18)
+        with pytest.raises(NothingToPrune, match="written by index"):
+            prune(model, ratio=0.3)
+
+
+# ------------------------------------------------------------------------------------------------ lists of tensors
+LISTS = {
+    "split in chunks": "s = SplitToSequence<axis=1>(a, six)  p = SequenceAt(s, zero)  q = SequenceAt(s, one)  m = Mul(p, q)",
+    "split in lengths": (
+        "s = SplitToSequence<axis=-1>(a, lengths)  p = SequenceAt(s, zero)  q = SequenceAt(s, last)  r = Relu(p)  "
+        "o = Concat<axis=1>(r, q)  m = Sigmoid(o)"
+    ),
+    "joined": "r = Relu(a)  b = MatMul(x, w2)  s = SequenceConstruct(r, b)  m = ConcatFromSequence<axis=1>(s)",
+    "stacked": (
+        "b = MatMul(x, w2)  s = SequenceConstruct(a, b)  t = ConcatFromSequence<axis=1, new_axis=1>(s)  "
+        "m = ReduceSum<keepdims=0>(t, axes)"
+    ),
+    "filled": (
+        "b = MatMul(x, w2)  e = SequenceEmpty()  s = SequenceInsert(e, a)  t = SequenceInsert(s, b, zero)  "
+        "u = SequenceInsert(t, b)  v = SequenceErase(u, zero)  n = SequenceLength(v)  p = SequenceAt(v, last)  "
+        "q = SequenceAt(v, zero)  f = Cast<to=1>(n)  o = Add(p, q)  m = Div(o, f)"
+    ),
+    "unstacked": (
+        "g = Reshape(a, heads)  s = SplitToSequence<axis=1, keepdims=0>(g)  p = SequenceAt(s, zero)  "
+        "q = SequenceAt(s, one)  m = Mul(p, q)"
+    ),
+}
+WIDTHS = {"split in chunks": 6, "split in lengths": 12, "joined": 24, "stacked": 12, "filled": 12, "unstacked": 6}
+
+
+def test_a_sequence_of_constant_parts() -> None:
+    assert groups(cut(case("sequence"), 0.6)) == ["W:1 ffn 16"]
+
+
+@pytest.mark.parametrize("opset", [11, 13, 18])
+@pytest.mark.parametrize("name", LISTS)
+def test_lists_of_tensors(name: str, opset: int) -> None:
+    """The lists go: the dense model computes the same without them, and what they held is cut."""
+    if opset < 13 and name == "stacked":
+        pytest.skip("ReduceSum takes its axes as an attribute there")
+    text = f"(float[N,5] x) => (float[N,4] y) {{ a = MatMul(x, w0)  {LISTS[name]}  y = MatMul(m, w1) }}"
+    numbers = {"zero": 0, "one": 1, "last": -1, "six": 6, "lengths": [4, 3, 5], "axes": [1], "heads": [-1, 2, 6]}
+    constants = {key: np.array(number) for key, number in numbers.items()}
+    weights = {"w0": [5, 12], "w2": [5, 12], "w1": [WIDTHS[name] - 3 * (name == "split in lengths"), 4]}
+    model = build(text, {**weights, **constants}, opset=opset, ir_version=8)
+    result = cut(model, 0.3)
+    assert not any("Sequence" in node.op_type for node in result.dense.graph)
+    feed = {"x": np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32)}
+    np.testing.assert_allclose(run(result.dense, feed), run(model, feed), rtol=1e-6)
+
+
+def test_a_list_that_something_else_reads_stays() -> None:
+    text = """(float[N,5] x, int64 k) => (float[N,4] y) {
+        a = MatMul(x, w0)  s = SplitToSequence<axis=1>(a, six)  p = SequenceAt(s, k)  q = SequenceAt(s, one)
+        m = Mul(p, q)  y = MatMul(m, w1) }"""
+    model = build(text, {"w0": [5, 12], "w1": [6, 4], "six": np.array(6), "one": np.array(1)})
+    with pytest.raises(NothingToPrune, match="holds a list of tensors"):
+        prune(model, ratio=0.3)

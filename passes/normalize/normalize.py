@@ -17,8 +17,10 @@ from onnx_ir.passes.common import (
 )
 
 from spa.errors import ModelError
+from spa.passes.normalize.assignments import PlaceAssignments
 from spa.passes.normalize.fold import LISTED_INITIALIZERS, FoldConstants, Names, constant, values_of
 from spa.passes.normalize.loops import LiftInvariants
+from spa.passes.normalize.sequences import UnrollSequences
 from spa.shapes import in_order
 from spa.shapes.types import STANDARD
 
@@ -211,6 +213,8 @@ def _is_tied(value: ir.Value) -> bool:
 
 _CLEANING = [
     FoldConstants(),
+    UnrollSequences(),
+    PlaceAssignments(),
     EliminateIdentities(),
     LiftInvariants(),
     RemoveUnusedNodesPass(),

@@ -21,6 +21,7 @@ from spa.notation.dims import ONE, Factor, Kind, Misfit, leaves, show, unify
 from spa.notation.operation import Operation, Refusal, rule_of
 from spa.notation.rule import Pattern, Rule, Term
 from spa.operators.norm import AVERAGES
+from spa.operators.quantize import RANGE
 from spa.shapes import Shapes
 
 Axes = tuple[Factor, ...]
@@ -32,6 +33,11 @@ class Reason:
 
     text: str
     where: str
+
+    @property
+    def weight(self) -> int:
+        """Of statistics: 0 for one that a unit may decide, 1 for an average, 2 for a range of quantised numbers."""
+        return 2 if self.text == RANGE else 1 if self.text in AVERAGES else 0
 
     def __str__(self) -> str:
         return f"{self.text} ({self.where})"
@@ -85,7 +91,7 @@ class _Solver:
         self.couple_graph(graph)
         for value in graph.outputs:
             self.freeze(value, Reason("graph output", _named(value)))
-        self.notes["statistic"].sort(key=lambda note: note[1].text in AVERAGES)  # what says more than an average counts
+        self.notes["statistic"].sort(key=lambda note: note[1].weight)  # of several, the one that says most counts
         for word, found in (("frozen", self.result.frozen), ("statistic", self.result.statistic)):
             for factor, reason in self.notes[word]:
                 for leaf in leaves(factor):

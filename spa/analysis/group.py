@@ -22,6 +22,7 @@ from spa.analysis.stream import is_stream
 from spa.notation.dims import ONE, Factor, Kind, leaves, show
 from spa.notation.positions import Masks, keep_mask, leaf_positions, occurrences
 from spa.operators.norm import AVERAGES
+from spa.operators.quantize import RANGE
 
 __all__ = ["Frozen", "Group", "Masks", "Slice", "find_frozen", "find_groups", "keep_mask", "leaf_positions"]
 
@@ -64,9 +65,11 @@ class Group:
         outer: names of groups whose units contain whole copies of this one (heads for head_dim).
         thin: the axes, of constants or computed, that factors of one index and loose ones could leave empty, by their
             dim: (axis size,) the unit each position belongs to, -1 for none; once for each layer of units.
+        loose: leaves that are pieces of an axis and never stand alone: all of one may go, as long as the axis stays.
         own_norm: it is off for a norm or mean of its own alone (the units are no residual stream): a selection may
             open it, and does where nothing else meets the budget.
-        loose: leaves that are pieces of an axis and never stand alone: all of one may go, as long as the axis stays.
+        ranged: with others the units set the range of numbers that are quantised when the graph runs: without them what
+            stays is rounded otherwise.
     """
 
     name: str
@@ -77,8 +80,9 @@ class Group:
     outer: frozenset[str] = frozenset()
     offsets: Mapping[Factor, int] = field(default_factory=dict)
     thin: tuple[tuple[Factor, np.ndarray], ...] = ()
-    own_norm: bool = False
     loose: Set[Factor] = frozenset()
+    own_norm: bool = False
+    ranged: bool = False
 
     @property
     def size(self) -> int:
@@ -125,32 +129,18 @@ def find_groups(coupling: Coupling) -> list[Group]:
     for number, group in enumerate(members):
         if not slices[number]:
             continue
-        statistic = _statistic(coupling, group)
+        reasons = [coupling.statistic[leaf] for leaf in group if leaf in coupling.statistic]
+        statistic = min(reasons, key=lambda reason: reason.weight, default=None)
+        ranged = statistic is not None and statistic.text == RANGE
+        statistic = None if ranged else statistic
         called = set().union(*(coupling.kinds.get(leaf, set()) for leaf in group))
         kind = WIDTH if statistic else next((kind for kind in KINDS if kind in called), "channels")
         outside = frozenset(names[k] for k in outer[number] if slices[k])
         mine = tuple(group), tuple(slices[number])
         own = statistic is not None and statistic.text in AVERAGES and not is_stream(coupling, slices[number])
-        named.append(
-            Group(
-                names[number],
-                kind,
-                *mine,
-                statistic,
-                outside,
-                dict(group),
-                tuple(thin[number]),
-                own,
-                loose & group.keys(),
-            )
-        )
+        axes = dict(group), tuple(thin[number]), loose & group.keys()
+        named.append(Group(names[number], kind, *mine, statistic, outside, *axes, own_norm=own, ranged=ranged))
     return named
-
-
-def _statistic(coupling: Coupling, group: Iterable[Factor]) -> Reason | None:
-    """The statistic that a group's units enter; of several, one that is more than an average."""
-    reasons = [coupling.statistic[leaf] for leaf in group if leaf in coupling.statistic]
-    return min(reasons, key=lambda reason: reason.text in AVERAGES, default=None)
 
 
 def _constants(coupling: Coupling) -> list[ir.Value]:

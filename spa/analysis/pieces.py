@@ -19,7 +19,8 @@ from spa.notation.dims import Factor, Kind, leaves
 def pieces_of_axes(coupling: Coupling, free: Collection[Factor]) -> list[list[Factor]]:
     """Free leaves that are addends of the same sums and stand nowhere else, in their order.
 
-    One of the sums consists of them and of what stays: an axis is theirs.
+    One of the sums consists of them and of what stays, so that an axis is theirs; or one of them is a single position,
+    which as a group of its own could never go.
     """
     sums: dict[Factor, set[Factor]] = defaultdict(set)
     waiting = list(dict.fromkeys(dim.root for axes in coupling.axes.values() for dim in axes))
@@ -45,7 +46,11 @@ def pieces_of_axes(coupling: Coupling, free: Collection[Factor]) -> list[list[Fa
     return [
         pieces
         for around, pieces in together.items()
-        if len(pieces) > 1 and any(goes.intersection(leaves(axis)) == set(pieces) for axis in around)
+        if len(pieces) > 1
+        and (
+            any(leaf.size == 1 for leaf in pieces)
+            or any(goes.intersection(leaves(axis)) == set(pieces) for axis in around)
+        )
     ]
 
 

@@ -76,7 +76,7 @@ FOLLOW: list[Row] = [
      lambda m: [operand(m, "Reshape", 1, k) for k in (0, 1)], [[-1, 2, 3, 5, 5], [0, 6, 5, 5]]),
     ("sizes of a split", models.channel_shuffle, {"c0:0#2": [3]}, lambda m: operand(m, "Split", 1), [4, 2]),
     ("sizes of a resize", models.resized, {"c0:0": [2]}, lambda m: operand(m, "Resize", 3), [2, 5, 8, 8]),
-    ("pads", models.padded, {"c1:0#2": [0]}, lambda m: operand(m, "Pad", 1), [0, 1, 0, 0, 0, 1, 0, 0]),
+    ("pads", models.padded, {"c1:0": [1]}, lambda m: operand(m, "Pad", 1), [0, 1, 0, 0, 0, 1, 0, 0]),
     ("ends of slices", models.sliced, {"c0:0": [0]},
      lambda m: [operand(m, "Slice", at, k) for k in (0, 1) for at in (1, 2)], [[0], [2], [2], [2**63 - 1]]),
     ("positions that are looked up", models.sliced, {"c0:0#2": [0]}, lambda m: operand(m, "Gather", 1), [2, 3, 0]),
