@@ -98,7 +98,7 @@ def _along(table: np.ndarray, axis: int, dims: Sequence[int | str | None]) -> Li
 
 
 def _checked(lists: Lists, dims: Sequence[int | str | None]) -> Lists | None:
-    """The lists of axes that are not taken whole; None where a position stands twice: which of the two counts is open."""
+    """The lists of axes that are not taken whole; None where a position stands twice: which one counts is open."""
     if any(len(set(positions)) < len(positions) for positions in lists.values()):
         return None
     return {axis: found for axis, found in lists.items() if found != list(range(int(dims[axis] or 0)))}

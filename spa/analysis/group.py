@@ -138,8 +138,13 @@ def find_groups(coupling: Coupling) -> list[Group]:
         outside = frozenset(names[k] for k in outer[number] if slices[k])
         mine = tuple(group), tuple(slices[number])
         own = statistic is not None and statistic.text in AVERAGES and not is_stream(coupling, slices[number])
-        axes = dict(group), tuple(thin[number]), loose & group.keys()
-        named.append(Group(names[number], kind, *mine, statistic, outside, *axes, own_norm=own, ranged=ranged))
+        held = loose & group.keys()
+        named.append(
+            Group(
+                names[number], kind, *mine, statistic, outside, dict(group), tuple(thin[number]), held,
+                own_norm=own, ranged=ranged,
+            )
+        )  # fmt: skip
     return named
 
 

@@ -176,7 +176,7 @@ def _steps(operation: Operation) -> int:
 
 @operator("GroupQueryAttention", domain=MICROSOFT)
 def group_query(operation: Operation) -> Rule:
-    """`b s (h r d), b t (h d), b t (h d), b h p d, b h p d, b, (), m e, m e -> b s (h r d), b h u d, b h u d`."""
+    """`b s (h r d), b t (h d), b t (h d), b h p d, b h p d, b, (), m e, m e -> b s (h r d), b h u d, b h w d`."""
     shared = int(operation.attribute("kv_num_heads"))
     repeat = int(operation.attribute("num_heads")) // shared
     head = "h r" if repeat > 1 else "h"
@@ -185,9 +185,9 @@ def group_query(operation: Operation) -> Rule:
     operands = [query, "b t (h d)", "b t (h d)", "b h p d", "b h p d", lengths, "_", "m e", "m e", "b s"]
     operands += [_bias(operation, 10, ["b", f"({head})", "s", "l"]), f"({head})", "_", "_", "d", "d"]
     given = [text if operation.has(at) else "_" for at, text in enumerate(operands[: len(operation.inputs)])]
-    results = [f"b s ({head} d)", "b h u d", "b h u d", f"b ({head}) s l"][: len(operation.outputs)]
+    results = [f"b s ({head} d)", "b h u d", "b h w d", f"b ({head}) s l"][: len(operation.outputs)]
     named = {name for text in (*given, *results) for name in text.split()}
-    state = " ".join(name for name in ("p", "u", "m", "e", "l") if name in named)
+    state = " ".join(name for name in ("p", "u", "w", "m", "e", "l") if name in named)
     frozen = {"s t" if operation.has(1) else "s": ORDER, "d": FUSED} | ({state: STATE} if state else {})
     keys = "t" if operation.has(1) else "s"
     return rule(
