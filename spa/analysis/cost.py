@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from math import prod
 
@@ -26,6 +26,7 @@ from spa.notation.rule import Compound, Name, names_of
 from spa.notation.rule import Term as Expression
 from spa.shapes.sizes import Sizes
 
+_FILE = "spa.file"
 MEASURES = ("params", "flops", "bytes")
 
 NUMBERS = {ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL, ir.DataType.STRING}
@@ -42,9 +43,18 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """The terms of each measure."""
+    """The terms of each measure.
+
+    Attributes:
+        file: what the model's file stores, of params and bytes, where that is known (`file_cost`).
+    """
 
     terms: Mapping[str, Sequence[Term]]
+    file: Mapping[str, float] = field(default_factory=dict)
+
+    def before(self, measure: str) -> float:
+        """What there was before anything was removed: copies and tensors that SPA itself added do not count."""
+        return min(self.of(measure), self.file.get(measure, float("inf")))
 
     def of(self, measure: str, masks: Masks | None = None) -> float:
         """Parameters, flops or bytes that are left when `masks` stay."""
@@ -72,11 +82,39 @@ class _Sizes:
         return found
 
 
-def measure(coupling: Coupling, sizes: Sizes | None = None) -> Cost:
+def remember_file(model: ir.Model, file: ir.Model) -> None:
+    """Note in a normalised model what the file that it was made from stores; copies of the model know it, too."""
+    stored: dict[str, float] = dict.fromkeys(("params", "bytes"), 0.0)
+    for tensor in _stored_tensors(file):
+        if tensor.dtype != ir.DataType.STRING:
+            stored["bytes"] += tensor.size * tensor.dtype.bitwidth / 8
+        if tensor.dtype not in NUMBERS:
+            stored["params"] += tensor.size
+    model.graph.meta[_FILE] = stored
+
+
+def file_cost(model: ir.Model) -> Mapping[str, float]:
+    """The params and bytes of the file that a model was made from; empty where that was not noted."""
+    found = model.graph.meta.get(_FILE)
+    return found if isinstance(found, dict) else {}
+
+
+def _stored_tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+    bodies = (model.graph, *(function.graph for function in model.functions.values()))
+    for graph in (graph for body in bodies for graph in (body, *body.subgraphs())):
+        yield from (value.const_value for value in graph.initializers.values() if value.const_value is not None)
+        for node in graph:
+            value = node.attributes.get("value") if node.op_type == "Constant" else None
+            if value is not None and value.type == ir.AttributeType.TENSOR:
+                yield value.value
+
+
+def measure(coupling: Coupling, sizes: Sizes | None = None, *, file: Mapping[str, float] | None = None) -> Cost:
     """The cost of a coupled graph.
 
     Args:
         sizes: what its axes count as; None: what they are bound to.
+        file: what the model's file stores (`file_cost`).
     """
     params: list[Term] = []
     stored: list[Term] = []
@@ -95,7 +133,7 @@ def measure(coupling: Coupling, sizes: Sizes | None = None) -> Cost:
         for names in contractions:
             share = prod((counted.get(name, Fraction(1)) for name in names), start=Fraction(2))
             flops.append(Term(float(share), tuple(application.factors[name] for name in names)))
-    return Cost({"params": params, "bytes": stored, "flops": flops})
+    return Cost({"params": params, "bytes": stored, "flops": flops}, file or {})
 
 
 def _counted(application: Application, sizes: Sizes) -> dict[str, Fraction]:

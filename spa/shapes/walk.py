@@ -127,11 +127,11 @@ class Walk:
         results = None if answer.contradiction else self._evaluate(call, answer.types, types, contents)
         counted = self._trusting and call.counts and all(type_ is None or type_.static is not None for type_ in types)
         for position, (value, type_) in enumerate(zip(node.outputs, answer.types, strict=True)):
-            named = self._trusting and value.is_graph_output()  # its open axes stand for themselves: a total length
+            named = self._trusting and not call.standard and value.is_graph_output()  # by the model: a total length
             content = results[position] if results else None
             if content is not None and type_.dims is None:
                 type_ = type_._replace(dims=content.array.shape)
-            self._assign(value, self._counted(value, type_) if counted or named else type_, content)
+            self._assign(value, self._counted(value, type_, named=named) if counted or named else type_, content)
 
     def _assign(self, value: ir.Value, type_: Type, content: Content | None = None) -> None:
         self.types[value] = type_ = self._completed(value, type_)
@@ -161,11 +161,11 @@ class Walk:
         arrays = evaluate(call.payload, call.version, [content.array if content else None for content in contents])
         return None if arrays is None else [Content(array) for array in arrays]
 
-    def _counted(self, value: ir.Value, type_: Type) -> Type:
-        """The type with numbers in place of how many elements the data will select."""
+    def _counted(self, value: ir.Value, type_: Type, *, named: bool = False) -> Type:
+        """The type with numbers in place of how many elements the data will select, or of what only the model names."""
         dims = list(type_.dims or ())
         for axis, dim in enumerate(dims):
-            name = self._symbol(value, axis) or f"{value.name}[{axis}]"
+            name = (self._symbol(value, axis) if named else None) or f"{value.name}[{axis}]"
             if not isinstance(dim, int) and name not in self._uncounted:
                 dims[axis] = self._counts.setdefault(name, self._count or next_prime(self.numbers.values()))
                 self.counted.add((value, axis))
@@ -174,8 +174,7 @@ class Walk:
     @staticmethod
     def _symbol(value: ir.Value, axis: int) -> str | None:
         """What a model calls an axis of an output."""
-        shape = value.shape if value.is_graph_output() else None
-        return None if shape is None or axis >= len(shape) else symbol_of(shape[axis])
+        return None if value.shape is None or axis >= len(value.shape) else symbol_of(value.shape[axis])
 
     def _blame_counts(self, types: Sequence[Type | None]) -> None:
         sizes = [dim for type_ in types if type_ for dim in type_.dims or () if isinstance(dim, int) and dim > 0]
