@@ -41,7 +41,7 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto | ir.Model | gs.Graph)
     if isinstance(source, (str, os.PathLike)):
         return _load_file(Path(source))
     if isinstance(source, ir.Model):
-        if 0 < source.opset_imports.get("", 0) < check.OPSETS[0] and not source.functions:
+        if 0 < source.opset_imports.get("", 0) < check.OLDEST_OPSET and not source.functions:
             return from_proto(ir.to_proto(source))
         with _refusals():
             return _adopt(source.clone(), Weights(), origin_of(source))

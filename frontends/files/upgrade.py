@@ -6,7 +6,7 @@ import onnx
 from onnx import shape_inference, version_converter
 
 from spa.errors import ModelError
-from spa.frontends.files.check import OPSETS
+from spa.frontends.files.check import OLDEST_OPSET
 
 _STANDARD = ("", "ai.onnx")
 _RESHAPE = 5  # from this version on Reshape reads its target from a tensor
@@ -19,7 +19,7 @@ def old_opset(proto: onnx.ModelProto) -> int | None:
     None also where the model has functions, which the converter loses and which opsets so old did not have.
     """
     version = next((each.version for each in proto.opset_import if each.domain in _STANDARD), None)
-    return version if version is not None and 0 < version < OPSETS[0] and not proto.functions else None
+    return version if version is not None and 0 < version < OLDEST_OPSET and not proto.functions else None
 
 
 def upgraded(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
@@ -35,14 +35,14 @@ def upgraded(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
             proto = version_converter.convert_version(proto, _RESHAPE)
         if version < _IN_PLACE:
             proto = _with_shapes(proto)
-        made = version_converter.convert_version(proto, OPSETS[0])
+        made = version_converter.convert_version(proto, OLDEST_OPSET)
     except Exception as error:  # the converter raises RuntimeError, ConvertError, InferenceError, ValidationError ...
         words = " ".join(str(error).split()).rpartition("failed: ")[2]
         raise ModelError(
-            f"expected opset {OPSETS[0]} to {OPSETS[-1]}, found {version}, which onnx's version converter cannot bring "
-            f"up to {OPSETS[0]} ({words[:120]}); export the model again"
+            f"expected opset {OLDEST_OPSET} or newer, found {version}, which onnx's version converter cannot bring "
+            f"up to {OLDEST_OPSET} ({words[:120]}); export the model again"
         ) from error
-    return made, f"opset {version} was brought up to {OPSETS[0]} with onnx's version converter"
+    return made, f"opset {version} was brought up to {OLDEST_OPSET} with onnx's version converter"
 
 
 def _with_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:
