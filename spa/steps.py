@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Union
 import onnx
 import onnx_ir as ir
 
-from spa.analysis.cost import MEASURES, Cost, measure
+from spa.analysis.cost import MEASURES, Cost, file_cost, measure, remember_file
 from spa.analysis.coupling import Coupling, couple
 from spa.analysis.group import Group, find_groups
 from spa.analysis.plan import Plan
@@ -63,14 +63,17 @@ def analyse(model: ir.Model, *, inputs: InputShapes | None = None, counted: Inpu
     coupling = couple(model, shapes)
     groups = find_groups(coupling)
     sizes = count_sizes(model, shapes, inputs=inputs if counted is None else counted)
-    return Analysis(model, shapes, coupling, groups, measure(coupling, sizes), sizes)
+    return Analysis(model, shapes, coupling, groups, measure(coupling, sizes, file=file_cost(model)), sizes)
 
 
 def load_normal(source: Source | Normal) -> ir.Model:
     """A model as the coupling sees it."""
     if isinstance(source, Normal):
         return source.model
-    return normalize(onnx_file.load(source))
+    file = onnx_file.load(source)
+    normal = normalize(file)
+    remember_file(normal, file)
+    return normal
 
 
 def cut(analysis: Analysis, plan: Plan) -> None:
@@ -81,11 +84,12 @@ def cut(analysis: Analysis, plan: Plan) -> None:
 def report_on(analysis: Analysis, plan: Plan) -> Report:
     """What a plan does to a model's cost, and what holds the rest."""
     masks = plan.masks(analysis.groups)
-    before = {name: analysis.cost.of(name) for name in MEASURES}
+    before = {name: analysis.cost.before(name) for name in MEASURES}
     after = {name: analysis.cost.of(name, masks) for name in MEASURES}
     shares = frozen_shares(analysis.coupling, analysis.groups, before["params"])
     rows, exact = group_rows(analysis.groups, plan), is_exact(analysis.groups, plan)
-    return Report(before, after, rows, shares, sizes=analysis.sizes.inputs, exact=exact)
+    notes = list(onnx_file.origin_of(analysis.model).notes)
+    return Report(before, after, rows, shares, sizes=analysis.sizes.inputs, exact=exact, notes=notes)
 
 
 def is_exact(groups: Sequence[Group], plan: Plan) -> bool:

@@ -92,7 +92,8 @@ class _Check:
         analysis = analyse(masked, inputs=self.inputs)
         trials = Inputs.of(masked.graph, analysis.shapes, self.inputs, self.feeds)
         mask_consumers(masked, analysis.coupling, plan.masks(analysis.groups), dtypes=analysis.shapes.dtypes)
-        limit = verification.tolerance(self.dense)
+        ranged = any(group.ranged and group.name in plan.removed for group in analysis.groups)
+        limit = max(verification.tolerance(self.dense), verification.RANGE_TOLERANCE if ranged else 0.0)
         watched = verification.reached(pruned, _cut_names(self.dense, pruned))
         found = verification.compare(masked, pruned, inputs=trials, limit=limit, watched=watched or None)
         if self.exact and not found.agrees(limit):

@@ -83,7 +83,7 @@ class _Problem:
             norms=terms.norms, reaches=reaches,
         )  # fmt: skip
         tracks = tracks_of(candidates.active)
-        dense = terms.whole or {name: cost.of(name) for name in MEASURES}
+        dense = terms.whole or {name: cost.before(name) for name in MEASURES}
         return cls(groups, scores, cost, terms, candidates, tracks, dense, _condensed(cost, tracks))
 
     @property

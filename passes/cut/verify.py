@@ -23,6 +23,7 @@ from spa.passes.cut.trials import Inputs, NoTrial, Trial
 
 TOLERANCE = {"float16": 2e-2, "bfloat16": 1e-1, "float64": 1e-6}
 DEFAULT_TOLERANCE = 1e-3  # float32: relative to the largest value of a slice
+RANGE_TOLERANCE = 5e-2  # eight bits over a range found when the graph runs, which is another without some units
 SHAKES = 2
 ULPS = 2.5
 """A rounding error or two: by how many units of the last place stored numbers are moved to see what rounding does."""

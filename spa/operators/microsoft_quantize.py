@@ -138,11 +138,11 @@ def dynamic_lstm(operation: Operation) -> Rule:
     return rule(
         _line(operation, given, ", ".join(["t d n h", "d n h", "d n h"][: len(operation.outputs)])),
         sizes={name: sizes[name] for name in used},
-        statistic={"n i h": RANGE},
+        statistic={"n h": RANGE},
         frozen={" ".join(used): "gates", "d": "directions", "t": STEPS},
         follows=(Sizes("hidden_size", tuple(parse_terms("h")), scalar=True),),
         kinds={"h": "hidden"},
         macs=tuple(("t", "n", "d", "g", "h", read) for read in ("i", "h")),
-        reads=((2, 1),),
+        reads=((2, 1), *ranged(operation, 0)),
         zeros=zeros(operation, (1, 9), (2, 11)),
     )

@@ -33,6 +33,7 @@ class Shapes:
     counted: the axes whose size the data decides, where nodes make them
     dtypes: of tensors; absent where unknown
     ties: symbolic axis -> those that it is as long as together, as far as that was tried
+    dims: of values whose rank is known: numbers, and names or None for what is open
     """
 
     of: Mapping[ir.Value, tuple[int, ...]]
@@ -41,6 +42,7 @@ class Shapes:
     counted: Collection[tuple[ir.Value, int]] = ()
     dtypes: Mapping[ir.Value, ir.DataType] = field(default_factory=dict)
     ties: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    dims: Mapping[ir.Value, tuple[int | str | None, ...]] = field(default_factory=dict)
 
 
 def infer_shapes(model: ir.Model, *, inputs: Mapping[str, Sequence[int]] | None = None) -> Shapes:
@@ -88,4 +90,5 @@ def _result(walk: Walk) -> Shapes:
         walk.counted,
         {value: ir.DataType(type_.element) for value, type_ in walk.types.items() if type_.element},
         walk.ties,
+        {value: type_.dims for value, type_ in walk.types.items() if type_.dims is not None},
     )

@@ -14,8 +14,8 @@ import pytest
 
 from spa import runtime
 from spa.pipeline import PruneResult, apply_plan, prune
+from tests.field.cases import case, cut
 from tests.models import build, integers
-from tests.test_field import case, cut
 
 Arrays = dict[str, np.ndarray]
 

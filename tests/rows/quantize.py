@@ -256,7 +256,7 @@ ROWS: list[Row] = [
             scale(1),
             zero(0, 1, dtype=I8),
         ],
-        "t n i, d i (g h), d h (g h), d (b h), _, _, _, _, d, d, d, d -> t d n h, d n h, d n h | g=4 | b=8 | statistic n i h: sets the range of the quantised numbers | frozen g b: gates | frozen d: directions | frozen t: steps of a recurrence | h is hidden | attribute hidden_size=h | macs t n d g h i | macs t n d g h h | operand 2 sums over axis 1 | operand 1 is zero at operand 9 | operand 2 is zero at operand 11",
+        "t n i, d i (g h), d h (g h), d (b h), _, _, _, _, d, d, d, d -> t d n h, d n h, d n h | g=4 | b=8 | statistic n h: sets the range of the quantised numbers | frozen g b: gates | frozen d: directions | frozen t: steps of a recurrence | h is hidden | attribute hidden_size=h | macs t n d g h i | macs t n d g h h | operand 2 sums over axis 1 | operand 0 sums over axis 0 | operand 0 sums over axis 1 | operand 0 sums over axis 2 | operand 1 is zero at operand 9 | operand 2 is zero at operand 11",
         hidden_size=4,
     ),
     row(
@@ -275,7 +275,7 @@ ROWS: list[Row] = [
             scale(1, 16),
             zero(0, 1, 16, dtype=I8),
         ],
-        "t n i, d i (g h), d h (g h), _, _, d n h, d n h, d (p h), d (g h), d (g h), d (g h), d (g h) -> t d n h | g=4 | p=3 | statistic n i h: sets the range of the quantised numbers | frozen g p: gates | frozen d: directions | frozen t: steps of a recurrence | h is hidden | attribute hidden_size=h | macs t n d g h i | macs t n d g h h | operand 2 sums over axis 1 | operand 1 is zero at operand 9 | operand 2 is zero at operand 11",
+        "t n i, d i (g h), d h (g h), _, _, d n h, d n h, d (p h), d (g h), d (g h), d (g h), d (g h) -> t d n h | g=4 | p=3 | statistic n h: sets the range of the quantised numbers | frozen g p: gates | frozen d: directions | frozen t: steps of a recurrence | h is hidden | attribute hidden_size=h | macs t n d g h i | macs t n d g h h | operand 2 sums over axis 1 | operand 0 sums over axis 0 | operand 0 sums over axis 1 | operand 0 sums over axis 2 | operand 1 is zero at operand 9 | operand 2 is zero at operand 11",
         hidden_size=4,
     ),
 ]
