@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from spa.passes.choose.importance import Scoring
     from spa.pipeline import PruneResult, apply_plan, prune
     from spa.repair import RepairOptions
+    from spa.timing import bench
 
 __version__ = "0.1.0"
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "SpaPass",
     "__version__",
     "apply_plan",
+    "bench",
     "finetune",
     "prune",
     "torch_module",
@@ -47,6 +49,7 @@ _HOMES = {
     "SpaPass": "spa.adapters.ir_pass",
     "torch_module": "spa.gradients",
     "finetune": "spa.gradients",
+    "bench": "spa.timing",
 }
 
 

@@ -48,6 +48,7 @@ def session(
     providers: Sequence[str] | None = None,
     threads: int | None = None,
     prepack: bool = True,
+    spin: bool = False,
 ) -> onnxruntime.InferenceSession:
     """A session that runs a model.
 
@@ -58,6 +59,7 @@ def session(
             that works, else the CPU.
         threads: how many threads work inside an operator; by default one a core.
         prepack: whether weights may be copied to the order that kernels like best.
+        spin: whether threads wait for work at full speed, as is onnxruntime's default; else numpy gets the cores then.
 
     Raises:
         MissingExtra: without onnxruntime.
@@ -69,9 +71,7 @@ def session(
     options.log_severity_level = _FATAL_ONLY
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
-    options.add_session_config_entry(
-        "session.intra_op.allow_spinning", "0"
-    )  # numpy's threads want the cores between runs
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
     options.add_session_config_entry("session.disable_prepacking", "0" if prepack else "1")
     if threads is not None:
         options.intra_op_num_threads = threads

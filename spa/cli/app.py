@@ -19,6 +19,7 @@ from spa import pipeline, report
 from spa.analysis.plan import Plan
 from spa.cli import arguments
 from spa.cli.progress import progress
+from spa.cli.timing import print_bench
 from spa.errors import SpaError, UsageError
 from spa.feeds import Feeds
 from spa.feeds import parse as parse_feeds
@@ -105,6 +106,33 @@ def prune(
     if save_plan is not None:
         onnx_file.save_text(result.plan.to_json(), save_plan, model=result.dense)
     _show(result, None if dry_run else target, json=json, verbose=verbose)
+
+
+@app.command()
+def bench(
+    models: Annotated[
+        list[Path], typer.Argument(metavar="MODEL...", help="ONNX files to time side by side.", show_default=False)
+    ],
+    threads: Annotated[int | None, typer.Option(metavar="N", help="Inside an operator; default: one a core.")] = None,
+    provider: Annotated[
+        str | None, typer.Option(metavar="NAME", help="onnxruntime's name of a device, such as CPUExecutionProvider.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(metavar="S", help="How long all runs together take, about.")] = 10.0,
+    input_: Input = None,
+    feed: Feed = None,
+    json: Json = False,
+) -> None:
+    """Time files side by side: medians of runs in turn, and for two files their ratio."""
+    with progress(err) as step:
+        step("bench")
+        found = spa.bench(
+            models, threads=threads, provider=provider, seconds=seconds, inputs=_shapes(input_), feeds=_feeds(feed),
+            progress=step,
+        )  # fmt: skip
+    if json:
+        typer.echo(found.to_json())
+    else:
+        print_bench(found, out)
 
 
 @app.command()

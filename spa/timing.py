@@ -1,0 +1,296 @@
+"""How long files take, side by side: runs of all models in turn, so that a machine that drifts drifts for all of them.
+
+    import spa
+    report = spa.bench(["dense.onnx", "pruned.onnx"], threads=1)
+    print(report.comparison.ratio, report.comparison.interval)       # time of the second over that of the first
+
+Every round runs each model once, in an order that is turned from round to round; the first rounds do not count. Times
+are medians, with the middle half beside them. Two models are compared round by round: the median of the ratios, and the
+interval in which it lies in 95 % of 1,000 resamplings of the rounds (Efron 1979). Loading and peak memory are measured
+in processes of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import log
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from spa import runtime
+from spa.errors import SpaError, UsageError
+from spa.feeds import Feeds
+from spa.frontends.files import onnx_file
+from spa.options import InputShapes
+from spa.passes.cut.trials import Inputs, NoTrial
+from spa.shapes import infer_shapes
+from spa.steps import Source, analyse, load_normal
+
+WARM_UP = 5
+"""Rounds that do not count."""
+
+LEAST_ROUNDS = 10
+RESAMPLINGS, CONFIDENCE = 1000, 0.95
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One model.
+
+    Attributes:
+        milliseconds: of a run, the median; `low` and `high` bound the middle half of the runs.
+        load_seconds, peak_nbytes: of a process that loads the file and runs it once; the growth of its memory.
+        params, flops: None where the graph could not be analysed.
+    """
+
+    name: str
+    milliseconds: float
+    low: float
+    high: float
+    load_seconds: float
+    peak_nbytes: int
+    params: float | None
+    flops: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The second of two models beside the first.
+
+    Attributes:
+        ratio: its time over that of the first, the median over rounds.
+        interval: in which that ratio lies, with 95 % confidence.
+        exponent: log(ratio) / log(FLOPs ratio): 1 where all of the FLOPs that went are time that went; None where the
+            FLOPs are not known or hardly differ.
+    """
+
+    ratio: float
+    interval: tuple[float, float]
+    exponent: float | None
+
+    @property
+    def verdict(self) -> str:
+        """faster, slower, or no difference: where the interval holds 1."""
+        low, high = self.interval
+        return "faster" if high < 1 else "slower" if low > 1 else "no difference"
+
+
+@dataclass(frozen=True, slots=True)
+class BenchReport:
+    """Times of all models, and how they were taken.
+
+    Attributes:
+        inputs: shapes that the models ran on, by model.
+        comparison: of two models; None for another number.
+    """
+
+    rows: Sequence[Row]
+    rounds: int
+    provider: str
+    threads: int | None
+    inputs: Mapping[str, Mapping[str, tuple[int, ...]]]
+    comparison: Comparison | None
+
+    def to_json(self) -> str:
+        """The report as one JSON object."""
+        found = asdict(self)
+        if self.comparison is not None:
+            found["comparison"]["verdict"] = self.comparison.verdict
+        return json.dumps(found, indent=1)
+
+
+def bench(
+    models: Sequence[Source],
+    *,
+    names: Sequence[str] = (),
+    threads: int | None = None,
+    provider: str | None = None,
+    seconds: float = 10.0,
+    inputs: InputShapes | None = None,
+    feeds: Feeds | None = None,
+    progress: Progress | None = None,
+) -> BenchReport:
+    """Time models side by side.
+
+    Args:
+        models: paths, `onnx.ModelProto`, `onnx_ir.Model` or onnx-graphsurgeon graphs.
+        names: what reports call them; by default their paths.
+        threads: inside an operator; by default one a core.
+        provider: onnxruntime's name of a device; by default CUDA where it works, else the CPU.
+        seconds: how long all runs together take, about; never fewer than 10 rounds.
+        inputs: shapes by input name; by default a batch of one, and what `spa.shapes.sizes` says of other open axes.
+        feeds: values by input name, where random ones do not do.
+        progress: called with the step and the share of it that is done.
+
+    Raises:
+        UsageError: there is no model, or the provider does not work here.
+        ModelError: a model cannot be read or run.
+    """
+    if not models:
+        raise UsageError("bench: expected one model or more, found none")
+    runtime.require()
+    called = list(names) or [_name(model, number) for number, model in enumerate(models)]
+    with tempfile.TemporaryDirectory() as folder:
+        entries = [
+            _Entry.of(model, name, Path(folder) / f"{number}.onnx", inputs, feeds)
+            for number, (model, name) in enumerate(zip(models, called, strict=True))
+        ]
+        providers = None if provider is None else [provider]
+        sessions = [
+            runtime.session(entry.path, optimize=True, providers=providers, threads=threads, spin=True)
+            for entry in entries
+        ]
+        times = _timed(sessions, [entry.feeds for entry in entries], seconds, progress or _say_nothing)
+        rows = [
+            _row(entry, times[:, at], *_alone(entry, sessions[at].get_providers(), threads))
+            for at, entry in enumerate(entries)
+        ]
+    shapes = {entry.name: {k: tuple(v.shape) for k, v in entry.feeds.items()} for entry in entries}
+    comparison = _compared(rows, times) if len(rows) == 2 else None
+    return BenchReport(rows, len(times), sessions[0].get_providers()[0], threads, shapes, comparison)
+
+
+def _say_nothing(step: str, share: float) -> None:
+    """No progress is shown."""
+
+
+def _name(model: Source, number: int) -> str:
+    return os.fspath(model) if isinstance(model, (str, os.PathLike)) else f"model {number + 1}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A model as a file, what it is fed, and what it costs."""
+
+    name: str
+    path: Path
+    feeds: Mapping[str, np.ndarray]
+    params: float | None
+    flops: float | None
+
+    @classmethod
+    def of(cls, source: Source, name: str, place: Path, inputs: InputShapes | None, feeds: Feeds | None) -> _Entry:
+        model = onnx_file.load(source)
+        path = Path(source) if isinstance(source, (str, os.PathLike)) else place
+        if path is place:
+            onnx_file.save(model, place)
+        params = flops = None
+        shapes = dict(inputs or {})
+        try:
+            analysis = analyse(load_normal(source), inputs=inputs)
+        except SpaError:  # a graph that cannot be analysed can still be timed
+            pass
+        else:
+            params, flops = analysis.cost.of("params"), analysis.cost.of("flops")
+            shapes = {**analysis.sizes.inputs, **shapes}
+        return cls(name, path, _feeds(model, path, shapes, feeds), params, flops)
+
+
+def _feeds(model: ir.Model, path: Path, shapes: InputShapes, feeds: Feeds | None) -> Mapping[str, np.ndarray]:
+    """Inputs that the model runs on."""
+    session = runtime.session(path, optimize=False)
+    trial = Inputs.of(model.graph, infer_shapes(model, inputs=shapes), shapes, feeds)
+    try:
+        return trial.trials(lambda given: runtime.run(session, given))[0].feeds
+    except NoTrial as error:
+        raise UsageError(f"{path.name}: {error}; give --input NAME=SHAPE or --feed NAME=VALUES") from error
+
+
+def _timed(
+    sessions: Sequence[Any], feeds: Sequence[Mapping[str, np.ndarray]], seconds: float, progress: Progress
+) -> np.ndarray:
+    """(rounds, models) seconds of each run; the order of the models is turned from round to round."""
+    rounds: list[list[float]] = []
+    start = time.perf_counter()
+    number = -WARM_UP
+    while number < LEAST_ROUNDS or time.perf_counter() - start < seconds:
+        if number == 0:
+            start = time.perf_counter()
+        taken = [0.0] * len(sessions)
+        for step in range(len(sessions)):
+            at = (step + number) % len(sessions)
+            before = time.perf_counter()
+            runtime.run(sessions[at], feeds[at])
+            taken[at] = time.perf_counter() - before
+        if number >= 0:
+            rounds.append(taken)
+            progress("bench", min(1.0, (time.perf_counter() - start) / max(seconds, 1e-9)))
+        number += 1
+    return np.array(rounds)
+
+
+def _row(entry: _Entry, times: np.ndarray, load_seconds: float, peak_nbytes: int) -> Row:
+    low, middle, high = (1e3 * float(np.quantile(times, share)) for share in (0.25, 0.5, 0.75))
+    return Row(entry.name, middle, low, high, load_seconds, peak_nbytes, entry.params, entry.flops)
+
+
+_CHILD = """
+import resource, sys, time
+import numpy, onnxruntime
+path, feeds, threads, *providers = sys.argv[1:]
+options = onnxruntime.SessionOptions()
+options.log_severity_level = 4
+if threads != "0":
+    options.intra_op_num_threads = int(threads)
+arrays = dict(numpy.load(feeds))
+
+
+def memory():
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    try:
+        with open("/proc/self/statm") as file:
+            now = int(file.read().split()[1]) * resource.getpagesize()
+    except OSError:
+        now = peak
+    return peak, now
+
+
+before = memory()
+start = time.perf_counter()
+session = onnxruntime.InferenceSession(path, options, providers=providers)
+seconds = time.perf_counter() - start
+session.run(None, arrays)
+print(seconds, max(after - base for after, base in zip(memory(), before)))
+"""
+
+
+def _alone(entry: _Entry, providers: Sequence[str], threads: int | None) -> tuple[float, int]:
+    """Seconds of loading and growth of memory in a process that does nothing else; NaN and 0 where that fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        feeds = Path(folder) / "feeds.npz"
+        np.savez(feeds, **dict(entry.feeds))  # type: ignore[arg-type]
+        command = [sys.executable, "-c", _CHILD, str(entry.path), str(feeds), str(threads or 0), *providers]
+        done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:  # inputs of types that numpy does not know by name
+        return float("nan"), 0
+    seconds, nbytes = done.stdout.split()
+    return float(seconds), int(float(nbytes))
+
+
+def _compared(rows: Sequence[Row], times: np.ndarray) -> Comparison:
+    ratios = times[:, 1] / times[:, 0]
+    rng = np.random.default_rng(0)
+    drawn = np.median(rng.choice(ratios, (RESAMPLINGS, len(ratios))), axis=1)
+    edge = (1 - CONFIDENCE) / 2
+    low, high = (float(np.quantile(drawn, share)) for share in (edge, 1 - edge))
+    ratio = float(np.median(ratios))
+    return Comparison(ratio, (low, high), _exponent(ratio, rows[0].flops, rows[1].flops))
+
+
+def _exponent(ratio: float, dense: float | None, pruned: float | None) -> float | None:
+    """How much of the FLOPs that went is time that went; None where fewer than 2 % went."""
+    if not dense or not pruned or abs(1 - pruned / dense) < 0.02:
+        return None
+    return log(ratio) / log(pruned / dense)
