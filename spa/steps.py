@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Union
 import onnx
 import onnx_ir as ir
 
-from spa.analysis.cost import MEASURES, Cost, file_cost, measure, remember_file
+from spa.analysis.cost import MEASURES, Cost, measure
 from spa.analysis.coupling import Coupling, couple
 from spa.analysis.group import Group, find_groups
 from spa.analysis.plan import Plan
@@ -63,17 +63,14 @@ def analyse(model: ir.Model, *, inputs: InputShapes | None = None, counted: Inpu
     coupling = couple(model, shapes)
     groups = find_groups(coupling)
     sizes = count_sizes(model, shapes, inputs=inputs if counted is None else counted)
-    return Analysis(model, shapes, coupling, groups, measure(coupling, sizes, file=file_cost(model)), sizes)
+    return Analysis(model, shapes, coupling, groups, measure(coupling, sizes), sizes)
 
 
 def load_normal(source: Source | Normal) -> ir.Model:
     """A model as the coupling sees it."""
     if isinstance(source, Normal):
         return source.model
-    file = onnx_file.load(source)
-    normal = normalize(file)
-    remember_file(normal, file)
-    return normal
+    return normalize(onnx_file.load(source))
 
 
 def cut(analysis: Analysis, plan: Plan) -> None:

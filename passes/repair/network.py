@@ -133,7 +133,7 @@ def prepare(
     sizes = count_sizes(model, shapes, inputs=inputs if counted is None else counted)
     return Network(
         model, shapes, coupling, groups, measure(coupling, sizes), layers, readers, others, _uses(layers), new,
-        compared, logits, decided, removable, sizes, {name: came_with.of(name) for name in MEASURES}, inputs,
+        compared, logits, decided, removable, sizes, {name: came_with.before(name) for name in MEASURES}, inputs,
     )  # fmt: skip
 
 

@@ -26,7 +26,6 @@ from spa.notation.rule import Compound, Name, names_of
 from spa.notation.rule import Term as Expression
 from spa.shapes.sizes import Sizes
 
-_FILE = "spa.file"
 MEASURES = ("params", "flops", "bytes")
 
 NUMBERS = {ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL, ir.DataType.STRING}
@@ -46,15 +45,15 @@ class Cost:
     """The terms of each measure.
 
     Attributes:
-        file: what the model's file stores, of params and bytes, where that is known (`file_cost`).
+        copies: what is stored several times over, of params and bytes: each reader of a small tensor has its own copy.
     """
 
     terms: Mapping[str, Sequence[Term]]
-    file: Mapping[str, float] = field(default_factory=dict)
+    copies: Mapping[str, float] = field(default_factory=dict)
 
     def before(self, measure: str) -> float:
-        """What there was before anything was removed: copies and tensors that SPA itself added do not count."""
-        return min(self.of(measure), self.file.get(measure, float("inf")))
+        """What the model's file stores, before anything is removed: of several copies of a tensor, one."""
+        return self.of(measure) - self.copies.get(measure, 0.0)
 
     def of(self, measure: str, masks: Masks | None = None) -> float:
         """Parameters, flops or bytes that are left when `masks` stay."""
@@ -82,50 +81,28 @@ class _Sizes:
         return found
 
 
-def remember_file(model: ir.Model, file: ir.Model) -> None:
-    """Note in a normalised model what the file that it was made from stores; copies of the model know it, too."""
-    stored: dict[str, float] = dict.fromkeys(("params", "bytes"), 0.0)
-    for tensor in _stored_tensors(file):
-        if tensor.dtype != ir.DataType.STRING:
-            stored["bytes"] += tensor.size * tensor.dtype.bitwidth / 8
-        if tensor.dtype not in NUMBERS:
-            stored["params"] += tensor.size
-    model.graph.meta[_FILE] = stored
-
-
-def file_cost(model: ir.Model) -> Mapping[str, float]:
-    """The params and bytes of the file that a model was made from; empty where that was not noted."""
-    found = model.graph.meta.get(_FILE)
-    return found if isinstance(found, dict) else {}
-
-
-def _stored_tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
-    bodies = (model.graph, *(function.graph for function in model.functions.values()))
-    for graph in (graph for body in bodies for graph in (body, *body.subgraphs())):
-        yield from (value.const_value for value in graph.initializers.values() if value.const_value is not None)
-        for node in graph:
-            value = node.attributes.get("value") if node.op_type == "Constant" else None
-            if value is not None and value.type == ir.AttributeType.TENSOR:
-                yield value.value
-
-
-def measure(coupling: Coupling, sizes: Sizes | None = None, *, file: Mapping[str, float] | None = None) -> Cost:
+def measure(coupling: Coupling, sizes: Sizes | None = None) -> Cost:
     """The cost of a coupled graph.
 
     Args:
         sizes: what its axes count as; None: what they are bound to.
-        file: what the model's file stores (`file_cost`).
     """
     params: list[Term] = []
     stored: list[Term] = []
+    copies = {"params": 0.0, "bytes": 0.0}
+    seen: set[int] = set()
     for value, axes in coupling.axes.items():
         tensor = value.const_value
         if tensor is None or value not in coupling.weights:
             continue
-        if tensor.dtype != ir.DataType.STRING:  # text has no fixed width
-            stored.append(Term(tensor.dtype.bitwidth / 8, axes))
-        if tensor.dtype not in NUMBERS:
-            params.append(Term(1, axes))
+        for name, terms, weight in (
+            ("bytes", stored, 0.0 if tensor.dtype == ir.DataType.STRING else tensor.dtype.bitwidth / 8),  # text: any
+            ("params", params, 0.0 if tensor.dtype in NUMBERS else 1.0),
+        ):
+            if weight:
+                terms.append(Term(weight, axes))
+                copies[name] += weight * tensor.size * (id(tensor) in seen)
+        seen.add(id(tensor))
     flops = []
     for application in coupling.applications:
         contractions = macs(application)
@@ -133,7 +110,7 @@ def measure(coupling: Coupling, sizes: Sizes | None = None, *, file: Mapping[str
         for names in contractions:
             share = prod((counted.get(name, Fraction(1)) for name in names), start=Fraction(2))
             flops.append(Term(float(share), tuple(application.factors[name] for name in names)))
-    return Cost({"params": params, "bytes": stored, "flops": flops}, file or {})
+    return Cost({"params": params, "bytes": stored, "flops": flops}, copies)
 
 
 def _counted(application: Application, sizes: Sizes) -> dict[str, Fraction]:
