@@ -28,7 +28,7 @@ from spa.report import Report
 from spa.shapes import infer_shapes
 from spa.shapes.sizes import count_sizes
 from spa.steps import Analysis, Normal, Source, analyse, cut, is_exact, load_normal, report_on
-from spa.verification import verify_files, verify_plan
+from spa.verification import foretell, seal, verify_files, verify_plan
 
 __all__ = [
     "Analysis", "InputShapes", "Normal", "Progress", "PruneResult", "Source", "analyse", "apply_plan", "cut",
@@ -103,16 +103,21 @@ def prune(
     else:
         analysis, plan, report = _by_weights(dense, options, clock)
     report.seconds = clock.seconds
-    if options.run.dry_run:
-        return PruneResult(dense, plan, report, dense, analysis.model)
     reference = analysis.model.clone()  # the analysed model itself is cut: clones share weights, at no cost in memory
+    refitted = options.repair.has_samples
+    if options.run.dry_run and not refitted:
+        return PruneResult(dense, plan, report, dense, reference)
     with clock.step("slice"):
         cut(analysis, plan)
+    plan = seal(plan, dense, reference, analysis.model) if refitted else plan
+    if options.run.dry_run:
+        return PruneResult(dense, plan, report, dense, reference)
     if verify:
         with clock.step("verify"):
             verify_plan(reference, analysis.model, plan, report, inputs=inputs, feeds=options.run.feeds)
-    dense = dense if options.repair.has_samples else reference
-    return PruneResult(analysis.model, plan, report, dense, reference)
+            if refitted:
+                plan = foretell(plan, dense, analysis.model, inputs=inputs, feeds=options.run.feeds)
+    return PruneResult(analysis.model, plan, report, dense if refitted else reference, reference)
 
 
 def _by_weights(dense: ir.Model, options: PruneOptions, clock: _Clock) -> tuple[Analysis, Plan, Report]:

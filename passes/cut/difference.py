@@ -65,6 +65,28 @@ def largest_gap(
     return worst
 
 
+def relative_l2(expected: Sequence[Outputs], found: Sequence[Outputs]) -> dict[str, float]:
+    """The distance of each output that is a tensor of finite numbers, over several runs."""
+    distance: dict[str, float] = {}
+    for name in expected[0]:
+        pairs = [(left[name], right[name]) for left, right in zip(expected, found, strict=True)]
+        if all(isinstance(each, np.ndarray) and _wide(each).dtype.kind in "fiub" for pair in pairs for each in pair):
+            with np.errstate(invalid="ignore", over="ignore"):
+                size = sum(float(np.sum(_numbers(left) ** 2)) for left, _ in pairs)
+                off = sum(float(np.sum((_numbers(left) - _numbers(right)) ** 2)) for left, right in pairs)
+            if np.isfinite(size) and np.isfinite(off):
+                distance[name] = (off / size) ** 0.5 if size else off**0.5
+    return distance
+
+
+def same_form(left: object, right: object) -> bool:
+    """Whether two values of an output have the same arrays, of the same shapes and types."""
+    one, other = (
+        [(at, getattr(a, "shape", None), getattr(a, "dtype", None)) for at, a in leaves("", v)] for v in (left, right)
+    )
+    return one == other
+
+
 def leaves(name: str, value: object) -> Iterator[tuple[str, Any]]:
     """The arrays of an output: itself, or the elements of a sequence or a map."""
     if isinstance(value, Mapping):

@@ -7,8 +7,9 @@ same inputs (`spa.passes.cut.trials`), and judges each slice of each output (`sp
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,7 @@ import onnx_ir as ir
 
 from spa import runtime
 from spa.errors import DataError, ModelError, VerificationError
-from spa.passes.cut.difference import Outputs, largest_gap, tells
+from spa.passes.cut.difference import Outputs, largest_gap, relative_l2, same_form, tells
 from spa.passes.cut.trials import Inputs, NoTrial, Trial
 
 TOLERANCE = {"float16": 2e-2, "bfloat16": 1e-1, "float64": 1e-6}
@@ -108,6 +109,8 @@ class Comparison:
         place: that slice.
         missing: what was not compared, and why; empty: everything was.
         notes: what a user should know besides.
+        moved: the distance of each output of numbers over all runs, relative L2.
+        fed: the digest of the inputs.
     """
 
     difference: float | None
@@ -115,6 +118,8 @@ class Comparison:
     place: str = ""
     missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    moved: Mapping[str, float] = field(default_factory=dict)
+    fed: str = ""
 
     def agrees(self, limit: float) -> bool:
         """Whether nothing but rounding separates the two, as far as they were compared."""
@@ -128,12 +133,15 @@ def compare(
     inputs: Inputs,
     limit: float | None = None,
     watched: Collection[str] | None = None,
+    exact: bool = True,
 ) -> Comparison:
     """Run both models, one after the other, on inputs that the reference runs on.
 
     Args:
         limit: the share of its own size that a slice may be off by; by default `tolerance`.
         watched: the outputs that the cut reaches, and that have to say something; by default all.
+        exact: whether nothing but rounding may separate the two; else the distance is measured, and outputs whose sizes
+            the data decide may have others.
 
     Raises:
         UsageError: a feed does not fit its input.
@@ -150,6 +158,8 @@ def compare(
     missing = tuple(_untold(trials, watched))
     if not any(tells(value) for outputs in expected for value in outputs.values()):
         return Comparison(None, missing=missing)
+    if not exact:
+        return _distance(trials, found, limit, missing)
     try:
         gap = largest_gap(expected, found, (), limit=limit)
     except VerificationError:
@@ -159,6 +169,29 @@ def compare(
     if gap.channel <= limit:
         return Comparison(gap.whole, gap.channel, gap.place, missing)
     return _beside_rounding(reference, trials, found, limit, missing)
+
+
+def _distance(trials: Sequence[Trial], found: Sequence[Outputs], limit: float, missing: tuple[str, ...]) -> Comparison:
+    """How far two models are apart that need not agree, in the outputs that have the same shapes."""
+    expected = [trial.outputs for trial in trials]
+    names = [
+        name for name in expected[0] if all(same_form(a[name], b[name]) for a, b in zip(expected, found, strict=True))
+    ]
+    left, right = ([{name: outputs[name] for name in names} for outputs in each] for each in (expected, found))
+    others = [name for name in expected[0] if name not in names]
+    missing += tuple(f"output {name!r} has another size than the dense model's, on the inputs tried" for name in others)
+    gap = largest_gap(left, right, (), limit=limit)
+    moved, fed = relative_l2(left, right), _fed_digest(trials)
+    return Comparison(gap.whole, gap.channel, gap.place, missing, moved=moved, fed=fed)
+
+
+def _fed_digest(trials: Sequence[Trial]) -> str:
+    """SHA-256 of the inputs of all trials."""
+    found = hashlib.sha256()
+    for name, array in (item for trial in trials for item in sorted(trial.feeds.items())):
+        found.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        found.update(np.ascontiguousarray(array).tobytes())
+    return f"sha256:{found.hexdigest()}"
 
 
 def _beside_rounding(

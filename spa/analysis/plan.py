@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,11 +21,17 @@ class Plan:
 
     Attributes:
         repair: how the weights that stayed were refitted; empty: they are the dense model's.
+        refitted: digests of the stored tensors that the repair made, by name (`spa.passes.cut.likeness.digest`).
+        distance: how far the outputs are from the dense model's on the inputs of verification: relative L2, by name.
+        fed: the digest of these inputs.
     """
 
     removed: Mapping[str, tuple[int, ...]]
     sizes: Mapping[str, int]
     repair: str = ""
+    refitted: Mapping[str, str] = field(default_factory=dict)
+    distance: Mapping[str, float] = field(default_factory=dict)
+    fed: str = ""
 
     @classmethod
     def of(cls, groups: Iterable[Group], removed: Mapping[str, Iterable[int]]) -> Plan:
@@ -74,8 +80,9 @@ class Plan:
         groups = [
             {"group": name, "size": self.sizes[name], "removed": list(units)} for name, units in self.removed.items()
         ]
-        head = {"format": FORMAT, **({"repair": self.repair} if self.repair else {})}
-        return json.dumps({**head, "groups": groups}, indent=1) + "\n"
+        repair = {"repair": self.repair, "refitted": dict(self.refitted)} if self.repair else {}
+        distance = {"distance": {"inputs": self.fed, "relative_l2": dict(self.distance)}} if self.distance else {}
+        return json.dumps({"format": FORMAT, **repair, **distance, "groups": groups}, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
@@ -93,6 +100,10 @@ class Plan:
             }
             sizes = {str(g["group"]): int(g["size"]) for g in data["groups"] if g["removed"]}
             repair = str(data.get("repair", ""))
-        except (ValueError, KeyError, TypeError) as error:
+            refitted = {str(name): str(digest) for name, digest in data.get("refitted", {}).items()}
+            distance = data.get("distance", {"inputs": "", "relative_l2": {}})
+            moved = {str(name): float(share) for name, share in distance["relative_l2"].items()}
+            fed = str(distance["inputs"])
+        except (AttributeError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f"this is no plan of format {FORMAT!r}: {type(error).__name__}: {error}") from error
-        return cls(removed, sizes, repair)
+        return cls(removed, sizes, repair, refitted, moved, fed)
