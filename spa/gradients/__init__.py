@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING, Any
 from spa.errors import MissingExtra
 
 if TYPE_CHECKING:
+    from spa.gradients.criteria import criterion
     from spa.gradients.module import GraphModule, torch_module
     from spa.gradients.tuning import FinetuneReport, FinetuneResult, finetune
 
-__all__ = ["FinetuneReport", "FinetuneResult", "GraphModule", "finetune", "torch_module"]
+__all__ = ["FinetuneReport", "FinetuneResult", "GraphModule", "criterion", "finetune", "torch_module"]
 
 _HOMES = {
     "FinetuneReport": "spa.gradients.tuning",
     "FinetuneResult": "spa.gradients.tuning",
     "GraphModule": "spa.gradients.module",
+    "criterion": "spa.gradients.criteria",
     "finetune": "spa.gradients.tuning",
     "torch_module": "spa.gradients.module",
 }
