@@ -15,7 +15,7 @@ from spa.feeds import parse as parse_feeds
 from spa.fields import Options, about, did_you_mean, options_of
 from spa.passes.choose.budget import Budget
 from spa.passes.choose.importance import Scoring
-from spa.repair import RepairOptions
+from spa.repair import METHODS, RepairOptions
 
 InputShapes = Mapping[str, Sequence[int]]
 
@@ -83,15 +83,22 @@ class PruneOptions:
     run: RunOptions = field(default_factory=RunOptions)
 
     def __post_init__(self) -> None:
-        missing = "weights" if self.repair.has_samples else "samples"
+        missing = {"samples": "weights", "weights": "samples"}.get(self.decided_by, "")
         for part in (self.budget, self.scoring, self.repair, self.run):
             for option in part.given():
-                if option.about.needs == missing:
+                if missing and option.about.needs == missing:
                     raise UsageError(
                         f"{option.name} has no effect without samples: give data, or ask for data-free"
                         if missing == "samples"
                         else f"{option.name} has no effect with samples, which decide what goes: leave it out"
                     )
+
+    @property
+    def decided_by(self) -> str:
+        """What decides what goes: samples or weights, if one was asked for; else the better of the two: best."""
+        if self.repair.has_samples or self.repair.criterion in METHODS:
+            return "samples"
+        return "weights" if self.repair.by_weights or any(self.scoring.given()) else "best"
 
     @classmethod
     def of(cls, **given: Any) -> PruneOptions:

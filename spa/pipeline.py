@@ -14,16 +14,21 @@ import onnx_ir as ir
 from spa import runtime
 from spa.analysis.group import find_frozen
 from spa.analysis.plan import Plan
-from spa.errors import NothingToPrune, UsageError
+from spa.errors import BudgetError, DataError, ModelError, NothingToPrune, UsageError, VerificationError
 from spa.feeds import Feeds
 from spa.fields import takes_options
 from spa.frontends.files import onnx_file
 from spa.options import PARTS, InputShapes, PruneOptions
 from spa.passes.choose.importance import score_groups
 from spa.passes.choose.selection import select
+from spa.passes.repair import own
 from spa.passes.repair.compensate import compensate
+from spa.passes.repair.settings import PRESETS
 from spa.passes.samples.calibrate import Calibration
-from spa.repair import calibration
+from spa.passes.samples.datafree import MOST_SAMPLES, Recipe
+from spa.passes.samples.effort import expected_seconds
+from spa.passes.samples.values import MADE_UP, SHIPPED
+from spa.repair import METHODS, calibration
 from spa.report import Report
 from spa.shapes import infer_shapes
 from spa.shapes.sizes import count_sizes
@@ -36,8 +41,16 @@ __all__ = [
 ]  # fmt: skip
 
 
+Chosen = tuple[Analysis, Plan, Report]
+
+NOTE = "note: "
+
+
 class Progress(Protocol):
-    """Told of each step before it, and on the way of the share (0..1) of it that is done."""
+    """Told of each step before it, and on the way of the share (0..1) of it that is done.
+
+    What begins with `NOTE` is no step, but a line for the user.
+    """
 
     def __call__(self, step: str, share: float | None = None, /) -> None: ...
 
@@ -73,9 +86,10 @@ def prune(
 ) -> PruneResult:
     """Remove a share of a model, whole structures at a time: ``prune("model.onnx", ratio=0.3, of="flops")``.
 
-    With samples (`data` or `data_free`), what goes is chosen by what its readers lose, and they are refitted in closed
-    form so that the outputs stay: no labels, no training (`spa.passes.repair.compensate`). Without, by weights alone,
-    and the weights that stay do not change.
+    What goes is chosen by what its readers lose on samples, and they are refitted in closed form so that the outputs
+    stay: no labels, no training (`spa.passes.repair.compensate`). Samples are best given (`data`); else the tool has
+    its own, and a cut by weights alone stands wherever they do not do much better. With `weights`, or anything that
+    says how weights are scored, weights alone decide, at once, and those that stay do not change.
 
     Args:
         source: a path, `onnx.ModelProto`, `onnx_ir.Model` or `onnx_graphsurgeon.Graph`; never changed.
@@ -92,19 +106,16 @@ def prune(
         raise TypeError(f"prune() got options, and besides {', '.join(keywords)}: give one or the other")
     options = PruneOptions.of(**keywords) if options is None else options
     verify, inputs = options.run.verify and not options.run.dry_run, options.run.inputs
-    if options.repair.has_samples or verify:
+    if options.decided_by == "samples" or verify:
         runtime.require()
     clock = _Clock(progress)
     with clock.step("normalise"):
         dense = load_normal(source)
-    if options.repair.has_samples:
-        closed = isinstance(source, Normal) and source.closed
-        analysis, plan, report = _by_samples(dense, options, clock, closed=closed)
-    else:
-        analysis, plan, report = _by_weights(dense, options, clock)
+    closed = isinstance(source, Normal) and source.closed
+    analysis, plan, report = _decided(dense, options, clock, closed=closed)
     report.seconds = clock.seconds
     reference = analysis.model.clone()  # the analysed model itself is cut: clones share weights, at no cost in memory
-    refitted = options.repair.has_samples
+    refitted = bool(plan.repair)
     if options.run.dry_run and not refitted:
         return PruneResult(dense, plan, report, dense, reference)
     with clock.step("slice"):
@@ -120,14 +131,73 @@ def prune(
     return PruneResult(analysis.model, plan, report, dense if refitted else reference, reference)
 
 
-def _by_weights(dense: ir.Model, options: PruneOptions, clock: _Clock) -> tuple[Analysis, Plan, Report]:
-    """What goes by the size of weights; nothing else changes."""
-    notes: list[str] = []
+def _decided(dense: ir.Model, options: PruneOptions, clock: _Clock, *, closed: bool) -> Chosen:
+    """What goes: by what was asked for, else by the better of our samples and weights alone."""
+    if options.decided_by == "weights":
+        return _by_weights(dense, options, clock)
+    if not options.repair.own_samples:
+        with clock.step("samples"):
+            samples = calibration(options.repair, dense)
+        return _by_samples(dense, samples, options, clock, closed=closed)
+    if not runtime.available():
+        return _by_weights(dense, options, clock, why="onnxruntime is not installed, and a repair needs it")
+    try:
+        return _by_own_samples(dense, options, clock, closed=closed)
+    except (NothingToPrune, BudgetError, DataError, ModelError, VerificationError, own.WeightsDoBetter) as reason:
+        try:
+            return _by_weights(dense, options, clock, why=str(reason))
+        except NothingToPrune:
+            if isinstance(reason, DataError):  # the model runs on nothing so far: that may be why
+                raise reason from None
+            raise
+
+
+def _by_own_samples(dense: ir.Model, options: PruneOptions, clock: _Clock, *, closed: bool) -> Chosen:
+    """What goes by samples of the tool's own.
+
+    Raises:
+        NothingToPrune, BudgetError, DataError, ModelError, VerificationError: there are none, or no repair by them.
+        WeightsDoBetter: nobody asked for them, and they gain little, or take long.
+    """
+    preset, asked = PRESETS[options.repair.preset], options.decided_by == "samples"
+    with clock.step("samples"):
+        recipe = Recipe.of(dense, inputs=options.run.inputs, bounds=options.repair.input_ranges)
+        kinds = MADE_UP if options.repair.data_free else SHIPPED
+        most = min(preset.samples or MOST_SAMPLES, MOST_SAMPLES)
+        samples = recipe.samples(kinds, most=most, widest=preset.widest, progress=clock.share)
+        seconds = expected_seconds(
+            recipe, samples, widest=preset.widest, probes=preset.probes, probe_flops=preset.probe_flops
+        )
+    if seconds > own.PATIENCE and not asked:
+        raise own.WeightsDoBetter(f"a repair would take about {own.in_words(seconds)}, and --data builtin asks for it")
+    if seconds > own.AT_ONCE:
+        clock.say(f"a repair takes about {own.in_words(seconds)}; --weights cuts at once")
+    analysis, plan, report = _by_samples(dense, samples, options, clock, closed=closed)
+    if not asked:
+        with clock.step("compare"):
+            weighed, other, _ = _by_weights(dense.clone(), options, _Clock(None))
+            cut(weighed, other)
+            names, others = list(report.outputs), recipe.others(own.OTHERS)
+            own.check_gain(dense, analysis.model, weighed.model, names, others)
+    said = recipe.said(kinds)
+    rest = [note for note in report.notes if note != said]
+    report.notes = [f"repaired with samples of our own ({said}); {own.ALTERNATIVES}", *rest]
+    return analysis, plan, report
+
+
+def _by_weights(dense: ir.Model, options: PruneOptions, clock: _Clock, *, why: str = "") -> Chosen:
+    """What goes by the size of weights; nothing else changes.
+
+    Args:
+        why: they decide although nobody asked for it.
+    """
+    notes = [f"weights alone decided: {why}; --data SAMPLES repairs"] if why else []
     inputs = options.run.inputs
     with clock.step("couple"):
         analysis = analyse(dense, inputs=inputs)
     with clock.step("score"):
-        scores = score_groups(analysis.groups, options.repair.criterion, options.scoring, notes=notes)
+        criterion = None if options.repair.criterion in METHODS else options.repair.criterion
+        scores = score_groups(analysis.groups, criterion, options.scoring, notes=notes)
     with clock.step("select"), _hint_at_inputs(dense, inputs):
         frozen = find_frozen(analysis.coupling)
         selection = select(analysis.groups, scores, analysis.cost, options.budget, frozen=frozen)
@@ -136,17 +206,14 @@ def _by_weights(dense: ir.Model, options: PruneOptions, clock: _Clock) -> tuple[
     return analysis, selection.plan, report
 
 
-def _by_samples(
-    dense: ir.Model, options: PruneOptions, clock: _Clock, *, closed: bool
-) -> tuple[Analysis, Plan, Report]:
+def _by_samples(dense: ir.Model, samples: Calibration, options: PruneOptions, clock: _Clock, *, closed: bool) -> Chosen:
     """What goes by what its readers lose on samples; the model analysed has the refitted weights."""
     inputs, preset, method = options.run.inputs, options.repair.preset, options.repair.method
-    with clock.step("samples"):
-        samples = calibration(options.repair, dense, inputs, clock.share)
+    made_up = options.repair.own_samples
     with _hint_at_inputs(dense, inputs):
-        counted = inputs if options.repair.data_free else _sampled(dense, samples, inputs)
+        counted = inputs if made_up else _sampled(dense, samples, inputs)
         found = compensate(
-            dense, samples, options.budget, preset=preset, method=method, made_up=options.repair.data_free,
+            dense, samples, options.budget, preset=preset, method=method, made_up=made_up,
             inputs=_apart(dense, samples, inputs), counted=counted, closed=closed, progress=clock.share,
         )  # fmt: skip
     clock.seconds |= found.seconds
@@ -249,6 +316,11 @@ class _Clock:
         start = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def say(self, text: str) -> None:
+        """Tell the user something before the work goes on."""
+        if self.progress is not None:
+            self.progress(f"{NOTE}{text}", None)
 
     def share(self, name: str, share: float) -> None:
         """Say how much of a step is done."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from spa.errors import UsageError
@@ -15,14 +16,36 @@ from spa.frontends.samples import ImageOptions, read_samples
 from spa.passes.choose.importance import CRITERIA, DEFAULT_CRITERION, Criterion, check_criterion
 from spa.passes.repair.settings import OURS, PRESETS
 from spa.passes.samples.calibrate import Calibration, Given, check_samples
-from spa.passes.samples.datafree import make_samples
+from spa.passes.samples.datafree import Bounds
 from spa.passes.secondorder import BASELINES
+
+BUILTIN = "builtin"
+"""As data: what ships with the tool, and made-up samples."""
 
 METHODS = (OURS, *BASELINES)
 """Criteria that need samples."""
 
 Samples = Given | str | os.PathLike[str]
 Progress = Callable[[str, float], None]
+
+
+def ranges_of(items: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """The least and the largest number of inputs, each NAME=LOW:HIGH such as images=0:255.
+
+    Raises:
+        UsageError: an item is not of that form.
+    """
+    found: dict[str, tuple[float, float]] = {}
+    for item in items:
+        name, equals, text = item.rpartition("=")
+        try:
+            low, high = (float(part) for part in text.split(":"))
+        except ValueError:
+            equals = ""
+        if not equals or not name or not -np.inf < low < high < np.inf:
+            raise UsageError(f"{item!r}: expected NAME=LOW:HIGH such as images=0:255")
+        found[name] = low, high
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,11 +69,26 @@ class RepairOptions(Options):
         metadata=about(
             "calibration samples, by which to choose what goes and to refit what stays: arrays by input name, an "
             "iterable of samples or batches, an .npz keyed by input name, a folder of .npy, .npz or images, or "
-            "module:function",
+            f"module:function; {BUILTIN}: photographs and lines of text that ship with the tool, and made-up samples",
             metavar="SAMPLES",
+            unset=f"{BUILTIN}, where it does better than weights alone",
         ),
     )
     data_free: bool = field(default=False, metadata=about("the same, with samples made up from the model alone"))
+    weights: bool = field(
+        default=False, metadata=about("cut by weights alone, at once, and change none of those that stay")
+    )
+    input_ranges: Bounds | None = field(
+        default=None,
+        metadata=about(
+            "the least and the largest number that inputs take, for samples that are made up",
+            metavar="NAME=0:255",
+            flag="--input-range",
+            parse=ranges_of,
+            repeated=True,
+            needs="samples",
+        ),
+    )
     preset: str = field(
         default="default",
         metadata=about("how much work to put in", metavar="NAME", choices=tuple(PRESETS), needs="samples"),
@@ -63,11 +101,17 @@ class RepairOptions(Options):
         Options.__post_init__(self)
         if self.data is not None and self.data_free:
             raise UsageError("data and data-free exclude each other: give samples, or let them be made up")
+        if self.images is not None and self.own_samples:
+            raise UsageError("images has no effect without samples: give data")
+        if self.weights and self.has_samples:
+            raise UsageError("weights and data exclude each other: samples decide, or weights alone")
+        if self.weights and self.criterion in METHODS:
+            raise UsageError(f"criterion {self.criterion!r} needs samples: leave weights out")
+        if self.input_ranges and self.data is not None and not self.is_builtin:
+            raise UsageError("input ranges are for samples that are made up: leave them out with data")
         if self.has_samples:
             self._check_method()
-        elif self.criterion in METHODS:
-            raise UsageError(f"criterion {self.criterion!r} needs samples: give calibration data, or ask for data-free")
-        elif isinstance(self.criterion, str):
+        elif isinstance(self.criterion, str) and self.criterion not in METHODS:
             check_criterion(self.criterion)
 
     def _check_method(self) -> None:
@@ -77,8 +121,23 @@ class RepairOptions(Options):
 
     @property
     def has_samples(self) -> bool:
-        """Whether samples decide, and not weights alone."""
+        """Whether samples are asked for."""
         return self.data is not None or self.data_free
+
+    @property
+    def by_weights(self) -> bool:
+        """Whether weights alone are asked for."""
+        return self.weights or (self.criterion is not None and self.criterion not in METHODS)
+
+    @property
+    def is_builtin(self) -> bool:
+        """Whether what ships with the tool is asked for."""
+        return isinstance(self.data, str) and self.data == BUILTIN
+
+    @property
+    def own_samples(self) -> bool:
+        """Whether samples are the tool's own, not given."""
+        return self.data is None or self.is_builtin
 
     @property
     def method(self) -> str:
@@ -86,21 +145,15 @@ class RepairOptions(Options):
         return self.criterion if isinstance(self.criterion, str) else OURS
 
 
-def calibration(
-    options: RepairOptions, model: ir.Model, inputs: Mapping[str, Sequence[int]] | None, progress: Progress
-) -> Calibration:
-    """Calibration samples for a normalised model, read or made up.
+def calibration(options: RepairOptions, model: ir.Model) -> Calibration:
+    """Calibration samples that were given, for a normalised model.
 
     Raises:
-        DataError: they do not fit the model, or none could be made.
+        DataError: they do not fit the model.
     """
-    preset = PRESETS[options.preset]
-    if options.data is None:
-        most = preset.samples or 1024
-        return make_samples(model, most=most, widest=preset.widest, inputs=inputs, progress=progress)
     given: Any = options.data
     if isinstance(given, (str, os.PathLike)):
-        given = read_samples(given, _declared(model), images=options.images, most=preset.samples)
+        given = read_samples(given, _declared(model), images=options.images, most=PRESETS[options.preset].samples)
     return check_samples(given, model)
 
 

@@ -113,6 +113,15 @@ def require() -> None:
     _onnxruntime()
 
 
+def available() -> bool:
+    """Whether models can be run."""
+    try:
+        _onnxruntime()
+    except MissingExtra:
+        return False
+    return True
+
+
 def newest_versions() -> tuple[int, int]:
     """The newest IR version and opset of standard operators that models may have here.
 

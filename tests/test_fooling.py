@@ -55,7 +55,7 @@ def verified(dense: onnx.ModelProto, pruned: onnx.ModelProto, plan: spa.Plan, **
 
 @pytest.fixture(scope="module")
 def pruned() -> pipeline.PruneResult:
-    return spa.prune(detector(), ratio=0.3)
+    return spa.prune(detector(), ratio=0.3, weights=True)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_scores_that_are_off_beside_pixel_boxes(pruned: pipeline.PruneResult, of
 def test_the_same_along_the_last_axis() -> None:
     text = "(float[N,6] x) => (float[N,5] y) { a = MatMul(x, w)  r = Relu(a)  b = MatMul(r, v)  y = Mul(b, sizes) }"
     sizes = np.array([600, 600, 1e-3, 1e-4, 600], np.float32)
-    result = spa.prune(build(text, {"w": [6, 12], "v": [12, 5], "sizes": sizes}), ratio=0.3)
+    result = spa.prune(build(text, {"w": [6, 12], "v": [12, 5], "sizes": sizes}), ratio=0.3, weights=True)
     assert result.report.verified
     other = ir.from_proto(changed(result.model, "sizes", lambda array: array * np.array([1, 1, 1, 1.01, 1])))
     with pytest.raises(VerificationError, match="of its own size in output 'y' at index 3 of axis 1"):
@@ -95,7 +95,7 @@ def test_a_channel_that_cancels_is_judged_by_its_rounding() -> None:
         a = MatMul(x, w)  r = Relu(a)  b = MatMul(r, v)  c = MatMul(r, u)  y = Sub(b, c) }"""
     weight = np.random.default_rng(0).standard_normal((64, 5)).astype(np.float32)
     near = np.where(np.arange(5) == 2, np.nextafter(weight, np.float32(9)), np.float32(0))
-    result = spa.prune(build(text, {"w": [6, 64], "v": weight, "u": near}), ratio=0.3)
+    result = spa.prune(build(text, {"w": [6, 64], "v": weight, "u": near}), ratio=0.3, weights=True)
     assert result.report.verified
     other = ir.from_proto(changed(result.model, "v", lambda array: array * (1 + 0.01 * (np.arange(5) == 3))))
     with pytest.raises(VerificationError, match="at index 3 of axis 1"):
@@ -149,7 +149,7 @@ def test_noise_below_every_tolerance(pruned: pipeline.PruneResult) -> None:
 def test_rows_of_a_table_that_no_input_reaches() -> None:
     text = "(int64[N] i) => (float[N,3] y) { e = Gather(t, i)  a = MatMul(e, w)  r = Relu(a)  y = MatMul(r, v) }"
     model = build(text, {"t": [5000, 6], "w": [6, 12], "v": [12, 3]})
-    result = spa.prune(model, ratio=0.001, only=["w:1"])
+    result = spa.prune(model, ratio=0.001, only=["w:1"], weights=True)
 
     def spoil(table: np.ndarray) -> np.ndarray:
         table[4000:] = 0
@@ -165,7 +165,7 @@ def test_a_branch_that_is_never_taken() -> None:
                        else_branch = e () => (float[N,3] q) { q = Add(b, one) }> }"""
     listed = "(float[N,6] x, bool never)"
     model = build(text.replace("(float[N,6] x)", listed), {"w": [6, 12], "v": [12, 3], "one": np.ones(3, np.float32)})
-    result = spa.prune(model, ratio=0.3)
+    result = spa.prune(model, ratio=0.3, weights=True)
     other = ir.to_proto(result.model)
     (node,) = [node for node in other.graph.node if node.op_type == "If"]
     for attribute in node.attribute:
@@ -225,7 +225,7 @@ def test_sizes_that_are_baked_in() -> None:
         "(float[N,S,6] x) => (float[N,S,3] y) { a = MatMul(x, w)  q = Reshape(a, to)  r = Relu(q)  y = MatMul(r, v) }"
     )
     honest = build(text, {"w": [6, 12], "v": [12, 3], "to": np.array([0, -1, 12])})
-    result = spa.prune(honest, ratio=0.3)
+    result = spa.prune(honest, ratio=0.3, weights=True)
     width = result.model.graph.initializers["v"].shape
     assert width is not None
     inputs, _ = inputs_of(honest)
@@ -250,7 +250,7 @@ def test_outputs_that_say_nothing(end: str, message: str) -> None:
         "high": np.array([90], np.float32), "zero": np.array([0], np.float32), "none": np.array([False])
     }  # fmt: skip
     model = build(text, weights | {name: array for name, array in constants.items() if name in end})
-    report = spa.prune(model, ratio=0.3, only=["w:1"]).report
+    report = spa.prune(model, ratio=0.3, only=["w:1"], weights=True).report
     assert (report.status, report.verified) == ("not compared", False)
     assert report.missing[0].startswith(message)
     assert "--feed x=VALUES" in report.give

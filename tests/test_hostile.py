@@ -60,7 +60,7 @@ def branches(depth: int) -> onnx.ModelProto:
 
 @needs_runtime
 def test_long_chain() -> None:
-    result = pipeline.prune(chain(2000), ratio=0.5, of="channels")
+    result = pipeline.prune(chain(2000), ratio=0.5, of="channels", weights=True)
     assert len(result.model.graph) == 2002
     assert result.report.exact
 
@@ -68,7 +68,7 @@ def test_long_chain() -> None:
 @needs_runtime
 def test_deep_branches() -> None:
     """Nested as deep as is accepted, and all of them take part."""
-    result = pipeline.prune(branches(12), ratio=0.5, of="channels")
+    result = pipeline.prune(branches(12), ratio=0.5, of="channels", weights=True)
     assert result.report.difference is not None
     assert result.report.difference < 1e-5
     assert result.model.graph.initializers["u"].shape == [4, 3]
@@ -76,14 +76,14 @@ def test_deep_branches() -> None:
 
 def test_axis_of_two_to_the_31() -> None:
     """An activation that no memory holds is never made; checks that need it are refused in a line."""
-    result = pipeline.prune(two_layers(str(HUGE)), ratio=0.5, of="channels", verify=False)
+    result = pipeline.prune(two_layers(str(HUGE)), ratio=0.5, of="channels", verify=False, weights=True)
     assert result.model.graph.initializers["w"].shape == [4, 4]
     assert str(result.model.graph.inputs[0].shape) == f"[{HUGE},4]"
 
 
 @needs_runtime
 def test_axis_of_two_to_the_31_is_not_run() -> None:
-    report = pipeline.prune(two_layers(str(HUGE)), ratio=0.5, of="channels").report
+    report = pipeline.prune(two_layers(str(HUGE)), ratio=0.5, of="channels", weights=True).report
     assert report.status == "not compared"
     assert report.missing == ["input 'x' would have 8.6e+09 elements; the limit is 2^31"]
 
@@ -99,7 +99,8 @@ def test_huge_constant_is_not_made(tmp_path: Path) -> None:
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]),) * 2)
 from spa import pipeline
-print(list(pipeline.prune(sys.argv[1], ratio=0.5, of="channels", verify=False).model.graph.initializers["w"].shape))
+result = pipeline.prune(sys.argv[1], ratio=0.5, of="channels", verify=False, weights=True)
+print(list(result.model.graph.initializers["w"].shape))
 """
     onnx.save(model, tmp_path / "model.onnx")
     assert run(code, tmp_path / "model.onnx") == "[4, 4]"
@@ -147,7 +148,7 @@ def test_names(name: str, tmp_path: Path) -> None:
     model.graph.initializer[0].name = model.graph.node[0].input[1] = name
     for node in model.graph.node:
         node.name = name + node.op_type
-    result = pipeline.prune(model, ratio=0.5, of="channels")
+    result = pipeline.prune(model, ratio=0.5, of="channels", weights=True)
     again = pipeline.apply_plan(model, type(result.plan).from_json(result.plan.to_json()))
     assert again.plan == result.plan
     result.save(tmp_path / "small.onnx")
@@ -160,13 +161,13 @@ def test_equal_node_names() -> None:
     model = two_layers()
     for node in model.graph.node:
         node.name = "node"
-    assert pipeline.prune(model, ratio=0.5, of="channels").report.exact
+    assert pipeline.prune(model, ratio=0.5, of="channels", weights=True).report.exact
 
 
 def test_two_runs_on_one_target(tmp_path: Path) -> None:
     """Both end well, and the target is what one of them wrote, whole; nothing else is left behind."""
     onnx.save(two_layers(), tmp_path / "model.onnx")
-    command = [sys.executable, "-m", "spa", "prune", "model.onnx", "--of", "channels", "--no-verify"]
+    command = [sys.executable, "-m", "spa", "prune", "model.onnx", "--weights", "--of", "channels", "--no-verify"]
     runs = [
         subprocess.Popen(
             [*command, "--ratio", ratio, "-o", "small.onnx"],

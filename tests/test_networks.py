@@ -34,7 +34,7 @@ def test_network(name: str) -> None:
     onnx.checker.check_model(model, full_check=True)
     least, kinds = LEAST[name]
     verifies = importlib.util.find_spec("onnxruntime") is not None
-    report = pipeline.prune(model, ratio=0.5, of="channels", verify=verifies).report
+    report = pipeline.prune(model, ratio=0.5, of="channels", verify=verifies, weights=True).report
     assert report.removed_share("params") >= least
     assert {group.kind for group in report.groups if group.removed} == set(kinds.split())
     assert report.exact

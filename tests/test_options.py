@@ -95,7 +95,7 @@ def plain(command: typer.Typer) -> str:
         ({"ratio": True}, "ratio 1: expected a share"),
         ({"ratio": 0.3, "align": 2.5}, r"align 2\.5: expected a whole number"),
         ({"ratio": 0.3, "of": "flop"}, "of 'flop': expected one of .*; did you mean flops?"),
-        ({"ratio": 0.3, "preset": "best"}, "preset has no effect without samples"),
+        ({"ratio": 0.3, "preset": "best", "weights": True}, "preset has no effect without samples"),
         ({"ratio": 0.3, "images": spa.ImageOptions(mean=(0.5,))}, "images has no effect without samples"),
         ({"ratio": 0.3, "gather": "mean", "data_free": True}, "gather has no effect with samples"),
     ],
@@ -115,11 +115,12 @@ def test_keywords_that_there_are_not() -> None:
 
 
 def test_one_object_or_keywords_say_the_same() -> None:
-    options = spa.PruneOptions(budget=spa.Budget(ratio=0.4, of="flops", exclude="c0:0"))
-    assert options == PruneOptions.of(ratio=0.4, of="flops", exclude=["c0:0"], scope=None)
+    repair = spa.RepairOptions(weights=True)
+    options = spa.PruneOptions(budget=spa.Budget(ratio=0.4, of="flops", exclude="c0:0"), repair=repair)
+    assert options == PruneOptions.of(ratio=0.4, of="flops", exclude=["c0:0"], scope=None, weights=True)
     results = [
         spa.prune(models.residual_cnn(), options=options),
-        spa.prune(models.residual_cnn(), ratio=0.4, of="flops", exclude="c0:0"),
+        spa.prune(models.residual_cnn(), ratio=0.4, of="flops", exclude="c0:0", weights=True),
     ]
     assert results[0].plan == results[1].plan
 

@@ -57,8 +57,8 @@ SOURCES: dict[str, Callable[[onnx.ModelProto, Path], Any]] = {
 def test_sources(tmp_path: Path, kind: str) -> None:
     proto = models.residual_cnn()
     before = proto.SerializeToString(deterministic=True)
-    result = spa.prune(SOURCES[kind](proto, tmp_path), ratio=0.3)
-    assert result.plan.removed == spa.prune(models.residual_cnn(), ratio=0.3).plan.removed
+    result = spa.prune(SOURCES[kind](proto, tmp_path), ratio=0.3, weights=True)
+    assert result.plan.removed == spa.prune(models.residual_cnn(), ratio=0.3, weights=True).plan.removed
     assert result.report.verified
     assert proto.SerializeToString(deterministic=True) == before
     if kind == "path":
@@ -68,7 +68,7 @@ def test_sources(tmp_path: Path, kind: str) -> None:
 def test_a_model_in_memory_is_not_changed() -> None:
     model = ir.from_proto(models.residual_cnn())
     before = data(model)
-    spa.prune(model, ratio=0.5)
+    spa.prune(model, ratio=0.5, weights=True)
     assert data(model) == before
 
 
@@ -92,28 +92,28 @@ def test_public_names() -> None:
 @pytest.mark.parametrize("of", ["params", "flops", "bytes"])
 @pytest.mark.parametrize("ratio", [0.1, 0.5])
 def test_budgets_are_of_the_whole_model(of: str, ratio: float) -> None:
-    result = spa.prune(models.residual_cnn(), ratio=ratio, of=of)
+    result = spa.prune(models.residual_cnn(), ratio=ratio, of=of, weights=True)
     assert result.report.removed_share(of) >= ratio
     # by what is in the file, not by our own account: all stored tensors of this model are parameters
     assert 1 - params(result.model) / params(result.dense) == pytest.approx(result.report.removed_share("params"))
 
 
 def test_channels_are_a_share_of_every_group() -> None:
-    result = spa.prune(models.residual_cnn(), ratio=0.5, of="channels")
+    result = spa.prune(models.residual_cnn(), ratio=0.5, of="channels", weights=True)
     assert {row.name: row.removed for row in result.report.groups} == {"c0:0": 4, "c1:0": 3}
 
 
 def test_align_and_min_keep() -> None:
-    result = spa.prune(models.residual_cnn(), ratio=0.3, align=4)
+    result = spa.prune(models.residual_cnn(), ratio=0.3, align=4, weights=True)
     assert all((row.units - row.removed) % 4 == 0 for row in result.report.groups if row.removed)
-    result = spa.prune(models.residual_cnn(), ratio=0.2, min_keep=0.75)
+    result = spa.prune(models.residual_cnn(), ratio=0.2, min_keep=0.75, weights=True)
     assert all(row.removed <= 0.25 * row.units for row in result.report.groups)
     with pytest.raises(BudgetError, match=r"at most 3\d\.\d % can go; the rest is held by min_keep=0.75"):
-        spa.prune(models.residual_cnn(), ratio=0.9, min_keep=0.75)
+        spa.prune(models.residual_cnn(), ratio=0.9, min_keep=0.75, weights=True)
 
 
 def test_dry_run_leaves_the_model_dense() -> None:
-    result = spa.prune(models.residual_cnn(), ratio=0.5, dry_run=True)
+    result = spa.prune(models.residual_cnn(), ratio=0.5, dry_run=True, weights=True)
     assert result.plan
     assert params(result.model) == params(pipeline.load_normal(models.residual_cnn()))
     assert not result.report.verified
@@ -121,7 +121,9 @@ def test_dry_run_leaves_the_model_dense() -> None:
 
 def test_steps_are_told() -> None:
     steps: list[str] = []
-    result = spa.prune(models.residual_cnn(), ratio=0.3, progress=lambda step, _share=None: steps.append(step))
+    result = spa.prune(
+        models.residual_cnn(), ratio=0.3, progress=lambda step, _share=None: steps.append(step), weights=True
+    )
     assert steps == ["normalise", "couple", "score", "select", "slice", "verify"]
     assert list(result.report.seconds) == steps
 
@@ -129,7 +131,7 @@ def test_steps_are_told() -> None:
 def test_notes_of_scores_and_limits_arrive() -> None:
     result = spa.prune(models.gated_mlp(), ratio=0.3, criterion="bn_scale")
     assert any(note.startswith("bn_scale: ") for note in result.report.notes)
-    result = spa.prune(models.attention(), ratio=0.3, of="channels")
+    result = spa.prune(models.attention(), ratio=0.3, of="channels", weights=True)
     assert any("head_dim groups left alone" in note for note in result.report.notes)
 
 
@@ -137,7 +139,7 @@ def test_notes_of_scores_and_limits_arrive() -> None:
 @pytest.mark.parametrize("model", models.RUNNABLE, ids=lambda model: model.__name__)
 def test_pruned_and_verified(model: Callable[[], onnx.ModelProto]) -> None:
     """Half of every group goes; what is left is valid, of the same signature, and computes what it must."""
-    result = spa.prune(model(), ratio=0.5, of="channels", min_keep=0)
+    result = spa.prune(model(), ratio=0.5, of="channels", min_keep=0, weights=True)
     assert result.report.verified
     assert result.report.difference is not None
     assert result.report.difference < 1e-5
@@ -161,7 +163,7 @@ def test_metadata_functions_and_symbolic_axes_stay(tmp_path: Path) -> None:
     proto.graph.node.extend(onnx.parser.parse_model(body).graph.node)
     proto.doc_string, proto.model_version, proto.domain = "documented", 7, "org.example"
     path = write(tmp_path, proto, external=True)
-    spa.prune(path, ratio=0.3).save(tmp_path / "pruned.onnx")
+    spa.prune(path, ratio=0.3, weights=True).save(tmp_path / "pruned.onnx")
     bare = onnx.load(tmp_path / "pruned.onnx", load_external_data=False)
     assert all(t.data_location == onnx.TensorProto.EXTERNAL for t in bare.graph.initializer if t.name == "weight")
     assert (tmp_path / "pruned.onnx.data").exists()
@@ -190,7 +192,7 @@ def old(opset: int) -> onnx.ModelProto:
 
 @pytest.mark.parametrize("opset", range(9, 27))
 def test_opsets(opset: int) -> None:
-    result = spa.prune(old(opset), ratio=0.5, of="channels")
+    result = spa.prune(old(opset), ratio=0.5, of="channels", weights=True)
     assert [(row.name, row.units, row.removed) for row in result.report.groups] == [("c0:0", 4, 2)]
     assert result.model.opset_imports[""] == opset
     assert result.report.verified
@@ -201,24 +203,24 @@ def test_opsets(opset: int) -> None:
 # ---------------------------------------------------------------------------------------- plans, verification
 @pytest.mark.parametrize("model", models.RUNNABLE, ids=lambda model: model.__name__)
 def test_a_plan_gives_the_same_bytes(model: Callable[[], onnx.ModelProto]) -> None:
-    result = spa.prune(model(), ratio=0.4, of="channels", min_keep=0, verify=False)
+    result = spa.prune(model(), ratio=0.4, of="channels", min_keep=0, verify=False, weights=True)
     again = spa.apply_plan(model(), spa.Plan.from_json(result.plan.to_json()), verify=False)
     assert data(again.model) == data(result.model)
     assert again.report.after == result.report.after
 
 
 def test_width_under_a_norm_is_off_and_not_exact() -> None:
-    result = spa.prune(models.layer_normed(), ratio=0.3, of="channels")
+    result = spa.prune(models.layer_normed(), ratio=0.3, of="channels", weights=True)
     assert {row.name: row.removed for row in result.report.groups} == {"w0:1": 0, "w1:1": 4}
     assert result.report.exact
-    result = spa.prune(models.layer_normed(), ratio=0.3, of="channels", include=["width"])
+    result = spa.prune(models.layer_normed(), ratio=0.3, of="channels", include=["width"], weights=True)
     assert {row.name: row.removed for row in result.report.groups} == {"w0:1": 2, "w1:1": 4}
     assert not result.report.exact
     assert result.report.verified
 
 
 def test_verify_files_tells_another_model(tmp_path: Path) -> None:
-    result = spa.prune(models.residual_cnn(), ratio=0.4)
+    result = spa.prune(models.residual_cnn(), ratio=0.4, weights=True)
     result.save(tmp_path / "pruned.onnx")
     assert pipeline.verify_files(models.residual_cnn(), tmp_path / "pruned.onnx", result.plan).verified
     other = spa.prune(models.residual_cnn(), ratio=0.4, criterion="random")
@@ -244,7 +246,7 @@ def test_a_wrong_cut_is_caught_and_named(monkeypatch: pytest.MonkeyPatch, group:
 
     monkeypatch.setattr(steps, "slice_model", wrong)
     with pytest.raises(VerificationError, match=rf"differs from the masked dense model by .*; at fault: '{group}';"):
-        spa.prune(models.dense_block(), ratio=0.5, of="channels")
+        spa.prune(models.dense_block(), ratio=0.5, of="channels", weights=True)
 
 
 def test_an_invalid_cut_is_caught_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,7 +259,7 @@ def test_an_invalid_cut_is_caught_and_named(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(steps, "slice_model", forgetful)
     with pytest.raises(VerificationError, match=r"^the pruned model .*; at fault: 'c\d:0'"):
-        spa.prune(models.dense_block(), ratio=0.5, of="channels")
+        spa.prune(models.dense_block(), ratio=0.5, of="channels", weights=True)
 
 
 def test_a_plan_that_empties_an_axis_is_refused() -> None:
@@ -285,8 +287,8 @@ def test_an_input_of_unknown_rank() -> None:
     for value in (*proto.graph.input, *proto.graph.output):
         value.type.tensor_type.ClearField("shape")
     with pytest.raises(NothingToPrune, match=r"; if the model takes certain sizes only, give the shape of 'x' with"):
-        spa.prune(proto, ratio=0.5)
-    result = spa.prune(proto, ratio=0.5, inputs={"x": (2, 8)})
+        spa.prune(proto, ratio=0.5, weights=True)
+    result = spa.prune(proto, ratio=0.5, inputs={"x": (2, 8)}, weights=True)
     assert result.report.difference is not None
     assert not ir.to_proto(result.model).graph.input[0].type.tensor_type.HasField("shape")
 
@@ -295,7 +297,7 @@ def test_a_model_that_takes_one_size_only() -> None:
     text = "(float[N,S,8] x) => (float[N,S,3] y) { p = Add(x, t)  a = MatMul(p, w)  b = Relu(a)  y = MatMul(b, v) }"
     proto = build(text, {"t": [40, 8], "w": [8, 6], "v": [6, 3]})
     with pytest.raises(NothingToPrune, match=r"do not broadcast.*; if the model takes certain sizes only"):
-        spa.prune(proto, ratio=0.1)
-    result = spa.prune(proto, ratio=0.1, inputs={"x": (1, 40, 8)})
+        spa.prune(proto, ratio=0.1, weights=True)
+    result = spa.prune(proto, ratio=0.1, inputs={"x": (1, 40, 8)}, weights=True)
     assert result.report.difference is not None
     assert result.model.graph.inputs[0].shape == ir.Shape(["N", "S", 8])

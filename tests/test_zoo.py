@@ -56,7 +56,9 @@ def test_graph(name: str, tmp_path: Path) -> None:
     dense = tmp_path / "dense.onnx"
     zoo.fill(str(zoo.SHARED / "graphs" / name), str(dense))
     inputs = {k: v["run_shape"] for k, v in entry["inputs"].items() if v.get("run_shape") is not None}
-    result = pipeline.prune(dense, ratio=0.5, of="channels", inputs=inputs)  # verifies, and raises what is wrong
+    result = pipeline.prune(
+        dense, ratio=0.5, of="channels", inputs=inputs, weights=True
+    )  # verifies, and raises what is wrong
     assert zoo.boundary(result.dense, result.model)
     assert result.report.exact
     assert result.report.difference is not None

@@ -60,6 +60,9 @@ LEAST_SAMPLES = 16
 ENOUGH_SAMPLES, SAMPLES_FLOPS = 96, 2e11
 """Samples of large models: that many, and as many more as that many FLOPs take."""
 
+MOST_SAMPLES = 512
+"""Of our own: real ones are rarely more."""
+
 TRIED = 12
 """Samples on which ranges are compared."""
 
@@ -89,7 +92,7 @@ def make_samples(
         DataError: an input is of no type that samples can be made of, or the model runs on none.
     """
     recipe = Recipe.of(model, inputs=inputs, bounds=bounds)
-    return recipe.samples(library=library, most=most, widest=widest, seed=seed, progress=progress)
+    return recipe.samples(SHIPPED if library else MADE_UP, most=most, widest=widest, seed=seed, progress=progress)
 
 
 @dataclass(frozen=True)
@@ -158,17 +161,16 @@ class Recipe:
 
     def samples(
         self,
+        kinds: Sequence[str] = MADE_UP,
         *,
-        library: bool = False,
         most: int = 512,
         widest: int | None = None,
         seed: int = 0,
         progress: Progress | None = None,
     ) -> Calibration:
-        """As many samples as give the layers rows enough; the arguments are those of `make_samples`."""
+        """As many samples as give the layers rows enough, pictures of some kinds; else as `make_samples`."""
         counts = [one.shape[0] for one in self.inputs if not one.open]
         total = max([self.enough(most, widest), *counts])
-        kinds = SHIPPED if library else MADE_UP
         found = self.made(kinds, total, seed)
         words = [one for one in self.inputs if one.rows > 2 and len(one.shape) == 2]
         if len(words) == 1 and writes(self.run, words[0], found):
@@ -197,7 +199,7 @@ class Recipe:
         return replace(found, notes=(*found.notes, *([said] if said else [])), balanced=True)
 
     def said(self, kinds: Sequence[str]) -> str:
-        """What the samples are, in a line."""
+        """What samples of some kinds are, in a line."""
         shown = any(is_picture(one) for one in self.inputs)
         made_up = f"{'pictures' if shown else 'samples'} made up from the model alone"
         what = ", ".join(kinds) if shown and len(kinds) > 1 else made_up
@@ -268,6 +270,10 @@ class Recipe:
         }
         made = runtime.run(self.session(tuple(names)), moved | dict(self.scalars))
         return [made[name] for name in names]
+
+    def whole(self, batch: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """The outputs of the model, from a batch as it takes it."""
+        return runtime.run(self.session(tuple(str(value.name) for value in self.model.graph.outputs)), batch)
 
     def session(self, names: tuple[str, ...]) -> Any:
         """A session of what gives some values."""

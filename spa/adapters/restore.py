@@ -92,6 +92,8 @@ def prune(frontend: Frontend, source: Any, inputs: Any, *, even: bool = False, *
     if even and options.get("scope") is None:
         options["scope"] = "local"
     chosen = PruneOptions.of(**options)
+    if chosen.decided_by == "best":  # what a framework holds is trained on: no samples of ours
+        chosen = replace(chosen, repair=replace(chosen.repair, weights=True))
     if even and chosen.budget.scope != "local":
         raise UsageError(
             f"scope {chosen.budget.scope!r}: here one number says the size of all layers, which only a plan of "
@@ -169,7 +171,7 @@ def _rehearsed(options: PruneOptions) -> list[PruneOptions]:
     """
     if not options.repair.has_samples:
         return [options]
-    return [replace(options, repair=RepairOptions()), options]
+    return [replace(options, repair=RepairOptions(weights=True)), options]
 
 
 def _plan(dense: ir.Model, options: PruneOptions, *, even: bool) -> tuple[pipeline.PruneResult, float]:

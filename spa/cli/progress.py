@@ -19,6 +19,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from spa.pipeline import NOTE
+
 
 class _Rate(ProgressColumn):
     """How much of a step is done each second."""
@@ -31,14 +33,22 @@ class _Rate(ProgressColumn):
 @contextmanager
 def progress(console: Console) -> Iterator[Callable[..., None]]:
     """Show which step is running, how far it is and how long it will take; nothing without a terminal."""
+
+    def say(name: str, _share: float | None = None) -> None:
+        if name.startswith(NOTE):
+            console.print(name.removeprefix(NOTE), markup=False, soft_wrap=True)
+
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), _Rate())
     if not console.is_terminal:  # a disabled Progress of older rich still ends with an empty line
-        yield lambda *_: None
+        yield say
         return
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
         shown: dict[str, TaskID] = {}
 
         def step(name: str, share: float | None = None) -> None:
+            if name.startswith(NOTE):
+                say(name)
+                return
             if name not in shown:
                 for task in shown.values():
                     bars.update(task, visible=False)

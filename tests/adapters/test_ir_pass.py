@@ -29,7 +29,7 @@ def feeds(model: ir.Model) -> dict[str, np.ndarray]:
 
 def test_between_the_passes_of_others() -> None:
     model = onnx_file.load(RESNET)
-    pruning = spa.SpaPass(ratio=0.3)
+    pruning = spa.SpaPass(ratio=0.3, weights=True)
     passes = ir.passes.Sequential(
         RewritePass([gemm_to_matmul_add_rule]), RemoveUnusedNodesPass(), pruning, ShapeInferencePass(), NameFixPass(),
         CheckerPass(),
@@ -39,7 +39,7 @@ def test_between_the_passes_of_others() -> None:
     assert result.model is model
     assert pruning.report is not None
     assert pruning.report.removed_share("params") >= 0.3
-    expected = spa.prune(RESNET, ratio=0.3).model
+    expected = spa.prune(RESNET, ratio=0.3, weights=True).model
     assert difference(*([run_model(each, feeds(each), what="") for each in (model, expected)])) < 1e-5
     onnxscript.optimizer.optimize(model)
     assert difference(*([run_model(each, feeds(each), what="") for each in (model, expected)])) < 1e-5
@@ -49,14 +49,14 @@ def test_an_error_leaves_the_model_as_it_was() -> None:
     model = onnx_file.load(RESNET)
     before = ir.to_proto(model).SerializeToString(deterministic=True)
     with pytest.raises(SpaError):
-        spa.SpaPass(ratio=0.9999)(model)
+        spa.SpaPass(ratio=0.9999, weights=True)(model)
     assert ir.to_proto(model).SerializeToString(deterministic=True) == before
 
 
 def test_a_graph_of_graphsurgeon_comes_back_smaller() -> None:
     graph = gs.import_onnx(onnx.load(RESNET))
-    smaller = graphsurgeon.prune(graph, ratio=0.3)
+    smaller = graphsurgeon.prune(graph, ratio=0.3, weights=True)
     assert isinstance(smaller, gs.Graph)
     sizes = [sum(t.values.size for t in g.tensors().values() if isinstance(t, gs.Constant)) for g in (smaller, graph)]
     assert sizes[0] < 0.72 * sizes[1]
-    assert spa.prune(graph, ratio=0.3).model.graph.inputs[0].name == graph.inputs[0].name
+    assert spa.prune(graph, ratio=0.3, weights=True).model.graph.inputs[0].name == graph.inputs[0].name

@@ -22,7 +22,7 @@ NO_FRONTEND: Any = None
 def test_with_samples_sizes_are_found_without_them_first(samples: dict[str, object]) -> None:
     options = PruneOptions.of(ratio=0.3, of="flops", criterion="spa", **samples)
     rehearsal, whole = restore._rehearsed(options)
-    assert rehearsal == PruneOptions.of(ratio=0.3, of="flops")
+    assert rehearsal == PruneOptions.of(ratio=0.3, of="flops", weights=True)
     assert whole is options
 
 

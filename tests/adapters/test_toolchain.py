@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of the tools
 @pytest.fixture(scope="module")
 def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("pruned") / "resnet.onnx"
-    spa.prune(RESNET, ratio=0.3).save(path)
+    spa.prune(RESNET, ratio=0.3, weights=True).save(path)
     return path
 
 
@@ -75,7 +75,7 @@ def test_transformer_optimiser(tmp_path: Path) -> None:
     dense = tmp_path / "dense.onnx"
     fill = [sys.executable, str(SHARED / "tools" / "skeleton.py"), "fill"]
     subprocess.run([*fill, str(SHARED / "graphs" / "bert_tiny.ts.onnx"), str(dense)], check=True, capture_output=True)
-    spa.prune(dense, ratio=0.1, only=["ffn"]).save(path)
+    spa.prune(dense, ratio=0.1, only=["ffn"], weights=True).save(path)
     fused = optimizer.optimize_model(str(path), model_type="bert", opt_level=0).model
     shapes = {
         str(value.name): [size if isinstance(size, int) else 2 for size in value.shape or ()]

@@ -38,7 +38,7 @@ def networks() -> Iterator[tuple[str, onnx.ModelProto]]:
 
 def row(name: str, model: onnx.ModelProto, ratio: float) -> list[str]:
     start = time.perf_counter()
-    report = pipeline.prune(model, ratio=ratio, of="channels").report
+    report = pipeline.prune(model, ratio=ratio, of="channels", weights=True).report
     kinds: dict[str, list[int]] = {}
     for group in report.groups:
         if group.off is None:

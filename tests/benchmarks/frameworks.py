@@ -282,7 +282,7 @@ def measure(framework: str, exporter: str, make: Callable[[], Any]) -> dict[str,
     try:
         graph = frontend.export(model, inputs, **chosen)
         row["exported"] = True
-        result = spa.prune(graph, ratio=RATIO)
+        result = spa.prune(graph, ratio=RATIO, weights=True)
         row["pruned"] = round(result.report.removed_share("params"), 3)
         row["exact"] = result.report.difference
     except SpaError as error:

@@ -65,7 +65,7 @@ def digest(name: str, of: str, ratio: float) -> str:
     model = zoo.filled(zoo.SHARED / "graphs" / name)
     entry = zoo.manifest()[name]
     inputs = {key: value["run_shape"] for key, value in entry["inputs"].items() if value.get("run_shape") is not None}
-    prune = partial(pipeline.prune, ratio=ratio, of=of, inputs=inputs, verify=False, dry_run=True)
+    prune = partial(pipeline.prune, ratio=ratio, of=of, inputs=inputs, verify=False, dry_run=True, weights=True)
     try:
         plan = prune(model).plan
     except SpaError as error:

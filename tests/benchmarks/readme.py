@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 README = ROOT / "README.md"
 SESSION = (
-    "spa prune models/fashion_resnet.onnx --ratio 0.3",
+    "spa prune models/fashion_resnet.onnx --ratio 0.3 --weights",
     "spa groups models/fashion_resnet.onnx",
     "spa rule Conv",
 )

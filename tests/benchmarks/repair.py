@@ -6,7 +6,8 @@
 Every model loses a share of its FLOPs (language models: of the parameters of their layers, embeddings not counted)
 and is measured on the task's test samples beside the dense model: the task's metric, its fidelity measure, and the
 seconds that pruning took.  All methods see the same calibration samples, which carry no labels and are no test
-samples; `l2` sees none, `spa, data-free` makes its own, of their shapes.  Each run is a process of its own, and notes
+samples; `l2` sees none, `spa, data-free` makes its own, of their shapes,
+`spa, default` is told nothing but the ratio.  Each run is a process of its own, and notes
 the commit that it ran on.  With --rows a run that was stopped goes on where it was.  --jobs 2 runs two cells side by
 side: sooner done, but their seconds are those of a shared machine, and the table marks them.  The tasks are looked for
 in ../shared/eval beside the project; `SPA_SHARED` names another place for ../shared.
@@ -29,6 +30,8 @@ import numpy as np
 
 SHARED = Path(os.environ.get("SPA_SHARED", Path(__file__).parents[3] / "shared"))
 METHODS = ("l2", "l2+refit", "flap", "obspa", "spa", "spa, data-free")
+DEFAULT = "spa, default"
+"""Measured where it is asked for."""
 CUTS = (0.2, 0.3, 0.5)
 LAYERS_ONLY = ("minilm_sim", "minilm_probe", "smollm2")
 """Tasks whose cut is a share of the parameters of the layers: embeddings are most of these models."""
@@ -116,7 +119,9 @@ def one(task: str, cut: float, method: str, preset: str) -> list[dict]:
     if method == "spa, data-free":
         shapes = {name: (1, *array.shape[1:]) for name, array in tasks.calibration(task).items()}
         options |= {"data_free": True, "inputs": shapes}
-    elif method != "l2":
+    elif method == "l2":
+        options = {"ratio": ratio, "of": of, "weights": True}
+    elif method != DEFAULT:
         options |= {"data": tasks.calibration(task), "criterion": method}
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
@@ -162,7 +167,7 @@ def distance(row: dict) -> float:
 
 
 def table(rows: list[dict]) -> str:
-    methods = [method for method in METHODS if any(row["method"] == method for row in rows)]
+    methods = [method for method in (*METHODS, DEFAULT) if any(row["method"] == method for row in rows)]
     cells: dict[tuple[str, float], dict[str, dict]] = defaultdict(dict)
     for row in rows:
         cells[row["task"], row["cut"]][row["method"]] = row

@@ -104,7 +104,7 @@ def one(name: str, ratio: float, of: str) -> Row:
         base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         start = time.perf_counter()
         try:
-            result = pipeline.prune(dense, ratio=ratio, of=of, inputs=inputs, verify=False)
+            result = pipeline.prune(dense, ratio=ratio, of=of, inputs=inputs, verify=False, weights=True)
             row["peak"] = round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) / 1024)
             report = result.report
             onnx_file.save(result.dense, normal)

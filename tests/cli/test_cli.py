@@ -58,7 +58,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # ------------------------------------------------------------------------------------------------- commands
 def test_prune(here: Path, run: Callable[..., Ran]) -> None:
     before = (here / "model.onnx").read_bytes()
-    ran = run("prune", "model.onnx", "--ratio", 0.3)
+    ran = run("prune", "model.onnx", "--ratio", 0.3, "--weights")
     assert (ran.code, ran.err) == (0, "")
     assert "verified: valid, same inputs and outputs; d" in ran.out
     assert "from the dense model with the removed units read as zero" in ran.out
@@ -73,7 +73,7 @@ def test_prune(here: Path, run: Callable[..., Ran]) -> None:
 
 
 def test_prune_as_json(here: Path, run: Callable[..., Ran]) -> None:
-    ran = run("prune", "model.onnx", "--ratio", 0.3, "-o", "out.onnx", "--json")
+    ran = run("prune", "model.onnx", "--ratio", 0.3, "--weights", "-o", "out.onnx", "--json")
     assert (ran.code, ran.err) == (0, "")
     found = json.loads(ran.out)
     assert found["removed_share"]["params"] >= 0.3
@@ -88,14 +88,14 @@ def test_prune_as_json(here: Path, run: Callable[..., Ran]) -> None:
 
 
 def test_dry_run_writes_the_plan_alone(here: Path, run: Callable[..., Ran]) -> None:
-    ran = run("prune", "model.onnx", "--ratio", 0.3, "--dry-run", "--save-plan", "plan.json")
+    ran = run("prune", "model.onnx", "--ratio", 0.3, "--weights", "--dry-run", "--save-plan", "plan.json")
     assert ran.code == 0
     assert ran.out.endswith("dry run: nothing was written\n")
     assert entries(here) == ["model.onnx", "plan.json"]
 
 
 def test_a_saved_plan_gives_the_same_bytes(here: Path, run: Callable[..., Ran]) -> None:
-    assert run("prune", "model.onnx", "--ratio", 0.4, "-o", "a.onnx", "--save-plan", "plan.json").code == 0
+    assert run("prune", "model.onnx", "--ratio", 0.4, "--weights", "-o", "a.onnx", "--save-plan", "plan.json").code == 0
     ran = run("apply", "model.onnx", "plan.json", "-o", "b.onnx")
     assert (ran.code, ran.err) == (0, "")
     assert (here / "a.onnx").read_bytes() == (here / "b.onnx").read_bytes()
@@ -107,14 +107,14 @@ def test_a_saved_plan_gives_the_same_bytes(here: Path, run: Callable[..., Ran]) 
 @pytest.mark.usefixtures("here")
 def test_no_verify_says_so(run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "verify_plan", None)
-    ran = run("prune", "model.onnx", "--ratio", 0.3, "--no-verify")
+    ran = run("prune", "model.onnx", "--ratio", 0.3, "--weights", "--no-verify")
     assert ran.code == 0
     assert ran.out.endswith("not verified\nwrote model.pruned.onnx\n")
 
 
 @pytest.mark.usefixtures("here")
 def test_verify(run: Callable[..., Ran]) -> None:
-    run("prune", "model.onnx", "--ratio", 0.4, "--save-plan", "plan.json")
+    run("prune", "model.onnx", "--ratio", 0.4, "--weights", "--save-plan", "plan.json")
     ran = run("verify", "model.onnx", "model.pruned.onnx", "--plan", "plan.json")
     assert (ran.code, ran.err) == (0, "")
     assert ran.out.startswith("verified: ")
@@ -164,7 +164,7 @@ def test_groups_where_nothing_can_go(here: Path, run: Callable[..., Ran]) -> Non
     ran = run("groups", "fixed.onnx")
     assert ran.code == 0
     assert ran.out.startswith("no group of units can be removed\n")
-    ran = run("prune", "fixed.onnx", "--ratio", 0.3)
+    ran = run("prune", "fixed.onnx", "--ratio", 0.3, "--weights")
     assert (ran.code, ran.out) == (1, "")
     assert ran.err.startswith("error: nothing can be removed: ")
     assert entries(here) == ["fixed.onnx", "model.onnx"]
@@ -197,7 +197,7 @@ def test_options_reach_the_pipeline(run: Callable[..., Ran], monkeypatch: pytest
     }  # fmt: skip
     flags = [text for name, value in given.items() for text in (f"--{name.replace('_', '-')}", value)]
     several = ["--include", "width", "--exclude", "a*", "--exclude", "b", "--only", "c", "--input", "x=2,3,8,8"]
-    assert run("prune", "model.onnx", "--ratio", 0.3, *flags, *several, "--no-verify").code == 1
+    assert run("prune", "model.onnx", "--ratio", 0.3, "--weights", *flags, *several, "--no-verify").code == 1
     expected = {
         **given, "ratio": 0.3, "source": Path("model.onnx"), "include": ["width"], "exclude": ["a*", "b"],
         "only": ["c"], "inputs": {"x": [2, 3, 8, 8]}, "verify": False,
@@ -209,10 +209,10 @@ def test_options_reach_the_pipeline(run: Callable[..., Ran], monkeypatch: pytest
 def test_a_shape_for_an_input_scales_flops(run: Callable[..., Ran]) -> None:
     flops = []
     for shape in ("x=1,3,8,8", "x=4,3,8,8"):
-        ran = run("prune", "model.onnx", "--ratio", 0.3, "--dry-run", "--json", "--input", shape)
+        ran = run("prune", "model.onnx", "--ratio", 0.3, "--weights", "--dry-run", "--json", "--input", shape)
         flops.append(json.loads(ran.out)["before"]["flops"])
     assert flops[1] == 4 * flops[0]
-    assert run("prune", "model.onnx", "--ratio", 0.3, "--input", "x=4,3,8,8").code == 0
+    assert run("prune", "model.onnx", "--ratio", 0.3, "--weights", "--input", "x=4,3,8,8").code == 0
     assert onnx.load("model.pruned.onnx").graph.input[0].type.tensor_type.shape.dim[0].dim_param == "N"
 
 
@@ -314,7 +314,7 @@ def test_bad_models(here: Path, run: Callable[..., Ran], case: str, command: str
     (here / "plan.json").write_text(spa.Plan({}, {}).to_json())
     before = {path.name: path.read_bytes() for path in here.iterdir()}
     rest: dict[str, list[object]] = {
-        "prune": ["--ratio", 0.3],
+        "prune": ["--ratio", 0.3, "--weights"],
         "apply": ["plan.json"],
         "verify": ["model.onnx", "--plan", "plan.json"],
     }
@@ -328,7 +328,7 @@ def test_bad_models(here: Path, run: Callable[..., Ran], case: str, command: str
 
 @pytest.mark.parametrize("path", ["gone.onnx", "."])
 def test_unreadable_models(here: Path, run: Callable[..., Ran], path: str) -> None:
-    ran = run("prune", path, "--ratio", 0.3)
+    ran = run("prune", path, "--ratio", 0.3, "--weights")
     assert (ran.code, ran.out, ran.err.count("\n")) == (2, "", 1)
     assert ran.err.startswith("error: ")
     assert entries(here) == ["model.onnx"]
@@ -371,7 +371,7 @@ def test_a_failed_verification_writes_nothing(
         slice_model(model, coupling, shapes, turned)
 
     monkeypatch.setattr("spa.steps.slice_model", wrong)
-    ran = run("prune", "model.onnx", "--ratio", 0.4, "--save-plan", "plan.json")
+    ran = run("prune", "model.onnx", "--ratio", 0.4, "--weights", "--save-plan", "plan.json")
     assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
     assert "at fault: 'c1:0';" in ran.err
     assert entries(here) == ["model.onnx"]
@@ -381,11 +381,11 @@ def test_external_weights_are_not_written_over(here: Path, run: Callable[..., Ra
     onnx.save(models.residual_cnn(), "model.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
     before = {path.name: path.read_bytes() for path in here.iterdir()}
     for option in ("-o", "--save-plan"):
-        ran = run("prune", "model.onnx", "--ratio", 0.3, option, "weights.bin")
+        ran = run("prune", "model.onnx", "--ratio", 0.3, "--weights", option, "weights.bin")
         assert (ran.code, ran.out) == (2, "")
         assert ran.err.startswith("error: cannot write 'weights.bin': the model was read from it")
     assert {path.name: path.read_bytes() for path in here.iterdir()} == before
-    assert run("prune", "model.onnx", "--ratio", 0.3, "--save-plan", "plan.json").code == 0
+    assert run("prune", "model.onnx", "--ratio", 0.3, "--weights", "--save-plan", "plan.json").code == 0
     assert entries(here) == ["model.onnx", "model.pruned.onnx", "model.pruned.onnx.data", "plan.json", "weights.bin"]
 
 
@@ -394,7 +394,7 @@ def test_interrupted(here: Path, run: Callable[..., Ran], monkeypatch: pytest.Mo
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pipeline, "cut", interrupt)
-    ran = run("prune", "model.onnx", "--ratio", 0.3)
+    ran = run("prune", "model.onnx", "--ratio", 0.3, "--weights")
     assert ran.code == 130
     assert ran.out == ""
     assert entries(here) == ["model.onnx"]
@@ -407,7 +407,8 @@ WITHOUT_ONNXRUNTIME = "import sys; sys.modules['onnxruntime'] = None; from spa.c
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
-        (["prune", "model.onnx", "--ratio", "0.3"], 2),
+        (["prune", "model.onnx", "--ratio", "0.3", "--weights"], 2),
+        (["prune", "model.onnx", "--ratio", "0.3", "--weights", "--no-verify"], 0),
         (["prune", "model.onnx", "--ratio", "0.3", "--no-verify"], 0),
     ],
 )

@@ -66,7 +66,7 @@ def test_sizes_of_a_cache_are_found(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", DECODERS)
 def test_decoders_are_pruned_and_verified_without_help(kind: str) -> None:
-    result = spa.prune(DECODERS[kind](), ratio=0.2)
+    result = spa.prune(DECODERS[kind](), ratio=0.2, weights=True)
     assert result.report.status == "verified", result.report.missing
     assert result.report.difference is not None
     assert result.report.difference < 1e-5

@@ -33,7 +33,7 @@ def case(name: str) -> onnx.ModelProto:
 
 def cut(model: onnx.ModelProto | ir.Model | Path, ratio: float, **options: Any) -> PruneResult:
     """A model that lost at least a share of its parameters, compared with the dense one."""
-    result = prune(model, ratio=ratio, **options)
+    result = prune(model, ratio=ratio, weights=not {"data", "data_free"} & options.keys(), **options)
     report = result.report
     assert report.verified
     assert report.difference is not None

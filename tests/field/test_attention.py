@@ -125,7 +125,7 @@ KINDS: dict[str, dict[str, bool]] = {
 
 def test_grouped_queries_with_a_cache() -> None:
     model = case("grouped_query")
-    result = prune(model, ratio=0.3, verify=False)
+    result = prune(model, ratio=0.3, verify=False, weights=True)
     assert [(group.kind, group.units) for group in result.report.groups] == [("heads", 2), ("ffn", 24)]
     check(model, result)
 
@@ -134,7 +134,7 @@ def test_grouped_queries_with_a_cache() -> None:
 def test_query_heads_go(kind: str) -> None:
     """One of the two heads in each group of queries; the heads of keys and values are axes of the cache, and stay."""
     model = group_query(**KINDS[kind])
-    result = prune(model, ratio=0.2, only=["heads"], verify=False)
+    result = prune(model, ratio=0.2, only=["heads"], verify=False, weights=True)
     assert [(group.kind, group.units) for group in result.report.groups] == [("heads", 2), ("ffn", 24)]
     assert sum(map(len, result.plan.removed.values())) == 1
     check(model, result)
@@ -142,6 +142,6 @@ def test_query_heads_go(kind: str) -> None:
 
 def test_standard_attention_with_a_cache() -> None:
     model = standard()
-    result = prune(model, ratio=0.2, only=["heads"])
+    result = prune(model, ratio=0.2, only=["heads"], weights=True)
     assert [(group.kind, group.units) for group in result.report.groups] == [("heads", 2), ("ffn", 24)]
     check(model, result)

@@ -126,7 +126,7 @@ def test_positions_that_are_no_product_or_add_up_stay() -> None:
     ):
         model = build(IMAGES.replace("BODY", body), {**KERNELS, "k3": [5, 3, 1, 1], "i": positions}, opset=18)
         with pytest.raises(NothingToPrune, match="written by index"):
-            prune(model, ratio=0.3)
+            prune(model, ratio=0.3, weights=True)
 
 
 # ------------------------------------------------------------------------------------------------ lists of tensors
@@ -183,4 +183,4 @@ def test_a_list_that_something_else_reads_stays() -> None:
         m = Mul(p, q)  y = MatMul(m, w1) }"""
     model = build(text, {"w0": [5, 12], "w1": [6, 4], "six": np.array(6), "one": np.array(1)})
     with pytest.raises(NothingToPrune, match="holds a list of tensors"):
-        prune(model, ratio=0.3)
+        prune(model, ratio=0.3, weights=True)

@@ -152,7 +152,7 @@ def test_what_the_converter_does_not_know_is_refused_in_a_line() -> None:
     with pytest.raises(
         ModelError, match=r"found 6, which onnx's version converter cannot bring up to 9 \(.+\); export"
     ):
-        prune(model, ratio=0.3)
+        prune(model, ratio=0.3, weights=True)
 
 
 # --------------------------------------------------------------------------------------------- what a file stores

@@ -52,11 +52,11 @@ def test_a_stream_is_not_opened() -> None:
         y = MatMul(z, w2) }"""
     model = build(text, {"w0": [6, 16], "g": positive("g", 16), "w1": [16, 16], "w2": [16, 4]})
     with pytest.raises((NothingToPrune, BudgetError)):
-        prune(model, ratio=0.3)
+        prune(model, ratio=0.3, weights=True)
     assert not cut(model, 0.3, include=["width"]).report.exact
 
 
 def test_a_softmax_over_units_is_not_opened() -> None:
     text = "(float[N,6] x) => (float[N,4] y) { a = MatMul(x, w0)  s = Softmax(a)  y = MatMul(s, w1) }"
     with pytest.raises(NothingToPrune, match="enters a softmax"):
-        prune(build(text, {"w0": [6, 16], "w1": [16, 4]}), ratio=0.3)
+        prune(build(text, {"w0": [6, 16], "w1": [16, 4]}), ratio=0.3, weights=True)

@@ -80,7 +80,7 @@ def test_factory_at_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     cli.app(["export", "my_net:net", "-o", "dense.onnx"], standalone_mode=False)
-    cli.app(["prune", "my_net:net", "--ratio", "0.3"], standalone_mode=False)
+    cli.app(["prune", "my_net:net", "--ratio", "0.3", "--weights"], standalone_mode=False)
     assert Path("net.pruned.onnx").stat().st_size < Path("dense.onnx").stat().st_size
     with pytest.raises(UsageError, match="expected a function"):
         cli.app(["export", "my_net:number"], standalone_mode=False)
@@ -108,7 +108,7 @@ def test_options_that_hold_for_onnx_alone_are_not_ignored(
     source, target = tmp_path / "model", tmp_path / "smaller"
     source.mkdir()
     with pytest.raises(SystemExit) as ended:
-        cli.main(["prune", str(source), "--ratio", "0.3", "-o", str(target), *options])
+        cli.main(["prune", str(source), "--ratio", "0.3", "--weights", "-o", str(target), *options])
     assert ended.value.code == UsageError.exit_code
     assert f"error: {named}: this gives ONNX, not " in capsys.readouterr().err
     assert not target.exists()

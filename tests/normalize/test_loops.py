@@ -68,7 +68,7 @@ def test_what_the_graph_gives_out_is_still_given() -> None:
 
 def test_it_can_be_pruned_then() -> None:
     """The state's width is that of weights before, in and behind the loop."""
-    result = pipeline.prune(build(CARRIED, WEIGHTS), ratio=0.4, of="channels")
+    result = pipeline.prune(build(CARRIED, WEIGHTS), ratio=0.4, of="channels", weights=True)
     shapes = {name: list(value.shape or ()) for name, value in result.model.graph.initializers.items()}
     assert shapes["w0"] == [4, 3]
     assert shapes["w2"] == [3, 3]

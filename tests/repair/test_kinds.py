@@ -55,7 +55,7 @@ def repaired(model: onnx.ModelProto, ratio: float, data: Arrays, fresh: Arrays, 
 
 def beats_weights(model: onnx.ModelProto, ratio: float, result: PruneResult, fresh: Arrays, *, by: float) -> None:
     """The repaired model is nearer to the dense one than the model cut by weights alone, by a factor."""
-    plain = prune(model, ratio=ratio)
+    plain = prune(model, ratio=ratio, weights=True)
     assert distance(model, result, fresh) < distance(model, plain, fresh) / by
 
 

@@ -101,7 +101,7 @@ def test_fused_products_are_refitted(name: str) -> None:
     (reported,) = (found["relative_l2"] for found in result.report.outputs.values())
     measured = fresh(dense, ir.to_proto(result.model), unseen)
     assert measured == pytest.approx(reported, rel=0.15, abs=1e-5)
-    assert measured < 0.8 * fresh(dense, ir.to_proto(pipeline.prune(dense, ratio=0.3).model), unseen)
+    assert measured < 0.8 * fresh(dense, ir.to_proto(pipeline.prune(dense, ratio=0.3, weights=True).model), unseen)
 
 
 def test_a_bias_behind_an_activation_is_none_of_the_product() -> None:

@@ -94,7 +94,9 @@ def test_without_data_and_without_batch_normalisations():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"criterion": "flap"}, "criterion 'flap' needs samples"),
+        ({"criterion": "flap", "weights": True}, "criterion 'flap' needs samples"),
+        ({"data_free": True, "weights": True}, "weights and data exclude each other"),
+        ({"data": {}, "input_ranges": {"x": (0, 1)}}, "input ranges are for samples that are made up"),
         ({"data": {}, "data_free": True}, "exclude each other"),
         ({"data": {}, "criterion": "fpgm"}, "it scores weights alone, so leave the data out"),
         ({"data": {}, "criterion": "magic"}, "expected one of spa, "),

@@ -165,7 +165,7 @@ def test_group_normalisation_without_a_word_on_shapes() -> None:
     weights = {"c": (16, 3, 3, 3), "c2": (16, 16, 3, 3), "w": (16, 5)}
     ones = {"s": np.ones(16, np.float32), "o": np.zeros(16, np.float32)}
     model = network(text, weights, opset=21, **ones)
-    assert "c2:0" in pipeline.prune(model, ratio=0.4).plan.removed
+    assert "c2:0" in pipeline.prune(model, ratio=0.4, weights=True).plan.removed
 
 
 def test_scores_that_the_graph_masks_are_left_out_of_the_comparison() -> None:

@@ -87,7 +87,7 @@ def quantised(kind: int) -> onnx.ModelProto:
 def check(model: onnx.ModelProto, kind: int) -> None:
     """Half of the hidden units go, and what stays is what was there."""
     verifies = importlib.util.find_spec("onnxruntime") is not None
-    result = pipeline.prune(model, ratio=0.5, of="channels", verify=verifies)
+    result = pipeline.prune(model, ratio=0.5, of="channels", verify=verifies, weights=True)
     (removed,) = result.plan.removed.values()
     kept = [unit for unit in range(8) if unit not in removed]
     assert len(kept) == 4
@@ -138,4 +138,8 @@ def test_text_stays() -> None:
         [onnx.numpy_helper.from_array(np.array(["a", "b"], object), "words")],
     )  # fmt: skip
     with pytest.raises(NothingToPrune, match="nothing can be removed"):
-        pipeline.prune(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), ratio=0.5)
+        pipeline.prune(
+            helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10),
+            ratio=0.5,
+            weights=True,
+        )

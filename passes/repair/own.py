@@ -1,0 +1,98 @@
+"""Repairs by samples of the tool's own: whether one may stand, and what is said of it.
+
+A repair that made-up inputs speak for need not be one that real inputs would: weights that training made small are
+evidence about these, of which noise knows nothing. So a repair stands only where it halves the distance that a cut by
+weights alone leaves, on kinds of inputs that it was not fitted on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from spa import runtime
+from spa.errors import DataError
+from spa.passes.repair.difference import evened, lost, output_difference
+from spa.passes.samples.calibrate import Calibration
+
+MARGIN = 0.25
+"""A repair may lose at most that share of what a cut by weights alone loses: losses are squares of distances."""
+
+OTHERS = 24
+"""Samples of kinds that nothing was fitted on."""
+
+AT_ONCE, PATIENCE = 5.0, 600.0
+"""Seconds beyond which it is said how long a repair will take; and beyond which weights decide where nobody asked."""
+
+ALTERNATIVES = "--data SAMPLES is better; --weights cuts by weights alone, at once"
+
+
+class WeightsDoBetter(Exception):
+    """Weights alone should decide, and why."""
+
+
+def check_gain(
+    dense: ir.Model, repaired: ir.Model, weighed: ir.Model, names: Sequence[str], others: Calibration
+) -> None:
+    """Refuse a repair that gains little on samples that it was not fitted on.
+
+    Raises:
+        WeightsDoBetter: the repaired model loses more than `MARGIN` of what one cut by weights loses.
+    """
+    share = share_lost(dense, repaired, weighed, names, others)
+    if share > MARGIN:
+        raise WeightsDoBetter(
+            "on inputs of other kinds, a repair by samples of our own is not much closer to the dense model "
+            f"({np.sqrt(share):.2g} of the distance)"
+        )
+
+
+def share_lost(
+    dense: ir.Model, repaired: ir.Model, weighed: ir.Model, names: Sequence[str], others: Calibration
+) -> float:
+    """What a repaired model loses as a share of what one cut by weights loses.
+
+    Args:
+        names: the values to compare, which all three models have.
+    """
+    batches = others.batches(others.batch_size or 8)
+    counts = [others.count(batch) for batch in batches]
+    wanted, ours, theirs = (_values(model, names, batches) for model in (dense, repaired, weighed))
+    mine, other = (
+        float(np.sum([_loss(wanted[name], found[name], counts) for name in names])) for found in (ours, theirs)
+    )
+    if not np.isfinite(mine):
+        return float("inf")
+    return mine / other if other > 0 else float(mine > 0)
+
+
+def in_words(seconds: float) -> str:
+    """A time as somebody would say it."""
+    if seconds < 90:
+        return f"{max(1, round(seconds / 5) * 5 if seconds >= 10 else round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _loss(dense: Sequence[np.ndarray], other: Sequence[np.ndarray], counts: Sequence[int]) -> float:
+    if any(left.shape != right.shape for left, right in zip(dense, other, strict=True)):
+        return float("inf")
+    return lost(output_difference(*evened(dense, other, counts)))
+
+
+def _values(
+    model: ir.Model, names: Sequence[str], batches: Sequence[Mapping[str, np.ndarray]]
+) -> dict[str, list[np.ndarray]]:
+    """Some values of a model, by name, batch by batch."""
+    part = model.clone()
+    known = {str(value.name): value for node in part.graph for value in node.outputs}
+    known |= {str(value.name): value for value in part.graph.inputs}
+    if missing := [name for name in names if name not in known]:
+        raise DataError(f"the model has no value {missing[0]!r}")
+    part.graph.outputs[:] = [known[name] for name in names]
+    RemoveUnusedNodesPass()(part)
+    session = runtime.session(part, optimize=True)
+    results = [runtime.run(session, batch) for batch in batches]
+    return {name: [result[name] for result in results] for name in names}

@@ -1,0 +1,66 @@
+"""How long a repair will take, from the FLOPs of the model, the widths of its layers and how fast this machine is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from spa.analysis.cost import measure
+from spa.analysis.group import find_groups
+from spa.passes.layers.problems import Problem
+from spa.passes.layers.statistics import enough_rows
+from spa.passes.samples.calibrate import Calibration
+from spa.passes.samples.datafree import Recipe
+
+RUNS = 6.0
+"""How often each sample goes through the model: statistics, both networks side by side, the turning of bases."""
+
+GRAMS, SOLVES = 4.0, 12.0
+"""Products of all rows with themselves, for each layer; and those of a solution of its normal equations."""
+
+SIDE = 512
+"""Of the matrices by whose product the machine is measured."""
+
+PROBED = 6.0
+"""Runs of each probing sample for each group, of which half the network is run."""
+
+
+def expected_seconds(recipe: Recipe, samples: Calibration, *, widest: int, probes: int, probe_flops: float) -> float:
+    """Seconds that a repair of a model on samples will take, within a factor of two or so.
+
+    Args:
+        widest, probes, probe_flops: as of a preset (`spa.passes.repair.dense.Preset`).
+    """
+    size = min(2 if one.open else one.shape[0] for one in recipe.inputs)
+    groups = sum(group.off is None for group in find_groups(recipe.coupling))
+    flops = measure(recipe.coupling).of("flops") / size
+    few = samples.first(max(2, samples.batch_size or 0)).batches(samples.batch_size or 2)[0]
+    seconds = _timed(lambda: recipe.whole(few)) / max(1, samples.count(few))
+    square = np.random.default_rng(0).standard_normal((SIDE, SIDE))
+    rate = 2 * SIDE**3 / _timed(lambda: square @ square)
+    seen: dict[object, tuple[float, float]] = {}
+    solved = 0.0
+    for layer in recipe.layers:
+        problem = Problem.of(layer, widest=widest)
+        if problem.data not in recipe.shapes.of:
+            continue
+        rows = problem.row_count(recipe.shapes.of[problem.data]) / size * len(samples)
+        rows = min(rows, enough_rows(problem.width))
+        seen[problem.key] = (rows, layer.block_count * float(problem.width))
+        solved += layer.block_count * float(problem.width) ** 3
+    grams = sum(2 * rows * width**2 for rows, width in ((rows, width) for rows, width in seen.values()))
+    probing = min(probe_flops / max(flops, 1.0), PROBED * probes * groups) * seconds
+    return RUNS * len(samples) * seconds + probing + (GRAMS * grams + SOLVES * solved) / rate
+
+
+def _timed(work: Callable[[], object]) -> float:
+    """Seconds of the faster of two runs, behind one that warms up."""
+    work()
+    found = []
+    for _ in range(2):
+        start = time.perf_counter()
+        work()
+        found.append(time.perf_counter() - start)
+    return min(found)
