@@ -263,13 +263,14 @@ class Recipe:
 
     def fetch(self, feeds: Mapping[str, np.ndarray], wanted: Sequence[ir.Value]) -> Sequence[np.ndarray]:
         """Some values of the model, from samples that lie along the first axis."""
-        names = [str(value.name) for value in wanted]
-        moved = {
-            one.name: np.moveaxis(feeds[one.name] if one.open else feeds[one.name][: one.shape[0]], 0, one.axis)
-            for one in self.inputs
-        }
-        made = runtime.run(self.session(tuple(names)), moved | dict(self.scalars))
-        return [made[name] for name in names]
+        names = tuple(str(value.name) for value in wanted)
+        size = max((one.shape[0] for one in self.inputs if not one.open), default=TRIED)
+        found = []
+        for start in range(0, TRIED, size):  # a model that takes one sample at a time gets them one by one
+            moved = {one.name: np.moveaxis(feeds[one.name][start : start + size], 0, one.axis) for one in self.inputs}
+            if all(array.shape[one.axis] == size for one, array in zip(self.inputs, moved.values(), strict=True)):
+                found.append(runtime.run(self.session(names), moved | dict(self.scalars)))
+        return [np.concatenate([made[name] for made in found]) for name in names]
 
     def whole(self, batch: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         """The outputs of the model, from a batch as it takes it."""

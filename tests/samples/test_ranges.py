@@ -77,15 +77,16 @@ def test_a_scaling_inside_the_model_is_taken_back(before: str, weights: dict[str
     np.testing.assert_allclose(scaled[:3], seen[:3], atol=1e-3)
 
 
+@pytest.mark.parametrize("samples", ["n", "1"])
 @pytest.mark.parametrize(("size", "offset"), [(1.0, 0.0), (30.0, 0.0), (0.1, 0.0), (10.0, 20.0)])
-def test_features_of_any_size(size: float, offset: float) -> None:
+def test_features_of_any_size(size: float, offset: float, samples: str) -> None:
     """The first layer takes features to variance one; samples come out within a factor of four of their size."""
     rng = np.random.default_rng(0)
     weight = rng.standard_normal((24, 32)) / np.sqrt(24) / size
     weights: dict[str, Weight] = {
         "w": weight.astype(np.float32), "b": (-offset * weight.sum(0)).astype(np.float32), "v": [32, 5]
     }  # fmt: skip
-    text = "(float[n,24] x) => (float[n,5] y) { h = Gemm(x, w, b) r = Relu(h) y = MatMul(r, v) }"
+    text = f"(float[{samples},24] x) => (float[{samples},5] y) {{ h = Gemm(x, w, b) r = Relu(h) y = MatMul(r, v) }}"
     found = make_samples(normalize(ir.from_proto(build(text, weights))), most=60).samples["x"]
     assert size / 4 < np.sqrt(np.mean((found - offset) ** 2)) < 4 * size
 
