@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from spa.repair import RepairOptions
     from spa.timing import bench
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Budget",
     "ImageOptions",

@@ -1,16 +1,17 @@
-"""What README shows and did not make up: a session, the operators' rules, and figures from the committed tables.
+"""What README and docs/ show and did not make up: a session, the operators' rules, figures of tables, pictures.
 
     python tests/benchmarks/readme.py [--check]
 
 Runs the session's commands in a folder that holds a copy of models/, and writes their output, what `spa rule
---markdown` prints, and rows of speed.md, defaults.md and repair.md between README's markers.  With --check nothing
-is written: the exit status is 1 where README says something else; the difference that verification measures depends
-on the machine's rounding and is left out of that.
+--markdown` prints, and rows of speed.md, defaults.md and repair.md between the markers of README.md, docs/results.md
+and docs/operators.md, and the pictures into docs/pictures.  With --check nothing is written: the exit status is 1 where
+a file says something else; the difference that verification measures depends on the machine's rounding and is left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -22,7 +23,11 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-README = ROOT / "README.md"
+if __name__ == "__main__":  # run as a script: the project's root is not on the path
+    sys.path.insert(0, str(ROOT))
+
+from tests.benchmarks.pictures import PICTURES  # noqa: E402
+
 SESSION = (
     "spa prune models/fashion_resnet.onnx --ratio 0.3 --weights",
     "spa groups models/fashion_resnet.onnx",
@@ -36,22 +41,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
-    before = README.read_text()
-    after = filled(before)
-    if not arguments.check:
-        README.write_text(after)
-    elif comparable(before) != comparable(after):
-        sys.exit("README is not what tests/benchmarks/readme.py writes")
+    made = {ROOT / name: filled((ROOT / name).read_text(), name) for name in SECTIONS}
+    made |= {ROOT / "docs" / "pictures" / name: make() for name, make in PICTURES.items()}
+    if arguments.check:
+        odd = [
+            path for path, new in made.items() if not path.exists() or comparable(path.read_text()) != comparable(new)
+        ]
+        if odd:
+            sys.exit(f"{odd[0].relative_to(ROOT)} is not what tests/benchmarks/readme.py writes")
+        return
+    for path, new in made.items():
+        path.write_text(new)
 
 
-def filled(text: str) -> str:
-    """README with new content between its markers."""
-    for marker, make in SECTIONS.items():
+def filled(text: str, name: str) -> str:
+    """A page with new content between its markers."""
+    for marker, make in SECTIONS[name].items():
         start, end = f"<!-- {marker} -->\n", f"<!-- /{marker} -->\n"
         head, _, rest = text.partition(start)
         _, found, tail = rest.partition(end)
         if not found:
-            sys.exit(f"README has no {start.strip()} ... {end.strip()}")
+            sys.exit(f"{name} has no {start.strip()} ... {end.strip()}")
         text = f"{head}{start}{make()}\n{end}{tail}"
     return text
 
@@ -120,12 +130,22 @@ def repair() -> str:
     return table(header, rows)
 
 
-SECTIONS: dict[str, Callable[[], str]] = {
-    "session": session,
-    "speed": speed,
-    "defaults": defaults,
-    "repair": repair,
-    "operators": operators,
+def summary() -> str:
+    """Half of each model gone: the task's metric, dense and after three ways."""
+    rows = [json.loads(row) for row in (HERE / "repair.jsonl").read_text().splitlines()]
+    metric = {(row["task"], row["method"]): row for row in rows if row["cut"] == 0.5}
+    lines = [
+        [f"{task} ({metric[task, 'spa']['metric']})", *(f"{metric[task, method][key]:.4g}" for method, key in SUMMARY)]
+        for task in dict.fromkeys(task for task, _ in metric)
+    ]
+    return table(["task (metric)", "dense", "L2 of weights", "OBSPA", "SPA", "SPA, no data"], lines)
+
+
+SUMMARY = (("spa", "dense"), ("l2", "pruned"), ("obspa", "pruned"), ("spa", "pruned"), ("spa, data-free", "pruned"))
+SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"session": session, "summary": summary},
+    "docs/results.md": {"repair": repair, "speed": speed, "defaults": defaults},
+    "docs/operators.md": {"operators": operators},
 }
 
 if __name__ == "__main__":
