@@ -12,10 +12,14 @@ import io
 import math
 import os
 import re
+import shutil
 import sys
+import tempfile
 import warnings
+import weakref
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +27,7 @@ import onnx
 import onnx_ir as ir
 
 from spa.errors import DataError, MissingExtra, ModelError, NoInputError, UsageError
+from spa.mapped import release
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -34,6 +39,8 @@ _OPTIONS: Mapping[str, Mapping[str, str]] = {CUDA: {"use_tf32": "0"}, CPU: {}}
 
 # Weights of at least this many bytes are kept out of serialised models; onnx makes these external, too.
 LARGE_NBYTES = 1024
+
+_SPILLED_NBYTES, _ALIGNMENT = 1 << 25, 64
 
 _MAX_ELEMENTS = 2**31  # of one made-up input
 _OLD_VERSIONS = 8, 17  # an IR version and an opset that every onnxruntime here takes
@@ -49,6 +56,7 @@ def session(
     threads: int | None = None,
     prepack: bool = True,
     spin: bool = False,
+    spill: bool = False,
 ) -> onnxruntime.InferenceSession:
     """A session that runs a model.
 
@@ -59,6 +67,8 @@ def session(
             that works, else the CPU.
         threads: how many threads work inside an operator; by default one a core.
         prepack: whether weights may be copied to the order that kernels like best.
+        spill: whether many weights of a model in memory go through a file that onnxruntime maps, of which no copy is
+            made; what it is lent otherwise it copies.
         spin: whether threads wait for work at full speed, as is onnxruntime's default; else numpy gets the cores then.
 
     Raises:
@@ -79,7 +89,8 @@ def session(
     quiet = _silence() if set(chosen) - {CPU} else contextlib.nullcontext()
     with quiet, warnings.catch_warnings(action="ignore"):
         try:
-            source, lent = _source(model, options)
+            spilled = _spilled(model, options) if spill and isinstance(model, ir.Model) else None
+            source, lent = spilled or _source(model, options)
             created = ort.InferenceSession(
                 source, options, providers=chosen, provider_options=[dict(_OPTIONS.get(name, {})) for name in chosen]
             )
@@ -264,6 +275,41 @@ def _lend_weights(model: ir.Model, options: Any) -> tuple[bytes, list[np.ndarray
     arrays = [np.require(tensor.numpy(), requirements=["C", "ALIGNED"]) for tensor in weights.values()]
     options.add_external_initializers([str(value.name) for value in weights], [_ort_value(array) for array in arrays])
     return serialized_without(model, weights, {}, "lent").SerializeToString(), arrays
+
+
+class _Folder:
+    """A temporary folder that goes when nobody holds this any more."""
+
+    def __init__(self) -> None:
+        self.name = tempfile.mkdtemp(prefix="spa-")
+        weakref.finalize(self, shutil.rmtree, self.name, ignore_errors=True)
+
+
+def _spilled(model: ir.Model, options: Any) -> tuple[bytes, _Folder] | None:
+    """The model for onnxruntime with its large weights in a file, and the folder, which has to live as long.
+
+    None: there are few, or no room for a file.
+    """
+    weights = {
+        value: tensor
+        for value, tensor in large_weights((model.graph,)).items()
+        if not value.is_graph_input() and tensor.dtype.bitwidth >= 8
+    }
+    if sum(tensor.nbytes for tensor in weights.values()) < _SPILLED_NBYTES:
+        return None
+    folder = _Folder()
+    offsets: dict[ir.Value, int] = {}
+    try:
+        with (Path(folder.name) / "weights").open("wb") as file:
+            for value, tensor in weights.items():
+                file.write(bytes(-file.tell() % _ALIGNMENT))
+                offsets[value] = file.tell()
+                file.write(np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8).data)
+        release(model)
+    except OSError:
+        return None
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder.name)
+    return serialized_without(model, weights, offsets, "weights").SerializeToString(), folder
 
 
 @dataclass(frozen=True, slots=True)

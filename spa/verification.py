@@ -11,6 +11,7 @@ from spa.analysis.plan import Plan
 from spa.errors import VerificationError
 from spa.feeds import Feeds
 from spa.frontends.files import onnx_file
+from spa.mapped import release
 from spa.options import InputShapes
 from spa.passes.cut import verify as verification
 from spa.passes.cut.likeness import check_same, different, digest
@@ -65,6 +66,7 @@ def _same_as_planned(dense: ir.Model, pruned: ir.Model, plan: Plan, inputs: Inpu
         alike = check_same(_planned(dense, plan, inputs), pruned, plan.refitted)
     except VerificationError as error:
         raise VerificationError(f"{error}; the pruned model is another one, or was changed since") from error
+    release(dense)
     refitted = f", {alike.refitted} are those that the repair made" if plan.repair else ""
     return f"nodes and attributes are as planned; {alike.kept} stored tensors are the dense model's, cut{refitted}"
 
@@ -172,6 +174,7 @@ class _Check:
         mask_consumers(masked, analysis.coupling, plan.masks(analysis.groups), dtypes=analysis.shapes.dtypes)
         ranged = any(group.ranged and group.name in plan.removed for group in analysis.groups)
         limit = max(verification.tolerance(self.dense), verification.RANGE_TOLERANCE if ranged else 0.0)
+        release(self.dense)
         watched = verification.reached(pruned, _cut_names(self.dense, pruned))
         found = verification.compare(
             masked, pruned, inputs=trials, limit=limit, watched=watched or None, exact=self.exact

@@ -72,6 +72,18 @@ def test_large_weights_are_used_where_they_lie(tmp_path: Path) -> None:
     assert np.allclose(runtime.run(session, {"x": X})["y"], Y, rtol=1e-6)
 
 
+def test_weights_go_through_a_file_that_ends_with_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load(linear())
+    monkeypatch.setattr(runtime, "_SPILLED_NBYTES", 0)
+    session = runtime.session(model, optimize=False, spill=True)
+    folder = Path(session.lent_weights.name)
+    assert (folder / "weights").stat().st_size == WEIGHT.nbytes
+    assert np.allclose(runtime.run(session, {"x": X})["y"], Y, rtol=1e-6)
+    del session
+    gc.collect()
+    assert not folder.exists()
+
+
 def test_weights_at_odd_bytes_are_aligned(tmp_path: Path) -> None:
     proto = linear()
     for shift in range(8):

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from spa.errors import VerificationError
+from spa.mapped import release
 
 _CHUNK = 1 << 24
 
@@ -132,6 +133,7 @@ class _Walk:
                 f"{what} differs in {off} of {left.size} numbers from what the plan makes of the dense model"
             )
         (self.refitted if wanted else self.kept).add(value)
+        release(right)
 
 
 def stored(value: ir.Value) -> ir.TensorProtocol | None:

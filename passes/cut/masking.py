@@ -104,11 +104,9 @@ def _zero(
     what = f"{node.outputs[0].name}/{position}.{axis}"
     told = None if point is None or point[0].const_value is None else point[0].const_value.numpy().reshape(point[1])
     if value.const_value is not None and (point is None or told is not None):
-        array = value.const_value.numpy().copy()
-        removed = np.moveaxis(array, axis, 0)
-        removed[~mask] = 0 if told is None else np.moveaxis(np.broadcast_to(told, array.shape), axis, 0)[~mask]
-        zeroed = _stored(graph, names.free(f"{what}/read"), ir.Tensor(array, dtype=value.const_value.dtype))
-        node.replace_input_with(position, zeroed)
+        node.replace_input_with(
+            position, _stored(graph, names.free(f"{what}/read"), _without(value.const_value, axis, mask, told))
+        )
         return
     shape = [1] * rank
     shape[axis] = mask.size
@@ -126,6 +124,18 @@ def _zero(
         where.outputs[0].type, where.outputs[0].shape = value.type, value.shape
     graph.insert_before(node, where)
     node.replace_input_with(position, where.outputs[0])
+
+
+def _without(tensor: ir.TensorProtocol, axis: int, mask: np.ndarray, zero: np.ndarray | None) -> ir.TensorProtocol:
+    """The tensor with zeros, or what stands for them, where the mask is false; made when it is read."""
+
+    def made() -> ir.TensorProtocol:
+        array = tensor.numpy().copy()
+        removed = np.moveaxis(array, axis, 0)
+        removed[~mask] = 0 if zero is None else np.moveaxis(np.broadcast_to(zero, array.shape), axis, 0)[~mask]
+        return ir.Tensor(array, dtype=tensor.dtype)
+
+    return ir.LazyTensor(made, dtype=tensor.dtype, shape=ir.Shape(tensor.shape.numpy()))
 
 
 def _stored(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:

@@ -6,7 +6,6 @@ have to change are the ones that the nodes' rules name (`Sizes`, `Positions`, `O
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -17,6 +16,7 @@ from spa.analysis.application import Application
 from spa.analysis.coupling import Coupling
 from spa.analysis.group import Masks, keep_mask
 from spa.errors import ModelError
+from spa.mapped import map_of
 from spa.notation.dims import Factor, show
 from spa.notation.rule import Observed, Positions, Sizes, Term
 from spa.passes.normalize.fold import Names
@@ -172,15 +172,7 @@ def _cut_value(value: ir.Value, cuts: Sequence[np.ndarray | None]) -> None:
         return ir.Tensor(np.ascontiguousarray(array), dtype=dense.dtype, name=value.name)
 
     lazy = ir.LazyTensor(cut, dtype=dense.dtype, shape=shape, name=value.name)
-    value.const_value = lazy if _lies_in_a_file(dense) else cut()
-
-
-def _lies_in_a_file(tensor: ir.TensorProtocol) -> bool:
-    """Whether a tensor is a view of a mapped file."""
-    holder = getattr(tensor, "raw", None)
-    while isinstance(holder, np.ndarray):
-        holder = holder.base
-    return isinstance(holder, memoryview) and isinstance(holder.obj, mmap.mmap)
+    value.const_value = lazy if map_of(dense) is not None else cut()
 
 
 # ------------------------------------------------------------------------------------------ nodes and numbers

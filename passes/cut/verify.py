@@ -326,7 +326,7 @@ def _eps(dtype: ir.DataType) -> float:
 
 def _session(model: ir.Model) -> Any:
     """A session that runs every node as it is written, and copies no weight."""
-    return runtime.session(model, optimize=False, prepack=False)
+    return runtime.session(model, optimize=False, prepack=False, spill=True)
 
 
 def _loads(model: ir.Model) -> bool:
