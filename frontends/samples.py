@@ -130,7 +130,9 @@ def _file(path: Path, declared: Declared, images: ImageOptions) -> dict[str, np.
     )
 
 
-def _folder(folder: Path, declared: Declared, images: ImageOptions, most: int | None) -> dict[str, np.ndarray]:
+def _folder(
+    folder: Path, declared: Declared, images: ImageOptions, most: int | None
+) -> dict[str, np.ndarray] | list[dict[str, np.ndarray]]:
     known = {".npz", ".npy"} | IMAGES
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in known and path.is_file())
     if not files:
@@ -142,10 +144,12 @@ def _folder(folder: Path, declared: Declared, images: ImageOptions, most: int | 
         files = [files[at] for at in np.linspace(0, len(files) - 1, most).round().astype(int)]
     if kinds == {".npz"}:
         parts = [_arrays(path) for path in files]
-        return {
-            name: _join([_sample(part, name, path) for part, path in zip(parts, files, strict=True)], name, declared)
-            for name in parts[0]
+        found = {
+            name: [_sample(part, name, path) for part, path in zip(parts, files, strict=True)] for name in parts[0]
         }
+        if any(name in declared and arrays[0].ndim == len(declared[name]) for name, arrays in found.items()):
+            return parts  # whole feeds, or batches, of as many axes as the model takes
+        return {name: _join(arrays, name, declared) for name, arrays in found.items()}
     name = _only_input(declared, folder)
     if kinds == {".npy"}:
         return {name: _join([_array(path) for path in files], name, declared)}

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 
 from spa.passes.secondorder import is_held_out
 
-ROUND, JUDGES = 12, (2, 5)
-"""Of so many batches in a row the last is unseen, and these judge."""
+LEAST = 12
+"""Batches of which one can be spared for the report alone."""
+
+MANY = 960
+"""Samples of which one in twice as many is enough for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Numbers of batches. Of twelve, 2 and 5 judge, 11 is unseen, and the others are fitted; and so on.
+    """Numbers of batches. Of twelve, 2 and 5 judge, 11 is unseen, and the others are fitted.
 
     Attributes:
         fitted: what weights are fitted to.
@@ -27,16 +30,17 @@ class Split:
     unseen: Sequence[int]
 
     @classmethod
-    def of(cls, count: int) -> Split:
-        """The split of so many batches."""
+    def of(cls, count: int, samples: int = 0) -> Split:
+        """The split of so many batches, of so many samples in all: of many, fewer do for a report."""
         if count == 1:
             return cls([0], [], [0])
         numbers = range(count)
-        if count < ROUND:
+        if count < LEAST:
             judging = unseen = [number for number in numbers if is_held_out(number, every=min(6, count))]
         else:
-            judging = [number for number in numbers if number % ROUND in JUDGES]
-            unseen = [number for number in numbers if is_held_out(number, every=ROUND)]
+            unseen = [number for number in numbers if number % (2 * LEAST if samples >= MANY else LEAST) == LEAST - 1]
+            judging = [number for number in numbers if is_held_out(number) and number not in unseen]
+            judging = sorted({2, *judging}) if len(judging) < 2 else judging
         return cls([number for number in numbers if number not in {*judging, *unseen}], judging, unseen)
 
     @property

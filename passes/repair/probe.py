@@ -20,6 +20,9 @@ from spa.passes.repair.streaming import Batch, Stream, cut
 FAR = (0.5, 0.8)
 """Shares of a group beyond the ratio at which the outputs are measured too: an allocation may go that far."""
 
+LOGITS_SPREAD = 3.0
+"""Standard deviation of the logits of a row: trained classifiers of ten to a thousand classes have 2 to 5."""
+
 LEVELS, LEAST_PROBES = 4, 4
 """Cuts of a group at which it is measured, and samples below which there are fewer of them."""
 
@@ -30,6 +33,23 @@ def affordable(flops: float, groups: int, preset: Preset) -> tuple[int, int]:
     most = preset.probe_flops / max(flops * max(groups, 1), 1.0)
     levels = int(np.clip(most / LEAST_PROBES, 1, LEVELS))
     return int(np.clip(most / levels, 1, preset.probes)), levels
+
+
+def tempered(
+    dense: Sequence[np.ndarray], pruned: Sequence[np.ndarray]
+) -> tuple[Sequence[np.ndarray], Sequence[np.ndarray]]:
+    """Outputs that may be logits, as far apart within a row as logits usually are.
+
+    Whether they are logits no graph says, and so a divergence of what are plain numbers may not depend on their unit.
+    """
+    rows = [array.astype(np.float64) for array in dense if array.ndim and array.shape[-1] > 1]
+    apart = [np.var(array, axis=-1) for array in rows if np.all(np.isfinite(array))]
+    if not all(np.all(np.isfinite(array)) for array in pruned):
+        return dense, pruned
+    spread = float(np.sqrt(np.mean(np.concatenate([part.reshape(-1) for part in apart])))) if apart else 0.0
+    if not 0.0 < spread < np.inf:
+        return dense, pruned
+    return [array * (LOGITS_SPREAD / spread) for array in dense], [array * (LOGITS_SPREAD / spread) for array in pruned]
 
 
 class Probe:
@@ -100,8 +120,12 @@ class Probe:
         ) as pruned:
             pruned.advance()
             for at, value in enumerate(self.network.compared):
-                theirs = self.dense[at]
-                ours = [pruned.value(value, n) for n in range(len(theirs))] if value in pruned.changed else theirs
+                theirs: Sequence[np.ndarray] = self.dense[at]
+                ours: Sequence[np.ndarray] = (
+                    [pruned.value(value, n) for n in range(len(theirs))] if value in pruned.changed else theirs
+                )
+                if self.network.logits[at]:
+                    theirs, ours = tempered(theirs, ours)
                 found.append(self.session.difference(at, theirs, ours, self.batches))
         return self.session.lost(found)
 

@@ -99,7 +99,7 @@ class Session:
     @property
     def split(self) -> Split:
         """Which batches are fitted, which judge, and which only the report sees."""
-        return Split.of(len(self.batches))
+        return Split.of(len(self.batches), len(self.data))
 
     def weigh(self, problem: Problem, number: int, shape: tuple[int, ...]) -> np.ndarray | None:
         """(rows,) which rows of a batch count; None: all."""

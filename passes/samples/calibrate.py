@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from spa.errors import DataError
+from spa.passes.samples.feeds import are_apart, same_sizes, whole_feeds
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,42 @@ class Calibration:
         return {name: array[index[name]] if name in index else array for name, array in batch.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class Recorded(Calibration):
+    """Feeds that are run one by one, each of which counts as one sample.
+
+    Attributes:
+        feeds: by input name, all inputs.
+    """
+
+    feeds: Sequence[Mapping[str, np.ndarray]] = ()
+
+    def __len__(self) -> int:
+        return len(self.feeds)
+
+    def first(self, count: int | None) -> Calibration:
+        """At most so many feeds, drawn evenly."""
+        if count is None or count >= len(self):
+            return self
+        return replace(self, feeds=[self.feeds[at] for at in np.linspace(0, len(self) - 1, count).round().astype(int)])
+
+    def batches(self, size: int) -> list[dict[str, np.ndarray]]:  # noqa: ARG002
+        """The feeds: they cannot be put together."""
+        return [dict(feed) for feed in self.feeds]
+
+    def count(self, batch: Mapping[str, np.ndarray]) -> int:  # noqa: ARG002
+        """A feed is one sample."""
+        return 1
+
+    def sizes(self, name: str, count: int) -> tuple[int, ...]:  # noqa: ARG002
+        """The shape of an input, as in the first feed."""
+        return tuple(self.feeds[0][name].shape)
+
+    def beginning(self, batch: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:  # noqa: ARG002
+        """The whole feed."""
+        return dict(batch)
+
+
 Given = Mapping[str, Any] | Iterable[Any] | np.ndarray
 
 
@@ -104,13 +141,21 @@ def check_samples(given: Given, model: ir.Model) -> Calibration:
         given: arrays by input name; or one array, for a model of one input; or an iterable of samples or of batches
             (a torch DataLoader, an onnxruntime CalibrationDataReader), each a mapping by input name, an array, or
             arrays in the order of the inputs, of which those beyond them (labels) are left out. A sample has no axis
-            of samples; a batch and the array of an input have it where the model has it (`sample_axes`).
+            of samples; a batch and the array of an input have it where the model has it (`sample_axes`). For a model
+            without such an axis (nodes of a graph, a step of a stream and its states) an iterable of whole feeds, each
+            a mapping with every input, which are run one by one; their sizes may differ.
 
     Raises:
         DataError: names, shapes or types do not fit, there are no samples, or they say nothing (NaN, all zero).
     """
     inputs = [value for value in model.graph.inputs if not value.is_initializer()]
     axes = sample_axes(inputs)
+    if not isinstance(given, (Mapping, np.ndarray)) and isinstance(given, Iterable):
+        given = list(islice(given, None))  # not asking for a length, which readers refuse
+    feeds = whole_feeds(given, inputs)
+    alone = isinstance(given, Mapping) and feeds is not None and len(feeds) == 1  # arrays of many samples, or a feed
+    if feeds is not None and not ((alone or same_sizes(feeds, inputs, axes)) and are_apart(model, inputs, axes)):
+        return _recorded(feeds, inputs)
     ranks = {str(value.name): None if value.shape is None else len(value.shape) for value in inputs}
     arrays = _by_name(given, ranks, axes)
     scalars = {str(v.name): _scalar(arrays[str(v.name)], v) for v in inputs if v.shape is not None and not len(v.shape)}
@@ -144,6 +189,19 @@ def check_samples(given: Given, model: ir.Model) -> Calibration:
     return Calibration(checked, fixed.pop() if fixed else None, tuple(notes), scalars, moved)
 
 
+def _recorded(feeds: Sequence[Mapping[str, np.ndarray]], inputs: Sequence[ir.Value]) -> Calibration:
+    """Feeds that are run one by one, in the types of the inputs."""
+    notes: list[str] = []
+    checked = [{str(value.name): _cast(feed[str(value.name)], value, notes) for value in inputs} for feed in feeds]
+    floating = [str(value.name) for value in inputs if value.dtype is not None and value.dtype.is_floating_point()]
+    if floating and not any(np.any(feed[name]) for feed in checked for name in floating):
+        raise DataError(f"calibration data: input {floating[0]!r} is zero in all feeds")
+    if len(feeds) == 1:
+        notes.append("one feed only: nothing can be held out, so repair is not checked on unseen data")
+    notes.append(f"the model has no axis of samples: {len(feeds)} recorded feeds are run one by one")
+    return Recorded({}, 1, tuple(dict.fromkeys(notes)), feeds=checked)
+
+
 def _by_name(given: Given, ranks: Mapping[str, int | None], axes: Mapping[str, int]) -> dict[str, np.ndarray]:
     """Arrays by input name; `ranks` are those of the inputs, None where unknown, `axes` those of their samples."""
     names = list(ranks)
@@ -154,7 +212,7 @@ def _by_name(given: Given, ranks: Mapping[str, int | None], axes: Mapping[str, i
     elif not isinstance(given, Mapping):
         if not isinstance(given, Iterable):
             raise DataError(f"calibration data: expected arrays by input name, or samples one by one, found {given!r}")
-        given = _gathered(list(islice(given, None)), ranks, axes)  # not asking for a length, which readers refuse
+        given = _gathered(list(given), ranks, axes)
     found = {str(name): _array(array, str(name)) for name, array in given.items()}
     if len(found) == 1 and len(names) == 1 and not set(found) & set(names) and next(iter(found)) in ("", "arr_0"):
         found = {names[0]: next(iter(found.values()))}

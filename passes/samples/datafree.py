@@ -33,6 +33,7 @@ from spa.passes.layers.problems import Problem
 from spa.passes.layers.statistics import enough_rows
 from spa.passes.layers.workers import one_thread_each
 from spa.passes.samples.calibrate import Calibration, check_samples, sample_axes
+from spa.passes.samples.feeds import are_apart
 from spa.passes.samples.inputs import (
     OPEN,
     Input,
@@ -130,6 +131,11 @@ class Recipe:
             names = ", ".join(repr(str(value.name)) for value in given)
             raise DataError(f"input range: the model has no input {unknown[0]!r}; its inputs are {names}")
         axes = sample_axes(given)
+        if not are_apart(model, given, axes):
+            raise DataError(
+                "no samples can be made up: the model sums over the axis along which they would lie, so that it takes "
+                "whole feeds (the nodes of a graph, say); give recorded ones as data"
+            )
         single = [value for value in given if value.shape is not None and not len(value.shape)]
         given = [value for value in given if value not in single]
         if not given:

@@ -14,7 +14,7 @@ from spa.passes.repair.difference import lost, output_difference
 from spa.passes.repair.draft import Draft
 from spa.passes.repair.fitting import refitted
 from spa.passes.repair.network import prepare
-from spa.passes.repair.probe import LEVELS, Probe, affordable
+from spa.passes.repair.probe import LEVELS, Probe, affordable, tempered
 from spa.passes.repair.session import Session
 from spa.passes.repair.settings import PRESETS, Preset
 from spa.passes.samples.calibrate import check_samples
@@ -71,7 +71,7 @@ def test_probes_give_way_before_levels_do() -> None:
     assert affordable(0.0, 0, preset) == (32, LEVELS)
 
 
-@pytest.mark.parametrize(("count", "unseen"), [(1, 1), (5, 1), (24, 1), (288, 1), (800, 2)])
+@pytest.mark.parametrize(("count", "unseen"), [(1, 1), (5, 1), (24, 1), (288, 1), (800, 2), (1200, 2)])
 def test_batches_are_small_enough_to_hold_some_out(count: int, unseen: int) -> None:
     one = session(count)
     batches = one.batches
@@ -139,7 +139,7 @@ def test_probe_measures_what_the_whole_network_gives() -> None:
         new.put(draft)
     probe = Probe(one)
     (dense,), (pruned,) = (one.outputs(probe.batches, used) for used in (None, draft))
-    expected = lost(output_difference(dense, pruned, logits=True), logits=True)
+    expected = lost(output_difference(*tempered(dense, pruned), logits=True), logits=True)
     assert one.network.logits == [True]
     found = probe.loss(group, units, statistics)
     assert found == pytest.approx(expected, rel=1e-4)

@@ -5,6 +5,7 @@ The cases are those of ../shared/cases/build.py, beside the project; the variant
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ import onnx_ir as ir
 import pytest
 
 from spa import runtime
-from spa.pipeline import PruneResult, apply_plan, prune
+from spa.errors import DataError
+from spa.passes.samples.datafree import make_samples
+from spa.pipeline import PruneResult, apply_plan, load_normal, prune
 from tests.field.cases import case, cut
 from tests.models import build, integers
 
@@ -232,3 +235,86 @@ def test_added_biases_count_as_cost() -> None:
 
 def onnx_of(result: PruneResult) -> onnx.ModelProto:
     return ir.to_proto(result.model)
+
+
+# ------------------------------------------------------------------------------- models without an axis of samples
+SCATTERED = """(float[n,10] x, int64[m] sources, int64[m,1] targets) => (float[n,3] y) {
+    a = MatMul(x, w1)  r = Relu(a)  g = Gather(r, sources)  zero = Sub(r, r)
+    s = ScatterND<reduction="add">(zero, targets, g)  b = MatMul(s, w2)  q = Relu(b)
+    d = MatMul(q, w3)  z = Softmax<axis=0>(d)  y = MatMul(z, w4) }"""
+STREAMING = """(float[1,16] x, float[2,1,12] state) => (float[1,4] y, float[2,1,12] next) {
+    one = Slice(state, i0, i1)  two = Slice(state, i1, i2)  p = Squeeze(one, i0)  q = Squeeze(two, i0)
+    a = MatMul(x, u)  b = MatMul(p, w)  c = Add(a, b)  h = Tanh(c)
+    d = MatMul(h, v)  e = Relu(d)  f = MatMul(e, t)  g = Add(f, q)  k = Tanh(g)  y = MatMul(k, o)
+    h1 = Unsqueeze(h, i0)  k1 = Unsqueeze(k, i0)  next = Concat<axis=0>(h1, k1) }"""
+
+
+def graphs(count: int, seed: int = 0) -> list[Arrays]:
+    """Whole graphs, of six and of nine nodes by turns."""
+    return [noise(seed + k, x=(n, 10), A=(n, n)) for k in range(count) for n in [(6, 9)[k % 2]]]
+
+
+def mean_distance(model: onnx.ModelProto, result: PruneResult, feeds: list[Arrays]) -> float:
+    return float(np.mean([distance(model, result, feed) for feed in feeds]))
+
+
+def test_graph_attention() -> None:
+    model = case("graph_attention")
+    result = cut(model, 0.3, data=graphs(60))
+    assert any("no axis of samples" in note for note in result.report.notes)
+    assert mean_distance(model, result, graphs(20, 99)) < 0.4
+    with pytest.raises(DataError, match="give recorded ones as data"):
+        make_samples(load_normal(model))
+
+
+def test_edges_by_number() -> None:
+    """Messages along edges are gathered and scattered; a softmax over the nodes binds them together."""
+    sizes = {"w1": (10, 32), "w2": (32, 24), "w3": (24, 6), "w4": (6, 3)}
+    model = build(SCATTERED, weights(**sizes))
+    generator = np.random.default_rng(0)
+    feeds = []
+    for k in range(60):
+        nodes, edges = int(generator.integers(5, 12)), int(generator.integers(6, 30))
+        ends = generator.integers(0, nodes, (2, edges))
+        feeds.append(noise(k, x=(nodes, 10)) | {"sources": ends[0], "targets": ends[1][:, None]})
+    result = cut(model, 0.3, data=feeds)
+    assert any("no axis of samples" in note for note in result.report.notes)
+
+
+def test_steps_of_a_stream_with_the_states_they_met(tmp_path: Path) -> None:
+    """States are (layers, 1, units): recorded feeds, in a list and in a folder."""
+    made = weights(u=(16, 12), w=(12, 12), v=(12, 40), t=(40, 12), o=(12, 4))
+    model = build(STREAMING, made | {f"i{k}": integers(k) for k in range(3)})
+    session, feeds, state = runtime.session(model, optimize=False), [], np.zeros((2, 1, 12), np.float32)
+    for k in range(240):
+        feeds.append(noise(k, x=(1, 16)) | {"state": state})
+        state = runtime.run(session, feeds[-1])["next"]
+    result = cut(model, 0.2, data=feeds[:200])
+    assert all(off["relative_l2"] < 0.5 for off in result.report.outputs.values())
+    for number, feed in enumerate(feeds[:40]):
+        np.savez(tmp_path / f"{number:03}.npz", x=feed["x"], state=feed["state"])
+    assert cut(model, 0.2, data=tmp_path).plan.removed
+    stacked = {name: np.stack([feed[name] for feed in feeds[:40]]) for name in feeds[0]}
+    assert cut(model, 0.2, data=stacked).plan.removed
+
+
+# ------------------------------------------------------------------------------------------ shares of what varies
+def test_one_row() -> None:
+    """One sample a run: losses are shares of the variance over all samples that no fit saw, whatever their size."""
+    model, x = case("one_row"), noise(x=(64, 40))
+    found = [cut(model, 0.3, data={"x": scale * x["x"]}) for scale in (1, 16)]
+    assert found[0].plan.removed == found[1].plan.removed
+    for layers in zip(*(result.report.layers for result in found), strict=True):
+        assert layers[0].measured == pytest.approx(layers[1].measured, rel=1e-3)
+        assert all(layer.measured <= 1 and layer.predicted <= 1 for layer in layers)
+
+
+def test_one_picture_a_run() -> None:
+    text = """(float[1,3,6,6] x) => (float[1,4] y) {
+        a = Conv<pads=[1,1,1,1]>(x, c1)  b = Relu(a)  d = Conv(b, c2)  e = Relu(d)  g = GlobalAveragePool(e)
+        f = Flatten(g)  y = MatMul(f, w) }"""
+    model = build(text, weights(c1=(20, 3, 3, 3), c2=(16, 20, 1, 1), w=(16, 4)))
+    x = noise(x=(72, 1, 3, 6, 6))["x"][:, 0]
+    found = [cut(model, 0.4, data={"x": scale * x}) for scale in (1, 16)]
+    assert found[0].plan.removed == found[1].plan.removed
+    assert all(layer.measured <= 1 for result in found for layer in result.report.layers)

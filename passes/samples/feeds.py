@@ -1,0 +1,103 @@
+"""Whole feeds of a model that has no axis of samples: graphs of some nodes, steps of a stream and the states they met.
+
+check_samples([{"x": nodes, "adjacency": matrix}, ...], model)       one dictionary a run, sizes as they come
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from spa.analysis.coupling import couple
+from spa.errors import UsageError
+from spa.notation.dims import ONE, leaves
+from spa.shapes import infer_shapes
+
+Feed = Mapping[str, np.ndarray]
+
+
+def whole_feeds(given: Any, inputs: Sequence[ir.Value]) -> list[dict[str, np.ndarray]] | None:
+    """Feeds of all inputs in the shapes that the model declares: one a dictionary, or one a row of every array.
+
+    None: what was given is something else.
+    """
+    if any(value.shape is None for value in inputs):
+        return None
+    try:
+        return _whole(given, inputs)
+    except (ValueError, TypeError, RuntimeError):  # what is no array is refused where samples are told apart
+        return None
+
+
+def _whole(given: Any, inputs: Sequence[ir.Value]) -> list[dict[str, np.ndarray]] | None:
+    names = [str(value.name) for value in inputs]
+    if isinstance(given, Mapping):
+        arrays = {name: np.asarray(array) for name, array in given.items()}
+        if arrays.keys() != set(names):
+            return None
+        if all(_meets(arrays[str(value.name)], value) for value in inputs):
+            return [arrays]
+        counts = {len(array) if array.ndim else -1 for array in arrays.values()}
+        if len(counts) > 1 or counts & {-1, 0}:
+            return None
+        given = [{name: array[at] for name, array in arrays.items()} for at in range(counts.pop())]
+    if not isinstance(given, list) or not given:
+        return None
+    feeds = []
+    for feed in given:
+        if not isinstance(feed, Mapping) or feed.keys() != set(names):
+            return None
+        feeds.append({name: np.asarray(feed[name]) for name in names})
+    fits = all(_meets(feed[str(value.name)], value) for feed in feeds for value in inputs)
+    return feeds if fits else None
+
+
+def _meets(array: np.ndarray, value: ir.Value) -> bool:
+    declared = [size if isinstance(size, int) else None for size in value.shape or ()]
+    return array.ndim == len(declared) and all(
+        size in (None, found) for size, found in zip(declared, array.shape, strict=True)
+    )
+
+
+def same_sizes(feeds: Sequence[Feed], inputs: Sequence[ir.Value], axes: Mapping[str, int]) -> bool:
+    """Whether feeds can be put together as samples, or batches of them, along one axis of every input.
+
+    Args:
+        axes: where samples lie in each input, see `calibrate.sample_axes`.
+    """
+    inputs = [value for value in inputs if len(value.shape or ())]
+    beside: dict[str, set[tuple[int, ...]]] = {}
+    for feed in feeds:
+        counts = set()
+        for value in inputs:
+            name = str(value.name)
+            shape = list(feed[name].shape)
+            counts.add(shape.pop(axes[name]))
+            beside.setdefault(name, set()).add(tuple(shape))
+        if len(counts) > 1:
+            return False
+    return all(len(shapes) == 1 for shapes in beside.values())
+
+
+def are_apart(model: ir.Model, inputs: Sequence[ir.Value], axes: Mapping[str, int]) -> bool:
+    """Whether nothing sums over the axis of samples, or lays it beside itself, as a graph's matrix does its nodes."""
+    try:
+        coupling = couple(model, infer_shapes(model))
+    except UsageError:  # one name for axes that differ
+        return True
+    found = [coupling.axes[v][axes[str(v.name)]] for v in inputs if v in coupling.axes and len(v.shape or ())]
+    samples = {leaf for dim in found for leaf in leaves(dim)} - {ONE}
+    summed = (
+        leaf
+        for application in coupling.applications
+        for found in application.sums()
+        for name in found.names
+        for leaf in leaves(application.factors[name])
+    )
+    if not samples.isdisjoint(summed):
+        return False
+    every = ([leaf for dim in dims for leaf in leaves(dim)] for dims in coupling.axes.values())
+    return all(found.count(leaf) < 2 for found in every for leaf in samples)
