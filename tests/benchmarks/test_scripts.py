@@ -1,0 +1,61 @@
+"""Every script of this folder starts as its first lines say, from any folder, and does its smallest case."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks.zoo import SHARED
+
+HERE = Path(__file__).parent
+SCRIPTS = sorted(path.name for path in HERE.glob("[!t]*.py") if '__name__ == "__main__"' in path.read_text())
+GRAPH = "jax_raw_einsum.jax2onnx_static_op18.onnx"
+
+# script -> arguments of its smallest case, which writes into {folder}; what it needs; what it prints
+SMALLEST = {
+    "growth.py": (["convolutions", "--sizes", "5", "--repeat", "1"], "", "convolutions | "),
+    "plans.py": (["{folder}/rows.jsonl", GRAPH, "--jobs", "1"], "graphs", ""),
+    "zoo.py": ([GRAPH], "graphs", GRAPH),
+}
+
+
+def started(script: str, arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"SPA_SHARED": str(SHARED), "PYTHONPATH": str(HERE.parents[1])}
+    command = [sys.executable, str(HERE / script), *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=400)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_starts(script: str, tmp_path: Path) -> None:
+    if script == "gradients.py" and importlib.util.find_spec("torch") is None:
+        pytest.skip("torch is not installed")
+    done = started(script, ["--help"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert script in done.stdout
+
+
+@pytest.mark.parametrize("script", SMALLEST)  # tests/test_readme.py runs readme.py
+def test_smallest_case(script: str, tmp_path: Path) -> None:
+    arguments, needs, says = SMALLEST[script]
+    if needs and not (SHARED / needs).exists():
+        pytest.skip(f"no {SHARED.name}/{needs} beside the project: SPA_SHARED names another place")
+    done = started(script, [word.format(folder=tmp_path) for word in arguments], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert says in done.stdout
+    if script == "plans.py":
+        assert GRAPH in (tmp_path / "rows.jsonl").read_text()
+
+
+@pytest.mark.parametrize("script", ["defaults.py", "repair.py", "row_statistics.py", "zoo.py"])
+def test_without_models_it_says_where_they_are_looked_for(script: str, tmp_path: Path) -> None:
+    environment = os.environ | {"SPA_SHARED": str(tmp_path), "PYTHONPATH": str(HERE.parents[1])}
+    command = [sys.executable, str(HERE / script)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 1
+    assert "set SPA_SHARED" in done.stderr
+    assert "Traceback" not in done.stderr
