@@ -15,6 +15,7 @@ import pytest
 import spa
 
 ROOT = Path(__file__).resolve().parent.parent
+COMMANDS = ("prune", "groups", "apply", "verify", "export", "normalize", "rule", "bench", "finetune")
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 FRAMEWORKS = ROOT / "docs" / "howto" / "frameworks.md"
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
@@ -33,6 +34,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in CODED])
 def test_page_runs_from_top_to_bottom(page: Path, folder: Path) -> None:
+    for module in re.findall(r"<!-- needs: (\w+) -->", page.read_text(encoding="utf-8")):
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"{module} is not installed")
     registry = importlib.import_module("spa.notation.operation")._registry if page.name == "operator.md" else {}
     before, namespace = dict(registry), {"__name__": "page"}
     try:
@@ -72,7 +76,7 @@ def test_links_and_named_files_exist(page: Path) -> None:
 
 
 def test_every_command_and_option_of_the_pages_exists() -> None:
-    help_of = {name: _help(name) for name in ("prune", "groups", "apply", "verify", "export", "normalize", "rule")}
+    help_of = {name: _help(name) for name in COMMANDS}
     for page in PAGES:
         for name, rest in re.findall(r"^\$? *spa (\w+)([^\n#]*)", page.read_text(encoding="utf-8"), re.MULTILINE):
             assert name in help_of, (page.name, name)
