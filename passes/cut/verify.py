@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from spa import runtime
 from spa.errors import DataError, ModelError, VerificationError
+from spa.notation.operation import entry_of
 from spa.passes.cut.difference import Outputs, largest_gap, relative_l2, same_form, tells
 from spa.passes.cut.trials import Inputs, NoTrial, Trial
 
@@ -28,8 +29,6 @@ RANGE_TOLERANCE = 5e-2  # eight bits over a range found when the graph runs, whi
 SHAKES = 2
 ULPS = 2.5
 """A rounding error or two: by how many units of the last place stored numbers are moved to see what rounding does."""
-
-_DRAWING = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 
 
 def check_structure(dense: ir.Model, pruned: ir.Model) -> list[str]:
@@ -287,9 +286,11 @@ def _read_inside(node: ir.Node) -> set[ir.Value | None]:
 def seeded(model: ir.Model) -> ir.Model:
     """The model with a seed at every node that draws random numbers, so that two runs draw the same."""
     copy = model.clone()
-    drawing = [node for node in ir.traversal.RecursiveGraphIterator(copy.graph) if node.op_type in _DRAWING]
-    for number, node in enumerate(drawing):
-        node.attributes["seed"] = ir.AttrFloat32("seed", float(number))
+    for number, node in enumerate(ir.traversal.RecursiveGraphIterator(copy.graph)):
+        draws = entry_of(node).draws
+        if draws is not None and (draws.trains is None or any(node.inputs[draws.trains : draws.trains + 1])):
+            seed = ir.AttrInt64("seed", number) if draws.whole else ir.AttrFloat32("seed", float(number))
+            node.attributes["seed"] = seed
     return copy
 
 

@@ -10,10 +10,12 @@ import networkx as nx
 import numpy as np
 import onnx_ir as ir
 
+from spa.notation.bodies import Runs
+from spa.notation.operation import entry_of
 from spa.shapes import Shapes, infer_static
 from spa.shapes.content import SMALL, Content, can_evaluate, evaluate
 from spa.shapes.node import NodeInference
-from spa.shapes.types import STANDARD, Type, constant_tensor
+from spa.shapes.types import Type, constant_tensor
 
 LISTED_INITIALIZERS = 3  # up to this IR version a graph lists its initializers as inputs, and a subgraph has none
 
@@ -99,7 +101,7 @@ def _may_fold(model: ir.Model, node: ir.Node) -> bool:
 
 def _known(node: ir.Node, static: Shapes) -> Sequence[ir.TensorProtocol | None] | None:
     """Tensors of the outputs (None: an omitted output) as the shape inference found them."""
-    if node.op_type == "Constant" and node.domain in STANDARD:
+    if entry_of(node).holds:
         tensor = constant_tensor(node)
         return None if tensor is None else [_own(tensor)]
     if not all(value in static.values for value in node.outputs if value.name):
@@ -229,10 +231,12 @@ def _replace(node: ir.Node, tensors: Sequence[ir.TensorProtocol | None]) -> None
 
 def _decide(model: ir.Model, node: ir.Node, static: Shapes) -> bool:
     """Put the branch that an If always takes in its place."""
-    graph, condition = node.graph, node.inputs[0] if node.op_type == "If" else None
-    if graph is None or condition is None or condition not in static.values:
+    bodies, graph = entry_of(node).bodies, node.graph
+    condition = node.inputs[0] if bodies is not None and bodies.runs is Runs.BRANCH else None
+    if bodies is None or graph is None or condition is None or condition not in static.values:
         return False
-    branch = node.attributes["then_branch" if static.values[condition].all() else "else_branch"].as_graph()
+    then, otherwise = bodies.names
+    branch = node.attributes[then if static.values[condition].all() else otherwise].as_graph()
     names = Names(model)
     results = list(branch.outputs)
     branch.outputs.clear()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from spa.operators.control import State, state_of
-from spa.shapes.types import STANDARD
+from spa.notation.bodies import State
+from spa.notation.operation import entry_of
+from spa.operators.control import state_of
 
 
 class LiftInvariants(ir.passes.InPlacePass):
@@ -51,7 +52,7 @@ def _lift(node: ir.Node, state: State) -> bool:
 
 def _source(value: ir.Value) -> ir.Value:
     """What a value is a copy of."""
-    while (node := value.producer()) is not None and node.op_type == "Identity" and node.domain in STANDARD:
+    while (node := value.producer()) is not None and entry_of(node).copies:
         source = node.inputs[0]
         if source is None:
             break

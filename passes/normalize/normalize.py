@@ -18,11 +18,11 @@ from onnx_ir.passes.common import (
 
 from spa.errors import ModelError
 from spa.passes.normalize.assignments import PlaceAssignments
+from spa.notation.operation import entry_of
 from spa.passes.normalize.fold import LISTED_INITIALIZERS, FoldConstants, Names, constant, values_of
 from spa.passes.normalize.loops import LiftInvariants
 from spa.passes.normalize.sequences import UnrollSequences
 from spa.shapes import in_order
-from spa.shapes.types import STANDARD
 
 _TIED_MINIMUM = 4096  # elements; an integer tensor below is a list of positions or sizes, not a table
 _ROUNDS = 16  # of folding and removing; each but the last makes the graph smaller
@@ -105,7 +105,7 @@ class EliminateIdentities(ir.passes.InPlacePass):
         """Apply to ``model``."""
         modified = False
         for node in list(ir.traversal.RecursiveGraphIterator(model.graph)):
-            if node.op_type == "Identity" and node.domain in STANDARD:
+            if entry_of(node).copies:
                 modified |= self._eliminate(node)
         return ir.passes.PassResult(model, modified=modified)
 
@@ -133,10 +133,10 @@ class CountAxesFromFront(ir.passes.InPlacePass):
         """Apply to ``model``."""
         modified = False
         for node in ir.traversal.RecursiveGraphIterator(model.graph):
-            if node.op_type == "Transpose" and node.domain in STANDARD:
-                order = node.attributes.get_ints("perm", ())
+            if permutes := entry_of(node).permutes:
+                order = node.attributes.get_ints(permutes, ())
                 if any(axis < 0 for axis in order):
-                    node.attributes["perm"] = ir.AttrInt64s("perm", [axis % len(order) for axis in order])
+                    node.attributes[permutes] = ir.AttrInt64s(permutes, [axis % len(order) for axis in order])
                     modified = True
         return ir.passes.PassResult(model, modified=modified)
 

@@ -42,7 +42,7 @@ class Slice:
         unit_of: (axis size,) the unit each position belongs to, -1 for none.
         producer: the constant makes the units (its other axes are what a unit is computed from).
         consumer: some node sums over this axis: the constant reads the units.
-        uses: the operators that read the constant, with the operand's position.
+        uses: the nodes that read the constant, with the operand's position.
     """
 
     value: ir.Value
@@ -50,7 +50,7 @@ class Slice:
     unit_of: np.ndarray
     producer: bool
     consumer: bool
-    uses: tuple[tuple[str, int], ...] = ()
+    uses: tuple[tuple[ir.Node, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -258,12 +258,12 @@ def _consumed(coupling: Coupling) -> dict[ir.Value, set[tuple[int | None, Factor
     return found
 
 
-def _uses(coupling: Coupling) -> dict[ir.Value, tuple[tuple[str, int], ...]]:
-    found: dict[ir.Value, list[tuple[str, int]]] = defaultdict(list)
+def _uses(coupling: Coupling) -> dict[ir.Value, tuple[tuple[ir.Node, int], ...]]:
+    found: dict[ir.Value, list[tuple[ir.Node, int]]] = defaultdict(list)
     for application in coupling.applications:
         for position, value in enumerate(application.node.inputs):
             if value is not None and value in coupling.weights:
-                found[value].append((application.node.op_type, position))
+                found[value].append((application.node, position))
     return {value: tuple(uses) for value, uses in found.items()}
 
 

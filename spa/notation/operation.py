@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from spa.notation.bodies import Bodies
+from spa.notation.partial import Dims, Partial
 from spa.notation.rule import Rule
 
 Shape = tuple[int, ...]
@@ -116,6 +118,34 @@ class Moves(Enum):
     ALL = "all"
 
 
+class Partly(Enum):
+    """Where a result's elements are unknown: where any operand's are, where the first's are, or the chosen one's."""
+
+    ANY = "any"
+    FIRST = "first"
+    CHOSEN = "chosen"
+
+
+class Lists(Enum):
+    """The sizes of an operand's axes, or how many elements it has."""
+
+    SIZES = "sizes"
+    COUNT = "count"
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """Random numbers, that a seed makes the same in every run.
+
+    Attributes:
+        whole: the attribute `seed` is a whole number.
+        trains: the operand that has to be there for anything to be drawn; None: it always is.
+    """
+
+    whole: bool = False
+    trains: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Running:
     """A node normalises each channel (axis 1) by stored numbers, unless an attribute says that it trains.
@@ -140,6 +170,16 @@ class Entry:
     Attributes:
         rule: what a node says of its axes; refuses where there is nothing to say.
         moves: each element of a result is an element of an operand: nothing is computed.
+        copies: the result is the operand.
+        partly: what is known of a result where only some elements of operands are known.
+        lists: of an operand's sizes, what the result holds.
+        holds: the result is a tensor in an attribute.
+        counts: the data decide how many elements the results have.
+        draws: random numbers are drawn.
+        quantises: it is part of what a quantised model consists of: a runtime looks for it, no value may stand for it.
+        bodies: the graphs in it.
+        contradicts: whether operands of such sizes cannot meet, although onnx's own inference lets them.
+        completes: dims of the first result that follow from known elements of operands.
         adds: the result is the sum of the operands.
         permutes: the attribute that lists the result's axes by their number in the operand, which are all that moves.
         running: it normalises by stored statistics.
@@ -147,6 +187,16 @@ class Entry:
 
     rule: RuleFunction
     moves: Moves | None = None
+    copies: bool = False
+    partly: Partly | None = None
+    lists: Lists | None = None
+    holds: bool = False
+    counts: bool = False
+    draws: Draws | None = None
+    quantises: bool = False
+    bodies: Bodies | None = None
+    contradicts: Callable[[Partial], bool] | None = None
+    completes: Callable[[Partial], Dims | None] | None = None
     adds: bool = False
     permutes: str = ""
     running: Running | None = None

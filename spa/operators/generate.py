@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from spa.notation.operation import Operation, letters, operator, pattern
+from spa.notation.operation import Draws, Lists, Operation, letters, operator, pattern
 from spa.notation.rule import Observed, Rule, Sizes, parse_terms, rule
 from spa.operators.pointwise import RANDOM
+from spa.operators.sizes import listed
 
 COUNTED = "counted off when the graph runs"
 
 
-@operator("Shape")
+@operator("Shape", lists=Lists.SIZES)
 def shape(operation: Operation) -> Rule:
     """`a b c -> r`: the result lists the sizes of a, b and c."""
     names = letters(len(operation.shape(0)), avoid="r")
@@ -24,13 +25,13 @@ def shape(operation: Operation) -> Rule:
     )
 
 
-@operator("Size")
+@operator("Size", lists=Lists.COUNT)
 def size(_: Operation) -> Rule:
     """`*a -> ()`: the result is the product of the sizes."""
     return rule("*a -> ()", frozen={"a": "its positions are counted"}, unseen=(0,))
 
 
-@operator("ConstantOfShape")
+@operator("ConstantOfShape", completes=listed)
 def constant_of_shape(operation: Operation) -> Rule:
     """`_ -> a b c`, the operand lists the sizes."""
     names = letters(len(operation.result()))
@@ -38,7 +39,7 @@ def constant_of_shape(operation: Operation) -> Rule:
     return rule(f"_ -> {pattern(names)}", follows=follows)
 
 
-@operator("Range")
+@operator("Range", counts=True)
 def range_(_: Operation) -> Rule:
     """`_, _, _ -> n`."""
     return rule("_, _, _ -> n", frozen={"n": COUNTED})
@@ -50,20 +51,20 @@ def eye_like(_: Operation) -> Rule:
     return rule("a b -> a b", frozen={"a b": "positions on a diagonal"})
 
 
-@operator("RandomNormal", "RandomUniform")
+@operator("RandomNormal", "RandomUniform", draws=Draws())
 def random(operation: Operation) -> Rule:
     """`() -> a b c`: no operands."""
     names = letters(len(operation.result()))
     return rule(f"() -> {pattern(names)}", frozen={" ".join(names): RANDOM} if names else {})
 
 
-@operator("Bernoulli", "RandomNormalLike", "RandomUniformLike")
+@operator("Bernoulli", "RandomNormalLike", "RandomUniformLike", draws=Draws())
 def random_like(_: Operation) -> Rule:
     """`*a -> *a`."""
     return rule("*a -> *a", frozen={"a": RANDOM})
 
 
-@operator("Multinomial")
+@operator("Multinomial", draws=Draws())
 def multinomial(_: Operation) -> Rule:
     """`n c -> n s`."""
     return rule("n c -> n s", frozen={"n c s": RANDOM})

@@ -94,7 +94,7 @@ def one_hot(operation: Operation) -> Rule:
     )
 
 
-@operator("Compress")
+@operator("Compress", counts=True)
 def compress(operation: Operation) -> Rule:
     """`a b, m -> a x`: the positions of b that a mask keeps."""
     names = letters(len(operation.shape(0)), avoid="mx")
@@ -105,7 +105,7 @@ def compress(operation: Operation) -> Rule:
     return rule(f"{pattern(names)}, m -> {result}", frozen={f"{names[axis]} m x": CHOSEN})
 
 
-@operator("NonZero")
+@operator("NonZero", counts=True)
 def non_zero(_: Operation) -> Rule:
     """`*a -> r p`."""
     return rule("*a -> r p", frozen={"a r p": CHOSEN})

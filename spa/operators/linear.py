@@ -11,6 +11,7 @@ from spa.notation.operation import MICROSOFT, Operation, Refusal, Shape, letters
 from spa.notation.products import Product, Window
 from spa.notation.rule import Rule, Sizes, parse_terms, rule
 from spa.operators.pointwise import broadcast_line
+from spa.operators.sizes import window_is_too_wide
 
 WINDOW = "positions of a sliding window"
 
@@ -100,7 +101,8 @@ def addend(operation: Operation, position: int, names: list[str]) -> list[str]:
 
 
 # ---------------------------------------------------------------------------------------------- convolutions
-@operator("Conv", "ConvTranspose")
+@operator("Conv", contradicts=window_is_too_wide)
+@operator("ConvTranspose")
 def convolution(operation: Operation) -> Rule:
     """`n (g i) *s, (g o) i *k, (g o) -> n (g o) *t`; a transposed weight is `(g i) o *k`."""
     transposed = operation.name == "ConvTranspose"

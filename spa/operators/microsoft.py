@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from spa.notation.operation import MICROSOFT, Operation, Refusal, Shape, letters, operator, pattern
+from spa.notation.operation import MICROSOFT, Draws, Operation, Refusal, Shape, letters, operator, pattern
 from spa.notation.products import Product
 from spa.notation.rule import Rule, Sizes, parse_terms, rule
 from spa.operators.indexing import CHOSEN, LOOKED_UP
@@ -41,7 +41,7 @@ def bias_split_gelu(_: Operation) -> Rule:
     )
 
 
-@operator("BiasDropout", domain=MICROSOFT)
+@operator("BiasDropout", domain=MICROSOFT, draws=Draws(whole=True, trains=4))
 def bias_dropout(operation: Operation) -> Rule:
     """`*a c, c, *a c, _, _ -> *a c, *a c`."""
     whole = letters(len(operation.shape(0)))

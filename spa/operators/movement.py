@@ -10,6 +10,7 @@ import numpy as np
 
 from spa.notation.operation import Moves, Operation, Refusal, Shape, letters, operator, pattern
 from spa.notation.rule import Positions, Rule, Sizes, parse_terms, rule
+from spa.operators.sizes import elements_do_not_fit, expanded, index_is_out_of_range, reshaped, sliced
 
 COMPUTED = "positions computed at run time"
 MISALIGNED = "reshaped across its own boundaries"
@@ -17,7 +18,8 @@ MAX_RUNS = 2048  # a selection in more pieces than this freezes its axis
 
 
 # -------------------------------------------------------------------------------------------------- reshape
-@operator("Reshape", "Flatten", "Squeeze", "Unsqueeze", moves=Moves.FIRST)
+@operator("Flatten", "Squeeze", "Unsqueeze", moves=Moves.FIRST)
+@operator("Reshape", moves=Moves.FIRST, contradicts=elements_do_not_fit, completes=reshaped)
 def reshape(operation: Operation) -> Rule:
     """The same positions in the same order under other axes: derived from the two shapes."""
     others = ", _" * (len(operation.inputs) - 1)
@@ -87,7 +89,7 @@ def transpose(operation: Operation) -> Rule:
     return rule(f"{' '.join(names) or '()'} -> {' '.join(names[axis] for axis in order) or '()'}")
 
 
-@operator("Expand", moves=Moves.FIRST)
+@operator("Expand", moves=Moves.FIRST, completes=expanded)
 def expand(operation: Operation) -> Rule:
     """Axes of length one are repeated; the target lists the result's sizes."""
     shape, result = operation.shape(0), operation.result()
@@ -147,7 +149,7 @@ def split(operation: Operation) -> Rule:
     return rule(f"{' '.join(whole)}{others} -> {', '.join(results)}", sizes=sizes, follows=follows)
 
 
-@operator("Slice", moves=Moves.FIRST)
+@operator("Slice", moves=Moves.FIRST, completes=sliced)
 def slice_(operation: Operation) -> Rule:
     """`n (a + b + c) -> n b` for each axis that is cut."""
     shape, result = operation.shape(0), operation.result()
@@ -235,7 +237,7 @@ def _slice_follows(operation: Operation, edits: list[list[str]]) -> tuple[Sizes,
 
 
 # ------------------------------------------------------------------------------------------------ selecting
-@operator("Gather", moves=Moves.FIRST)
+@operator("Gather", moves=Moves.FIRST, contradicts=index_is_out_of_range)
 def gather(operation: Operation) -> Rule:
     """Positions of one axis, picked by a constant (they follow) or at run time (the axis stays)."""
     axis = operation.axis(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from spa.notation.operation import Operation, Running, letters, operator, pattern
 from spa.notation.rule import Rule, Sizes, parse_terms, rule
+from spa.operators.sizes import same_as_operand
 
 MOMENTS = "enters a mean and a variance"
 ROOT_MEAN_SQUARE = "enters a root mean square"
@@ -30,7 +31,7 @@ def instance_norm(_: Operation) -> Rule:
     return rule("n c *s, c, c -> n c *s", statistic={"s": MOMENTS})
 
 
-@operator("GroupNormalization")
+@operator("GroupNormalization", completes=same_as_operand)
 def group_norm(operation: Operation) -> Rule:
     """`n (g c) *s, (g c), (g c) -> n (g c) *s`; before opset 21 scale and bias had one number a group."""
     scale = "(g c)" if operation.version >= 21 else "g"

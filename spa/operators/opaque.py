@@ -15,9 +15,6 @@ REASONS = {
     "may hold no tensor": "Optional OptionalGetElement OptionalHasElement",
     "works on text": "RegexFullMatch StringConcat StringNormalizer StringSplit TfIdfVectorizer",
     "decodes a file": "ImageDecoder",
-    "chooses positions by value when the graph runs": "NonMaxSuppression Unique",
-    "a constant of its own, which normalising makes an initializer": "Constant",
-    "control flow that has no body": "If Loop Scan",
 }
 
 
@@ -29,5 +26,7 @@ def _refuse(reason: str) -> Callable[[Operation], Rule]:
     return refuse
 
 
+operator("Constant", holds=True)(_refuse("a constant of its own, which normalising makes an initializer"))
+operator("NonMaxSuppression", "Unique", counts=True)(_refuse("chooses positions by value when the graph runs"))
 for _reason, _names in REASONS.items():
     operator(*_names.split())(_refuse(_reason))

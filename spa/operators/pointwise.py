@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 import onnx_ir as ir
 
-from spa.notation.operation import Moves, Operation, Refusal, Shape, letters, operator
+from spa.notation.operation import Draws, Moves, Operation, Partly, Refusal, Shape, letters, operator
 from spa.notation.rule import Rule, rule
 
 UNARY = """
@@ -16,8 +16,8 @@ UNARY = """
     Sign Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu
 """
 BINARY = """
-    And BitShift BitwiseAnd BitwiseOr BitwiseXor Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod
-    Or PRelu Pow SwiGLU Where Xor
+    And BitShift BitwiseAnd BitwiseOr BitwiseXor Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod
+    Or PRelu Pow SwiGLU Xor
 """
 RANDOM = "drawn at random, anew for every shape"
 
@@ -28,19 +28,19 @@ def unary(_: Operation) -> Rule:
     return rule("*a -> *a")
 
 
-@operator("Identity", moves=Moves.FIRST)
+@operator("Identity", moves=Moves.FIRST, copies=True)
 def identity(_: Operation) -> Rule:
     """`*a -> *a`: the same elements."""
     return rule("*a -> *a")
 
 
-@operator("Neg")
+@operator("Neg", partly=Partly.ANY)
 def negated(_: Operation) -> Rule:
     """`*a -> *a`, linear."""
     return rule("*a -> *a", linear=((0,),))
 
 
-@operator("Cast")
+@operator("Cast", partly=Partly.FIRST)
 def cast(operation: Operation) -> Rule:
     """`*a -> *a`, linear where the result is of floating-point numbers."""
     floats = ir.DataType(int(operation.attribute("to", 0))).is_floating_point()
@@ -48,26 +48,29 @@ def cast(operation: Operation) -> Rule:
 
 
 @operator(*BINARY.split())
+@operator("Equal", partly=Partly.ANY)
+@operator("Where", partly=Partly.CHOSEN)
 def broadcast(operation: Operation) -> Rule:
     """Operands broadcast against each other, as numpy does."""
     return rule(broadcast_line(tuple(shapes_of(operation))))
 
 
-@operator("Add", "Sum", adds=True)
-@operator("Sub")
+@operator("Add", adds=True, partly=Partly.ANY)
+@operator("Sum", adds=True)
+@operator("Sub", partly=Partly.ANY)
 def sums(operation: Operation) -> Rule:
     """Operands broadcast; linear in all of them together."""
     terms = tuple((position,) for position in range(len(operation.inputs)))
     return rule(broadcast_line(tuple(shapes_of(operation))), linear=terms)
 
 
-@operator("Mul")
+@operator("Mul", partly=Partly.ANY)
 def multiplied(operation: Operation) -> Rule:
     """Operands broadcast; linear in each alone."""
     return rule(broadcast_line(tuple(shapes_of(operation))), linear=((0, 1),))
 
 
-@operator("Div")
+@operator("Div", partly=Partly.ANY)
 def divided(operation: Operation) -> Rule:
     """Operands broadcast; linear in the first."""
     return rule(broadcast_line(tuple(shapes_of(operation))), linear=((0,),))
@@ -90,7 +93,7 @@ def cast_like(operation: Operation) -> Rule:
     return rule("*a, *b -> *a", linear=((0,),) if 1 in operation.floats else (), unseen=(1,))
 
 
-@operator("Dropout")
+@operator("Dropout", draws=Draws(whole=True, trains=2))
 def dropout(operation: Operation) -> Rule:
     """`*a, _, _ -> *a, *a`; in training the mask is drawn anew for every shape."""
     results = ", ".join(["*a"] * len(operation.outputs))

@@ -9,20 +9,21 @@ from spa.notation.rule import Rule, Sizes, parse_terms, rule
 from spa.operators.linear import WINDOW, text_of
 from spa.operators.movement import COMPUTED
 from spa.operators.reduce import ZEROS_COUNT
+from spa.operators.sizes import reflects_too_far, window_is_too_wide
 
 RESAMPLED = "positions of an image that is resampled"
 ADDRESSED = "the indices count through all axes"
 REGION = "positions that regions of interest are cut from"
 
 
-@operator("AveragePool", "LpPool")
+@operator("AveragePool", "LpPool", contradicts=window_is_too_wide)
 def pool(operation: Operation) -> Rule:
     """`n c *s -> n c *t`; means are linear."""
     linear = ((0,),) if operation.name == "AveragePool" else ()
     return rule("n c *s -> n c *t", frozen={"s t": WINDOW}, linear=linear)
 
 
-@operator("MaxPool")
+@operator("MaxPool", contradicts=window_is_too_wide)
 def max_pool(operation: Operation) -> Rule:
     """`n c *s -> n c *t`; with indices, `n c *s -> n c *t, n c *t`, and these count through n and c."""
     if len(operation.outputs) < 2 or operation.outputs[1] is None:
@@ -129,7 +130,7 @@ def _content(operation: Operation, position: int) -> np.ndarray | None:
 
 
 # --------------------------------------------------------------------------------------------------- padding
-@operator("Pad")
+@operator("Pad", contradicts=reflects_too_far)
 def pad(operation: Operation) -> Rule:
     """`n c -> n (p + c + q)`: what a constant pads with can go again; other modes repeat positions."""
     shape, result = operation.shape(0), operation.result()

@@ -16,8 +16,8 @@ def ranged(operation: Operation, position: int) -> tuple[tuple[int, int], ...]:
     return tuple((position, axis) for axis in range(len(operation.shape(position))))
 
 
-@operator("QuantizeLinear", "DequantizeLinear")
-@operator("QuantizeLinear", "DequantizeLinear", domain="com.microsoft")
+@operator("QuantizeLinear", "DequantizeLinear", quantises=True)
+@operator("QuantizeLinear", "DequantizeLinear", domain="com.microsoft", quantises=True)
 def quantize(operation: Operation) -> Rule:
     """`a b c, b, b -> a b c`; a scale for all is `()`, a scale for every block of an axis `a (b k), a b -> a (b k)`."""
     shape, scale = operation.shape(0), operation.shape(1)
@@ -53,7 +53,7 @@ def zeros(operation: Operation, *pairs: tuple[int, int]) -> tuple[tuple[int, int
     return tuple(pair for pair in pairs if operation.has(pair[1]))
 
 
-@operator("DynamicQuantizeLinear")
+@operator("DynamicQuantizeLinear", quantises=True)
 def dynamic_quantize(operation: Operation) -> Rule:
     """`a b -> a b, (), ()`: scale and zero point are found from all positions, among which zeros tell nothing."""
     names = pattern(letters(len(operation.shape(0))))

@@ -6,12 +6,13 @@ from spa.notation.operation import Operation, operator
 from spa.notation.products import Product
 from spa.notation.rule import Rule, Sizes, parse_terms, rule
 from spa.operators.linear import text_of
+from spa.operators.sizes import batch_differs
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 STEPS = "steps of a recurrence"
 
 
-@operator(*GATES)
+@operator(*GATES, contradicts=batch_differs)
 def recurrent(operation: Operation) -> Rule:
     """`t n i, d (g h) i, d (g h) h, d (b h), n, d n h, d n h, d (p h) -> t d n h, d n h, d n h`."""
     gates = GATES[operation.name]

@@ -62,7 +62,7 @@ def position_of_extreme(operation: Operation) -> Rule:
     return rule(line, frozen={names[axis]: "its positions are the result"} if names else {})
 
 
-@operator("TopK")
+@operator("TopK", counts=True)
 def top(operation: Operation) -> Rule:
     """`a b, _ -> a k, a k`: k of b's positions, picked by value."""
     names = letters(len(operation.shape(0)), avoid="k")

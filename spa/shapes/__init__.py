@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
+import spa.operators  # noqa: F401  (fills the registry)
 from spa.shapes.binding import bindings
 from spa.shapes.node import NodeInference
 from spa.shapes.order import in_order

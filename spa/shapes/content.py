@@ -17,6 +17,8 @@ import onnx
 from onnx.reference.op_run import RuntimeImplementationError, RuntimeTypeError
 from onnx.reference.ops import load_op
 
+from spa.notation.operation import Entry, Moves, Partly, entry_of
+
 SMALL = 4096  # elements; contents above this are not followed
 
 # Raised by reference implementations for operands or attributes that they do not support.
@@ -32,19 +34,6 @@ _UNSUPPORTED = (
     TypeError,
     ValueError,
 )
-
-# These move the elements of their first operand; where to is in the others.
-_MOVES_FIRST = frozenset({
-    "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
-})  # fmt: skip
-_ELEMENTWISE = frozenset({"Add", "Div", "Equal", "Mul", "Neg", "Sub"})
-
-_RANDOM = frozenset({
-    "Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
-})  # fmt: skip
-# What a quantised model consists of: a runtime looks for these nodes, so none may turn into its value.
-_QUANTIZE = frozenset({"DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear"})
-
 
 _NOTHING = -1
 
@@ -102,7 +91,8 @@ class Content:
 @lru_cache(maxsize=4096)
 def _implementation(payload: bytes, version: int) -> Any:
     proto = onnx.NodeProto.FromString(payload)
-    if proto.domain not in ("", "ai.onnx") or proto.op_type in _RANDOM | _QUANTIZE:
+    entry = entry_of(proto)
+    if proto.domain not in ("", "ai.onnx") or entry.draws is not None or entry.quantises:
         return None
     parameters = {"log": lambda *_: None, "opsets": {"": version}, "verbose": 0, "new_ops": None}
     try:
@@ -137,7 +127,7 @@ def evaluate(payload: bytes, version: int, operands: Sequence[np.ndarray | None]
 
 
 def evaluate_partly(
-    payload: bytes, version: int, op_type: str, operands: Sequence[Content | None]
+    payload: bytes, version: int, entry: Entry, operands: Sequence[Content | None]
 ) -> list[Content] | None:
     """The same for operands of which only some elements are known; None where nothing can be said."""
     arrays = [None if operand is None else operand.array for operand in operands]
@@ -147,14 +137,16 @@ def evaluate_partly(
     masks = [None if operand is None else operand.mask for operand in operands]
     open_operands = [position for position, operand in enumerate(operands) if operand and not operand.complete]
     unknown: Sequence[np.ndarray] | None = None
-    if op_type == "Concat" or (op_type in _MOVES_FIRST and open_operands == [0]):
-        unknown = evaluate(payload, version, masks if op_type == "Concat" else [masks[0], *arrays[1:]])
-    elif op_type == "Cast" and results[0].dtype.kind in "iuf" and masks[0] is not None:
+    if entry.moves is Moves.ALL:
+        unknown = evaluate(payload, version, masks)
+    elif entry.moves is Moves.FIRST and open_operands == [0]:
+        unknown = evaluate(payload, version, [masks[0], *arrays[1:]])
+    elif entry.partly is Partly.FIRST and results[0].dtype.kind in "iuf" and masks[0] is not None:
         unknown = [masks[0]]
-    elif op_type == "Where":
+    elif entry.partly is Partly.CHOSEN:
         condition, chosen, other = (np.asarray(mask) for mask in masks)
         unknown = [np.where(condition != 0, _NOTHING, np.where(np.asarray(arrays[0]), chosen, other))]
-    elif op_type in _ELEMENTWISE:
+    elif entry.partly is Partly.ANY:
         some = np.logical_or.reduce(np.broadcast_arrays(*(mask != 0 for mask in masks if mask is not None)))
         unknown = [np.where(some, _NOTHING, 0)]
     if unknown is None:

@@ -15,9 +15,13 @@ import onnx
 import onnx_ir as ir
 from onnx.shape_inference import InferenceError
 
+from spa.notation.operation import entry_of
+from spa.notation.partial import Dim, Partial
 from spa.shapes.content import Content
-from spa.shapes.facts import Contents, Types, complete, contradicts
 from spa.shapes.types import Call, Type, type_proto
+
+Types = Sequence[Type | None]  # of a call's operands, None: omitted
+Contents = Sequence[Content | None]  # None: omitted, or not known
 
 # Elements of a 1-D operand that an inference function could want to read, by kind of its numbers: targets, axes and
 # pads are integers, scales are floats.
@@ -69,10 +73,14 @@ class NodeInference:
             answer = self._answers[key] = self._ask(call, types, data)
         if not answer.types:
             return answer
-        if not answer.contradiction and contradicts(call, types, contents, answer.types[0]):
+        entry, first = entry_of(call), answer.types[0]
+        if entry.contradicts is None and entry.completes is None:
+            return answer
+        partial = _partial(call, types, contents, first)
+        if not answer.contradiction and entry.contradicts is not None and entry.contradicts(partial):
             return replace(answer, contradiction=True)
-        first = complete(call, types, contents, answer.types[0])
-        return answer if first is answer.types[0] else replace(answer, types=(first, *answer.types[1:]))
+        dims = None if entry.completes is None or first.static is not None else entry.completes(partial)
+        return answer if dims is None else replace(answer, types=(first._replace(dims=dims), *answer.types[1:]))
 
     def _ask(self, call: Call, types: Types, data: Sequence[bytes | None]) -> Answer:
         named = {str(position): type_proto(type_) for position, type_ in enumerate(types) if type_ is not None}
@@ -97,6 +105,16 @@ class NodeInference:
         if any(isinstance(dim, int) and dim < 0 for type_ in answer.types for dim in type_.dims or ()):
             return replace(unknown, contradiction=True)
         return answer
+
+
+def _partial(call: Call, types: Types, contents: Contents, first: Type) -> Partial:
+    dims = [None if type_ is None else type_.dims for type_ in types]
+
+    def numbers(position: int) -> Sequence[Dim] | None:
+        content = contents[position] if position < len(contents) else None
+        return None if content is None or content.array.dtype.kind not in "iub" else content.elements()
+
+    return Partial(dims, numbers, first.dims, call.attribute)
 
 
 def _through(function: onnx.FunctionProto, node: onnx.NodeProto, types: Mapping[str, onnx.TypeProto]) -> Answer:

@@ -10,11 +10,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-STANDARD = ("", "ai.onnx")  # names of onnx's own operator domain
-_COUNTING = frozenset({"Compress", "NonMaxSuppression", "NonZero", "Range", "TopK", "Unique"})
+from spa.notation.partial import Dim, Dims, static
 
-Dim = int | str | None  # a number, a symbol, or unknown
-Dims = tuple[Dim, ...]
+STANDARD = ("", "ai.onnx")  # names of onnx's own operator domain
 
 
 class Type(NamedTuple):
@@ -43,9 +41,7 @@ class Type(NamedTuple):
     @property
     def static(self) -> tuple[int, ...] | None:
         """The dims when each is a number."""
-        if self.dims is None or not all(isinstance(dim, int) for dim in self.dims):
-            return None
-        return cast("tuple[int, ...]", self.dims)
+        return static(self.dims)
 
     def describes(self, array: np.ndarray) -> bool:
         """Whether an array is of this type; never where the rank is unknown."""
@@ -112,11 +108,6 @@ class Call:
     def standard(self) -> bool:
         """Whether the operator is one of onnx itself."""
         return self.domain in STANDARD
-
-    @property
-    def counts(self) -> bool:
-        """Whether the data decides how many elements the results have."""
-        return self.standard and self.op_type in _COUNTING
 
     def attribute(self, name: str, default: Any) -> Any:
         """The value of an attribute."""

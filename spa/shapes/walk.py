@@ -9,11 +9,14 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from spa.notation.bodies import Runs
+from spa.notation.operation import Lists, Moves, entry_of
+from spa.notation.partial import Dim
 from spa.shapes.binding import Binding, evaluate_symbol, next_prime, symbol_of
 from spa.shapes.content import SMALL, Content, evaluate, evaluate_partly
 from spa.shapes.node import NodeInference
 from spa.shapes.order import in_order
-from spa.shapes.types import STANDARD, Call, Dim, Type, constant_tensor
+from spa.shapes.types import Call, Type, constant_tensor
 
 _MOST_ROUNDS = 1024  # of a loop that are followed to learn how often it runs
 _SETTLING_ROUNDS = 4  # an axis that a loop carries changes once at most, from a number to unknown
@@ -102,7 +105,7 @@ class Walk:
             else:
                 self._constant(value, value.const_value, followed=not (self._overriding and value.is_graph_input()))
         for node in in_order(graph):
-            if node.op_type == "Constant" and node.domain in STANDARD and (tensor := constant_tensor(node)) is not None:
+            if entry_of(node).holds and (tensor := constant_tensor(node)) is not None:
                 self._constant(node.outputs[0], tensor, followed=True)
             elif any(attribute.type in (_GRAPH, ir.AttributeType.GRAPHS) for attribute in node.attributes.values()):
                 self._control_flow(node)
@@ -125,7 +128,11 @@ class Walk:
             self.contradictions += 1
             self._blame_counts(types)
         results = None if answer.contradiction else self._evaluate(call, answer.types, types, contents)
-        counted = self._trusting and call.counts and all(type_ is None or type_.static is not None for type_ in types)
+        counted = (
+            self._trusting
+            and entry_of(node).counts
+            and all(type_ is None or type_.static is not None for type_ in types)
+        )
         for position, (value, type_) in enumerate(zip(node.outputs, answer.types, strict=True)):
             named = self._trusting and not call.standard and value.is_graph_output()  # by the model: a total length
             content = results[position] if results else None
@@ -144,20 +151,20 @@ class Walk:
         self, call: Call, results: Sequence[Type], types: Sequence[Type | None], contents: Sequence[Content | None]
     ) -> Sequence[Content] | None:
         """Contents of the results, as far as known."""
-        source = types[0] if types and call.standard else None
-        if source and call.op_type == "Shape" and source.dims is not None:
+        entry, source = entry_of(call), types[0] if types else None
+        if source and entry.lists is Lists.SIZES and source.dims is not None:
             start, end = call.attribute("start", 0), call.attribute("end", len(source.dims))
             return [Content.sizes(source.dims[start:end], self._symbols)]
-        if source and call.op_type == "Size" and source.static is not None:
+        if source and entry.lists is Lists.COUNT and source.static is not None:
             return [Content(np.array(math.prod(source.static), dtype=np.int64))]
         if any(math.prod(type_.static or ()) > SMALL for type_ in results) or not any(contents):
             return None
-        if call.standard and call.op_type == "Concat":
+        if entry.moves is Moves.ALL:
             contents = [content or _unknown_sizes(type_) for type_, content in zip(types, contents, strict=True)]
         if any(type_ is not None and content is None for type_, content in zip(types, contents, strict=True)):
             return None
         if not all(content is None or content.complete for content in contents):
-            return evaluate_partly(call.payload, call.version, call.op_type, contents)
+            return evaluate_partly(call.payload, call.version, entry, contents)
         arrays = evaluate(call.payload, call.version, [content.array if content else None for content in contents])
         return None if arrays is None else [Content(array) for array in arrays]
 
@@ -198,17 +205,20 @@ class Walk:
 
     def _control_flow(self, node: ir.Node) -> None:
         graphs = {name: attribute.as_graph() for name, attribute in node.attributes.items() if attribute.type == _GRAPH}
-        match node.op_type:
-            case "If":
-                self._if(node, graphs["then_branch"], graphs["else_branch"])
-            case "Loop":
-                self._loop(node, graphs["body"])
-            case "Scan":
-                self._scan(node, graphs["body"])
-            case _:
-                for graph in graphs.values():
-                    self._body(graph, [Type()] * len(graph.inputs))
-                self._assign_all(node, [Type()] * len(node.outputs))
+        bodies = entry_of(node).bodies
+        if bodies is None:
+            for graph in graphs.values():
+                self._body(graph, [Type()] * len(graph.inputs))
+            self._assign_all(node, [Type()] * len(node.outputs))
+            return
+        inside = [graphs[name] for name in bodies.names]
+        match bodies.runs:
+            case Runs.BRANCH:
+                self._branch(node, *inside)
+            case Runs.ROUNDS:
+                self._repeated(node, *inside)
+            case Runs.SEQUENCE:
+                self._scanned(node, *inside)
 
     def _assign_all(self, node: ir.Node, types: Sequence[Type]) -> None:
         for value, type_ in zip(node.outputs, types, strict=True):
@@ -220,7 +230,7 @@ class Walk:
     def _operands(self, node: ir.Node) -> list[Type]:
         return [self.types.get(value, Type()) if value is not None else Type() for value in node.inputs]
 
-    def _if(self, node: ir.Node, then_branch: ir.Graph, else_branch: ir.Graph) -> None:
+    def _branch(self, node: ir.Node, then_branch: ir.Graph, else_branch: ir.Graph) -> None:
         condition = self.contents.get(node.inputs[0]) if node.inputs[0] is not None else None
         taken = None
         if condition is not None and condition.complete:
@@ -260,7 +270,7 @@ class Walk:
             self.contradictions, carried = count, joined
         return carried
 
-    def _loop(self, node: ir.Node, body: ir.Graph) -> None:
+    def _repeated(self, node: ir.Node, body: ir.Graph) -> None:
         carried = self._operands(node)[2:]
         rounds = self._rounds(node, body, carried)
         carried = self._settled(body, carried, [_COUNTER, _CONDITION], [])
@@ -291,7 +301,7 @@ class Walk:
             done += 1
         return done
 
-    def _scan(self, node: ir.Node, body: ir.Graph) -> None:
+    def _scanned(self, node: ir.Node, body: ir.Graph) -> None:
         count = node.attributes["num_scan_inputs"].as_int()
         operands = self._operands(node)
         carried, sequences = operands[:-count], operands[-count:]

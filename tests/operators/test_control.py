@@ -7,7 +7,8 @@ import onnx.parser
 import onnx_ir as ir
 import pytest
 
-from spa.operators.control import Links, passes_through
+from spa.notation.bodies import Links
+from spa.operators.control import passes_through
 
 IF = """(float[2] x, bool c) => (float[2] y, float[2] z) {
     y, z = If(c) <then_branch = t () => (float[2] p, float[2] q) { p = Relu(x) q = Neg(x) },

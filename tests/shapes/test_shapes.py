@@ -450,3 +450,15 @@ def test_initializer_that_callers_may_override() -> None:
     assert [value.name for value in infer_static(old).values] == ["k", "y"]
     assert list(infer_static(new).values) == []
     assert [value.name for value in infer_shapes(new).values] == ["k", "y"]
+
+
+def test_small_tensors_that_hold_no_numbers_are_reshaped_too() -> None:
+    """A table of NaN and minus infinity, moved about: only whole numbers may be sizes."""
+    weights = {"w": np.array([np.nan, -np.inf, 1.0, 2.0], np.float32)}
+    model = parse("(float[N] x) => (float[2,2] y) <int64[2] to = {2, 2}> { y = Reshape(w, to) }")
+    for name, array in weights.items():
+        value = ir.Value(name=name, const_value=ir.Tensor(array, name=name))
+        model.graph.register_initializer(value)
+        model.graph[0].replace_input_with(0, value)
+    assert shape_of(model, infer_shapes(model), "y") == (2, 2)
+    assert shape_of(model, infer_static(model), "y") == (2, 2)

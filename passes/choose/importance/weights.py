@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 
 from spa.analysis.group import Group, Slice
+from spa.notation.operation import entry_of
 from spa.passes.choose.importance.gather import (
     Context,
     Criterion,
@@ -23,9 +24,6 @@ from spa.passes.choose.importance.gather import (
     stored,
 )
 from spa.passes.choose.importance.masks import LARGE, is_mask
-
-SCALES = {("BatchNormalization", 1)}
-"""The operands that multiply a normalised channel."""
 
 _DISTANCES = 1 << 24  # distances held at a time
 
@@ -66,12 +64,18 @@ def random(seed: int = 0) -> Criterion:
     return scores
 
 
+def _scales(piece: Slice) -> bool:
+    """Whether a constant multiplies a normalised channel."""
+    running = ((entry_of(node).running, position) for node, position in piece.uses)
+    return any(said is not None and said.scale == position for said, position in running)
+
+
 def bn_scale(groups: Sequence[Group], context: Context) -> Scores:
     """The size of the batch normalisation's scale (Liu et al., Network Slimming, 2017).
 
     A group without one is scored by L2, brought to the mean of those that have one; a note says so.
     """
-    scales = [[p for p in group.slices if is_weight(p) and SCALES.intersection(p.uses)] for group in groups]
+    scales = [[p for p in group.slices if is_weight(p) and _scales(p)] for group in groups]
     norm = partial(context.norms, power=1)
     results = [context.gathered(group, norm, found) for group, found in zip(groups, scales, strict=True)]
     without = [number for number, found in enumerate(scales) if not found]
