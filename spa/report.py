@@ -19,7 +19,8 @@ from spa.analysis.coupling import Coupling
 from spa.analysis.group import Frozen, Group, find_frozen
 from spa.analysis.plan import Plan
 from spa.notation.dims import ONE, leaves
-from spa.notation.operation import RuleFunction, registered
+from spa.notation.operation import registered
+from spa.operators.applied import REFUSED, applied
 
 if TYPE_CHECKING:
     from spa.passes.repair.sequential import LayerReport
@@ -356,42 +357,60 @@ def _print(table: Table, console: Console, *, foot: str = "") -> None:
 
 
 # ----------------------------------------------------------------------------------------------------- rules
+SHOWN = 3
+"""Rules of an operator that a table of all shows."""
+
+
 @dataclass(frozen=True, slots=True)
 class RuleRow:
-    """Operators that share a rule, and what it says."""
+    """Operators of a family whose axes are written alike, and the rules that the first of them gets."""
 
     family: str
     operators: tuple[str, ...]
-    text: str
+    rules: tuple[str, ...]
+
+    @property
+    def lines(self) -> list[str]:
+        """The rules without their notes."""
+        return [rule.partition(" | ")[0] for rule in self.rules]
+
+    @property
+    def first(self) -> list[str]:
+        """The lines that a table shows, and how many more there are."""
+        more = len(self.rules) - SHOWN
+        return [*self.lines[:SHOWN], *[f"and {more} more"] * (more > 0)]
 
 
 def rule_rows(operator: str | None = None) -> list[RuleRow]:
-    """The registered rules, families in alphabetical order; only those for `operator` if given."""
-    found: dict[RuleFunction, list[str]] = {}
+    """What the operators that are known get for rules, families in alphabetical order; only `operator`, if given."""
+    rules = applied()
+    found: dict[tuple[str, tuple[str, ...]], list[str]] = {}  # (family, rules without their notes) -> operators
     for (domain, name), entry in sorted(registered().items()):
         full = f"{domain}::{name}" if domain else name
         if operator is None or operator.lower() in (name.lower(), full.lower()):
-            found.setdefault(entry.rule, []).append(full)
-    rows = [
-        RuleRow(function.__module__.rpartition(".")[2], tuple(names), " ".join((function.__doc__ or "").split()))
-        for function, names in found.items()
-    ]
+            family = entry.rule.__module__.rpartition(".")[2]
+            lines = tuple(said.partition(" | ")[0] for said in rules.get(full, ()))
+            found.setdefault((family, lines), []).append(full)
+    rows = [RuleRow(family, tuple(names), tuple(rules.get(names[0], ()))) for (family, _), names in found.items()]
     return sorted(rows, key=lambda row: (row.family, row.operators))
 
 
 def rules_markdown(rows: Sequence[RuleRow]) -> str:
-    """README's table of operators."""
-    lines = ["| family | operators | rule |", "|---|---|---|"]
+    """The table of docs/operators.md."""
+    lines = ["| family | operators | rules |", "|---|---|---|"]
     for row in rows:
-        parts = row.text.replace("|", "\\|").split("`")  # every other one is code, which knows no escapes
-        parts[::2] = [part.replace("*", "\\*") for part in parts[::2]]
-        lines.append(f"| {row.family} | {', '.join(row.operators)} | {'`'.join(parts)} |")
+        cell = "<br>".join(line if _is_prose(line) else f"`{line}`" for line in row.first)
+        lines.append(f"| {row.family} | {', '.join(row.operators)} | {cell} |")
     return "\n".join(lines)
 
 
-def print_rules(rows: Sequence[RuleRow], console: Console) -> None:
-    """The rules for a person."""
-    table = _table("operators", "rule")
+def _is_prose(line: str) -> bool:
+    return line.startswith((REFUSED, "and "))
+
+
+def print_rules(rows: Sequence[RuleRow], console: Console, *, whole: bool) -> None:
+    """The rules for a person; `whole`: all of them, with their notes."""
+    table = _table("operators", "rules")
     for row in rows:
-        _add(table, ", ".join(row.operators), row.text.replace("`", ""))
+        _add(table, ", ".join(row.operators), "\n".join(row.rules if whole else row.first))
     _print(table, console)

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from spa.errors import VerificationError
 from spa.mapped import release
+from spa.notation.operation import entry_of
 
 _CHUNK = 1 << 24
 
@@ -35,8 +36,8 @@ def check_same(expected: ir.Model, found: ir.Model, digests: Mapping[str, str]) 
     walk = _Walk(digests)
     for left, right in zip(expected.graph.outputs, found.graph.outputs, strict=True):
         walk.follow(left, right)
-    extra = [node for node in found.graph if node not in walk.met and node.op_type != "Constant"]
-    if len(extra) > sum(node not in walk.made and node.op_type != "Constant" for node in expected.graph):
+    extra = [node for node in found.graph if node not in walk.met and not entry_of(node).holds]
+    if len(extra) > sum(node not in walk.made and not entry_of(node).holds for node in expected.graph):
         raise VerificationError(f"{_name(extra[0])} is not in what the plan makes of the dense model")
     return Likeness(len(walk.kept), len(walk.refitted))
 
@@ -139,7 +140,7 @@ class _Walk:
 def stored(value: ir.Value) -> ir.TensorProtocol | None:
     """The tensor that a value is: an initializer, or what a Constant node holds."""
     node = value.producer()
-    if node is not None and node.op_type == "Constant" and node.domain == "" and "value" in node.attributes:
+    if node is not None and entry_of(node).holds and "value" in node.attributes:
         return node.attributes["value"].as_tensor()
     return value.const_value if node is None and value.is_initializer() else None
 

@@ -17,8 +17,8 @@ from onnx_ir.passes.common import (
 )
 
 from spa.errors import ModelError
-from spa.passes.normalize.assignments import PlaceAssignments
 from spa.notation.operation import entry_of
+from spa.passes.normalize.assignments import PlaceAssignments
 from spa.passes.normalize.fold import LISTED_INITIALIZERS, FoldConstants, Names, constant, values_of
 from spa.passes.normalize.loops import LiftInvariants
 from spa.passes.normalize.sequences import UnrollSequences

@@ -265,14 +265,14 @@ def rule(
     ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print README's table of operators.")] = False,
 ) -> None:
-    """Print what an operator's rule says."""
+    """Print the rules that nodes of an operator get."""
     rows = report.rule_rows(operator)
     if not rows:
         raise UsageError(f"no rule for operator {operator!r}; `spa rule` lists the {len(registered())} that have one")
     if markdown:
         typer.echo(report.rules_markdown(rows))
     else:
-        report.print_rules(rows, out)
+        report.print_rules(rows, out, whole=operator is not None)
 
 
 def _shapes(items: list[str] | None) -> dict[str, list[int]]:

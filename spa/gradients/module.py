@@ -19,6 +19,7 @@ from spa.errors import DataError, ModelError
 from spa.frontends.files import onnx_file
 from spa.gradients.call import DTYPES, Call, Implementation, draws, implementation, is_still
 from spa.gradients.integers import Runner, has_no_gradient
+from spa.notation.operation import entry_of
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -281,7 +282,7 @@ def _stored_tensors(model: ir.Model) -> Iterator[tuple[int, ir.Value, ir.TensorP
             if value.const_value is not None:
                 yield place, value, value.const_value
         for node in graph:
-            if node.op_type == "Constant" and node.domain in ("", "ai.onnx") and "value" in node.attributes:
+            if entry_of(node).holds and "value" in node.attributes:
                 yield place, node.outputs[0], node.attributes["value"].as_tensor()
 
 

@@ -1,0 +1,140 @@
+"""One home for what is said of operators: their entries, and rows for every kind of note."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+import spa.operators  # noqa: F401  (fills the registry)
+from spa.notation.operation import Entry, entry_of, registered, rule_of
+from spa.notation.rule import Observed, Positions, Rule, Sizes, parse
+from spa.operators.applied import applied
+from tests.benchmarks import applied as script
+from tests.rows import ROWS
+from tests.soundness import Case
+
+ROOT = Path(__file__).parents[2]
+
+ELSEWHERE = {
+    ("spa/gradients/", None): "an implementation in torch of each operator, and those that have none",
+    ("frontends/", None): "what a framework's exporter writes or names; frontends know nothing of operators' entries",
+    ("spa/analysis/group.py", "Slice"): "a class of that name, listed in __all__",
+    ("spa/runtime.py", "Neg"): "makes the smallest model there is",
+    ("passes/normalize/assignments.py", None): "writes assignments at constant positions with other operators",
+    ("passes/normalize/sequences.py", None): "writes lists of tensors with other operators",
+    ("passes/normalize/builder.py", None): "makes nodes, by opset",
+    ("passes/cut/masking.py", "Where"): "makes a node that reads removed positions as zero",
+    ("passes/cut/slicing.py", "Mul"): "makes a node that corrects a size computed when the graph runs",
+    ("passes/cut/slicing.py", "Div"): "makes a node that corrects a size computed when the graph runs",
+    ("passes/normalize/fold.py", "Identity"): "makes a node that hands on what the branch taken gives",
+    ("passes/repair/biases.py", "Add"): "makes a node that adds a bias",
+}
+
+
+def texts() -> Iterator[tuple[str, int, str]]:
+    """(file, line, text) of every string in the code but in the operators' own."""
+    for room in ("spa", "passes", "frontends"):
+        for path in sorted((ROOT / room).rglob("*.py")):
+            name = path.relative_to(ROOT).as_posix()
+            if path.is_relative_to(ROOT / room / "operators") or (room == "spa" and name.split("/")[1] in LINKED):
+                continue
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    yield name, node.lineno, node.value
+
+
+LINKED = ("passes", "frontends")  # links to the folders beside
+
+
+def test_no_operator_is_named_outside_its_entry() -> None:
+    names = {name for _, name in registered()}
+    named = {(path, line, text) for path, line, text in texts() if text.split() and set(text.split()) <= names}
+    allowed = {
+        (path, line, text)
+        for path, line, text in named
+        for where, what in ELSEWHERE
+        if path.startswith(where) and what in (None, text)
+    }
+    assert not named - allowed, "say it in the operator's entry, in spa/operators; what makes nodes is listed above"
+    assert {key for key in ELSEWHERE if any(p.startswith(key[0]) and key[1] in (None, t) for p, _, t in allowed)} == (
+        ELSEWHERE.keys()
+    )
+
+
+# --------------------------------------------------------------------------------------------- rows for notes
+def rules() -> list[Rule]:
+    return [parse(row.rule) for row in ROWS if not row.refused]
+
+
+def test_every_note_has_a_row() -> None:
+    said = rules()
+    for field in fields(Rule):
+        assert any(getattr(rule, field.name) for rule in said), f"no row has {field.name}"
+    for kind in (Sizes, Positions, Observed):
+        assert any(isinstance(follow, kind) for rule in said for follow in rule.follows), kind
+    products = [product for rule in said for product in rule.products]
+    for name in ("window", "steps", "inside", "symmetric"):
+        assert any(getattr(product, name) not in (None, False) for product in products), f"no row has {name}"
+
+
+def test_every_fact_of_an_entry_is_some_operators() -> None:
+    entries = registered().values()
+    plain = Entry(lambda _: rules()[0])
+    for field in fields(Entry):
+        if field.name != "rule":
+            assert any(getattr(entry, field.name) != getattr(plain, field.name) for entry in entries), field.name
+
+
+def test_printed_rules_are_those_that_rows_get() -> None:
+    assert script.FILE.read_text("utf-8") == script.text(), "run python tests/benchmarks/applied.py"
+    printed = applied()
+    assert printed.keys() == {f"{domain}::{name}" if domain else name for domain, name in registered()}
+    assert {line for lines in printed.values() for line in lines} <= {row.rule for row in ROWS}
+
+
+def test_notes_in_the_docs_are_notes() -> None:
+    section = (ROOT / "docs" / "rules.md").read_text("utf-8").partition("## Notes")[2].partition("## Facts")[0]
+    cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    notes = [note for cell in cells for note in cell.split("`")[1::2] if "..." not in note]
+    assert len(notes) > 15
+    for note in notes:
+        text = f"a -> a | {note}"
+        assert str(parse(text)) == text
+
+
+# ------------------------------------------------------------------------------------- facts against operators
+def test_what_only_moves_elements_makes_none() -> None:
+    """Every element of a result is an element of what is moved, whatever it holds."""
+    seen = set()
+    for row in ROWS:
+        if row.refused or not row.engine or entry_of(node_of(row.operator)).moves is None:
+            continue
+        case = Case(row)
+        if all(case.dense[at].dtype.kind == "f" for at in (0,)):
+            given = np.concatenate([array.reshape(-1) for array in case.dense.values() if array.dtype.kind == "f"])
+            for result in case.run(case.model(case.dense), case.dense):
+                assert np.isin(result, given).all(), row
+            seen.add(row.operator)
+    assert seen == {name for (domain, name), entry in registered().items() if entry.moves is not None and not domain}
+
+
+def test_an_unknown_operator_has_no_facts() -> None:
+    entry = entry_of(node_of("Mystery", "com.example"))
+    assert all(getattr(entry, field.name) in (None, False, "") for field in fields(Entry) if field.name != "rule")
+
+
+def node_of(name: str, domain: str = "") -> ir.Node:
+    return ir.Node(domain or ("com.microsoft" if name.startswith("com.microsoft") else ""), name.split("::")[-1], [])
+
+
+def test_rules_are_told_by_the_entry() -> None:
+    for row in ROWS:
+        if not row.refused:
+            operation = Case(row).operation()
+            assert rule_of(operation) == entry_of(node_of(row.operator)).rule(operation)
+            break
