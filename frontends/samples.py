@@ -14,6 +14,7 @@ import numpy as np
 
 from spa.errors import DataError, MissingExtra, UsageError
 from spa.fields import Options, about
+from spa.frontends.addresses import refuse_address
 
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 
@@ -91,6 +92,9 @@ def read_samples(
         MissingExtra: images need Pillow.
     """
     path = Path(source)
+    refuse_address(source)
+    if images is not None and not _holds_images(path):
+        raise DataError(f"{source}: it holds no images, so mean, std and size of images have no effect: leave them out")
     if path.is_dir():
         return _folder(path, declared, images or ImageOptions(), most)
     if path.is_file():
@@ -101,6 +105,11 @@ def read_samples(
     raise DataError(
         f"calibration data {str(source)!r}: there is no such file or folder; a function is given as module:function"
     )
+
+
+def _holds_images(path: Path) -> bool:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return any(file.suffix.lower() in IMAGES for file in files)
 
 
 def _call(module: str, function: str) -> Mapping[str, np.ndarray] | Iterable[Any]:

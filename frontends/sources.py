@@ -13,6 +13,7 @@ from typing import Any
 import onnx_ir as ir
 
 from spa.errors import ModelError, UsageError
+from spa.frontends.addresses import refuse_address
 
 _FRONTENDS = {"transformers": "huggingface", "torch": "torch", "keras": "keras", "flax": "jax", "equinox": "jax"}
 
@@ -68,6 +69,7 @@ def open_source(source: str | os.PathLike[str]) -> Opened:
         return Opened(_frontend("huggingface"), str(path))
     if not path.exists() and _is_factory(str(source)):
         return _call(str(source))
+    refuse_address(source)
     if not path.is_file():
         raise ModelError(
             f"{str(source)!r}: there is no such file or folder; a factory is given as package.module:factory"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from spa.version import __version__
+
 if TYPE_CHECKING:
     from spa.adapters.ir_pass import SpaPass
     from spa.analysis.plan import Plan
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
     from spa.repair import RepairOptions
     from spa.timing import bench
 
-__version__ = "0.2.0"
 __all__ = [
     "Budget",
     "ImageOptions",

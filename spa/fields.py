@@ -130,6 +130,9 @@ class Options:
     """
 
     __slots__ = ()
+    PANEL: ClassVar[str] = ""
+    """The title of these options in the command line's help, with an example."""
+
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
     def __post_init__(self) -> None:

@@ -5,9 +5,13 @@ The fields themselves stand with the steps that read them; `spa.fields` lists wh
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
 
 from spa.errors import UsageError
 from spa.feeds import Feeds
@@ -41,6 +45,8 @@ def input_shapes(items: Sequence[str]) -> dict[str, list[int]]:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions(Options):
     """What is done around the choice: shapes to analyse with, checks, writing."""
+
+    PANEL: ClassVar[str] = "Result and messages, such as -o small.onnx --json"
 
     inputs: InputShapes | None = field(
         default=None,
@@ -100,6 +106,12 @@ class PruneOptions:
             return "samples"
         return "weights" if self.repair.by_weights or any(self.scoring.given()) else "best"
 
+    def asked(self) -> dict[str, Any]:
+        """What decides of the result, by name, as JSON knows it; of samples and functions no more than a name."""
+        parts = (self.budget, self.scoring, self.repair)
+        values = {option.name: getattr(part, option.name) for part in parts for option in options_of(type(part))}
+        return {name: _plain(value) for name, value in values.items() if value is not None}
+
     @classmethod
     def of(cls, **given: Any) -> PruneOptions:
         """The options given by name; None stands for one that is not given.
@@ -117,6 +129,21 @@ class PruneOptions:
                 chosen[homes[name]][name] = value
         parts: dict[str, Any] = {name: kind(**chosen[name]) for name, kind in PARTS.items()}
         return cls(**parts)
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON knows it."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, (str, os.PathLike)):
+        return Path(value).name if os.sep in str(value) else str(value)
+    if isinstance(value, Options):
+        return {option.name: _plain(getattr(value, option.name)) for option in options_of(type(value))}
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    return getattr(value, "__qualname__", None) or type(value).__qualname__
 
 
 PARTS: Mapping[str, type[Options]] = {"budget": Budget, "scoring": Scoring, "repair": RepairOptions, "run": RunOptions}

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+import onnx
 import onnx_ir as ir
 
 from spa import runtime
@@ -28,6 +29,7 @@ from spa.passes.samples.calibrate import Calibration
 from spa.passes.samples.datafree import MOST_SAMPLES, Recipe
 from spa.passes.samples.effort import expected_seconds
 from spa.passes.samples.values import MADE_UP, SHIPPED
+from spa.provenance import stamp
 from spa.repair import METHODS, calibration
 from spa.report import Report
 from spa.shapes import infer_shapes
@@ -75,6 +77,10 @@ class PruneResult:
         """Write the model; the target appears whole or not at all."""
         onnx_file.save(self.model, path)
 
+    def to_proto(self) -> onnx.ModelProto:
+        """The model as onnx has it in memory; its weights are copied."""
+        return ir.to_proto(self.model)
+
 
 @takes_options(*PARTS.values())
 def prune(
@@ -114,6 +120,7 @@ def prune(
     closed = isinstance(source, Normal) and source.closed
     analysis, plan, report = _decided(dense, options, clock, closed=closed)
     report.seconds = clock.seconds
+    plan = replace(plan, options=options.asked())
     reference = analysis.model.clone()  # the analysed model itself is cut: clones share weights, at no cost in memory
     refitted = bool(plan.repair)
     if options.run.dry_run and not refitted:
@@ -128,6 +135,7 @@ def prune(
             verify_plan(reference, analysis.model, plan, report, inputs=inputs, feeds=options.run.feeds)
             if refitted:
                 plan = foretell(plan, dense, analysis.model, inputs=inputs, feeds=options.run.feeds)
+    stamp(analysis.model, plan)
     return PruneResult(analysis.model, plan, report, dense if refitted else reference, reference)
 
 
@@ -280,6 +288,7 @@ def apply_plan(
         report.notes.append(f"this plan was made with repair ({plan.repair}); applied to the dense model it only cuts")
     reference = dense.clone()
     cut(analysis, plan)
+    stamp(dense, plan)
     if verify:
         verify_plan(reference, dense, plan, report, inputs=inputs, feeds=feeds)
     return PruneResult(dense, plan, report, reference, reference)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
@@ -55,6 +55,8 @@ class RepairOptions(Options):
     Raises:
         UsageError: there is no such preset or criterion, or two options do not fit together.
     """
+
+    PANEL: ClassVar[str] = "What decides, such as --criterion l1, or --data samples.npz --preset best"
 
     criterion: str | Criterion | None = field(
         default=None,
@@ -109,6 +111,8 @@ class RepairOptions(Options):
             raise UsageError(f"criterion {self.criterion!r} needs samples: leave weights out")
         if self.input_ranges and self.data is not None and not self.is_builtin:
             raise UsageError("input ranges are for samples that are made up: leave them out with data")
+        if self.images is not None and not isinstance(self.data, (str, os.PathLike)) and self.has_samples:
+            raise UsageError("images has no effect: how images become samples is asked where data is a file or folder")
         if self.has_samples:
             self._check_method()
         elif isinstance(self.criterion, str) and self.criterion not in METHODS:

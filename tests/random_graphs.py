@@ -31,6 +31,7 @@ from spa.passes.choose.tracks import find_tracks
 from spa.passes.cut import verify as verification
 from spa.passes.cut.masking import mask_consumers
 from spa.passes.cut.slicing import slice_model
+from spa.provenance import stamp
 from tests.random_blocks import IMAGE_BLOCKS, ROW_BLOCKS, SEQUENCE_BLOCKS, conv, linear
 from tests.random_builder import Axis, Builder, Tensor
 
@@ -279,6 +280,7 @@ def check_bytes(proto: onnx.ModelProto, plan: Plan, pruned: ir.Model) -> None:
     result = pipeline.apply_plan(proto, plan)
     if proto.SerializeToString() != before:
         raise Wrong("the source was changed")
+    stamp(pruned, plan)  # as apply_plan says where a model comes from
     one, two = (ir.to_proto(model).SerializeToString(deterministic=True) for model in (result.model, pruned))
     if one != two:
         raise Wrong("the same plan gives other bytes")

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import spa
 from spa.adapters import restore
-from spa.cli import app, arguments
+from spa.cli import app, flags
 from spa.errors import UsageError
 from spa.fields import Option, Options, about, at_least, options_of, takes_options
 from spa.options import PARTS, PruneOptions
@@ -75,12 +75,12 @@ def test_a_field_is_all_that_an_option_needs() -> None:
     command = typer.Typer(rich_markup_mode=None)
 
     @command.command()
-    @arguments.takes_options(Patience)
+    @flags.takes_options(Patience)
     def run(**options: Any) -> None:
-        print(work(**arguments.values(options, Patience)))
+        print(work(**flags.values(options, Patience)))
 
     assert CliRunner().invoke(command, ["--patience", "3"]).output == "Patience(patience=3)\n"
-    assert re.search(r"--patience N +How many times to try again\. \[default: 1\]", plain(command))
+    assert re.search(r"--patience N +How many times to try again \(default: 1\)\.", plain(command))
 
 
 def plain(command: typer.Typer) -> str:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import mmap
 import os
 import secrets
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from spa.errors import ModelError
+from spa.frontends.addresses import refuse_address
 from spa.frontends.files import check, upgrade, wire
 from spa.frontends.files.weights import Fingerprint, Origin, Weights, open_mapped, origin_of, set_origin
 from spa.frontends.files.writing import check_target, save, save_text
@@ -23,7 +25,7 @@ from spa.frontends.files.writing import check_target, save, save_text
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
-__all__ = ["check_target", "load", "origin_of", "save", "save_text"]
+__all__ = ["check_target", "load", "load_stream", "origin_of", "save", "save_text", "to_bytes"]
 
 _HEAD_NBYTES = 40
 _IR_WITHOUT_LISTS = 4  # before it, every initializer had to be listed as an input
@@ -71,25 +73,58 @@ def from_proto(proto: onnx.ModelProto) -> ir.Model:
         return _adopt(ir.from_proto(proto), Weights(), origin)
 
 
+def load_stream(stream: BinaryIO) -> ir.Model:
+    """Read and check a model that comes through a pipe; external data is looked for in the working directory.
+
+    Raises:
+        ModelError: if there is no valid model; one line that says why.
+    """
+    content = stream.read()
+    if not content:
+        raise ModelError("standard input is empty: expected an ONNX model")
+    data = mmap.mmap(-1, len(content))
+    data[:] = content
+    return _parsed(data, "standard input", Weights(folders=(Path.cwd(),)), Origin())
+
+
+def to_bytes(model: ir.Model) -> bytes:
+    """A model as one file without external data.
+
+    Raises:
+        ModelError: it is larger than the 2 GB that such a file may have.
+    """
+    try:
+        content: bytes = ir.to_proto(model).SerializeToString()
+    except ValueError as error:
+        raise ModelError("the model is larger than 2 GB, which one stream cannot carry: give a file") from error
+    return content
+
+
 def _load_file(path: Path) -> ir.Model:
+    refuse_address(path)
     data, fingerprint = open_mapped(path)
-    inline_location = secrets.token_hex(16)  # no tensor of the file can mean this by chance or by intent
     folders = tuple(dict.fromkeys((path.parent.resolve(), path.resolve().parent)))
-    weights = Weights(folders=folders, inline=data, inline_location=inline_location, files=[fingerprint])
+    return _parsed(data, repr(str(path)), Weights(folders=folders, files=[fingerprint]), Origin(path=path))
+
+
+def _parsed(data: mmap.mmap, name: str, weights: Weights, origin: Origin) -> ir.Model:
+    """The model in a map, whose own weights stay where they are."""
+    weights.inline = data
+    weights.inline_location = secrets.token_hex(16)  # no tensor of the file can mean this by chance or by intent
     try:
         with _refusals():
-            proto = onnx.ModelProto.FromString(wire.skeleton(data, location=inline_location))
+            proto = onnx.ModelProto.FromString(wire.skeleton(data, location=weights.inline_location))
             check.check_proto(proto)
-            origin = Origin(path=path)
             if upgrade.old_opset(proto) is not None:
-                proto, note = upgrade.upgraded(onnx.load(path))
-                origin = Origin(path=path, notes=(note,))
+                whole = onnx.ModelProto.FromString(data[:]) if origin.path is None else onnx.load(origin.path)
+                proto, note = upgrade.upgraded(whole)
+                origin = replace(origin, notes=(note,))
             return _adopt(ir.from_proto(proto), weights, origin)
     except ModelError as error:
         head = data[:_HEAD_NBYTES]
         is_text = all(byte in b"\t\n\r" or 0x20 <= byte < 0x7F for byte in head)
         reason = f"text, not an ONNX model: it starts with {head.decode()!r}" if is_text else str(error)
-        raise ModelError(f"{str(path)!r}: {reason}") from error.__cause__
+        raise ModelError(f"{name}: {reason}") from error.__cause__
 
 
 def _adopt(model: ir.Model, weights: Weights, origin: Origin) -> ir.Model:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from spa.analysis.cost import MEASURES
 from spa.errors import UsageError
@@ -56,9 +56,11 @@ class Budget(Options):
         UsageError: an option is out of range.
     """
 
+    PANEL: ClassVar[str] = "What goes, such as --ratio 30% --of flops --align 8"
+
     ratio: float = field(
         metadata=about(
-            "the share to remove, between 0 and 1; 30% is the same as 0.3",
+            "the share to remove, between 0 and 1",
             metavar="SHARE",
             check=_is_share,
             parse=share,
@@ -101,9 +103,7 @@ class Budget(Options):
     )
     include: Sequence[str] = field(
         default=(),
-        metadata=about(
-            "kinds or groups that are off by default and shall take part: width, head_dim", metavar="PATTERN"
-        ),
+        metadata=about("kinds or groups that are off by default and shall go too: width, head_dim", metavar="PATTERN"),
     )
     exclude: Sequence[str] = field(
         default=(), metadata=about("groups to leave alone, by group, kind, tensor or node", metavar="PATTERN")

@@ -24,6 +24,7 @@ class Plan:
         refitted: digests of the stored tensors that the repair made, by name (`spa.passes.cut.likeness.digest`).
         distance: how far the outputs are from the dense model's on the inputs of verification: relative L2, by name.
         fed: the digest of these inputs.
+        options: what was asked for, by name, as JSON knows it; says nothing of what goes.
     """
 
     removed: Mapping[str, tuple[int, ...]]
@@ -32,6 +33,7 @@ class Plan:
     refitted: Mapping[str, str] = field(default_factory=dict)
     distance: Mapping[str, float] = field(default_factory=dict)
     fed: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @classmethod
     def of(cls, groups: Iterable[Group], removed: Mapping[str, Iterable[int]]) -> Plan:
@@ -82,7 +84,8 @@ class Plan:
         ]
         repair = {"repair": self.repair, "refitted": dict(self.refitted)} if self.repair else {}
         distance = {"distance": {"inputs": self.fed, "relative_l2": dict(self.distance)}} if self.distance else {}
-        return json.dumps({"format": FORMAT, **repair, **distance, "groups": groups}, indent=1) + "\n"
+        options = {"options": dict(self.options)} if self.options else {}
+        return json.dumps({"format": FORMAT, **options, **repair, **distance, "groups": groups}, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
@@ -93,17 +96,25 @@ class Plan:
         """
         try:
             data = json.loads(text)
+        except ValueError as error:
+            where = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) and text.strip() else ""
+            what = f"this is no JSON{where}" if text.strip() else "it is empty"
+            raise ModelError(f"no plan of format {FORMAT!r}: {what}; `spa prune --save-plan` writes one") from error
+        try:
             if data["format"] != FORMAT:
                 raise ModelError(f"expected a plan of format {FORMAT!r}, found {data['format']!r}")
             removed = {
                 str(g["group"]): tuple(sorted({int(u) for u in g["removed"]})) for g in data["groups"] if g["removed"]
             }
             sizes = {str(g["group"]): int(g["size"]) for g in data["groups"] if g["removed"]}
-            repair = str(data.get("repair", ""))
+            repair, options = str(data.get("repair", "")), dict(data.get("options", {}))
             refitted = {str(name): str(digest) for name, digest in data.get("refitted", {}).items()}
             distance = data.get("distance", {"inputs": "", "relative_l2": {}})
             moved = {str(name): float(share) for name, share in distance["relative_l2"].items()}
             fed = str(distance["inputs"])
         except (AttributeError, ValueError, KeyError, TypeError) as error:
-            raise ModelError(f"this is no plan of format {FORMAT!r}: {type(error).__name__}: {error}") from error
-        return cls(removed, sizes, repair, refitted, moved, fed)
+            raise ModelError(
+                f"no plan of format {FORMAT!r}: expected an object with format and groups, each with group, size and "
+                "removed; `spa prune --save-plan` writes one"
+            ) from error
+        return cls(removed, sizes, repair, refitted, moved, fed, options)

@@ -1,8 +1,10 @@
-"""A line on stderr that says how far a command is."""
+"""How far a command is: a line on stderr that moves, or where stderr is no terminal, a line every 30 seconds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import threading
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -20,6 +22,10 @@ from rich.progress import (
 from rich.text import Text
 
 from spa.pipeline import NOTE
+from spa.pipeline import Progress as Step
+
+INTERVAL = 30.0
+"""Seconds between lines."""
 
 
 class _Rate(ProgressColumn):
@@ -31,23 +37,27 @@ class _Rate(ProgressColumn):
 
 
 @contextmanager
-def progress(console: Console) -> Iterator[Callable[..., None]]:
-    """Show which step is running, how far it is and how long it will take; nothing without a terminal."""
+def progress(console: Console, *, quiet: bool = False) -> Iterator[Step]:
+    """Show which step is running, how far it is and how long it will take."""
+    if quiet:
+        yield lambda *_: None
+    elif console.is_terminal:
+        with _bars(console) as step:
+            yield step
+    else:
+        with _lines(console) as step:
+            yield step
 
-    def say(name: str, _share: float | None = None) -> None:
-        if name.startswith(NOTE):
-            console.print(name.removeprefix(NOTE), markup=False, soft_wrap=True)
 
+@contextmanager
+def _bars(console: Console) -> Iterator[Step]:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), _Rate())
-    if not console.is_terminal:  # a disabled Progress of older rich still ends with an empty line
-        yield say
-        return
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
         shown: dict[str, TaskID] = {}
 
-        def step(name: str, share: float | None = None) -> None:
+        def step(name: str, share: float | None = None, /) -> None:
             if name.startswith(NOTE):
-                say(name)
+                console.print(name.removeprefix(NOTE), markup=False, soft_wrap=True)
                 return
             if name not in shown:
                 for task in shown.values():
@@ -57,3 +67,29 @@ def progress(console: Console) -> Iterator[Callable[..., None]]:
                 bars.update(shown[name], total=1.0, completed=share, visible=True)
 
         yield step
+
+
+@contextmanager
+def _lines(console: Console) -> Iterator[Step]:
+    """A thread says now and then where the work is, so that steps that say nothing on their way are seen too."""
+    start = time.monotonic()
+    done = threading.Event()
+    current: list[str] = ["start"]
+
+    def step(name: str, share: float | None = None, /) -> None:
+        if name.startswith(NOTE):
+            console.print(name.removeprefix(NOTE), markup=False, soft_wrap=True)
+            return
+        current[0] = name if share is None else f"{name} {share:.0%}"
+
+    def speak() -> None:
+        while not done.wait(INTERVAL):
+            console.print(f"{current[0]}, {time.monotonic() - start:.0f} s", markup=False)
+
+    speaker = threading.Thread(target=speak, daemon=True)
+    speaker.start()
+    try:
+        yield step
+    finally:
+        done.set()
+        speaker.join()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from spa.errors import UsageError
 from spa.fields import Options, about, at_least, is_number, number
@@ -25,6 +25,8 @@ class FinetuneOptions(Options):
     Raises:
         UsageError: an option is out of range, or two do not fit together.
     """
+
+    PANEL: ClassVar[str] = "What is learned, such as --data samples.npz --epochs 3"
 
     data: Any = field(
         metadata=about("samples: arrays by input name, an .npz, a folder, or module:function", metavar="SAMPLES")

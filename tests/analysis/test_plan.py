@@ -47,6 +47,7 @@ def test_json_both_ways() -> None:
     assert json.loads(text)["format"] == FORMAT
 
 
+NO_GROUPS = "expected an object with format and groups"
 GROUP = {"group": "w1:1", "size": 6, "removed": [1]}
 
 
@@ -57,12 +58,12 @@ GROUP = {"group": "w1:1", "size": 6, "removed": [1]}
         ("{", "no plan of format"),
         ("3", "no plan of format"),
         ("[]", "no plan of format"),
-        ("{}", "KeyError: 'format'"),
+        ("{}", NO_GROUPS),
         (json.dumps({"format": "other", "groups": []}), "expected a plan of format 'spa-plan-1', found 'other'"),
-        (json.dumps({"format": FORMAT}), "KeyError: 'groups'"),
-        (json.dumps({"format": FORMAT, "groups": [{"group": "w1:1", "removed": [1]}]}), "KeyError: 'size'"),
-        (json.dumps({"format": FORMAT, "groups": [GROUP | {"removed": ["x"]}]}), "ValueError"),
-        (json.dumps({"format": FORMAT, "groups": [GROUP | {"removed": 3}]}), "TypeError"),
+        (json.dumps({"format": FORMAT}), NO_GROUPS),
+        (json.dumps({"format": FORMAT, "groups": [{"group": "w1:1", "removed": [1]}]}), NO_GROUPS),
+        (json.dumps({"format": FORMAT, "groups": [GROUP | {"removed": ["x"]}]}), NO_GROUPS),
+        (json.dumps({"format": FORMAT, "groups": [GROUP | {"removed": 3}]}), NO_GROUPS),
     ],
 )  # fmt: skip
 def test_text_that_is_no_plan(text: str, message: str) -> None:

@@ -15,6 +15,7 @@ import hashlib
 import json
 import multiprocessing
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def digest(name: str, of: str, ratio: float) -> str:
         plan = prune(model).plan
     except SpaError as error:
         return f"{type(error).__name__}: {str(error)[:120]}"
-    return hashlib.sha256(plan.to_json().encode()).hexdigest()[:12]
+    return hashlib.sha256(replace(plan, options={}).to_json().encode()).hexdigest()[:12]
 
 
 if __name__ == "__main__":

@@ -7,52 +7,23 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import onnx
 import pytest
 
 import spa
-from spa import cli, pipeline
+from spa import pipeline
 from spa.errors import VerificationError
 from spa.notation.operation import registered
 from spa.passes.cut.slicing import slice_model
 from spa.report import rule_rows
 from tests import models
+from tests.cli.conftest import Ran
 from tests.models import build
 from tests.small import entries
 
 MODEL = Path(__file__).parents[2] / "models" / "fashion_resnet.onnx"
-
-
-class Ran(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
-    def invoke(*arguments: object) -> Ran:
-        code = 0
-        try:
-            cli.main([str(argument) for argument in arguments])
-        except SystemExit as exit_:
-            code = int(exit_.code or 0)
-        out, err = capfd.readouterr()
-        assert "Traceback" not in err
-        return Ran(code, out, err)
-
-    return invoke
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a small convolutional network in it, to work in."""
-    monkeypatch.chdir(tmp_path)
-    onnx.save(models.residual_cnn(), "model.onnx")
-    return tmp_path
 
 
 # ------------------------------------------------------------------------------------------------- commands

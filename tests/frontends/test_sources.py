@@ -96,10 +96,8 @@ def test_starting_the_command_loads_no_solver() -> None:
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (["--dry-run"], "--dry-run"),
-        (["--input", "x=1,3"], "--input"),
-        (["--data", "samples.npz"], "--data"),
-        (["--data-free", "--dry-run"], "--data-free, --dry-run"),
+        (["--input", "x=1,3"], "--input: this gives ONNX, not "),
+        (["--dry-run"], "--output has no effect with --dry-run"),
     ],
 )
 def test_options_that_hold_for_onnx_alone_are_not_ignored(
@@ -110,5 +108,5 @@ def test_options_that_hold_for_onnx_alone_are_not_ignored(
     with pytest.raises(SystemExit) as ended:
         cli.main(["prune", str(source), "--ratio", "0.3", "--weights", "-o", str(target), *options])
     assert ended.value.code == UsageError.exit_code
-    assert f"error: {named}: this gives ONNX, not " in capsys.readouterr().err
+    assert f"error: {named}" in capsys.readouterr().err
     assert not target.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from spa.fields import Options, about
 from spa.passes.choose.importance.gather import GATHERS, NORMALISATIONS, ROLES
@@ -20,6 +21,8 @@ class Scoring(Options):
     Raises:
         UsageError: there is no such way to gather or to normalise, or there are no such roles.
     """
+
+    PANEL: ClassVar[str] = "By weights alone, such as --gather mean --roles producers"
 
     gather: str | None = field(
         default=None,

@@ -1,0 +1,98 @@
+"""`spa bench` and `spa finetune`: how fast files are, and training a pruned one to answer as the dense one does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import spa
+from spa.cli import arguments, flags
+from spa.cli.app import RESULT, command
+from spa.cli.arguments import PIPE, Feed, Input, Json, Output, Quiet
+from spa.cli.console import err, out, say
+from spa.cli.progress import progress
+from spa.cli.timing import print_bench
+from spa.gradients.options import FinetuneOptions
+
+
+@command
+def bench(
+    models: Annotated[
+        list[Path], typer.Argument(metavar="MODEL...", help="ONNX files to time side by side.", show_default=False)
+    ],
+    *,
+    threads: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Inside an operator (default: one a core).", rich_help_panel=RESULT),
+    ] = None,
+    provider: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="onnxruntime's name of a device, such as CPUExecutionProvider.",
+            rich_help_panel=RESULT,
+        ),
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(metavar="S", help="How long all runs together take, about.", rich_help_panel=RESULT)
+    ] = 10.0,
+    input_: Input = None,
+    feed: Feed = None,
+    json: Json = False,
+) -> None:
+    """Time files side by side: medians of runs in turn, and for two files their ratio.
+
+    spa bench net.onnx net.pruned.onnx
+    """
+    for model in models:
+        arguments.check_source(model)
+    with progress(err) as step:
+        step("bench")
+        found = spa.bench(
+            models, threads=threads, provider=provider, seconds=seconds, inputs=arguments.shapes(input_),
+            feeds=arguments.feeds(feed), progress=step,
+        )  # fmt: skip
+    if json:
+        typer.echo(found.to_json())
+    else:
+        print_bench(found, out)
+
+
+@command
+@flags.takes_options(FinetuneOptions)
+def finetune(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A pruned ONNX file.", show_default=False)],
+    *,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(metavar="MODEL", help="The dense model, whose outputs are learned.", rich_help_panel=RESULT),
+    ] = None,
+    output: Output = None,
+    quiet: Quiet = False,
+    **options: Any,
+) -> None:
+    """Train a pruned model to answer as the dense one does, without labels unless they are given.
+
+    spa finetune net.pruned.onnx --teacher net.onnx --data samples.npz
+    """
+    given = flags.values(options, FinetuneOptions)
+    arguments.check_source(model)
+    target = output or arguments.beside(model, "tuned.onnx")
+    arguments.check_targets(target, model, teacher)
+    with progress(err, quiet=quiet) as step:
+        found = arguments.opened(model, step)
+        step("finetune")
+        result = spa.finetune(found, teacher=teacher, progress=step, **given)
+        step("save")
+        arguments.write(result.model, target)
+    learned = result.report
+    beside = target == PIPE
+    say(
+        f"loss on samples held out: {learned.before:.4g} -> {learned.after:.4g} after {learned.epochs} epochs, "
+        f"{learned.trained:.1%} of the parameters trained; onnxruntime computes what torch does",
+        quiet=quiet,
+        beside=beside,
+    )
+    say(f"wrote {'standard output' if beside else target}", quiet=quiet, beside=beside)

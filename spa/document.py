@@ -1,0 +1,93 @@
+"""What commands print with --json, as `spa/schema.json` says: a result, a verdict, an inventory or an error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from spa.errors import SpaError
+from spa.pipeline import PruneResult
+from spa.report import FrozenAxes, Report, inventory_json
+from spa.version import __version__
+
+FORMAT = "spa-result-1"
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of all that commands print with --json."""
+    found: dict[str, Any] = json.loads((resources.files("spa") / "schema.json").read_text(encoding="utf-8"))
+    return found
+
+
+def of_result(result: PruneResult, paths: Mapping[str, Path | None]) -> dict[str, Any]:
+    """What `spa prune` and `spa apply` did.
+
+    Args:
+        paths: of the source, the output and the plan; None where there is none.
+    """
+    return {
+        **_head("result", paths),
+        **_report(result.report),
+        "options": dict(result.plan.options),
+        "removed": {name: list(units) for name, units in result.plan.removed.items()},
+        "widths": widths(result.dense, result.model),
+    }
+
+
+def of_verdict(report: Report, paths: Mapping[str, Path | None]) -> dict[str, Any]:
+    """What `spa verify` found."""
+    return _head("verdict", paths) | _report(report)
+
+
+def of_inventory(report: Report, axes: Sequence[FrozenAxes], paths: Mapping[str, Path | None]) -> dict[str, Any]:
+    """What `spa groups` lists."""
+    found: dict[str, Any] = json.loads(inventory_json(report, axes))
+    return _head("inventory", paths) | found
+
+
+def of_error(error: Exception, exit_code: int) -> dict[str, Any]:
+    """Why a command did nothing."""
+    kind = type(error).__name__ if isinstance(error, SpaError) else "UsageError"
+    return _head("error", {}) | {"error": {"kind": kind, "message": str(error), "exit_code": exit_code}}
+
+
+def text(document: Mapping[str, Any]) -> str:
+    """A document as it is printed."""
+    return json.dumps(document, indent=1, allow_nan=False)
+
+
+def widths(before: ir.Model, after: ir.Model) -> list[dict[str, Any]]:
+    """The layers with matrices of weights, in graph order: their stored tensors' shapes before and after."""
+    shapes = {value.name: _shape(value) for graph in after.graphs() for value in graph.initializers.values()}
+    found = []
+    for node in ir.traversal.RecursiveGraphIterator(before.graph):
+        stored = {v.name: _shape(v) for v in node.inputs if v is not None and v.const_value is not None}
+        tensors = [
+            {"name": name, "before": shape, "after": shapes.get(name)}
+            for name, shape in stored.items()
+            if name in shapes
+        ]
+        if any(len(shape) > 1 for shape in stored.values()):
+            name = node.name or str(node.outputs[0].name)
+            found.append({"layer": name, "operator": node.op_type, "tensors": tensors})
+    return found
+
+
+def _shape(value: ir.Value) -> list[int]:
+    assert value.const_value is not None
+    return [int(size) for size in value.const_value.shape.numpy()]
+
+
+def _head(kind: str, paths: Mapping[str, Path | None]) -> dict[str, Any]:
+    named = {name: None if path is None else str(path) for name, path in paths.items()}
+    return {"format": FORMAT, "kind": kind, "version": __version__, "paths": named}
+
+
+def _report(report: Report) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(report.to_json())
+    return found

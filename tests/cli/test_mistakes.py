@@ -1,0 +1,149 @@
+"""What users get wrong, and what the command answers: one line that says what to do, status 2 or 1, nothing written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+
+from spa import document
+from tests.cli.conftest import Ran
+from tests.small import entries
+
+PRUNE = "prune model.onnx --ratio 0.3"
+
+# fmt: off
+MISTAKES: dict[str, tuple[str, int, str]] = {
+    "a command that there is not": ("prun model.onnx --ratio 0.3", 2, "No such command 'prun'"),
+    "no share": ("prune model.onnx", 2, "Missing option '--ratio'; see spa prune --help"),
+    "a percentage without its sign": (
+        "prune model.onnx --ratio 30",
+        2,
+        "did you mean 0.3 or, on the command line, 30%?",
+    ),
+    "all of it": ("prune model.onnx --ratio 100%", 2, "expected a share between 0 and 1, both excluded"),
+    "a share in words": ("prune model.onnx --ratio half", 2, "--ratio 'half': expected a share such as 0.3 or 30%"),
+    "a comma for a point": ("prune model.onnx --ratio 0,3", 2, "--ratio '0,3': expected a share such as 0.3 or 30%"),
+    "more than can go": ("prune model.onnx --ratio 95%", 1, "cannot be met: at most "),
+    "a flag misspelt": ("prune model.onnx --ratoi 0.3", 2, "No such option: --ratoi"),
+    "a measure misspelt": (
+        f"{PRUNE} --of flop",
+        2,
+        "expected one of params, flops, bytes, channels; did you mean flops?",
+    ),
+    "a scope misspelt": (f"{PRUNE} --scope globl", 2, "did you mean global?"),
+    "a criterion misspelt": (f"{PRUNE} --criterion fpmg", 2, "did you mean fpgm?"),
+    "a way to repair without samples": (f"{PRUNE} --criterion obspa", 2, "needs samples: give calibration data"),
+    "a group misspelt": (f"{PRUNE} --exclude c0:1", 2, "close to it: c0:0"),
+    "no file": ("prune modell.onnx --ratio 0.3", 2, "cannot read 'modell.onnx': No such file or directory"),
+    "an address": (
+        "prune https://example.com/net.onnx --ratio 0.3",
+        2,
+        "'https://example.com/net.onnx' is an address: download it first, with curl -LO https://example.com/net.onnx",
+    ),
+    "a name on a hub": (
+        "prune prajjwal1/bert-tiny --ratio 0.3",
+        2,
+        "hf download prajjwal1/bert-tiny --local-dir bert-tiny",
+    ),
+    "data at an address": (f"{PRUNE} --data https://example.com/x.npz", 2, "is an address: download it first"),
+    "weights of torch": ("prune net.pth --ratio 0.3", 2, "not an ONNX model"),
+    "a text": ("prune notes.onnx --ratio 0.3", 2, "text, not an ONNX model: it starts with 'remember"),
+    "a folder that is no model": ("prune empty --ratio 0.3", 2, "folder without config.json"),
+    "effort without samples": (f"{PRUNE} --preset best", 2, "preset has no effect without samples"),
+    "images without samples": (f"{PRUNE} --image-mean 0.5", 2, "images has no effect without samples"),
+    "images where arrays are": (
+        f"{PRUNE} --data x.npz --image-mean 0.5",
+        2,
+        "it holds no images, so mean, std and size",
+    ),
+    "scores of weights with samples": (f"{PRUNE} --data x.npz --gather mean", 2, "gather has no effect with samples"),
+    "samples given and made up": (f"{PRUNE} --data x.npz --data-free", 2, "exclude each other"),
+    "samples of another input": (f"{PRUNE} --data other.npz", 2, "no samples for input 'x'"),
+    "samples that say nothing": (f"{PRUNE} --data zero.npz", 2, "all samples of input 'x' are zero"),
+    "a name where no model is written": (
+        f"{PRUNE} --dry-run -o small.onnx",
+        2,
+        "--output has no effect with --dry-run",
+    ),
+    "unchecked where nothing is made": (
+        f"{PRUNE} --dry-run --no-verify",
+        2,
+        "--no-verify has no effect with --dry-run",
+    ),
+    "quiet and talkative": (f"{PRUNE} -q -v", 2, "--verbose has no effect with --json or --quiet"),
+    "onto itself": (f"{PRUNE} -o model.onnx", 2, "choose another name"),
+    "into no folder": (f"{PRUNE} -o results/small.onnx", 2, "there is no folder"),
+    "a shape without a name": (f"{PRUNE} --input 1,3,8,8", 2, "expected NAME=SIZES such as pixels=1,3,224,224"),
+    "a shape of another input": (f"{PRUNE} --input y=1,3,8,8", 2, "no input is named 'y'"),
+    "a model for a plan": ("apply model.onnx model.onnx", 2, "it is no text"),
+    "notes for a plan": (
+        "apply model.onnx notes.onnx",
+        2,
+        "this is no JSON, line 1; `spa prune --save-plan` writes one",
+    ),
+    "an empty plan": ("apply model.onnx empty.json", 2, "it is empty"),
+    "no plan": ("verify model.onnx model.onnx", 2, "Missing option '--plan'"),
+    "a plan of another model": ("apply model.onnx plan.json", 2, "which is no group of this model"),
+    "a rule misspelt": ("rule Convv", 2, "did you mean Conv?"),
+    "export of ONNX": ("export model.onnx", 2, "this is ONNX already"),
+}
+# fmt: on
+
+
+@pytest.fixture
+def there(here: Path) -> Path:
+    (here / "empty").mkdir()
+    (here / "notes.onnx").write_text("remember the milk\n")
+    (here / "net.pth").write_bytes(b"PK\x03\x04" + bytes(range(256)))
+    (here / "empty.json").touch()
+    (here / "plan.json").write_text('{"format": "spa-plan-1", "groups": [{"group": "q", "size": 4, "removed": [1]}]}')
+    np.savez(here / "x.npz", x=np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32))
+    np.savez(here / "other.npz", z=np.ones((4, 3, 8, 8), np.float32))
+    np.savez(here / "zero.npz", x=np.zeros((4, 3, 8, 8), np.float32))
+    return here
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_answered_in_a_line(
+    there: Path,
+    run: Callable[..., Ran],
+    mistake: str,
+) -> None:
+    words, code, answer = MISTAKES[mistake]
+    before = entries(there)
+    ran = run(*words.split())
+    assert (ran.code, ran.out, ran.err.count("\n")) == (code, "", 1)
+    assert ran.err.startswith("error: ")
+    assert answer in ran.err
+    for internal in ("JSONDecodeError", "KeyError", "Error:", "<class", "0x"):
+        assert internal not in ran.err
+    assert entries(there) == before
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_with_json_is_an_object(
+    there: Path,
+    run: Callable[..., Ran],
+    mistake: str,
+) -> None:
+    words, code, answer = MISTAKES[mistake]
+    if words.startswith(("rule", "export")) or "-q" in words:
+        pytest.skip("takes no --json")
+    before = entries(there)
+    ran = run(*words.split(), "--json")
+    found = json.loads(ran.out)
+    jsonschema.validate(found, document.schema())
+    assert found["kind"] == "error"
+    assert (ran.code, found["error"]["exit_code"]) == (code, code)
+    assert answer in found["error"]["message"]
+    assert entries(there) == before
+
+
+def test_there_are_thirty_of_them_and_each_is_one_of_its_own() -> None:
+    assert len(MISTAKES) >= 30
+    assert len({words for words, _, _ in MISTAKES.values()}) == len(MISTAKES)
