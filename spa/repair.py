@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -48,6 +50,30 @@ def ranges_of(items: Sequence[str]) -> dict[str, tuple[float, float]]:
     return found
 
 
+def _is_criterion(value: Any) -> str | None:
+    return None if isinstance(value, str) or callable(value) else "a name, or a function of groups and a context"
+
+
+def named_criterion(text: str) -> str | Criterion:
+    """A criterion by name, or the function that module:function names.
+
+    Raises:
+        UsageError: there is no such module or function, or it cannot be called.
+    """
+    module, colon, name = text.partition(":")
+    if not colon:
+        return text
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # a script in the working directory, as python -m finds it
+    try:
+        found: Criterion = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"{text!r}: {error}") from error
+    if not callable(found):
+        raise UsageError(f"{text!r}: expected a function of groups and a context, found {type(found).__name__}")
+    return found
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepairOptions(Options):
     """What decides what goes: weights alone, or samples; and how much work goes into refitting by these.
@@ -61,9 +87,11 @@ class RepairOptions(Options):
     criterion: str | Criterion | None = field(
         default=None,
         metadata=about(
-            f"what a unit is scored by: {any_of(CRITERIA)}; with samples {any_of(METHODS)}",
+            f"what a unit is scored by: {any_of(CRITERIA)}, or module:function; with samples {any_of(METHODS)}",
             metavar="NAME",
+            parse=named_criterion,
             unset=f"{DEFAULT_CRITERION}, with samples {OURS}",
+            check=_is_criterion,
         ),
     )
     data: Samples | None = field(

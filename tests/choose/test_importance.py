@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -247,12 +247,24 @@ def test_a_criterion_of_ones_own() -> None:
     assert (seen, notes) == (["max", "consumers"], ["looked at nothing"])
 
 
-def test_a_criterion_that_returns_something_else_is_refused() -> None:
-    model = mlp()
-    with pytest.raises(ValueError, match=r"expected 6 scores for group 'w1:1', found \(3,\)"):
-        scored(model.groups, lambda groups, context: [np.zeros(3) for _ in groups])  # noqa: ARG005
-    with pytest.raises(ModelError, match="scores of group 'w1:1' are not finite"):
-        scored(model.groups, lambda groups, context: [np.full(6, np.nan) for _ in groups])  # noqa: ARG005
+@pytest.mark.parametrize(
+    ("returned", "error", "message"),
+    [
+        (lambda groups: [np.zeros(3) for _ in groups], UsageError, r"own: expected scores of shape \(6,\) for"),
+        (lambda groups: [np.full(6, np.nan) for _ in groups], ModelError, r"own: the scores of .* not finite"),
+        (lambda _: [], UsageError, r"criterion .*own: expected an array for each of 1 groups, found 0"),
+        (lambda _: None, UsageError, r"criterion .*own: expected an array of numbers"),
+        (lambda groups: ["much" for _ in groups], UsageError, r"own: expected an array of numbers for each"),
+    ],
+)  # fmt: skip
+def test_a_criterion_that_returns_something_else_is_refused(
+    returned: Callable[[Sequence[Group]], Any], error: type[Exception], message: str
+) -> None:
+    def own(groups: Sequence[Group], context: Context, /) -> Any:  # noqa: ARG001 - a criterion's form
+        return returned(groups)
+
+    with pytest.raises(error, match=message):
+        scored(mlp(units=6).groups, own)
 
 
 @pytest.mark.parametrize(

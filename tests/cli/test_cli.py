@@ -176,6 +176,29 @@ def test_options_reach_the_pipeline(run: Callable[..., Ran], monkeypatch: pytest
     assert {name: seen.get(name) for name in expected} == expected
 
 
+CRITERION = """
+import numpy as np
+
+def last_first(groups, context):
+    return [np.arange(group.size)[::-1] for group in groups]
+
+number = 3
+"""
+
+
+def test_a_criterion_of_ones_own(here: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "my_criterion.py").write_text(CRITERION)
+    monkeypatch.syspath_prepend(str(here))
+    ran = run("prune", "model.onnx", "--ratio", 0.3, "--criterion", "my_criterion:last_first", "--json")
+    found = json.loads(ran.out)
+    assert found["options"]["criterion"] == "last_first"
+    sizes = {row["name"]: row["units"] for row in found["groups"]}
+    assert all(gone == list(range(sizes[name]))[-len(gone) :] for name, gone in found["removed"].items())
+    for name, message in (("number", "expected a function"), ("none", "has no attribute 'none'")):
+        ran = run("prune", "model.onnx", "--ratio", 0.3, "--criterion", f"my_criterion:{name}")
+        assert (ran.code, message in ran.err) == (2, True)
+
+
 @pytest.mark.usefixtures("here")
 def test_a_shape_for_an_input_scales_flops(run: Callable[..., Ran]) -> None:
     flops = []

@@ -58,7 +58,7 @@ def test_a_result(here: Path, run: Callable[..., Ran]) -> None:
 
 @pytest.mark.usefixtures("here")
 def test_a_result_of_a_plan_and_the_verdict_on_it(run: Callable[..., Ran]) -> None:
-    run("prune", "model.onnx", "--ratio", 0.4, "--save-plan", "plan.json")
+    run("prune", "model.onnx", "--weights", "--ratio", 0.4, "--save-plan", "plan.json")
     found = valid(run("apply", "model.onnx", "plan.json", "-o", "again.onnx", "--json").out, "result")
     assert found["options"]["ratio"] == 0.4
     found = valid(run("verify", "model.onnx", "again.onnx", "--plan", "plan.json", "--json").out, "verdict")

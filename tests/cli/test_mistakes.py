@@ -37,7 +37,7 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
     ),
     "a scope misspelt": (f"{PRUNE} --scope globl", 2, "did you mean global?"),
     "a criterion misspelt": (f"{PRUNE} --criterion fpmg", 2, "did you mean fpgm?"),
-    "a way to repair without samples": (f"{PRUNE} --criterion obspa", 2, "needs samples: give calibration data"),
+    "a way to repair without samples": (f"{PRUNE} --weights --criterion obspa", 2, "needs samples: leave weights out"),
     "a group misspelt": (f"{PRUNE} --exclude c0:1", 2, "close to it: c0:0"),
     "no file": ("prune modell.onnx --ratio 0.3", 2, "cannot read 'modell.onnx': No such file or directory"),
     "an address": (
@@ -54,7 +54,7 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
     "weights of torch": ("prune net.pth --ratio 0.3", 2, "not an ONNX model"),
     "a text": ("prune notes.onnx --ratio 0.3", 2, "text, not an ONNX model: it starts with 'remember"),
     "a folder that is no model": ("prune empty --ratio 0.3", 2, "folder without config.json"),
-    "effort without samples": (f"{PRUNE} --preset best", 2, "preset has no effect without samples"),
+    "effort without samples": (f"{PRUNE} --weights --preset best", 2, "preset has no effect without samples"),
     "images without samples": (f"{PRUNE} --image-mean 0.5", 2, "images has no effect without samples"),
     "images where arrays are": (
         f"{PRUNE} --data x.npz --image-mean 0.5",
@@ -63,6 +63,8 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
     ),
     "scores of weights with samples": (f"{PRUNE} --data x.npz --gather mean", 2, "gather has no effect with samples"),
     "samples given and made up": (f"{PRUNE} --data x.npz --data-free", 2, "exclude each other"),
+    "samples and weights alone": (f"{PRUNE} --data x.npz --weights", 2, "weights and data exclude each other"),
+    "a range without its end": (f"{PRUNE} --input-range x=255", 2, "--input-range 'x=255': expected NAME=LOW:HIGH"),
     "samples of another input": (f"{PRUNE} --data other.npz", 2, "no samples for input 'x'"),
     "samples that say nothing": (f"{PRUNE} --data zero.npz", 2, "all samples of input 'x' are zero"),
     "a name where no model is written": (

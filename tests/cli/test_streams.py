@@ -60,7 +60,7 @@ def test_pipes_that_cannot_be(here: Path, words: str, given: bytes, answer: byte
 
 
 def test_a_plan_through_a_pipe(here: Path, run: Callable[..., Ran]) -> None:
-    run("prune", "model.onnx", "--ratio", 0.4, "--save-plan", "plan.json")
+    run("prune", "model.onnx", "--weights", "--ratio", 0.4, "--save-plan", "plan.json")
     done = piped("apply model.onnx - -o again.onnx", (here / "plan.json").read_bytes())
     assert done.returncode == 0
     assert (here / "again.onnx").read_bytes() == (here / "model.pruned.onnx").read_bytes()
@@ -157,7 +157,7 @@ def test_every_command_takes_what_prune_takes(
         return onnx.load("model.onnx")
 
     monkeypatch.setattr(sources, "export", export)
-    assert run("prune", "package.module:net", "--ratio", 0.3, "--save-plan", "plan.json", "-q").code == 0
+    assert run("prune", "package.module:net", "--weights", "--ratio", 0.3, "--save-plan", "plan.json", "-q").code == 0
     assert run("groups", "package.module:net").code == 0
     assert run("normalize", "package.module:net", "-q").code == 0
     assert run("apply", "package.module:net", "plan.json", "-q").code == 0

@@ -1,7 +1,13 @@
 """How much each unit matters: criteria, and how their numbers are gathered.
 
 A criterion is a function of all groups and a `Context`; it returns for each group an array (units,), and
-what is higher is kept.  One that needs data brings them along itself (an object that can be called).
+what is higher is kept.  One that needs data brings them along itself (an object that can be called).  One of your own::
+
+    def spread(groups: Sequence[Group], context: Context) -> list[np.ndarray]:
+        return [context.gathered(group, lambda piece, units: context.norms(piece, units, power=2)) for group in groups]
+
+    spa.prune("net.onnx", ratio=0.3, criterion=spread)        # in Python
+    spa prune net.onnx --ratio 30% --criterion my_module:spread  # at the command line
 """
 
 from __future__ import annotations
@@ -64,14 +70,15 @@ def score_groups(
         For each group an array (units,) of finite float64.
 
     Raises:
-        UsageError: there is no such criterion.
-        ModelError: a tensor that is scored holds NaN or infinite values.
+        UsageError: there is no such criterion, or it returns something else than an array (units,) for each group.
+        ModelError: a score is not finite, or a tensor that is scored holds NaN or infinite values.
     """
     scoring = scoring or Scoring()
     criterion = criterion or DEFAULT_CRITERION
     if isinstance(criterion, str):
         check_criterion(criterion)
     function = CRITERIA[criterion] if isinstance(criterion, str) else criterion
+    name = criterion if isinstance(criterion, str) else getattr(criterion, "__qualname__", type(criterion).__qualname__)
     unscaled = "none" if criterion in SELF_SCALED or not isinstance(criterion, str) else DEFAULT_NORMALISE
     context = Context(
         Tensors(groups),
@@ -79,13 +86,32 @@ def score_groups(
         roles=scoring.roles or DEFAULT_ROLES,
         notes=[] if notes is None else notes,
     )
-    scores = [np.asarray(found, np.float64) for found in function(groups, context)]
-    for group, found in zip(groups, scores, strict=True):
-        if found.shape != (group.size,):
-            raise ValueError(f"{criterion}: expected {group.size} scores for group {group.name!r}, found {found.shape}")
-        if not np.isfinite(found).all():
-            raise ModelError(f"{criterion}: the scores of group {group.name!r} are not finite")
+    scores = _checked(function(groups, context), groups, name)
     return [normalised(found, scoring.normalise or unscaled) for found in scores]
+
+
+def _checked(scores: Sequence[np.ndarray], groups: Sequence[Group], name: str) -> list[np.ndarray]:
+    """What a criterion returned, as float64, if it is what was asked for.
+
+    Raises:
+        UsageError: it is not an array (units,) of numbers for each group.
+        ModelError: a score is not finite.
+    """
+    try:
+        found = [np.asarray(array, np.float64) for array in scores]
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"criterion {name}: expected an array of numbers for each group ({error})") from error
+    if len(found) != len(groups):
+        raise UsageError(f"criterion {name}: expected an array for each of {len(groups)} groups, found {len(found)}")
+    for group, array in zip(groups, found, strict=True):
+        if array.shape != (group.size,):
+            raise UsageError(
+                f"criterion {name}: expected scores of shape ({group.size},) for group {group.name!r}, "
+                f"found {array.shape}"
+            )
+        if not np.isfinite(array).all():
+            raise ModelError(f"criterion {name}: the scores of group {group.name!r} are not finite")
+    return found
 
 
 def check_criterion(name: str) -> None:
