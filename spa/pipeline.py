@@ -19,6 +19,7 @@ from spa.feeds import Feeds
 from spa.fields import takes_options
 from spa.frontends.files import onnx_file
 from spa.options import PARTS, InputShapes, PruneOptions
+from spa.passes.choose.allocation import weighed
 from spa.passes.choose.importance import score_groups
 from spa.passes.choose.selection import select
 from spa.passes.repair import own
@@ -200,6 +201,7 @@ def _by_weights(dense: ir.Model, options: PruneOptions, clock: _Clock, *, why: s
         scores = score_groups(analysis.groups, criterion, options.scoring, notes=notes)
     with clock.step("select"), _hint_at_inputs(dense, inputs):
         frozen = find_frozen(analysis.coupling)
+        scores = weighed(scores, analysis.groups, analysis.cost, options.budget.of)
         selection = select(analysis.groups, scores, analysis.cost, options.budget, frozen=frozen)
     report = report_on(analysis, selection.plan)
     report.notes += [*notes, *selection.limits]

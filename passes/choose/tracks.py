@@ -49,7 +49,11 @@ class Track:
 
 
 def find_tracks(
-    groups: Sequence[Group], scores: Sequence[np.ndarray], *, min_keep: float = 0.0, align: int = 1
+    groups: Sequence[Group],
+    scores: Sequence[np.ndarray],
+    *,
+    min_keep: float = 0.0,
+    multiples: Sequence[int] | None = None,
 ) -> list[Track]:
     """The track of each group.
 
@@ -59,14 +63,15 @@ def find_tracks(
     Args:
         scores: for each group (units,), the smallest leave first.
         min_keep: the share of its units that a group keeps at least.
-        align: kept widths are a multiple of this; or all of a group stays.
+        multiples: for each group what its kept widths are a multiple of, or all of it stays; one unless told.
     """
     tracks = []
-    for group, score, kept in zip(groups, scores, _stay(groups, scores), strict=True):
+    multiples = multiples or [1] * len(groups)
+    for group, score, kept, multiple in zip(groups, scores, _stay(groups, scores), multiples, strict=True):
         order = np.argsort(score, kind="stable")
         order = order[~kept[order]]
         least = max(ceil(min_keep * group.size - _ROUNDING), int(kept.sum()), 1)
-        step = 1 if align == 1 else align // gcd(align, run_length(group))
+        step = 1 if multiple == 1 else multiple // gcd(multiple, run_length(group))
         tracks.append(Track(group, order, step, allowed_removals(group.size, least=least, step=step)))
     return tracks
 
@@ -134,10 +139,17 @@ class Schedule:
     Attributes:
         track: (steps,) the number of the track that goes on.
         count: (steps,) how many units of its group are gone after that.
+        when: (steps,) ascending: what they go by, as a mean over the units that leave.
     """
 
     track: np.ndarray
     count: np.ndarray
+    when: np.ndarray
+
+    def without(self, track: int, start: int) -> Schedule:
+        """The same without the steps of one track, from one step on."""
+        stays = (self.track != track) | (np.arange(len(self.track)) < start)
+        return Schedule(self.track[stays], self.count[stays], self.when[stays])
 
     def counts(self, steps: int, tracks: int) -> list[int]:
         """How many units of each track's group are gone after the first `steps`."""
@@ -150,8 +162,8 @@ class Schedule:
 def schedule(tracks: Sequence[Track], scores: Sequence[np.ndarray], scope: str) -> Schedule:
     """The order in which groups shrink.
 
-    global: by score.  local: by the share of its group that is gone by then.  isomorphic: by the share of
-    its family, inside which units go by score.  Ties by the order of groups, then of units.
+    global: by score, several units at once by their mean.  local: by the share of its group that is gone by then.
+    isomorphic: by the share of its family, inside which units go by score.  Ties by the order of groups, then of units.
 
     Args:
         scores: for each track's group, (units,).
@@ -167,10 +179,19 @@ def schedule(tracks: Sequence[Track], scores: Sequence[np.ndarray], scope: str) 
             for number, ranks in zip(members, _ranks([when[number] for number in members]), strict=True):
                 when[number] = (ranks + 0.5) / units
     counts = [track.allowed[1:] for track in tracks]
-    reached = [times[count - 1] for times, count in zip(when, counts, strict=True)]  # a step waits for its last unit
-    order = np.argsort(np.concatenate(reached), kind="stable")
+    reached = np.concatenate([_means(times, track.allowed) for times, track in zip(when, tracks, strict=True)])
+    order = np.argsort(reached, kind="stable")
     owner = np.repeat(np.arange(len(tracks)), [len(count) for count in counts])
-    return Schedule(owner[order], np.concatenate(counts)[order])
+    return Schedule(owner[order], np.concatenate(counts)[order], reached[order])
+
+
+def _means(times: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+    """(steps,) means of (units,) ascending numbers over the units of each step."""
+    steps = np.diff(allowed)
+    if np.all(steps == 1):
+        return times[: len(steps)]
+    sums = np.concatenate([[0.0], np.cumsum(times)])
+    return np.maximum.accumulate(np.diff(sums[allowed]) / steps) if len(steps) else times[:0]
 
 
 def family_of(group: Group) -> object:

@@ -24,6 +24,7 @@ class Plan:
         refitted: digests of the stored tensors that the repair made, by name (`spa.passes.cut.likeness.digest`).
         distance: how far the outputs are from the dense model's on the inputs of verification: relative L2, by name.
         fed: the digest of these inputs.
+        align: what kept widths are multiples of where the budget let them; 1: anything.
     """
 
     removed: Mapping[str, tuple[int, ...]]
@@ -32,6 +33,7 @@ class Plan:
     refitted: Mapping[str, str] = field(default_factory=dict)
     distance: Mapping[str, float] = field(default_factory=dict)
     fed: str = ""
+    align: int = 1
 
     @classmethod
     def of(cls, groups: Iterable[Group], removed: Mapping[str, Iterable[int]]) -> Plan:
@@ -82,7 +84,8 @@ class Plan:
         ]
         repair = {"repair": self.repair, "refitted": dict(self.refitted)} if self.repair else {}
         distance = {"distance": {"inputs": self.fed, "relative_l2": dict(self.distance)}} if self.distance else {}
-        return json.dumps({"format": FORMAT, **repair, **distance, "groups": groups}, indent=1) + "\n"
+        align = {"align": self.align} if self.align > 1 else {}
+        return json.dumps({"format": FORMAT, **repair, **distance, **align, "groups": groups}, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
@@ -99,11 +102,11 @@ class Plan:
                 str(g["group"]): tuple(sorted({int(u) for u in g["removed"]})) for g in data["groups"] if g["removed"]
             }
             sizes = {str(g["group"]): int(g["size"]) for g in data["groups"] if g["removed"]}
-            repair = str(data.get("repair", ""))
+            repair, align = str(data.get("repair", "")), int(data.get("align", 1))
             refitted = {str(name): str(digest) for name, digest in data.get("refitted", {}).items()}
             distance = data.get("distance", {"inputs": "", "relative_l2": {}})
             moved = {str(name): float(share) for name, share in distance["relative_l2"].items()}
             fed = str(distance["inputs"])
         except (AttributeError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f"this is no plan of format {FORMAT!r}: {type(error).__name__}: {error}") from error
-        return cls(removed, sizes, repair, refitted, moved, fed)
+        return cls(removed, sizes, repair, refitted, moved, fed, align)
