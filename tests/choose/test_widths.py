@@ -173,7 +173,7 @@ def test_pruning_aligns_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_blocks_of_processors(machine: str, features: set[str], expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processor.platform, "machine", lambda: machine)
+    monkeypatch.setattr("platform.machine", lambda: machine)
     monkeypatch.setattr(processor, "_features", lambda: features)
     assert processor.processor_block.__wrapped__() == expected
 

@@ -240,7 +240,7 @@ def test_hidden_units_of_a_recurrence():
     x = np.random.default_rng(5).standard_normal((60, 6, 4)).astype(np.float32)
     # the first axis counts steps here, so one sample is one whole sequence of batch 10
     data = check_samples({"x": x.reshape(10, 6, 6, 4).reshape(-1, 6, 4)[:6]}, model)
-    found = compensate(model, data, Budget(ratio=0.3, of="channels"))
+    found = compensate(model, data, Budget(ratio=0.3, of="channels", align=1))
     assert [len(units) for units in found.plan.removed.values()] == [3]
     assert {layer.width for layer in found.layers} == {10}
     assert np.all(np.isfinite(outputs(sliced(found), x[:6])))
