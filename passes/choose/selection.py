@@ -82,6 +82,7 @@ def select(
     if budget.of != CHANNELS and not problem.dense[budget.of]:
         raise UsageError(f"of {budget.of!r}: this model has no {budget.of}; choose another of {', '.join(BUDGETS)}")
     if budget.of == CHANNELS:
+        _check_large_enough(problem)
         problem = near_multiples(problem, aligned)
         counts = _uniform(problem)
     elif budget.align == AUTO:
@@ -98,12 +99,8 @@ def select(
     return Selection(plan, reached, notes)
 
 
-def _uniform(problem: Problem) -> list[int] | None:
-    """The same share of every group; None if bounds keep the whole further from it than rounding does.
-
-    Raises:
-        BudgetError: the share is so small that it rounds to no unit in all groups.
-    """
+def _check_large_enough(problem: Problem) -> None:
+    """Raise BudgetError where a share of channels is so small that it rounds to no unit in all groups."""
     ratio, tracks = problem.options.ratio, problem.tracks
     smallest = min((0.5 * t.allowed[1] / t.group.size for t in tracks if t.allowed[-1]), default=0.0)
     if ratio < smallest - ROUNDING:
@@ -111,6 +108,11 @@ def _uniform(problem: Problem) -> list[int] | None:
             f"ratio {ratio:g} of channels is less than half a step of every group: nothing would go; "
             f"the smallest ratio at which something does is {smallest:.4g}"
         )
+
+
+def _uniform(problem: Problem) -> list[int] | None:
+    """The same share of every group; None if bounds keep the whole further from it than rounding does."""
+    ratio, tracks = problem.options.ratio, problem.tracks
     counts = [track.nearest(ratio * track.group.size) for track in tracks]
     missing = sum(ratio * track.group.size - count for track, count in zip(tracks, counts, strict=True))
     return counts if missing <= 0.5 * sum(track.step for track in tracks) + ROUNDING else None
