@@ -20,6 +20,7 @@ from spa.fields import takes_options
 from spa.frontends.files import onnx_file
 from spa.options import PARTS, InputShapes, PruneOptions
 from spa.passes.choose.allocation import weighed
+from spa.passes.choose.first import first_widths
 from spa.passes.choose.importance import score_groups
 from spa.passes.choose.selection import select
 from spa.passes.repair import own
@@ -203,7 +204,8 @@ def _by_weights(dense: ir.Model, options: PruneOptions, clock: _Clock, *, why: s
     with clock.step("select"), _hint_at_inputs(dense, inputs):
         frozen = find_frozen(analysis.coupling)
         scores = weighed(scores, analysis.groups, analysis.cost, options.budget.of)
-        selection = select(analysis.groups, scores, analysis.cost, options.budget, frozen=frozen)
+        first = first_widths(dense)
+        selection = select(analysis.groups, scores, analysis.cost, options.budget, first=first, frozen=frozen)
     report = report_on(analysis, selection.plan)
     report.notes += [*notes, *selection.limits]
     return analysis, selection.plan, report

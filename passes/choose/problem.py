@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -31,6 +31,7 @@ class Terms:
     norms: bool
     multiples: tuple[int, ...]
     whole: Mapping[str, float] | None = None
+    first: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Problem:
             chosen = [groups[number] for number in numbers]
             mine = [scores[number] for number in numbers]
             multiples = [terms.multiples[number] for number in numbers]
-            return find_tracks(chosen, mine, min_keep=options.min_keep, multiples=multiples)
+            return find_tracks(chosen, mine, min_keep=options.min_keep, multiples=multiples, first=terms.first)
 
         def reaches(number: int) -> bool:
             (track,) = tracks_of([number])

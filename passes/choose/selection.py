@@ -35,11 +35,13 @@ class Selection:
         reached: the share (0..1) that goes of the model's params, flops and bytes, and as `channels` of the
             units of all groups that take part.
         limits: groups that take no part or went as far as they may, and why, in words.
+        given_up: of these, groups that are cut to other widths than the hardware likes.
     """
 
     plan: Plan
     reached: Mapping[str, float]
     limits: tuple[str, ...]
+    given_up: tuple[str, ...] = ()
 
 
 def select(
@@ -49,6 +51,7 @@ def select(
     budget: Budget,
     *,
     unread: Iterable[str] = (),
+    first: Mapping[str, int] | None = None,
     norms: bool = False,
     frozen: Sequence[Frozen] = (),
     whole: Mapping[str, float] | None = None,
@@ -58,6 +61,7 @@ def select(
     Args:
         scores: for each group (units,); the smallest go first, ties by the order of groups and units.
         budget: how much is to go, of what, and from where.
+        first: by group, the units that it had before it was ever cut: the least that stays is a share of those.
         unread: names of groups that no weight reads which could make up for them: they stay.
         norms: groups that are off for a norm of their own alone (`Group.own_norm`) take part. Otherwise they are opened
             where nothing else meets the budget; a larger ratio then may remove other units than a smaller one.
@@ -72,7 +76,8 @@ def select(
     """
     aligned = multiples(groups, budget.align)
     free = (1,) * len(groups) if budget.align == AUTO else aligned  # what yields holds nothing back
-    problem = Problem.of(groups, scores, cost, Terms(budget, frozenset(unread), norms, free, whole))
+    terms = Terms(budget, frozenset(unread), norms, free, whole, first or {})
+    problem = Problem.of(groups, scores, cost, terms)
     needed = not norms and not problem.may_suffice and any(group.own_norm for group in groups)
     if needed:
         problem = Problem.of(groups, scores, cost, replace(problem.terms, norms=True))
@@ -95,8 +100,8 @@ def select(
     plan = replace(plan, align=max(aligned, default=1))
     reached = {measure: problem.share(counts, measure) for measure in BUDGETS}
     notes = (*opened(groups, problem.candidates, needed), *reasons(groups, problem.candidates))
-    notes = (*notes, *given_up(problem, aligned, counts), *_at_their_end(problem, counts))
-    return Selection(plan, reached, notes)
+    unaligned = given_up(problem, aligned, counts)
+    return Selection(plan, reached, (*notes, *unaligned, *_at_their_end(problem, counts)), tuple(unaligned))
 
 
 def _check_large_enough(problem: Problem) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, gcd
 
@@ -54,6 +54,7 @@ def find_tracks(
     *,
     min_keep: float = 0.0,
     multiples: Sequence[int] | None = None,
+    first: Mapping[str, int] | None = None,
 ) -> list[Track]:
     """The track of each group.
 
@@ -63,6 +64,7 @@ def find_tracks(
     Args:
         scores: for each group (units,), the smallest leave first.
         min_keep: the share of its units that a group keeps at least.
+        first: by group, the units that it had before it was ever cut: `min_keep` is a share of those.
         multiples: for each group what its kept widths are a multiple of, or all of it stays; one unless told.
     """
     tracks = []
@@ -70,7 +72,8 @@ def find_tracks(
     for group, score, kept, multiple in zip(groups, scores, _stay(groups, scores), multiples, strict=True):
         order = np.argsort(score, kind="stable")
         order = order[~kept[order]]
-        least = max(ceil(min_keep * group.size - _ROUNDING), int(kept.sum()), 1)
+        before = max(group.size, (first or {}).get(group.name, 0))
+        least = max(ceil(min_keep * before - _ROUNDING), int(kept.sum()), 1)
         step = 1 if multiple == 1 else multiple // gcd(multiple, run_length(group))
         tracks.append(Track(group, order, step, allowed_removals(group.size, least=least, step=step)))
     return tracks
@@ -78,7 +81,7 @@ def find_tracks(
 
 def allowed_removals(size: int, *, least: int, step: int = 1) -> np.ndarray:
     """How many of `size` units may leave when at least `least` stay, in a multiple of `step`; ascending from 0."""
-    smallest = ceil(max(least, step) / step) * step
+    smallest = min(ceil(max(least, step) / step) * step, size)
     kept = np.arange(smallest, size, step)[::-1]
     return np.concatenate([[0], size - kept])
 
