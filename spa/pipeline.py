@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import onnx_ir as ir
 
-from spa import runtime
+from spa import runtime, verdict
 from spa.analysis.group import find_frozen
 from spa.analysis.plan import Plan
 from spa.errors import BudgetError, DataError, ModelError, NothingToPrune, UsageError, VerificationError
@@ -35,7 +35,6 @@ from spa.report import Report
 from spa.shapes import infer_shapes
 from spa.shapes.sizes import count_sizes
 from spa.steps import Analysis, Normal, Source, analyse, cut, is_exact, load_normal, report_on
-from spa.verdict import HELD_OUT, MADE_UP
 from spa.verification import foretell, seal, verify_files, verify_plan
 
 __all__ = [
@@ -227,7 +226,7 @@ def _by_samples(dense: ir.Model, samples: Calibration, options: PruneOptions, cl
     plan = replace(found.plan, repair=f"{method}, {preset}, {len(samples)} samples")
     report = report_on(analysis, plan)
     report.before, report.layers, report.outputs = found.before, found.layers, found.difference
-    report.outputs_on = MADE_UP if options.repair.data_free else HELD_OUT
+    report.outputs_on = verdict.MADE_UP if made_up else verdict.HELD_OUT
     report.notes += [*samples.notes, *found.notes]
     return analysis, plan, report
 
