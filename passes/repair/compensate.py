@@ -144,7 +144,7 @@ def compensate(
             plan = allocate(curves, network.groups, network.cost, budget.of, choose)
         repair = Repair(session, curves, {name: np.array(units) for name, units in plan.removed.items()})
         plan = replace(repair.run(), align=plan.align)
-        session.notes += given_up
+        session.notes.extend(given_up)
         _restore(network, repair.draft, trained)
         if not made_up and (session.baseline is None or session.baseline.batch_norm):
             _normalise_again(session, repair)
