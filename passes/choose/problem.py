@@ -66,7 +66,7 @@ class Problem:
             norms=terms.norms, reaches=reaches,
         )  # fmt: skip
         tracks = tracks_of(candidates.active)
-        dense = terms.whole or {name: cost.of(name) for name in MEASURES}
+        dense = terms.whole or {name: cost.before(name) for name in MEASURES}
         return cls(groups, scores, cost, terms, candidates, tracks, dense, condensed_cost(cost, tracks))
 
     @property
