@@ -88,8 +88,9 @@ def select(
         raise UsageError(f"of {budget.of!r}: this model has no {budget.of}; choose another of {', '.join(BUDGETS)}")
     if budget.of == CHANNELS:
         _check_large_enough(problem)
-        problem = near_multiples(problem, aligned)
-        counts = _uniform(problem)
+        near = near_multiples(problem, aligned)
+        counts = _uniform(near)
+        problem, counts = (problem, _uniform(problem)) if counts is None else (near, counts)
     elif budget.align == AUTO:
         problem, counts = search_aligned(problem, aligned)
     else:
