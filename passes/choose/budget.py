@@ -8,7 +8,7 @@ from typing import Any
 
 from spa.analysis.cost import MEASURES
 from spa.errors import UsageError
-from spa.fields import Options, about, between, is_number
+from spa.fields import Options, about, at_least, between, is_number
 
 CHANNELS = "channels"
 AUTO = "auto"
@@ -41,8 +41,8 @@ def share(text: str) -> float:
 
 
 def _is_multiple(value: Any) -> str | None:
-    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-    return None if whole or value == AUTO else f"a whole number of units, 1 or more, or {AUTO}"
+    expected = f"a whole number of units, 1 or more, or {AUTO}"
+    return None if isinstance(value, str) and value == AUTO else at_least(1, what=expected)(value)
 
 
 def multiple(text: str) -> int | str:

@@ -10,7 +10,7 @@ import numpy as np
 from spa.analysis.cost import MEASURES, Cost, Term, unit_costs
 from spa.analysis.group import Group
 from spa.notation.dims import Factor, leaves
-from spa.passes.choose.budget import CHANNELS, Budget
+from spa.passes.choose.budget import AUTO, CHANNELS, Budget
 from spa.passes.choose.candidates import Candidates, find_candidates
 from spa.passes.choose.tracks import Track, find_tracks, masks_of
 
@@ -51,14 +51,14 @@ class Problem:
     def of(cls, groups: Sequence[Group], scores: Sequence[np.ndarray], cost: Cost, terms: Terms) -> Problem:
         options = terms.budget
 
-        def tracks_of(numbers: Sequence[int]) -> list[Track]:
+        def tracks_of(numbers: Sequence[int], *, aligned: bool = True) -> list[Track]:
             chosen = [groups[number] for number in numbers]
             mine = [scores[number] for number in numbers]
-            multiples = [terms.multiples[number] for number in numbers]
+            multiples = [terms.multiples[number] if aligned else 1 for number in numbers]
             return find_tracks(chosen, mine, min_keep=options.min_keep, multiples=multiples, first=terms.first)
 
         def reaches(number: int) -> bool:
-            (track,) = tracks_of([number])
+            (track,) = tracks_of([number], aligned=options.align != AUTO)  # what yields decides no nest
             return track.nearest(options.ratio * track.group.size) >= 0.5 * options.ratio * track.group.size
 
         candidates = find_candidates(

@@ -9,7 +9,7 @@ from math import ceil, gcd
 
 import numpy as np
 
-from spa.analysis.group import Group
+from spa.analysis.group import Group, Slice
 from spa.notation.dims import Factor
 
 _ROUNDING = 1e-9  # shares of whole numbers may miss one by this much
@@ -87,16 +87,25 @@ def allowed_removals(size: int, *, least: int, step: int = 1) -> np.ndarray:
 
 
 def run_length(group: Group) -> int:
-    """The width of a unit: how many positions in a row it takes along every axis (a head: its head_dim)."""
+    """The width of a unit: how many positions in a row it takes of what makes it (a head: its head_dim).
+
+    The largest of the tensors that make the units counts: a mask or a bias has one number for each head.
+    """
+    makers = [piece for piece in group.slices if piece.producer] or list(group.slices)
+    most = max((_numbers(piece) for piece in makers), default=0)
     width = 0
-    for piece in group.slices:
-        ends = np.flatnonzero(piece.unit_of[1:] != piece.unit_of[:-1])
-        ends = np.concatenate([ends, [piece.unit_of.size - 1]])
-        runs = np.diff(ends, prepend=-1)[piece.unit_of[ends] >= 0]
-        width = gcd(width, *runs.tolist())
-        if width == 1:
-            break
+    for piece in makers:
+        if _numbers(piece) == most:
+            ends = np.flatnonzero(piece.unit_of[1:] != piece.unit_of[:-1])
+            ends = np.concatenate([ends, [piece.unit_of.size - 1]])
+            runs = np.diff(ends, prepend=-1)[piece.unit_of[ends] >= 0]
+            width = gcd(width, *runs.tolist())
     return max(width, 1)
+
+
+def _numbers(piece: Slice) -> int:
+    tensor = piece.value.const_value
+    return 0 if tensor is None else int(tensor.size)
 
 
 def _stay(groups: Sequence[Group], scores: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -28,8 +28,8 @@ _OFF = 0.125
 
 def multiples(groups: Sequence[Group], align: int | str) -> tuple[int, ...]:
     """What the kept widths of each group are multiples of: a number as it is, or what the hardware likes."""
-    if isinstance(align, int):
-        return (align,) * len(groups)
+    if not isinstance(align, str):
+        return (int(align),) * len(groups)
     return tuple(block(_type_of(group)) for group in groups)
 
 

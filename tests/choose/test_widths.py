@@ -198,3 +198,24 @@ def test_the_type_that_counts_is_that_of_most_numbers() -> None:
     )
     (group,) = model.groups
     assert widths._type_of(group) == ir.DataType.INT8
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.3])
+def test_a_multiple_does_not_decide_which_of_a_nest_is_cut(ratio: float) -> None:
+    """Two heads: a tenth is taken from inside them, as it is without multiples, not from one head of two."""
+    model = attention(heads=2, head_dim=16)
+    found, free = choose(model, ratio=ratio), choose(model, ratio=ratio, align=1)
+    assert {group.kind for group in model.groups if group.name in found.plan.removed} == {
+        group.kind for group in model.groups if group.name in free.plan.removed
+    }
+    assert found.reached["params"] <= max(1.15 * ratio, free.reached["params"])
+
+
+def test_one_number_for_each_head_does_not_say_how_wide_a_head_is() -> None:
+    model = grouped(
+        """(float[2,5,8] x) => (float[2,5,8] y) {
+            q=MatMul(x,w) h=Reshape(q,to) m=Mul(h,s) f=Reshape(m,back) y=MatMul(f,v) }""",
+        {"w": (8, 64), "to": np.array([2, 5, 4, 16]), "s": (4, 1), "back": np.array([2, 5, 64]), "v": (64, 8)},
+    )
+    heads = next(group for group in model.groups if group.size == 4)
+    assert run_length(heads) == 16
