@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import onnx
 import onnx_ir as ir
 
-from spa import runtime
+from spa import runtime, verdict
 from spa.analysis.group import find_frozen
 from spa.analysis.plan import Plan
 from spa.errors import BudgetError, DataError, ModelError, NothingToPrune, UsageError, VerificationError
@@ -20,6 +20,8 @@ from spa.feeds import Feeds
 from spa.fields import takes_options
 from spa.frontends.files import onnx_file
 from spa.options import PARTS, InputShapes, PruneOptions
+from spa.passes.choose.allocation import weighed
+from spa.passes.choose.first import first_widths
 from spa.passes.choose.importance import score_groups
 from spa.passes.choose.selection import select
 from spa.passes.repair import own
@@ -208,7 +210,9 @@ def _by_weights(dense: ir.Model, options: PruneOptions, clock: _Clock, *, why: s
         scores = score_groups(analysis.groups, criterion, options.scoring, notes=notes)
     with clock.step("select"), _hint_at_inputs(dense, inputs):
         frozen = find_frozen(analysis.coupling)
-        selection = select(analysis.groups, scores, analysis.cost, options.budget, frozen=frozen)
+        scores = weighed(scores, analysis.groups, analysis.cost, options.budget.of)
+        first = first_widths(dense)
+        selection = select(analysis.groups, scores, analysis.cost, options.budget, first=first, frozen=frozen)
     report = report_on(analysis, selection.plan)
     report.notes += [*notes, *selection.limits]
     return analysis, selection.plan, report
@@ -230,6 +234,7 @@ def _by_samples(dense: ir.Model, samples: Calibration, options: PruneOptions, cl
     plan = replace(found.plan, repair=f"{method}, {preset}, {len(samples)} samples")
     report = report_on(analysis, plan)
     report.before, report.layers, report.outputs = found.before, found.layers, found.difference
+    report.outputs_on = verdict.MADE_UP if made_up else verdict.HELD_OUT
     report.notes += [*samples.notes, *found.notes]
     return analysis, plan, report
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from spa import verdict
 from spa.analysis.cost import NUMBERS
 from spa.analysis.coupling import Coupling
 from spa.analysis.group import Frozen, Group, find_frozen
@@ -93,8 +94,9 @@ class Report:
         missing: what was not compared, and why.
         give: the options with which it may be.
         layers: what was refitted, layer by layer; empty where weights did not change.
-        outputs: for each output how far it moved on samples held out: relative_l2, cosine, and kl where it holds
-            probabilities or could hold logits.
+        outputs: for each output how far it moved from the dense model's: relative_l2, and kl and top1 where it holds
+            probabilities or could hold logits (`spa.passes.repair.difference` defines them).
+        outputs_on: what it was measured on: samples held out, made-up inputs or random inputs.
     """
 
     before: Mapping[str, float]
@@ -111,6 +113,7 @@ class Report:
     give: Sequence[str] = ()
     layers: Sequence[LayerReport] = ()
     outputs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    outputs_on: str = verdict.HELD_OUT
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -126,6 +129,7 @@ class Report:
     def to_json(self) -> str:
         """The report as one JSON object."""
         data: dict[str, Any] = asdict(self) | {"verified": self.verified}
+        data["verdict"] = verdict.summary(self.outputs, self.outputs_on)
         data["removed_share"] = {measure: self.removed_share(measure) for measure in self.before}
         return json.dumps(_finite(data), indent=1)
 
@@ -230,8 +234,8 @@ def print_report(report: Report, console: Console, *, all_groups: bool = False) 
         _add(cost, measure, *sizes, f"{report.removed_share(measure):.1%}")
     _print(cost, console, foot=sizes_line(report.sizes))
     print_groups(report.groups, console, all_groups=all_groups)
-    print_layers(report.layers, console, all_layers=all_groups)
-    print_outputs(report.outputs, console)
+    print_layers(report.layers, console, on=report.outputs_on, all_layers=all_groups)
+    print_outputs(report.outputs, console, on=report.outputs_on)
     print_frozen(report.frozen, console)
     print_verdict(report, console)
 
@@ -249,6 +253,8 @@ def print_verdict(report: Report, console: Console) -> None:
         if not report.exact:
             line += " (not exact by construction: units that enter a norm, mean or softmax were removed)"
         console.print(line, markup=False, soft_wrap=True)
+    if moved := verdict.summary(report.outputs, report.outputs_on):
+        console.print(moved, markup=False, soft_wrap=True)
     for note in report.notes:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
 
@@ -281,7 +287,9 @@ def print_groups(rows: Sequence[GroupRow], console: Console, *, all_groups: bool
     _print(table, console)
 
 
-def print_layers(layers: Sequence[LayerReport], console: Console, *, all_layers: bool = False) -> None:
+def print_layers(
+    layers: Sequence[LayerReport], console: Console, *, on: str = verdict.HELD_OUT, all_layers: bool = False
+) -> None:
     """What was refitted, the layers that lost most first; with `all_layers`, in graph order and every one."""
     if not layers:
         return
@@ -291,15 +299,15 @@ def print_layers(layers: Sequence[LayerReport], console: Console, *, all_layers:
         losses = (f"{layer.predicted:.2%}", "" if isnan(layer.measured) else f"{layer.measured:.2%}")
         _add(table, layer.name, layer.width, layer.removed, *losses, layer.note)
     more = "" if all_layers or len(layers) <= WORST_LAYERS else f"; {len(layers) - WORST_LAYERS} lost less: --verbose"
-    _print(table, console, foot=f"loss: share of the variance of a layer's outputs, measured on samples held out{more}")
+    _print(table, console, foot=f"loss: share of the variance of a layer's outputs, measured on {on}{more}")
 
 
-def print_outputs(outputs: Mapping[str, Mapping[str, float]], console: Console) -> None:
-    """How far the outputs moved on samples that nothing was fitted to."""
+def print_outputs(outputs: Mapping[str, Mapping[str, float]], console: Console, *, on: str = verdict.HELD_OUT) -> None:
+    """How far the outputs moved, and on what that was measured."""
     measures = list(dict.fromkeys(measure for found in outputs.values() for measure in found))
     if not measures:
         return
-    table = _table("output, on samples held out", *(f"{measure} >" for measure in measures))
+    table = _table(f"output, on {on}", *(f"{measure} >" for measure in measures))
     for name, found in outputs.items():
         _add(table, name, *(f"{found[measure]:.3g}" if measure in found else "" for measure in measures))
     _print(table, console)

@@ -188,6 +188,14 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
+def has_cuda() -> bool:
+    """Whether models run on an NVIDIA GPU here; without onnxruntime they do not."""
+    try:
+        return _cuda_works()
+    except MissingExtra:
+        return False
+
+
 @functools.cache
 def _cuda_works() -> bool:
     """Whether a CUDA session computes on CUDA. The list of available providers only says what was built."""

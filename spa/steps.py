@@ -16,6 +16,7 @@ from spa.analysis.group import Group, find_groups
 from spa.analysis.plan import Plan
 from spa.frontends.files import onnx_file
 from spa.options import InputShapes
+from spa.passes.choose.first import note_widths
 from spa.passes.cut.slicing import slice_model
 from spa.passes.normalize.normalize import normalize
 from spa.report import Report, frozen_shares, group_rows
@@ -76,6 +77,7 @@ def load_normal(source: Source | Normal) -> ir.Model:
 def cut(analysis: Analysis, plan: Plan) -> None:
     """Apply a plan to the analysed model, in place."""
     slice_model(analysis.model, analysis.coupling, analysis.shapes, plan.masks(analysis.groups))
+    note_widths(analysis.model, plan)
 
 
 def report_on(analysis: Analysis, plan: Plan) -> Report:

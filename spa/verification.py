@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import onnx_ir as ir
 
+from spa import runtime
 from spa.analysis.plan import Plan
-from spa.errors import VerificationError
+from spa.errors import DataError, VerificationError
 from spa.feeds import Feeds
 from spa.frontends.files import onnx_file
 from spa.mapped import release
@@ -16,11 +18,14 @@ from spa.options import InputShapes
 from spa.passes.cut import verify as verification
 from spa.passes.cut.likeness import check_same, different, digest
 from spa.passes.cut.masking import mask_consumers
-from spa.passes.cut.trials import Inputs
+from spa.passes.cut.trials import Inputs, NoTrial
 from spa.passes.repair.biases import drop_zero_biases
+from spa.passes.repair.moved import logits_of, moved
 from spa.passes.repair.network import prepare
 from spa.report import NOT_COMPARED, VERIFIED, Report
+from spa.shapes import infer_shapes
 from spa.steps import Source, analyse, cut, load_normal, report_on
+from spa.verdict import GIVEN, RANDOM
 
 _MOST_GIVEN = 6
 """Of a model's inputs, so many are named in an advice."""
@@ -154,7 +159,25 @@ def verify_plan(
         report.give = _give(dense, feeds or {})
     else:
         report.status = VERIFIED
+    if not report.outputs and not found.missing:
+        report.outputs, report.outputs_on = _moved(dense, pruned, inputs, feeds)
     return found
+
+
+def _moved(
+    dense: ir.Model, pruned: ir.Model, inputs: InputShapes | None, feeds: Feeds | None
+) -> tuple[dict[str, dict[str, float]], str]:
+    """How far the outputs are from those of the dense model itself, and on what."""
+    shapes = infer_shapes(dense, inputs=inputs)
+    run = partial(runtime.run, runtime.session(verification.seeded(dense), optimize=False))
+    try:
+        trials = Inputs.of(dense.graph, shapes, inputs, feeds).trials(run)
+        after = runtime.session(verification.seeded(pruned), optimize=False)
+        found = [runtime.run(after, trial.feeds) for trial in trials]
+    except (NoTrial, DataError):  # units read as zero ran, all of them do not
+        return {}, RANDOM
+    expected = [trial.outputs for trial in trials]
+    return moved(expected, found, logits=logits_of(dense, shapes)), GIVEN if trials[0].fixed else RANDOM
 
 
 @dataclass(frozen=True, slots=True)

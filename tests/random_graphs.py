@@ -30,7 +30,6 @@ from spa.errors import SpaError
 from spa.passes.choose.tracks import find_tracks
 from spa.passes.cut import verify as verification
 from spa.passes.cut.masking import mask_consumers
-from spa.passes.cut.slicing import slice_model
 from spa.provenance import stamp
 from tests.random_blocks import IMAGE_BLOCKS, ROW_BLOCKS, SEQUENCE_BLOCKS, conv, linear
 from tests.random_builder import Axis, Builder, Tensor
@@ -177,7 +176,7 @@ def check(proto: onnx.ModelProto, seed: int) -> Outcome:
     masks = plan.masks(analysis.groups)
     foretold = {measure: analysis.cost.of(measure, masks) for measure in ("params", "flops")}
     shapes = {str(value.name): analysis.shapes.of[value] for value in pruned.graph.inputs}
-    slice_model(pruned, analysis.coupling, analysis.shapes, masks)
+    pipeline.cut(analysis, plan)
     if notes := verification.check_structure(dense, pruned):
         raise Wrong(f"the dense model is invalid: {notes}")
     again = pipeline.analyse(masked)

@@ -14,11 +14,13 @@ from itertools import pairwise
 
 import numpy as np
 
-from spa.analysis.cost import Cost
+from spa.analysis.cost import Cost, unit_costs
 from spa.analysis.group import Group
 from spa.analysis.plan import Plan
 
 ROUNDS = 4
+CHEAP = 0.25
+"""Of what units free on average: scores of weights are those of units that free more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,26 @@ def allocate(
         if before.removed == plan.removed:
             break
     return plan
+
+
+def weighed(found: Sequence[np.ndarray], groups: Sequence[Group], cost: Cost, of: str) -> list[np.ndarray]:
+    """Scores of weights, higher for units that free next to nothing.
+
+    Norms brought to one scale by their group's largest are no losses, and divided by what units free they do far more
+    damage than as they are (tests/benchmarks/defaults.md). But a unit that frees a hundredth of what others do is not
+    worth as much: below `CHEAP` of the mean, its score grows as what it frees falls.
+
+    Args:
+        found: for each group (units,).
+        of: what is freed; channels: scores stay as they are.
+    """
+    if of not in cost.terms:
+        return list(found)
+    freed = unit_costs(groups, cost, of)
+    sizes = np.array([group.size if group.off is None else 0 for group in groups])
+    mean = float(sizes @ freed) / max(int(sizes.sum()), 1)
+    factors = np.maximum(1.0, CHEAP * mean / np.maximum(freed, 1e-9 * mean or 1.0))
+    return [score * factor for score, factor in zip(found, factors, strict=True)]
 
 
 def scores(curves: Mapping[str, Curve], groups: Sequence[Group], cost: Cost, of: str, plan: Plan) -> list[np.ndarray]:

@@ -11,6 +11,7 @@ from spa.errors import UsageError
 from spa.fields import Options, about, at_least, between, is_number
 
 CHANNELS = "channels"
+AUTO = "auto"
 BUDGETS = (*MEASURES, CHANNELS)
 SCOPES = ("global", "local", "isomorphic")
 
@@ -37,6 +38,16 @@ def share(text: str) -> float:
     except ValueError:
         raise UsageError(f"{text!r}: expected a share such as 0.3 or 30%") from None
     return number / 100 if text.strip().endswith("%") else number
+
+
+def _is_multiple(value: Any) -> str | None:
+    expected = f"a whole number of units, 1 or more, or {AUTO}"
+    return None if isinstance(value, str) and value == AUTO else at_least(1, what=expected)(value)
+
+
+def multiple(text: str) -> int | str:
+    """A number, or auto as it is."""
+    return int(text) if text.strip().isdecimal() else text.strip()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,12 +95,14 @@ class Budget(Options):
             more="local takes the same share of every group, isomorphic of all groups of one kind and structure",
         ),
     )
-    align: int = field(
-        default=1,
+    align: int | str = field(
+        default=AUTO,
         metadata=about(
             "kept widths are multiples of this, or all of a group stays",
             metavar="N",
-            check=at_least(1, what="a whole number of units, 1 or more"),
+            check=_is_multiple,
+            parse=multiple,
+            more="auto: what the processor computes in blocks of, given up for a group where it holds the budget back",
         ),
     )
     min_keep: float = field(

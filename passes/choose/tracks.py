@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, gcd
 
 import numpy as np
 
-from spa.analysis.group import Group
+from spa.analysis.group import Group, Slice
 from spa.notation.dims import Factor
 
 _ROUNDING = 1e-9  # shares of whole numbers may miss one by this much
@@ -49,7 +49,12 @@ class Track:
 
 
 def find_tracks(
-    groups: Sequence[Group], scores: Sequence[np.ndarray], *, min_keep: float = 0.0, align: int = 1
+    groups: Sequence[Group],
+    scores: Sequence[np.ndarray],
+    *,
+    min_keep: float = 0.0,
+    multiples: Sequence[int] | None = None,
+    first: Mapping[str, int] | None = None,
 ) -> list[Track]:
     """The track of each group.
 
@@ -59,36 +64,48 @@ def find_tracks(
     Args:
         scores: for each group (units,), the smallest leave first.
         min_keep: the share of its units that a group keeps at least.
-        align: kept widths are a multiple of this; or all of a group stays.
+        first: by group, the units that it had before it was ever cut: `min_keep` is a share of those.
+        multiples: for each group what its kept widths are a multiple of, or all of it stays; one unless told.
     """
     tracks = []
-    for group, score, kept in zip(groups, scores, _stay(groups, scores), strict=True):
+    multiples = multiples or [1] * len(groups)
+    for group, score, kept, multiple in zip(groups, scores, _stay(groups, scores), multiples, strict=True):
         order = np.argsort(score, kind="stable")
         order = order[~kept[order]]
-        least = max(ceil(min_keep * group.size - _ROUNDING), int(kept.sum()), 1)
-        step = 1 if align == 1 else align // gcd(align, run_length(group))
+        before = max(group.size, (first or {}).get(group.name, 0))
+        least = max(ceil(min_keep * before - _ROUNDING), int(kept.sum()), 1)
+        step = 1 if multiple == 1 else multiple // gcd(multiple, run_length(group))
         tracks.append(Track(group, order, step, allowed_removals(group.size, least=least, step=step)))
     return tracks
 
 
 def allowed_removals(size: int, *, least: int, step: int = 1) -> np.ndarray:
     """How many of `size` units may leave when at least `least` stay, in a multiple of `step`; ascending from 0."""
-    smallest = ceil(max(least, step) / step) * step
+    smallest = min(ceil(max(least, step) / step) * step, size)
     kept = np.arange(smallest, size, step)[::-1]
     return np.concatenate([[0], size - kept])
 
 
 def run_length(group: Group) -> int:
-    """The width of a unit: how many positions in a row it takes along every axis (a head: its head_dim)."""
+    """The width of a unit: how many positions in a row it takes of what makes it (a head: its head_dim).
+
+    The largest of the tensors that make the units counts: a mask or a bias has one number for each head.
+    """
+    makers = [piece for piece in group.slices if piece.producer] or list(group.slices)
+    most = max((_numbers(piece) for piece in makers), default=0)
     width = 0
-    for piece in group.slices:
-        ends = np.flatnonzero(piece.unit_of[1:] != piece.unit_of[:-1])
-        ends = np.concatenate([ends, [piece.unit_of.size - 1]])
-        runs = np.diff(ends, prepend=-1)[piece.unit_of[ends] >= 0]
-        width = gcd(width, *runs.tolist())
-        if width == 1:
-            break
+    for piece in makers:
+        if _numbers(piece) == most:
+            ends = np.flatnonzero(piece.unit_of[1:] != piece.unit_of[:-1])
+            ends = np.concatenate([ends, [piece.unit_of.size - 1]])
+            runs = np.diff(ends, prepend=-1)[piece.unit_of[ends] >= 0]
+            width = gcd(width, *runs.tolist())
     return max(width, 1)
+
+
+def _numbers(piece: Slice) -> int:
+    tensor = piece.value.const_value
+    return 0 if tensor is None else int(tensor.size)
 
 
 def _stay(groups: Sequence[Group], scores: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -134,10 +151,17 @@ class Schedule:
     Attributes:
         track: (steps,) the number of the track that goes on.
         count: (steps,) how many units of its group are gone after that.
+        when: (steps,) ascending: what they go by, as a mean over the units that leave.
     """
 
     track: np.ndarray
     count: np.ndarray
+    when: np.ndarray
+
+    def without(self, track: int, start: int) -> Schedule:
+        """The same without the steps of one track, from one step on."""
+        stays = (self.track != track) | (np.arange(len(self.track)) < start)
+        return Schedule(self.track[stays], self.count[stays], self.when[stays])
 
     def counts(self, steps: int, tracks: int) -> list[int]:
         """How many units of each track's group are gone after the first `steps`."""
@@ -150,8 +174,8 @@ class Schedule:
 def schedule(tracks: Sequence[Track], scores: Sequence[np.ndarray], scope: str) -> Schedule:
     """The order in which groups shrink.
 
-    global: by score.  local: by the share of its group that is gone by then.  isomorphic: by the share of
-    its family, inside which units go by score.  Ties by the order of groups, then of units.
+    global: by score, several units at once by their mean.  local: by the share of its group that is gone by then.
+    isomorphic: by the share of its family, inside which units go by score.  Ties by the order of groups, then of units.
 
     Args:
         scores: for each track's group, (units,).
@@ -167,10 +191,19 @@ def schedule(tracks: Sequence[Track], scores: Sequence[np.ndarray], scope: str) 
             for number, ranks in zip(members, _ranks([when[number] for number in members]), strict=True):
                 when[number] = (ranks + 0.5) / units
     counts = [track.allowed[1:] for track in tracks]
-    reached = [times[count - 1] for times, count in zip(when, counts, strict=True)]  # a step waits for its last unit
-    order = np.argsort(np.concatenate(reached), kind="stable")
+    reached = np.concatenate([_means(times, track.allowed) for times, track in zip(when, tracks, strict=True)])
+    order = np.argsort(reached, kind="stable")
     owner = np.repeat(np.arange(len(tracks)), [len(count) for count in counts])
-    return Schedule(owner[order], np.concatenate(counts)[order])
+    return Schedule(owner[order], np.concatenate(counts)[order], reached[order])
+
+
+def _means(times: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+    """(steps,) means of (units,) ascending numbers over the units of each step."""
+    steps = np.diff(allowed)
+    if np.all(steps == 1):
+        return times[: len(steps)]
+    sums = np.concatenate([[0.0], np.cumsum(times)])
+    return np.maximum.accumulate(np.diff(sums[allowed]) / steps) if len(steps) else times[:0]
 
 
 def family_of(group: Group) -> object:

@@ -25,6 +25,7 @@ from spa.errors import NothingToPrune, UsageError, VerificationError
 from spa.passes.choose.allocation import Curve, allocate
 from spa.passes.choose.budget import Budget
 from spa.passes.choose.candidates import NESTED, find_candidates
+from spa.passes.choose.first import first_widths
 from spa.passes.choose.importance.gather import check_finite, stored
 from spa.passes.choose.selection import select
 from spa.passes.layers.workers import one_thread_each
@@ -105,12 +106,18 @@ def compensate(
     turned: Mapping[str, Turned] = {}
     beside: list[str] = []
 
+    given_up: list[str] = []
+
     def choose(scores: list[np.ndarray]) -> Plan:
         unscored = [group.name for group in network.groups if group.name not in curves]
         wanted, norms = replace(budget, include=(*budget.include, *beside)), session.baseline is None
-        return select(
-            network.groups, scores, network.cost, wanted, unread=unscored, norms=norms, whole=network.before
-        ).plan
+        first = first_widths(network.model)
+        found = select(
+            network.groups, scores, network.cost, wanted, unread=unscored, first=first, norms=norms,
+            whole=network.before,
+        )  # fmt: skip
+        given_up[:] = found.given_up
+        return found.plan
 
     with one_thread_each():
         session = Session.of(
@@ -136,7 +143,8 @@ def compensate(
         with session.step("allocate"):
             plan = allocate(curves, network.groups, network.cost, budget.of, choose)
         repair = Repair(session, curves, {name: np.array(units) for name, units in plan.removed.items()})
-        plan = repair.run()
+        plan = replace(repair.run(), align=plan.align)
+        session.notes.extend(given_up)
         _restore(network, repair.draft, trained)
         if not made_up and (session.baseline is None or session.baseline.batch_norm):
             _normalise_again(session, repair)

@@ -1,12 +1,18 @@
 """How far the outputs of a network moved, in numbers that can be compared between networks.
 
-An output of probabilities is off by a KL divergence, any other by the share of its variance that is lost. What a stored
-weight makes along the last axis may be logits or plain numbers, and no graph says which: it is off by both, its
-divergence being that of its softmax.
+| figure | what it is |
+|---|---|
+| lost share | mean square of what an output is off by, over the variance of the dense one around the mean of each column; over its mean square where it does not vary |
+| relative_l2 | the root of the lost share; of an output of several kinds of columns (boxes in pixels beside scores), that of the worst kind, and that of each as relative_l2[:, 4:84] |
+| kl | mean Kullback-Leibler divergence of rows of probabilities, or of the softmax of rows that may be logits, in nats |
+| top1 | share of these rows whose largest number is where the dense one has it |
+
+An output of probabilities is off by its divergence, any other by the lost share. What a stored weight makes along the
+last axis may be logits or plain numbers, and no graph says which: it is off by both.
 
 What was decided (the class of an ArgMax, the boxes that a suppression leaves) is not off by numbers: the values that it
 was decided from are compared.
-"""
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -18,6 +24,7 @@ import onnx_ir as ir
 from spa.analysis.coupling import Coupling
 from spa.notation.rule import names_of
 from spa.passes.layers.consumers import Layer
+from spa.passes.repair.kinds import WHOLE, Part, parts_of
 from spa.passes.repair.streaming import reads
 
 BLOCK = 1 << 20
@@ -37,7 +44,7 @@ def output_difference(
     *,
     logits: bool = False,
 ) -> dict[str, float]:
-    """How far an output moved: relative L2 of what varies, and mean KL divergence of its rows where they have one.
+    """How far an output moved: relative_l2, with kl and top1 where its rows have them, as the module says.
 
     What is not finite in the dense network (scores masked with minus infinity) is left out.
 
@@ -46,27 +53,67 @@ def output_difference(
         weights: for each batch (rows,), zero for rows that do not count.
         logits: rows that are no probabilities may be their logarithms, but for a constant.
     """
+    weights = weights or [None] * len(dense)
     probabilities = all(_are_probabilities(left, there) for left, _, there in _blocks(dense, dense, weights))
+    parts = WHOLE if probabilities else parts_of(dense)
+    shares = {str(part): lost_share(*_cut(part, dense, pruned, weights)) for part in parts}
+    found = {"relative_l2": float(np.sqrt(max(shares.values(), default=0.0)))}
+    if len(parts) > 1:
+        found |= {f"relative_l2{part}": float(np.sqrt(share)) for part, share in shares.items()}
     first = next(_blocks(dense, dense, weights), None)
     logits = logits and first is not None and _spread(first[0], first[2]) < LOGITS_SPREAD
-    error = squares = kl = 0.0
+    width = dense[0].shape[-1] if len(dense) and dense[0].ndim else 1
+    if (probabilities or logits) and width > 1:
+        found |= _divergence(_blocks(dense, pruned, weights), logits=not probabilities)
+    return found
+
+
+def lost_share(
+    dense: Sequence[np.ndarray], pruned: Sequence[np.ndarray], weights: Sequence[np.ndarray | None] = ()
+) -> float:
+    """The lost share of rows along the last axis; arguments as those of `output_difference`."""
+    error = squares = 0.0
     sums, count = np.zeros(()), 0
-    for left, right, there in _blocks(dense, pruned, weights):
+    for left, right, _ in _blocks(dense, pruned, weights):
         error += float(np.sum((left - right) ** 2))
         squares += float(np.sum(left**2))
         sums = sums + left.sum(0)
         count += len(left)
-        if probabilities:
-            kl += float(np.sum(left * (np.log(left + 1e-12) - np.log(np.maximum(right, 0) + 1e-12))))
-        elif logits:
+    variance = squares - float(np.sum(sums**2)) / max(count, 1)
+    return error / ((variance if variance > NEXT_TO_NOTHING * squares else squares) or 1.0)
+
+
+def _divergence(blocks: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]], *, logits: bool) -> dict[str, float]:
+    """Mean divergence of rows, and the share of them that keep their first choice."""
+    kl, same, count = 0.0, 0, 0
+    for left, right, there in blocks:
+        first = [np.argmax(np.where(there, rows, -np.inf), axis=1) for rows in (left, right)]
+        same += int(np.sum(first[0] == first[1]))
+        count += len(left)
+        if logits:
             left, right = _log_softmax(left, there), _log_softmax(right, there)
             kl += float(np.sum(np.exp(left) * (left - right), where=there))
-    variance = squares - float(np.sum(sums**2)) / max(count, 1)
-    scale = (variance if variance > NEXT_TO_NOTHING * squares else squares) or 1.0
-    found = {"relative_l2": float(np.sqrt(error / scale))}
-    if count and sums.size > 1 and (probabilities or logits):
-        found["kl"] = kl / count
-    return found
+        else:
+            kl += float(np.sum(left * (np.log(left + 1e-12) - np.log(np.maximum(right, 0) + 1e-12))))
+    return {"kl": kl / count, "top1": same / count} if count else {}
+
+
+def _cut(
+    part: Part, dense: Sequence[np.ndarray], pruned: Sequence[np.ndarray], weights: Sequence[np.ndarray | None]
+) -> tuple[Sequence[np.ndarray], Sequence[np.ndarray], Sequence[np.ndarray | None]]:
+    """Outputs of one part, its axis the last where all rows count, and weights of their rows."""
+    if part.axis is None:
+        return dense, pruned, weights
+    if all(weight is None for weight in weights):
+        sides = ([np.moveaxis(part.of(array), part.axis, -1) for array in arrays] for arrays in (dense, pruned))
+        return next(sides), next(sides), weights
+    rows = [
+        weight
+        if weight is None or part.axis == array.ndim - 1
+        else part.of(weight.reshape(array.shape[:-1])).reshape(-1)
+        for array, weight in zip(dense, weights, strict=True)
+    ]
+    return [part.of(array) for array in dense], [part.of(array) for array in pruned], rows
 
 
 def evened(
@@ -102,8 +149,9 @@ def evened(
 
 
 def lost(found: Mapping[str, float], *, logits: bool = False) -> float:
-    """One number for what `output_difference` found."""
-    squared = found["relative_l2"] ** 2
+    """One number for what `output_difference` found: kinds of columns count as much as each other."""
+    kinds = [value**2 for name, value in found.items() if name.startswith("relative_l2[")]
+    squared = float(np.mean(kinds)) if kinds else found["relative_l2"] ** 2
     if "kl" not in found:
         return squared
     return found["kl"] + squared if logits else found["kl"]

@@ -142,7 +142,7 @@ class Session:
         found = output_difference(dense, pruned, weights, logits=self.network.logits[at])
         if self.data.balanced and "kl" not in found:
             counts = [self.data.count(batch) for batch in batches]
-            found |= output_difference(*evened(dense, pruned, counts), weights)
+            return output_difference(*evened(dense, pruned, counts), weights)
         return found
 
     def lost(self, differences: Sequence[Mapping[str, float]]) -> float:

@@ -19,7 +19,7 @@ import onnx_ir as ir
 
 from spa.analysis.application import Application
 from spa.analysis.coupling import Coupling
-from spa.analysis.group import Masks
+from spa.analysis.group import Group, Masks
 from spa.analysis.matching import expand
 from spa.notation.dims import Factor, Kind
 from spa.notation.rule import Compound, Name, names_of
@@ -60,6 +60,17 @@ class Cost:
         sizes = _Sizes(masks or {})
         return sum(term.weight * prod(map(sizes.of, term.dims)) for term in self.terms[measure])
 
+    def of_index(self, measure: str) -> dict[Factor, float]:
+        """What one index of each leaf frees while all others stay."""
+        sizes = _Sizes({})
+        freed: dict[Factor, float] = {}
+        for term in self.terms[measure]:
+            whole = term.weight * prod(map(sizes.of, term.dims))
+            for dim in term.dims:
+                for leaf, share in sizes.shares(dim.root).items():
+                    freed[leaf] = freed.get(leaf, 0.0) + whole * share
+        return freed
+
 
 class _Sizes:
     """Sizes of dims under one set of masks, each computed once."""
@@ -67,6 +78,7 @@ class _Sizes:
     def __init__(self, masks: Masks) -> None:
         self.kept = {leaf: int(np.count_nonzero(mask)) for leaf, mask in masks.items()}
         self.known: dict[Factor, int] = {}
+        self.parts: dict[Factor, dict[Factor, float]] = {}
 
     def of(self, dim: Factor) -> int:
         root = dim.root
@@ -79,6 +91,19 @@ class _Sizes:
                 found = prod(parts) if root.kind is Kind.PRODUCT else sum(parts)
             self.known[root] = found
         return found
+
+    def shares(self, root: Factor) -> dict[Factor, float]:
+        """The share of a dim that goes with one index of each of its leaves."""
+        if root.kind is Kind.LEAF:
+            return {root: 1 / max(root.size, 1)}
+        if root not in self.parts:
+            found: dict[Factor, float] = {}
+            for part in (part.root for part in root.parts):
+                weight = 1.0 if root.kind is Kind.PRODUCT else self.of(part) / max(self.of(root), 1)
+                for leaf, share in self.shares(part).items():
+                    found[leaf] = found.get(leaf, 0.0) + weight * share
+            self.parts[root] = found
+        return self.parts[root]
 
 
 def measure(coupling: Coupling, sizes: Sizes | None = None) -> Cost:
@@ -152,6 +177,14 @@ def _rest(term: Expression, size: int, known: Mapping[str, int], application: Ap
         return application.factors[name].size
     others = [known[part.name] for part in term.parts if isinstance(part, Name) and part.name != name]
     return size - sum(others) if term.kind is Kind.SUM else size // max(1, prod(others))
+
+
+def unit_costs(groups: Sequence[Group], cost: Cost, measure: str) -> np.ndarray:
+    """(groups,) what one unit of each group frees of a measure while all others stay, as a mean over its units."""
+    freed = cost.of_index(measure)
+    return np.array(
+        [sum(freed.get(leaf, 0.0) * leaf.size for leaf in group.leaves) / max(group.size, 1) for group in groups]
+    )
 
 
 def macs(application: Application) -> list[list[str]]:

@@ -25,6 +25,7 @@ class Plan:
         distance: how far the outputs are from the dense model's on the inputs of verification: relative L2, by name.
         fed: the digest of these inputs.
         options: what was asked for, by name, as JSON knows it; says nothing of what goes.
+        align: what kept widths are multiples of where the budget let them; 1: anything.
     """
 
     removed: Mapping[str, tuple[int, ...]]
@@ -34,6 +35,7 @@ class Plan:
     distance: Mapping[str, float] = field(default_factory=dict)
     fed: str = ""
     options: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    align: int = 1
 
     @classmethod
     def of(cls, groups: Iterable[Group], removed: Mapping[str, Iterable[int]]) -> Plan:
@@ -85,7 +87,9 @@ class Plan:
         repair = {"repair": self.repair, "refitted": dict(self.refitted)} if self.repair else {}
         distance = {"distance": {"inputs": self.fed, "relative_l2": dict(self.distance)}} if self.distance else {}
         options = {"options": dict(self.options)} if self.options else {}
-        return json.dumps({"format": FORMAT, **options, **repair, **distance, "groups": groups}, indent=1) + "\n"
+        align = {"align": self.align} if self.align > 1 else {}
+        record = {"format": FORMAT, **options, **repair, **distance, **align, "groups": groups}
+        return json.dumps(record, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
@@ -108,6 +112,7 @@ class Plan:
             }
             sizes = {str(g["group"]): int(g["size"]) for g in data["groups"] if g["removed"]}
             repair, options = str(data.get("repair", "")), dict(data.get("options", {}))
+            align = int(data.get("align", 1))
             refitted = {str(name): str(digest) for name, digest in data.get("refitted", {}).items()}
             distance = data.get("distance", {"inputs": "", "relative_l2": {}})
             moved = {str(name): float(share) for name, share in distance["relative_l2"].items()}
@@ -117,4 +122,4 @@ class Plan:
                 f"no plan of format {FORMAT!r}: expected an object with format and groups, each with group, size and "
                 "removed; `spa prune --save-plan` writes one"
             ) from error
-        return cls(removed, sizes, repair, refitted, moved, fed, options)
+        return cls(removed, sizes, repair, refitted, moved, fed, options, align)

@@ -50,7 +50,7 @@ def test_the_width_of_a_unit() -> None:
     heads, inside, _ = attention(heads=3, head_dim=4).groups
     assert run_length(heads) == 4
     assert run_length(inside) == 1
-    (track,) = find_tracks([heads], [np.arange(3.0)], align=8)
+    (track,) = find_tracks([heads], [np.arange(3.0)], multiples=[8])
     assert track.step == 2
     assert track.allowed.tolist() == [0, 1]
 

@@ -365,7 +365,7 @@ def test_a_failed_verification_writes_nothing(
         slice_model(model, coupling, shapes, turned)
 
     monkeypatch.setattr("spa.steps.slice_model", wrong)
-    ran = run("prune", "model.onnx", "--ratio", 0.4, "--weights", "--save-plan", "plan.json")
+    ran = run("prune", "model.onnx", "--ratio", 0.4, "--align", 1, "--weights", "--save-plan", "plan.json")
     assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
     assert "at fault: 'c1:0';" in ran.err
     assert entries(here) == ["model.onnx"]

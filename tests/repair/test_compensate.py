@@ -240,7 +240,7 @@ def test_hidden_units_of_a_recurrence():
     x = np.random.default_rng(5).standard_normal((60, 6, 4)).astype(np.float32)
     # the first axis counts steps here, so one sample is one whole sequence of batch 10
     data = check_samples({"x": x.reshape(10, 6, 6, 4).reshape(-1, 6, 4)[:6]}, model)
-    found = compensate(model, data, Budget(ratio=0.3, of="channels"))
+    found = compensate(model, data, Budget(ratio=0.3, of="channels", align=1))
     assert [len(units) for units in found.plan.removed.values()] == [3]
     assert {layer.width for layer in found.layers} == {10}
     assert np.all(np.isfinite(outputs(sliced(found), x[:6])))
@@ -271,7 +271,7 @@ def test_parts_of_one_matrix_that_are_sliced_apart_are_refitted() -> None:
         **{name: np.array([at], np.int64) for name, at in (("zero", 0), ("middle", 16), ("end", 32), ("one", 1))},
     )
     data = check_samples(samples(model, 200), model)
-    ours = compensate(model, data, Budget(ratio=0.5, of="channels"))
-    plain = compensate(model, data, Budget(ratio=0.5, of="channels"), method="magnitude")
+    ours = compensate(model, data, Budget(ratio=0.5, of="channels", align=1))
+    plain = compensate(model, data, Budget(ratio=0.5, of="channels", align=1), method="magnitude")
     assert not ours.notes
     assert error(model, ours) < 0.5 * error(model, plain)

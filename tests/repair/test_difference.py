@@ -7,7 +7,8 @@ import onnx_ir as ir
 import pytest
 
 from spa.passes.repair import difference
-from spa.passes.repair.difference import evened, lost, output_difference
+from spa.passes.repair.difference import evened, lost, lost_share, output_difference
+from spa.passes.repair.kinds import WHOLE, Part, parts_of
 from spa.passes.repair.network import prepare
 from spa.pipeline import load_normal
 from tests import models
@@ -84,7 +85,7 @@ def test_scores_that_are_masked_are_left_out() -> None:
     assert found["kl"] == pytest.approx(plain["kl"])
     assert found["relative_l2"] == pytest.approx(plain["relative_l2"], rel=0.1)  # its mean is over the zeros too
     nothing = np.full((4, 5), np.nan)
-    assert output_difference([nothing], [nothing], logits=True) == {"relative_l2": 0.0, "kl": 0.0}
+    assert output_difference([nothing], [nothing], logits=True) == {"relative_l2": 0.0, "kl": 0.0, "top1": 1.0}
     assert not np.isfinite(output_difference([left], [nothing], logits=True)["relative_l2"])
 
 
@@ -99,3 +100,96 @@ def test_no_sample_drowns_the_others() -> None:
     assert 0.1 < output_difference(dense, pruned)["relative_l2"] < 0.6
     whole = [left[None, :6]]
     assert evened(whole, whole, [6])[0][0] is whole[0], "samples do not lie along the first axis"
+
+
+def test_first_choices_that_stay() -> None:
+    left = np.eye(4) * 3
+    right = left.copy()
+    right[0] = [0.0, 9.0, 0.0, 0.0]
+    assert output_difference([left], [right], logits=True)["top1"] == 0.75
+    assert "top1" not in output_difference([left], [right])
+
+
+def test_a_lost_share_is_the_square_of_what_is_said_of_an_output() -> None:
+    random = np.random.default_rng(0)
+    left, right = random.standard_normal((2, 50, 6)) + 40
+    assert output_difference([left], [right])["relative_l2"] ** 2 == pytest.approx(lost_share([left], [right]))
+    halves = lost_share([left[:20], left[20:]], [right[:20], right[20:]])
+    assert halves == pytest.approx(lost_share([left], [right])), "whatever batches there are"
+    assert lost_share([left * 16], [right * 16]) == pytest.approx(lost_share([left], [right]))
+
+
+# ---------------------------------------------------------------------------------------------------------- kinds
+def columns(*scales: float, axis: int = 1, shape: tuple[int, ...] = (24,), seed: int = 0) -> np.ndarray:
+    """Random numbers whose columns along an axis vary by so much, around ten times that."""
+    random = np.random.default_rng(seed)
+    made = (random.standard_normal((*shape, len(scales))) + 10.0) * np.array(scales)
+    return np.moveaxis(made, -1, axis).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("array", "parts"),
+    [
+        (columns(*[100.0] * 4, *[0.2] * 2), ["[:, 0:4]", "[:, 4:6]"]),
+        (columns(*[0.1] * 80, *[150.0] * 4), ["[:, 0:80]", "[:, 80:84]"]),
+        (columns(*[100.0] * 4, *[0.2] * 80, shape=(6, 50)), ["[:, 0:4]", "[:, 4:84]"]),
+        (columns(*[100.0] * 4, 0.9, 0.01, shape=(6, 50), axis=2), ["[:, :, 0:4]", "[:, :, 4:5]", "[:, :, 5:6]"]),
+        (columns(30.0, 0.5), ["[:, 0:1]", "[:, 1:2]"]),
+        (columns(*np.geomspace(1, 4, 10)), [""]),
+        (columns(*np.geomspace(1, 1000, 40)), [""]),  # all between: nothing says where a kind would end
+        (columns(*[1.0] * 20, 1e-7), [""]),  # a class that no sample shows
+        (columns(*[5.0, 0.01] * 10), [""]),  # kinds lie side by side
+        (columns(*[1.0] * 3, 0.0), [""]),
+        (np.zeros((8, 5), np.float32), [""]),
+        (np.arange(40.0, dtype=np.float32), [""]),
+    ],
+)
+def test_kinds_of_columns(array: np.ndarray, parts: list[str]) -> None:
+    found = parts_of([array[:5], array[5:]])
+    assert [str(part) for part in found] == parts
+    if len(parts) > 1:
+        axis = found[0].axis
+        assert axis is not None
+        assert np.array_equal(np.concatenate([part.of(array) for part in found], axis=axis), array)
+
+
+def test_outputs_of_several_shapes_or_of_whole_numbers_are_of_one_kind() -> None:
+    two = columns(*[100.0] * 4, *[0.2] * 2, shape=(6, 50), axis=2)
+    assert parts_of([two[:, :20], two]) == WHOLE
+    assert parts_of([two.astype(np.int64)]) == WHOLE
+    assert parts_of([]) == WHOLE
+
+
+def test_scores_beside_boxes_are_heard() -> None:
+    boxes, scores = columns(*[100.0] * 4), columns(*[0.1] * 3, seed=1)
+    dense = np.concatenate([boxes, scores], axis=1)
+    off = np.random.default_rng(2).permutation(scores)
+    pruned = np.concatenate([boxes * 1.0001, off], axis=1)
+    found = output_difference([dense], [pruned])
+    assert found["relative_l2[:, 0:4]"] < 0.01
+    assert found["relative_l2"] == found["relative_l2[:, 4:7]"] > 1.0
+    assert lost(found) > 0.5
+    alone = output_difference([boxes], [boxes * 1.0001])
+    assert found["relative_l2[:, 0:4]"] == pytest.approx(alone["relative_l2"], rel=1e-5)
+
+
+def test_kinds_along_another_axis_than_that_of_rows() -> None:
+    """Positions lie along the last axis, and some of them do not count."""
+    dense = np.concatenate([columns(*[100.0] * 4, shape=(6, 30)), columns(*[0.1] * 3, shape=(6, 30), seed=1)], axis=1)
+    pruned = dense + np.float32(0.01)
+    counts = np.ones(dense.shape[:2])
+    counts[3:] = 0
+    pruned[3:] = 1e6
+    channels = dense[:3].std((0, 2))
+    plain = output_difference([dense[:3]], [pruned[:3]])
+    assert plain["relative_l2[:, 4:7]"] == pytest.approx(0.01 / np.sqrt(np.mean(channels[4:] ** 2)), rel=1e-4)
+    found = output_difference([dense], [pruned], [counts.reshape(-1)])
+    assert found["relative_l2[:, 4:7]"] == pytest.approx(0.1, rel=0.25)
+    assert found["relative_l2[:, 0:4]"] == pytest.approx(1e-4, rel=0.25)
+    assert Part(1, 4, 7).of(dense).shape == (6, 3, 30)
+
+
+def test_probabilities_are_of_one_kind() -> None:
+    rows = np.array([[0.9, 0.0999, 0.0001]] * 6) + np.random.default_rng(0).uniform(-1e-5, 1e-5, (6, 3))
+    rows /= rows.sum(1, keepdims=True)
+    assert set(output_difference([rows], [rows[::-1]])) == {"relative_l2", "kl", "top1"}

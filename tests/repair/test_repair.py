@@ -63,7 +63,7 @@ def test_repair_is_nearer_to_the_dense_model_than_the_same_cut_alone(model, samp
 
 
 def test_the_dense_model_of_a_result_is_the_one_that_went_in(model, samples):
-    result = spa.prune(model, ratio=0.4, data=samples, preset="fast")
+    result = spa.prune(model, ratio=0.4, align=1, data=samples, preset="fast")
     given = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     dense, refitted = (
         {str(v.name): v.const_value.numpy() for v in side.graph.initializers.values() if v.const_value is not None}

@@ -71,7 +71,7 @@ def test_shapes_with_a_size_of_one_are_those_of_the_samples(shape: tuple[int, ..
 
 @pytest.mark.parametrize(("kind", "dtype"), [("float16", np.float16), ("double", np.float64)])
 def test_other_types_where_heads_shrink(kind: str, dtype: Any) -> None:
-    result = pipeline.prune(attention(kind, dtype), ratio=0.3, data=random(60, 10, 32).astype(dtype))
+    result = pipeline.prune(attention(kind, dtype), ratio=0.3, align=1, data=random(60, 10, 32).astype(dtype))
     assert result.report.verified
     assert any(row.removed and row.kind == "head_dim" for row in result.report.groups)
 
@@ -165,7 +165,7 @@ def test_group_normalisation_without_a_word_on_shapes() -> None:
     weights = {"c": (16, 3, 3, 3), "c2": (16, 16, 3, 3), "w": (16, 5)}
     ones = {"s": np.ones(16, np.float32), "o": np.zeros(16, np.float32)}
     model = network(text, weights, opset=21, **ones)
-    assert "c2:0" in pipeline.prune(model, ratio=0.4, weights=True).plan.removed
+    assert "c2:0" in pipeline.prune(model, ratio=0.4, weights=True, align=1).plan.removed
 
 
 def test_scores_that_the_graph_masks_are_left_out_of_the_comparison() -> None:
@@ -213,7 +213,7 @@ def test_states_whose_samples_lie_along_their_second_axis(free: bool) -> None:
     weights = {"w": (1, 48, 10), "r": (1, 48, 16), "b": (1, 96), "u": (16, 40), "v": (40, 4)}
     model = network(text, weights, first=integers(0))
     data = {"x": random(70, 6, 10), "state": random(1, 70, 16)}
-    result = pipeline.prune(model, ratio=0.3, **({"data_free": True} if free else {"data": data}))
+    result = pipeline.prune(model, ratio=0.3, align=1, **({"data_free": True} if free else {"data": data}))
     assert result.report.verified
     assert error(result) < 0.5
 

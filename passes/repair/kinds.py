@@ -1,0 +1,105 @@
+"""Which columns of an output are of one kind: boxes in pixels beside scores from 0 to 1, say.
+
+No graph says it, but the numbers do: along some axis everything on one side of a boundary varies many times as much as
+anything on the other. One number for how far such an output moved would be that of the boxes alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+GAP = 8.0
+"""How many times as much columns of another kind vary: those of one kind (logits, features) hardly differ more."""
+MOST_KINDS, MOST_COLUMNS = 8, 4096
+LONELY = 8
+"""Columns of an axis from which on no kind is made of one column: a class that no sample shows is no kind."""
+SAID = 1e-12
+"""Variances below this share of the mean square are rounding: what does not vary is of any kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Columns of one kind: `start` to `stop` along an axis of an output; all of it where `axis` is None."""
+
+    axis: int | None = None
+    start: int = 0
+    stop: int = 0
+
+    def of(self, array: np.ndarray) -> np.ndarray:
+        """The part of an output, with the same number of axes."""
+        return array if self.axis is None else array[(slice(None),) * self.axis + (slice(self.start, self.stop),)]
+
+    def __str__(self) -> str:
+        """As an index: [:, 4:84]; nothing for all of an output."""
+        return "" if self.axis is None else f"[{':, ' * self.axis}{self.start}:{self.stop}]"
+
+
+WHOLE = (Part(),)
+
+
+def parts_of(arrays: Sequence[np.ndarray]) -> Sequence[Part]:
+    """The parts of an output that are of one kind each; all of it, where there is but one.
+
+    Args:
+        arrays: of the dense network, a batch each, samples along the first axis.
+    """
+    if not len(arrays) or len({array.shape[1:] for array in arrays}) > 1 or arrays[0].dtype.kind != "f":
+        return WHOLE
+    best: tuple[float, Sequence[Part]] = (GAP, WHOLE)
+    for axis in range(1, arrays[0].ndim):
+        if not 2 <= arrays[0].shape[axis] <= MOST_COLUMNS:
+            continue
+        spread = _deviations(arrays, axis)
+        gap, _ = _boundary(spread, 0, len(spread))
+        if gap > best[0]:
+            cuts = [0, *_boundaries(spread), len(spread)]
+            best = gap, [Part(axis, start, stop) for start, stop in pairwise(cuts)]
+    return best[1]
+
+
+def _deviations(arrays: Sequence[np.ndarray], axis: int) -> np.ndarray:
+    """(columns,) standard deviation along an axis, over all else; NaN where nothing varies or is finite."""
+    sums = squares = count = np.zeros(arrays[0].shape[axis])
+    for array in arrays:
+        rows = np.moveaxis(array, axis, -1).reshape(-1, array.shape[axis]).astype(np.float64)
+        there = np.isfinite(rows)
+        rows = np.where(there, rows, 0.0)
+        sums, squares, count = sums + rows.sum(0), squares + (rows**2).sum(0), count + there.sum(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        variance = squares / count - (sums / count) ** 2
+        return np.where(variance > SAID * squares / count, np.sqrt(np.maximum(variance, 0.0)), np.nan)
+
+
+def _boundaries(spread: np.ndarray) -> list[int]:
+    """Where kinds meet, ascending."""
+    pieces = [(0, len(spread))]
+    for _ in range(MOST_KINDS - 1):
+        found = [(*_boundary(spread, *piece), piece) for piece in pieces]
+        gap, at, piece = max(found, key=lambda entry: entry[0])
+        if gap <= GAP:
+            break
+        pieces.remove(piece)
+        pieces += [(piece[0], at), (at, piece[1])]
+    return sorted(start for start, _ in pieces if start)
+
+
+def _boundary(spread: np.ndarray, start: int, stop: int) -> tuple[float, int]:
+    """By how much the columns on one side of the best boundary outdo those on the other at least, and where it is."""
+    part = spread[start:stop]
+    least = 2 if len(spread) >= LONELY else 1
+    ats = np.arange(least, len(part) - least + 1)
+    if not len(ats) or np.all(np.isnan(part)):
+        return 1.0, start
+    low, high = np.where(np.isnan(part), np.inf, part), np.where(np.isnan(part), 0.0, part)
+    left_low, left_high = np.minimum.accumulate(low)[ats - 1], np.maximum.accumulate(high)[ats - 1]
+    right_low, right_high = np.minimum.accumulate(low[::-1])[::-1], np.maximum.accumulate(high[::-1])[::-1]
+    right_low, right_high = right_low[ats % len(part)], right_high[ats % len(part)]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        gaps = np.maximum(left_low / right_high, right_low / left_high)
+    gaps = np.where(np.isfinite(gaps), gaps, 1.0)  # one side does not vary at all
+    best = int(np.argmax(gaps))
+    return float(gaps[best]), start + int(ats[best])

@@ -1,0 +1,49 @@
+"""How far a pruned model's outputs are from the dense one's, on inputs that both run on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from spa.analysis.coupling import couple
+from spa.passes.layers.consumers import find_layers
+from spa.passes.repair.difference import may_be_logits, output_difference
+from spa.shapes import Shapes
+
+Outputs = Mapping[str, Any]
+
+
+def logits_of(model: ir.Model, shapes: Shapes) -> set[str]:
+    """The outputs of a normalised model that may be logits."""
+    layers = find_layers(model, couple(model, shapes))
+    return {str(value.name) for value in model.graph.outputs if may_be_logits(value, layers)}
+
+
+def moved(
+    dense: Sequence[Outputs], pruned: Sequence[Outputs], *, logits: Collection[str] = ()
+) -> dict[str, dict[str, float]]:
+    """For each output of numbers how far it moved, as `difference.output_difference` says.
+
+    Outputs of whole numbers were decided, and are left out; so are those whose sizes differ, which the data decide.
+
+    Args:
+        dense, pruned: results by name, of the same runs.
+        logits: names of outputs that may be logits.
+    """
+    pairs: dict[str, list[tuple[Any, Any]]] = {}
+    for expected, found in zip(dense, pruned, strict=True):
+        for name, array in expected.items():
+            pairs.setdefault(name, []).append((array, found[name]))
+    return {
+        name: output_difference([a for a, _ in both], [b for _, b in both], logits=name in logits)
+        for name, both in pairs.items()
+        if all(_comparable(a, b) for a, b in both) and len({a.shape[-1:] for a, _ in both}) == 1
+    }
+
+
+def _comparable(left: Any, right: Any) -> bool:
+    arrays = isinstance(left, np.ndarray) and isinstance(right, np.ndarray)
+    return arrays and left.dtype.kind == "f" and left.shape == right.shape and bool(left.size)
