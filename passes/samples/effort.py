@@ -40,7 +40,7 @@ def expected_seconds(recipe: Recipe, samples: Calibration, *, widest: int, probe
     seconds = _timed(lambda: recipe.whole(few)) / max(1, samples.count(few))
     square = np.random.default_rng(0).standard_normal((SIDE, SIDE))
     rate = 2 * SIDE**3 / _timed(lambda: square @ square)
-    seen: dict[object, tuple[float, float]] = {}
+    seen: dict[object, float] = {}
     solved = 0.0
     for layer in recipe.layers:
         problem = Problem.of(layer, widest=widest)
@@ -48,9 +48,9 @@ def expected_seconds(recipe: Recipe, samples: Calibration, *, widest: int, probe
             continue
         rows = problem.row_count(recipe.shapes.of[problem.data]) / size * len(samples)
         rows = min(rows, enough_rows(problem.width))
-        seen[problem.key] = (rows, layer.block_count * float(problem.width))
+        seen[problem.key] = rows * layer.block_count * float(problem.width) ** 2
         solved += layer.block_count * float(problem.width) ** 3
-    grams = sum(2 * rows * width**2 for rows, width in ((rows, width) for rows, width in seen.values()))
+    grams = 2 * sum(seen.values())
     probing = min(probe_flops / max(flops, 1.0), PROBED * probes * groups) * seconds
     return RUNS * len(samples) * seconds + probing + (GRAMS * grams + SOLVES * solved) / rate
 
