@@ -30,7 +30,13 @@ def multiples(groups: Sequence[Group], align: int | str) -> tuple[int, ...]:
     """What the kept widths of each group are multiples of: a number as it is, or what the hardware likes."""
     if not isinstance(align, str):
         return (int(align),) * len(groups)
-    return tuple(block(_type_of(group)) for group in groups)
+    return tuple(block(_type_of(group), kernels=_has_kernels(group)) for group in groups)
+
+
+def _has_kernels(group: Group) -> bool:
+    """Whether a group's units lie in a kernel of two axes: onnxruntime blocks no other (stored, of four axes)."""
+    tensors = (piece.value.const_value for piece in group.slices)
+    return any(tensor is not None and len(tensor.shape) == 4 for tensor in tensors)
 
 
 def _type_of(group: Group) -> ir.DataType | None:
@@ -61,7 +67,11 @@ def search_aligned(problem: Problem, aligned: Sequence[int]) -> tuple[Problem, l
         chosen[number] //= 2
         found = _with(problem, chosen)
         counts = search(found)
-    return found, counts
+    if counts is None or _over(found, counts) <= _SLACK * found.options.ratio:
+        return found, counts
+    free = _with(problem, [1] * len(chosen))  # units are coarse themselves: multiples shall not add to that
+    fewest = search(free)
+    return (free, fewest) if fewest is not None and _over(free, fewest) < _over(found, counts) else (found, counts)
 
 
 def _over(problem: Problem, counts: Sequence[int]) -> float:

@@ -117,9 +117,7 @@ def notes_of(result: pipeline.PruneResult) -> str:
 def table(rows: list[list[str]], said: str, arguments: argparse.Namespace) -> str:
     import onnxruntime
 
-    where = (
-        f"onnxruntime {onnxruntime.__version__} on the processor, one thread, batch 1; blocks of {block(None)} channels"
-    )
+    where = f"onnxruntime {onnxruntime.__version__} on the processor, one thread, batch 1; blocks of {block(None, kernels=True)} channels"
     lines = [
         f"`python tests/benchmarks/aligned.py --rounds {arguments.rounds}`",
         "",

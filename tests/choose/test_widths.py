@@ -25,7 +25,7 @@ from tests.grouped import Grouped, attention, chain, grouped, mlp, residual
 @pytest.fixture(autouse=True)
 def sixteen(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same processor everywhere."""
-    monkeypatch.setattr(widths, "block", lambda dtype: 16)  # noqa: ARG005
+    monkeypatch.setattr(widths, "block", lambda dtype, kernels: 16)  # noqa: ARG005
 
 
 def choose(model: Grouped, *, seed: int = 0, **options: Any) -> Selection:
@@ -136,6 +136,12 @@ def test_whatever_can_be_met_is_met(name: str, ratio: float, of: str, scope: str
         assert found.reached[of] <= max(free.reached[of], 1.15 * ratio) + 1e-9
 
 
+def test_multiples_do_not_add_to_what_coarse_units_free_too_much() -> None:
+    options: dict[str, Any] = {"ratio": 0.09765625, "of": "params", "min_keep": 0.0}
+    free, found = (choose(residual(width=24, inner=48), **align, **options) for align in ({"align": 1}, {}))
+    assert found.reached["params"] <= free.reached["params"] + 1e-9
+
+
 def test_one_is_as_without() -> None:
     model = chain(64, 512, 256, 10)
     scores = score_groups(model.groups, random(0))
@@ -153,7 +159,7 @@ def test_the_plan_says_what_it_was_made_for() -> None:
 
 
 def test_pruning_aligns_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(widths, "block", lambda dtype: 4)  # noqa: ARG005
+    monkeypatch.setattr(widths, "block", lambda dtype, kernels: 4)  # noqa: ARG005
     result = pipeline.prune(models.residual_cnn(), ratio=0.3, verify=False, criterion="l2")
     assert result.plan.align == 4
     assert pipeline.prune(models.residual_cnn(), ratio=0.3, verify=False, criterion="l2", align=1).plan.align == 1
@@ -188,7 +194,22 @@ def test_features_are_read() -> None:
 )
 def test_blocks_of_a_gpu(dtype: ir.DataType | None, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "has_cuda", lambda: True)
-    assert processor.block(dtype) == expected
+    assert processor.block(dtype, kernels=True) == processor.block(dtype, kernels=False) == expected
+
+
+def test_matrices_are_not_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "has_cuda", lambda: False)
+    monkeypatch.setattr(processor, "processor_block", lambda: 16)
+    monkeypatch.setattr(widths, "block", processor.block)
+    convolutions = grouped(
+        "(float[1,3,8,8] x) => (float[1,5,8,8] y) { h=Conv(x,w) r=Relu(h) y=Conv(r,v) }",
+        {"w": (64, 3, 1, 1), "v": (5, 64, 1, 1)},
+    )
+    matrices = grouped(
+        "(float[2,6] x) => (float[2,5] y) { h=MatMul(x,w) r=Relu(h) y=MatMul(r,v) }", {"w": (6, 64), "v": (64, 5)}
+    )
+    assert widths.multiples(convolutions.groups, "auto") == (16,)
+    assert widths.multiples(matrices.groups, "auto") == (processor.MATRICES,)
 
 
 def test_the_type_that_counts_is_that_of_most_numbers() -> None:
