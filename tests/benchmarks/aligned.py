@@ -117,7 +117,10 @@ def notes_of(result: pipeline.PruneResult) -> str:
 def table(rows: list[list[str]], said: str, arguments: argparse.Namespace) -> str:
     import onnxruntime
 
-    where = f"onnxruntime {onnxruntime.__version__} on the processor, one thread, batch 1; blocks of {block(None, kernels=True)} channels"
+    channels = block(None, kernels=True)
+    where = (
+        f"onnxruntime {onnxruntime.__version__} on the processor, one thread, batch 1; blocks of {channels} channels"
+    )
     lines = [
         f"`python tests/benchmarks/aligned.py --rounds {arguments.rounds}`",
         "",

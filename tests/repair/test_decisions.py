@@ -96,7 +96,9 @@ def test_sizes_that_the_data_decide() -> None:
 @pytest.mark.parametrize("method", ["spa", "obspa", "l2+refit"])
 @pytest.mark.parametrize("text", WEIGHTS, ids=["classes", "choice", "two stages", "experts"])
 def test_networks_that_decide_are_repaired(text: str, method: str) -> None:
-    result = pipeline.prune(ir.to_proto(model(text)), ratio=0.4, of="params", data=samples(text), criterion=method)
+    result = pipeline.prune(
+        ir.to_proto(model(text)), ratio=0.4, of="params", align=1, data=samples(text), criterion=method
+    )
     assert result.report.verified
     assert 0.3 < result.report.removed_share("params") < 0.6
     off = [found["relative_l2"] for found in result.report.outputs.values()]

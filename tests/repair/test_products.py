@@ -96,12 +96,14 @@ FUSED = {
 def test_fused_products_are_refitted(name: str) -> None:
     dense = FUSED[name]
     shape = [dim.dim_value for dim in dense.graph.input[0].type.tensor_type.shape.dim][1:]
-    result = pipeline.prune(dense, ratio=0.3, data=samples(2400, *shape, seed=1))
+    result = pipeline.prune(dense, ratio=0.3, align=1, data=samples(2400, *shape, seed=1))
     unseen = samples(600, *shape, seed=2)
     (reported,) = (found["relative_l2"] for found in result.report.outputs.values())
     measured = fresh(dense, ir.to_proto(result.model), unseen)
     assert measured == pytest.approx(reported, rel=0.15, abs=1e-5)
-    assert measured < 0.8 * fresh(dense, ir.to_proto(pipeline.prune(dense, ratio=0.3, weights=True).model), unseen)
+    assert measured < 0.8 * fresh(
+        dense, ir.to_proto(pipeline.prune(dense, ratio=0.3, align=1, weights=True).model), unseen
+    )
 
 
 def test_a_bias_behind_an_activation_is_none_of_the_product() -> None:
