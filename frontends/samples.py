@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from spa.errors import DataError, MissingExtra, UsageError
-from spa.fields import Options, about
+from spa.fields import Options, about, function_of
 from spa.frontends.addresses import refuse_address
 
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
@@ -113,14 +111,10 @@ def _holds_images(path: Path) -> bool:
 
 
 def _call(module: str, function: str) -> Mapping[str, np.ndarray] | Iterable[Any]:
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # a script in the working directory, as python -m finds it
     try:
-        target = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
+        target = function_of(f"{module}:{function}")
+    except UsageError as error:
         raise DataError(f"calibration data {module}:{function}: {error}") from error
-    if not callable(target):
-        raise DataError(f"calibration data {module}:{function}: expected a function, found {type(target).__name__}")
     found: Mapping[str, np.ndarray] | Iterable[Any] = target()
     return found
 

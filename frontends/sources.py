@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +12,7 @@ from typing import Any
 import onnx_ir as ir
 
 from spa.errors import ModelError, UsageError
+from spa.fields import function_of
 from spa.frontends.addresses import refuse_address
 
 _FRONTENDS = {"transformers": "huggingface", "torch": "torch", "keras": "keras", "flax": "jax", "equinox": "jax"}
@@ -109,15 +109,10 @@ def _is_factory(text: str) -> bool:
 
 
 def _call(text: str) -> Opened:
-    module, _, name = text.partition(":")
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # a script in the working directory, as python -m finds it
     try:
-        factory = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+        factory = function_of(text)
+    except UsageError as error:
         raise UsageError(f"{text}: {error}") from error
-    if not callable(factory):
-        raise UsageError(f"{text}: expected a function, found {type(factory).__name__}")
     made = factory()
     model, inputs = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     return Opened(frontend_of(model), model, inputs)

@@ -24,7 +24,9 @@ that reads it, here a whole number that `spa prune --patience 3` and ``spa.prune
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
+import sys
 import textwrap
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -204,6 +206,24 @@ def number(text: str) -> float:
     except ValueError:
         raise UsageError(f"{text!r}: expected a number") from None
     return int(value) if isfinite(value) and value == int(value) else value
+
+
+def function_of(text: str) -> Callable[..., Any]:
+    """The function that module:function names; modules in the working directory are found too.
+
+    Raises:
+        UsageError: there is no such module or function, or it cannot be called; says which.
+    """
+    module, _, name = text.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # a script in the working directory, as python -m finds it
+    try:
+        found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(str(error)) from error
+    if not callable(found):
+        raise UsageError(f"expected a function, found {type(found).__name__}")
+    return found
 
 
 # -------------------------------------------------------------------------------------------------------- words

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -13,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from spa.errors import UsageError
-from spa.fields import Options, about, any_of
+from spa.fields import Options, about, any_of, function_of
 from spa.frontends.samples import ImageOptions, read_samples
 from spa.passes.choose.importance import CRITERIA, DEFAULT_CRITERION, Criterion, check_criterion
 from spa.passes.repair.settings import OURS, PRESETS
@@ -60,18 +58,12 @@ def named_criterion(text: str) -> str | Criterion:
     Raises:
         UsageError: there is no such module or function, or it cannot be called.
     """
-    module, colon, name = text.partition(":")
-    if not colon:
+    if ":" not in text:
         return text
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # a script in the working directory, as python -m finds it
     try:
-        found: Criterion = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+        return function_of(text)
+    except UsageError as error:
         raise UsageError(f"{text!r}: {error}") from error
-    if not callable(found):
-        raise UsageError(f"{text!r}: expected a function of groups and a context, found {type(found).__name__}")
-    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch.nn import functional
 
 from spa import runtime
 from spa.errors import DataError, UsageError
+from spa.fields import function_of
 from spa.gradients.samples import Split
 
 Loss = Callable[[Mapping[str, Any], Mapping[str, np.ndarray]], Tensor]
@@ -113,11 +113,10 @@ def own(given: Any) -> Loss:
         UsageError: there is no such function.
     """
     function = given
-    if isinstance(given, str):
-        module, colon, name = given.partition(":")
+    if isinstance(given, str) and ":" in given:
         try:
-            function = getattr(import_module(module), name) if colon else None
-        except (ImportError, AttributeError) as error:
+            function = function_of(given)
+        except UsageError as error:
             raise UsageError(f"loss {given!r}: {error}") from error
     if not callable(function):
         raise UsageError(f"loss {given!r}: expected module:function")

@@ -141,6 +141,13 @@ def test_a_loss_of_ones_own_gets_outputs_and_batch() -> None:
     assert result.report.after < 0.5 * result.report.before
 
 
+def test_a_loss_in_a_script_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "loss_of_mine.py").write_text("def small(outputs, batch):\n    return outputs['y'].square().mean()\n")
+    monkeypatch.chdir(tmp_path)
+    result = spa.finetune(pruned(), data=SAMPLES, loss="loss_of_mine:small", epochs=20, learning_rate=1e-2)
+    assert result.report.after < 0.5 * result.report.before
+
+
 def test_probabilities_are_learned_by_their_divergence() -> None:
     teacher = network(32, softmax=True)
     result = spa.finetune(pruned(softmax=True), teacher=teacher, data=SAMPLES, epochs=40, learning_rate=5e-3)
