@@ -24,7 +24,7 @@ ELSEWHERE = {
     ("spa/gradients/", None): "an implementation in torch of each operator, and those that have none",
     ("frontends/", None): "what a framework's exporter writes or names; frontends know nothing of operators' entries",
     ("spa/analysis/group.py", "Slice"): "a class of that name, listed in __all__",
-    ("spa/runtime.py", "Neg"): "makes the smallest model there is",
+    ("spa/runtime/installed.py", "Neg"): "makes the smallest model there is",
     ("passes/normalize/assignments.py", None): "writes assignments at constant positions with other operators",
     ("passes/normalize/sequences.py", None): "writes lists of tensors with other operators",
     ("passes/normalize/builder.py", None): "makes nodes, by opset",
