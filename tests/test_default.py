@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import spa
-from spa import pipeline, runtime
+from spa import decision, pipeline, runtime
 from spa.errors import UsageError
 from spa.passes.repair.own import in_words
 from spa.repair import ranges_of
@@ -79,7 +79,7 @@ def test_ways_that_are_asked_for_by_name(options: dict[str, Any]) -> None:
 
 
 def test_a_repair_that_would_take_long_is_left_to_those_who_ask(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "expected_seconds", lambda *_, **__: 4000.0)
+    monkeypatch.setattr(decision, "expected_seconds", lambda *_, **__: 4000.0)
     result = spa.prune(net(), ratio=0.3)
     assert not result.plan.repair
     assert "weights alone decided: a repair would take about 67 min, and --data builtin asks for it" in notes(result)

@@ -11,6 +11,7 @@ import typer
 
 from spa.analysis.plan import Plan
 from spa.cli.app import RESULT
+from spa.clock import Progress
 from spa.errors import ModelError, UsageError
 from spa.feeds import Feeds
 from spa.feeds import parse as parse_feeds
@@ -18,7 +19,6 @@ from spa.frontends import sources
 from spa.frontends.addresses import hub_hint, refuse_address
 from spa.frontends.files import onnx_file
 from spa.options import input_shapes
-from spa.pipeline import Progress
 
 PIPE = Path("-")
 """Standard input for a model or a plan, standard output for a result."""

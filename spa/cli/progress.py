@@ -21,8 +21,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from spa.pipeline import NOTE
-from spa.pipeline import Progress as Step
+from spa.clock import NOTE
+from spa.clock import Progress as Step
 
 INTERVAL = 30.0
 """Seconds between lines."""

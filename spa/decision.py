@@ -1,0 +1,182 @@
+"""What goes: by the caller's samples, by the better of our own samples and weights, or by weights alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import onnx_ir as ir
+
+from spa import runtime, verdict
+from spa.analysis.group import find_frozen
+from spa.analysis.plan import Plan
+from spa.clock import Clock
+from spa.errors import BudgetError, DataError, ModelError, NothingToPrune, UsageError, VerificationError
+from spa.options import InputShapes, PruneOptions
+from spa.passes.choose.allocation import weighed
+from spa.passes.choose.first import first_widths
+from spa.passes.choose.importance import score_groups
+from spa.passes.choose.selection import select
+from spa.passes.repair import own
+from spa.passes.repair.compensate import compensate
+from spa.passes.repair.settings import PRESETS
+from spa.passes.samples.calibrate import Calibration
+from spa.passes.samples.datafree import MOST_SAMPLES, Recipe
+from spa.passes.samples.effort import expected_seconds
+from spa.passes.samples.values import MADE_UP, SHIPPED
+from spa.repair import METHODS, calibration
+from spa.report import Report
+from spa.shapes import infer_shapes
+from spa.shapes.sizes import count_sizes
+from spa.steps import Analysis, analyse, cut, report_on
+
+Decision = tuple[Analysis, Plan, Report]
+
+
+def decide(dense: ir.Model, options: PruneOptions, clock: Clock, *, closed: bool) -> Decision:
+    """What goes: by what was asked for, else by the better of our samples and weights alone."""
+    if options.decided_by == "weights":
+        return _by_weights(dense, options, clock)
+    if not options.repair.own_samples:
+        with clock.step("samples"):
+            samples = calibration(options.repair, dense)
+        return _by_samples(dense, samples, options, clock, closed=closed)
+    if not runtime.available():
+        return _by_weights(dense, options, clock, why="onnxruntime is not installed, and a repair needs it")
+    try:
+        return _by_own_samples(dense, options, clock, closed=closed)
+    except (NothingToPrune, BudgetError, DataError, ModelError, VerificationError, own.WeightsDoBetter) as reason:
+        try:
+            return _by_weights(dense, options, clock, why=str(reason))
+        except NothingToPrune:
+            if isinstance(reason, DataError):  # the model runs on nothing so far: that may be why
+                raise reason from None
+            raise
+
+
+def _by_own_samples(dense: ir.Model, options: PruneOptions, clock: Clock, *, closed: bool) -> Decision:
+    """What goes by samples of the tool's own.
+
+    Raises:
+        NothingToPrune, BudgetError, DataError, ModelError, VerificationError: there are none, or no repair by them.
+        WeightsDoBetter: nobody asked for them, and they gain little, or take long.
+    """
+    preset, asked = PRESETS[options.repair.preset], options.decided_by == "samples"
+    with clock.step("samples"):
+        recipe = Recipe.of(dense, inputs=options.run.inputs, bounds=options.repair.input_ranges)
+        kinds = MADE_UP if options.repair.data_free else SHIPPED
+        most = min(preset.samples or MOST_SAMPLES, MOST_SAMPLES)
+        samples = recipe.samples(kinds, most=most, widest=preset.widest, progress=clock.share)
+        seconds = expected_seconds(
+            recipe, samples, widest=preset.widest, probes=preset.probes, probe_flops=preset.probe_flops
+        )
+    if seconds > own.PATIENCE and not asked:
+        raise own.WeightsDoBetter(f"a repair would take about {own.in_words(seconds)}, and --data builtin asks for it")
+    if seconds > own.AT_ONCE:
+        clock.say(f"a repair takes about {own.in_words(seconds)}; --weights cuts at once")
+    analysis, plan, report = _by_samples(dense, samples, options, clock, closed=closed)
+    if not asked:
+        with clock.step("compare"):
+            weighed, other, _ = _by_weights(dense.clone(), options, Clock(None))
+            cut(weighed, other)
+            names, others = list(report.outputs), recipe.others(own.OTHERS)
+            own.check_gain(dense, analysis.model, weighed.model, names, others)
+    said = recipe.said(kinds)
+    rest = [note for note in report.notes if note != said]
+    report.notes = [f"repaired with samples of our own ({said}); {own.ALTERNATIVES}", *rest]
+    return analysis, plan, report
+
+
+def _by_weights(dense: ir.Model, options: PruneOptions, clock: Clock, *, why: str = "") -> Decision:
+    """What goes by the size of weights; nothing else changes.
+
+    Args:
+        why: they decide although nobody asked for it.
+    """
+    notes = [f"weights alone decided: {why}; --data SAMPLES repairs"] if why else []
+    inputs = options.run.inputs
+    with clock.step("couple"):
+        analysis = analyse(dense, inputs=inputs)
+    with clock.step("score"):
+        criterion = None if options.repair.criterion in METHODS else options.repair.criterion
+        scores = score_groups(analysis.groups, criterion, options.scoring, notes=notes)
+    with clock.step("select"), _hint_at_inputs(dense, inputs):
+        frozen = find_frozen(analysis.coupling)
+        scores = weighed(scores, analysis.groups, analysis.cost, options.budget.of)
+        first = first_widths(dense)
+        selection = select(analysis.groups, scores, analysis.cost, options.budget, first=first, frozen=frozen)
+    report = report_on(analysis, selection.plan)
+    report.notes += [*notes, *selection.limits]
+    return analysis, selection.plan, report
+
+
+def _by_samples(
+    dense: ir.Model, samples: Calibration, options: PruneOptions, clock: Clock, *, closed: bool
+) -> Decision:
+    """What goes by what its readers lose on samples; the model analysed has the refitted weights."""
+    inputs, preset, method = options.run.inputs, options.repair.preset, options.repair.method
+    made_up = options.repair.own_samples
+    with _hint_at_inputs(dense, inputs):
+        counted = inputs if made_up else _sampled(dense, samples, inputs)
+        found = compensate(
+            dense, samples, options.budget, preset=preset, method=method, made_up=made_up,
+            inputs=_apart(dense, samples, inputs), counted=counted, closed=closed, progress=clock.share,
+        )  # fmt: skip
+    clock.seconds |= found.seconds
+    with clock.step("couple"):
+        analysis = analyse(found.model, inputs=inputs, counted=counted)
+    plan = replace(found.plan, repair=f"{method}, {preset}, {len(samples)} samples")
+    report = report_on(analysis, plan)
+    report.before, report.layers, report.outputs = found.before, found.layers, found.difference
+    report.outputs_on = verdict.MADE_UP if made_up else verdict.HELD_OUT
+    report.notes += [*samples.notes, *found.notes]
+    return analysis, plan, report
+
+
+def _sampled(model: ir.Model, samples: Calibration, inputs: InputShapes | None) -> InputShapes | None:
+    """Shapes to count with: those that a caller gives, else those of one sample."""
+    if inputs:
+        return inputs
+    ranked = (str(value.name) for value in model.graph.inputs if not value.is_initializer() and value.shape is not None)
+    found = {name: samples.sizes(name, 1) for name in ranked}
+    try:
+        count_sizes(model, infer_shapes(model), inputs=found)
+    except UsageError:  # one name for axes that differ: onnxruntime takes them
+        return None
+    return found
+
+
+def _apart(model: ir.Model, samples: Calibration, inputs: InputShapes | None) -> dict[str, list[int]] | None:
+    """Shapes to analyse with: an open axis of size one could not be told from none, and samples have another size."""
+    if inputs is None:
+        return None
+    found = {name: list(shape) for name, shape in inputs.items()}
+    for value in model.graph.inputs:
+        sizes, shape = found.get(str(value.name)), value.shape
+        if not sizes or shape is None or len(sizes) != len(shape) or value.is_initializer():
+            continue
+        runs_with = samples.sizes(str(value.name), 2)
+        for axis, declared in enumerate(shape):
+            if sizes[axis] == 1 and not isinstance(declared, int):
+                sizes[axis] = runs_with[axis]
+    return found
+
+
+@contextmanager
+def _hint_at_inputs(model: ir.Model, inputs: InputShapes | None) -> Iterator[None]:
+    """Where nothing can go, it may be that the graph takes certain sizes only and was analysed with others."""
+    try:
+        yield
+    except NothingToPrune as error:
+        open_ = [
+            str(value.name)
+            for value in model.graph.inputs
+            if not value.is_initializer() and (value.shape is None or not value.shape.is_static())
+        ]
+        if inputs or not open_:
+            raise
+        raise NothingToPrune(
+            f"{error}; if the model takes certain sizes only, give the shape of {', '.join(map(repr, open_[:3]))} "
+            f"with inputs, on the command line --input"
+        ) from error
