@@ -15,10 +15,13 @@ from spa.feeds import Feeds
 from spa.frontends.files import onnx_file
 from spa.mapped import release
 from spa.options import InputShapes
-from spa.passes.cut import verify as verification
+from spa.passes.cut.graphs import reached, seeded
 from spa.passes.cut.likeness import check_same, different, digest
 from spa.passes.cut.masking import mask_consumers
+from spa.passes.cut.rounding import RANGE_TOLERANCE, tolerance
+from spa.passes.cut.structure import check_structure
 from spa.passes.cut.trials import Inputs, NoTrial
+from spa.passes.cut.verify import Comparison, compare, find_culprit
 from spa.passes.repair.biases import drop_zero_biases
 from spa.passes.repair.moved import logits_of, moved
 from spa.passes.repair.network import prepare
@@ -45,7 +48,7 @@ def verify_files(
     """
     before, after = load_normal(dense), onnx_file.load(pruned)
     report = report_on(analyse(before, inputs=inputs), plan)
-    verification.check_structure(before, after)
+    check_structure(before, after)
     known = not plan.repair or bool(plan.refitted)
     if known:
         report.notes.append(_same_as_planned(before, after, plan, inputs))
@@ -54,7 +57,7 @@ def verify_files(
         return report
     report.reference = f"the dense model, whose weights were refitted ({plan.repair})"
     found = verify_plan(before, after, Plan({}, {}), report, inputs=inputs, feeds=feeds, exact=False)
-    _check_distance(plan, found, report, verification.tolerance(before))
+    _check_distance(plan, found, report, tolerance(before))
     if not known:
         report.status, report.give = NOT_COMPARED, []
         report.missing = [*report.missing, "this plan holds no digests of the refitted weights: make it anew"]
@@ -87,7 +90,7 @@ def _planned(dense: ir.Model, plan: Plan, inputs: InputShapes | None) -> ir.Mode
     return model
 
 
-def _check_distance(plan: Plan, found: verification.Comparison, report: Report, limit: float) -> None:
+def _check_distance(plan: Plan, found: Comparison, report: Report, limit: float) -> None:
     """Hold the distance from the dense model to what the plan foretells.
 
     Raises:
@@ -136,7 +139,7 @@ def verify_plan(
     inputs: InputShapes | None = None,
     feeds: Feeds | None = None,
     exact: bool | None = None,
-) -> verification.Comparison:
+) -> Comparison:
     """All checks of a pruned model against the normalised dense one; fills the report.
 
     Args:
@@ -169,10 +172,10 @@ def _moved(
 ) -> tuple[dict[str, dict[str, float]], str]:
     """How far the outputs are from those of the dense model itself, and on what."""
     shapes = infer_shapes(dense, inputs=inputs)
-    run = partial(runtime.run, runtime.session(verification.seeded(dense), optimize=False))
+    run = partial(runtime.run, runtime.session(seeded(dense), optimize=False))
     try:
         trials = Inputs.of(dense.graph, shapes, inputs, feeds).trials(run)
-        after = runtime.session(verification.seeded(pruned), optimize=False)
+        after = runtime.session(seeded(pruned), optimize=False)
         found = [runtime.run(after, trial.feeds) for trial in trials]
     except (NoTrial, DataError):  # units read as zero ran, all of them do not
         return {}, RANDOM
@@ -189,19 +192,17 @@ class _Check:
     feeds: Feeds | None
     exact: bool
 
-    def run(self, pruned: ir.Model, plan: Plan) -> verification.Comparison:
-        notes = verification.check_structure(self.dense, pruned)
+    def run(self, pruned: ir.Model, plan: Plan) -> Comparison:
+        notes = check_structure(self.dense, pruned)
         masked = self.dense.clone()
         analysis = analyse(masked, inputs=self.inputs)
         trials = Inputs.of(masked.graph, analysis.shapes, self.inputs, self.feeds)
         mask_consumers(masked, analysis.coupling, plan.masks(analysis.groups), dtypes=analysis.shapes.dtypes)
         ranged = any(group.ranged and group.name in plan.removed for group in analysis.groups)
-        limit = max(verification.tolerance(self.dense), verification.RANGE_TOLERANCE if ranged else 0.0)
+        limit = max(tolerance(self.dense), RANGE_TOLERANCE if ranged else 0.0)
         release(self.dense)
-        watched = verification.reached(pruned, _cut_names(self.dense, pruned))
-        found = verification.compare(
-            masked, pruned, inputs=trials, limit=limit, watched=watched or None, exact=self.exact
-        )
+        watched = reached(pruned, _cut_names(self.dense, pruned))
+        found = compare(masked, pruned, inputs=trials, limit=limit, watched=watched or None, exact=self.exact)
         if self.exact and not found.agrees(limit):
             raise VerificationError(
                 f"the pruned model differs from the masked dense model by {found.channel:.1e} of its own size in "
@@ -244,6 +245,6 @@ def _culprit(check: _Check, plan: Plan) -> str:
     names = list(plan.removed)
     if not fails(names):
         return "what the plan makes of the dense model does pass: the pruned model is another one, or was changed since"
-    names = verification.find_culprit(names, fails)
+    names = find_culprit(names, fails)
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"at fault: {', '.join(map(repr, names[:3]))}{more}; leave it out with exclude, and please report the model"

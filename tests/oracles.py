@@ -19,10 +19,11 @@ from spa.analysis.matching import build, expand
 from spa.notation.dims import Factor
 from spa.notation.linearity import Passing
 from spa.notation.operation import Moves, entry_of
+from spa.notation.patterns import Term, names_in, names_of
 from spa.notation.positions import leaf_positions
 from spa.notation.products import Product
-from spa.notation.rule import Term, names_in, names_of
-from spa.passes.layers.consumers import Layer, find_layers
+from spa.passes.layers.consumers import Layer
+from spa.passes.layers.finding import find_layers
 from tests.soundness import Case, Row, Unsound
 
 CLOSE = 1e-4  # of the largest number in a result

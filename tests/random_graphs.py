@@ -28,8 +28,9 @@ from spa.analysis.group import Group
 from spa.analysis.plan import Plan
 from spa.errors import SpaError
 from spa.passes.choose.tracks import find_tracks
-from spa.passes.cut import verify as verification
 from spa.passes.cut.masking import mask_consumers
+from spa.passes.cut.rounding import shaken
+from spa.passes.cut.structure import check_structure
 from spa.provenance import stamp
 from tests.random_blocks import IMAGE_BLOCKS, ROW_BLOCKS, SEQUENCE_BLOCKS, conv, linear
 from tests.random_builder import Axis, Builder, Tensor
@@ -177,7 +178,7 @@ def check(proto: onnx.ModelProto, seed: int) -> Outcome:
     foretold = {measure: analysis.cost.of(measure, masks) for measure in ("params", "flops")}
     shapes = {str(value.name): analysis.shapes.of[value] for value in pruned.graph.inputs}
     pipeline.cut(analysis, plan)
-    if notes := verification.check_structure(dense, pruned):
+    if notes := check_structure(dense, pruned):
         raise Wrong(f"the dense model is invalid: {notes}")
     again = pipeline.analyse(masked)
     mask_consumers(masked, again.coupling, plan.masks(again.groups))
@@ -209,9 +210,7 @@ def compare(
         if masked is not None:
             expected = runtime.run(reference, feeds)
             gap = difference(expected, found)
-            if gap > TOLERANCE and gap > 10 * difference(
-                expected, runtime.run(session(verification.shaken(masked)), feeds)
-            ):
+            if gap > TOLERANCE and gap > 10 * difference(expected, runtime.run(session(shaken(masked)), feeds)):
                 raise Wrong(f"differs by {gap:.1e} at { ({name: array.shape for name, array in feeds.items()}) }")
     return masked is not None
 

@@ -24,7 +24,7 @@ from spa.analysis.coupling import Coupling, couple
 from spa.analysis.group import keep_mask
 from spa.notation.dims import ONE, Factor, leaves
 from spa.notation.operation import Operation
-from spa.notation.rule import names_of
+from spa.notation.patterns import names_of
 from spa.passes.cut.masking import mask_consumers
 from spa.passes.cut.slicing import slice_model
 from spa.shapes import Shapes

@@ -17,7 +17,7 @@ from spa.analysis.application import Application, Sum
 from spa.analysis.coupling import Coupling
 from spa.analysis.group import Masks, keep_mask
 from spa.notation.dims import Kind
-from spa.notation.rule import Compound, Name, Term
+from spa.notation.patterns import Compound, Name, Term
 from spa.passes.normalize.fold import Names
 from spa.passes.normalize.normalize import RemoveUnusedInitializers
 

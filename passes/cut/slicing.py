@@ -18,7 +18,8 @@ from spa.analysis.group import Masks, keep_mask
 from spa.errors import ModelError
 from spa.mapped import map_of
 from spa.notation.dims import Factor, show
-from spa.notation.rule import Observed, Positions, Sizes, Term
+from spa.notation.patterns import Term
+from spa.notation.rule import Observed, Positions, Sizes
 from spa.passes.normalize.fold import Names
 from spa.shapes import Shapes
 

@@ -1,6 +1,6 @@
-"""Is the pruned model valid, does it run, and does it compute what the theorem says?
+"""Does the pruned model run, and does it compute what the theorem says?
 
-`check_structure` is the ONNX checker, strict shape inference and the same inputs and outputs. `compare` runs a pruned
+`compare` runs a pruned
 model and the dense one whose removed units are read as zero (`spa.passes.cut.masking`), one after the other, on the
 same inputs (`spa.passes.cut.trials`), and judges each slice of each output (`spa.passes.cut.difference`).
 """
@@ -14,87 +14,16 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from spa import runtime
 from spa.errors import DataError, ModelError, VerificationError
-from spa.notation.operation import entry_of
 from spa.passes.cut.difference import Outputs, largest_gap, relative_l2, same_form, tells
+from spa.passes.cut.graphs import seeded
+from spa.passes.cut.rounding import shaken, tolerance
 from spa.passes.cut.trials import Inputs, NoTrial, Trial
 
-TOLERANCE = {"float16": 2e-2, "bfloat16": 1e-1, "float64": 1e-6}
-DEFAULT_TOLERANCE = 1e-3  # float32: relative to the largest value of a slice
-RANGE_TOLERANCE = 5e-2  # eight bits over a range found when the graph runs, which is another without some units
 SHAKES = 2
-ULPS = 2.5
-"""A rounding error or two: by how many units of the last place stored numbers are moved to see what rounding does."""
-
-
-def check_structure(dense: ir.Model, pruned: ir.Model) -> list[str]:
-    """ONNX checker and strict shape inference; what the dense model fails too is noted, not held against the cut.
-
-    Raises:
-        VerificationError: the pruned model is invalid where the dense one is not.
-    """
-    notes = []
-    problem = _invalid(pruned)
-    if problem is not None:
-        before = _invalid(dense)
-        if before is None:
-            raise VerificationError(f"the pruned model is invalid: {problem}")
-        notes.append(f"the ONNX checker refuses the dense model already: {before}")
-    _check_boundary(dense, pruned)
-    return notes
-
-
-def _check_boundary(dense: ir.Model, pruned: ir.Model) -> None:
-    for word, before, after in (
-        ("input", _fed(dense), _fed(pruned)),
-        ("output", dense.graph.outputs, pruned.graph.outputs),
-    ):
-        if [_signature(value) for value in before] != [_signature(value) for value in after]:
-            raise VerificationError(
-                f"the {word}s changed: {list(map(_signature, before))} became {list(map(_signature, after))}"
-            )
-
-
-def _fed(model: ir.Model) -> list[ir.Value]:
-    """The inputs that a user gives; old IR versions list the stored tensors among the inputs too."""
-    return [value for value in model.graph.inputs if not value.is_initializer()]
-
-
-def _signature(value: ir.Value) -> tuple[str | None, str, str]:
-    return value.name, str(value.type), str(value.shape)
-
-
-def _invalid(model: ir.Model) -> str | None:
-    """The first complaint of the checker or of strict shape inference; None: valid."""
-    try:
-        proto = _without_weights(model)
-        onnx.checker.check_model(proto)
-        onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
-        return " ".join(str(error).split())[:400]
-    return None
-
-
-def _without_weights(model: ir.Model) -> onnx.ModelProto:
-    """The model with an input in place of each large weight: of a weight, shape and type are to be checked."""
-    weights = runtime.large_weights((model.graph,))
-    proto = runtime.serialized_without(model, weights, {}, "weights")
-    names = {str(value.name) for value in weights}
-    listed = {value.name for value in proto.graph.input}
-    stored = [tensor for tensor in proto.graph.initializer if tensor.name in names]
-    kept = [tensor for tensor in proto.graph.initializer if tensor.name not in names]
-    del proto.graph.initializer[:]
-    proto.graph.initializer.extend(kept)
-    proto.graph.input.extend(
-        onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
-        for tensor in stored
-        if tensor.name not in listed
-    )
-    return proto
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,64 +196,6 @@ def _same(left: object, right: object) -> bool:
     return left.shape == right.shape and bool(np.array_equal(left, right, equal_nan=left.dtype.kind == "f"))
 
 
-def reached(model: ir.Model, names: Collection[str]) -> set[str]:
-    """The outputs of a model that depend on some stored tensors."""
-    touched: set[ir.Value | None] = {v for v in model.graph.initializers.values() if v.name in names}
-    for node in model.graph:
-        read = {*node.inputs, *_read_inside(node)}
-        if read & touched or any(value is not None and value.name in names for value in read):
-            touched.update(node.outputs)
-    return {str(value.name) for value in model.graph.outputs if value in touched}
-
-
-def _read_inside(node: ir.Node) -> set[ir.Value | None]:
-    """What the nodes of a node's bodies read."""
-    bodies = [a.as_graph() for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH]
-    return {value for body in bodies for each in ir.traversal.RecursiveGraphIterator(body) for value in each.inputs}
-
-
-def seeded(model: ir.Model) -> ir.Model:
-    """The model with a seed at every node that draws random numbers, so that two runs draw the same."""
-    copy = model.clone()
-    for number, node in enumerate(ir.traversal.RecursiveGraphIterator(copy.graph)):
-        draws = entry_of(node).draws
-        if draws is not None and (draws.trains is None or any(node.inputs[draws.trains : draws.trains + 1])):
-            seed = ir.AttrInt64("seed", number) if draws.whole else ir.AttrFloat32("seed", float(number))
-            node.attributes["seed"] = seed
-    return copy
-
-
-def shaken(model: ir.Model, seed: int = 0) -> ir.Model:
-    """The model with every stored float, single numbers aside, off by a rounding error or two of its type."""
-    copy = model.clone()
-    for number, value in enumerate(copy.graph.initializers.values()):
-        tensor = value.const_value
-        if tensor is None or tensor.size == 1:  # an exponent or a bound: 2.0000002 is no 2
-            continue
-        if tensor.dtype.is_floating_point() and tensor.dtype.bitwidth >= 16:
-            value.const_value = _moved(tensor, str(value.name), (seed, number))
-    return copy
-
-
-def _moved(tensor: ir.TensorProtocol, name: str, seed: tuple[int, int]) -> ir.TensorProtocol:
-    dtype = tensor.dtype
-
-    def move() -> ir.TensorProtocol:
-        array = tensor.numpy()
-        share = ULPS * _eps(dtype)
-        wide = array if array.dtype.itemsize >= 4 else array.astype(np.float32)
-        signs = np.random.default_rng(seed).integers(0, 2, array.shape, np.int8) * 2 - 1
-        moved = wide * (1 + share * signs).astype(wide.dtype)
-        return ir.Tensor(moved.astype(array.dtype), dtype=dtype, name=name)
-
-    return ir.LazyTensor(move, dtype=dtype, shape=ir.Shape(tensor.shape.numpy()), name=name)
-
-
-def _eps(dtype: ir.DataType) -> float:
-    """The distance from one to the next number of a type."""
-    return 2.0**-7 if dtype == ir.DataType.BFLOAT16 else float(np.finfo(dtype.numpy()).eps)
-
-
 def _session(model: ir.Model) -> Any:
     """A session that runs every node as it is written, and copies no weight."""
     return runtime.session(model, optimize=False, prepack=False, spill=True)
@@ -342,16 +213,6 @@ def _runs(model: ir.Model, feeds: Mapping[str, np.ndarray]) -> bool:
         return bool(runtime.run(_session(model), feeds))
     except (ModelError, DataError):
         return False
-
-
-def tolerance(model: ir.Model) -> float:
-    """How far from the reference rounding may take a model of this precision."""
-    kinds = {
-        v.const_value.dtype.numpy().name
-        for v in model.graph.initializers.values()
-        if v.const_value is not None and v.const_value.dtype.is_floating_point() and v.const_value.size > 1
-    }
-    return max((TOLERANCE.get(kind, DEFAULT_TOLERANCE) for kind in kinds), default=DEFAULT_TOLERANCE)
 
 
 def find_culprit(names: Sequence[str], fails: Callable[[Sequence[str]], bool]) -> list[str]:

@@ -8,19 +8,18 @@ the rule of the node, so a matrix product, a grouped convolution and an Einsum a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from math import ceil, prod
+from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import onnx_ir as ir
 
-from spa.analysis.application import Application, Mixing
-from spa.analysis.coupling import Coupling
+from spa.analysis.application import Mixing
 from spa.analysis.group import Group, leaf_positions
-from spa.analysis.neighbours import added_behind, permuted, scaled_behind
-from spa.notation.dims import Factor, Kind, leaves, product
-from spa.notation.products import Window
-from spa.notation.rule import Compound, Name, Pattern, Term, names_of
+from spa.analysis.neighbours import added_behind
+from spa.notation.dims import Factor, leaves, product
+from spa.notation.patterns import Pattern, Term, names_of
+from spa.passes.layers.window import patches, places
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -156,12 +155,13 @@ class Layer:
             positions: numbers of the rows that are wanted, in the order of samples and places; None: all.
         """
         if self.mixing.window is not None:
-            return self._patches(data, self.mixing.window, positions)
+            flat = patches(data, self.mixing.window, positions)
+            return np.moveaxis(flat.reshape(len(flat), self.block_count, self.width), 1, 0)
         if self.mixing.steps is not None:
             data = self._earlier(data)
         axes = self.mixing.data_axes or ()
         array = self._split(data, axes)
-        names = self._names(axes)
+        names = names_along(axes)
         free = [at for at, name in enumerate(names) if name not in self.blocks and name not in self.contracted]
         order = [*map(names.index, self.blocks), *free, *map(names.index, self.contracted)]
         rows = array.transpose(order).reshape(self.block_count, -1, self.width)
@@ -170,7 +170,7 @@ class Layer:
     def row_count(self, shape: Sequence[int]) -> int:
         """How many rows data of that shape give."""
         if self.mixing.window is not None:
-            return int(shape[0]) * prod(self._places(self.mixing.window, shape[2:]))
+            return int(shape[0]) * prod(places(self.mixing.window, shape[2:]))
         total = prod(shape) // (self.block_count * self.width)
         if self.mixing.steps is not None:
             total -= total // int(shape[self.mixing.steps])
@@ -179,69 +179,17 @@ class Layer:
     def output_rows(self, result: np.ndarray, positions: np.ndarray | None = None) -> np.ndarray:
         """What the node gives, in the order of `rows`: (blocks, positions, outputs)."""
         axes = self.mixing.result_axes or ()
-        names = self._names(axes)
+        names = names_along(axes)
         free = [at for at, name in enumerate(names) if name not in self.blocks and name not in self.outputs]
         order = [*map(names.index, self.blocks), *free, *map(names.index, self.outputs)]
         rows = self._split(result, axes).transpose(order).reshape(self.block_count, -1, self.output_width)
         return rows if positions is None else rows[:, positions]
 
-    def _places(self, window: Window, sizes: Sequence[int]) -> list[int]:
-        pads, places = self._pads(window, sizes), []
-        for axis, size in enumerate(sizes):
-            spread = (size - 1) * window.spread[axis] + 1 if window.spread else size
-            whole = spread + pads[axis] + pads[axis + len(sizes)]
-            reach = window.dilations[axis] * (window.kernel[axis] - 1) + 1
-            places.append(max(0, (whole - reach) // window.strides[axis] + 1))
-        return places
-
-    @staticmethod
-    def _pads(window: Window, sizes: Sequence[int]) -> tuple[int, ...]:
-        if window.pads is not None:
-            return window.pads
-        before, behind = [], []
-        for size, taps, stride, gap in zip(sizes, window.kernel, window.strides, window.dilations, strict=True):
-            missing = max(0, (ceil(size / stride) - 1) * stride + gap * (taps - 1) + 1 - size)
-            less, more = missing // 2, missing - missing // 2
-            before.append(less if window.same == "upper" else more)
-            behind.append(more if window.same == "upper" else less)
-        return (*before, *behind)
-
-    def _patches(self, data: np.ndarray, window: Window, positions: np.ndarray | None) -> np.ndarray:
-        """Patches under the window; only those wanted are ever made."""
-        sizes, rank = data.shape[2:], len(window.kernel)
-        pads, places = self._pads(window, sizes), self._places(window, sizes)
-        if window.spread:
-            wide = np.zeros(
-                (*data.shape[:2], *((size - 1) * gap + 1 for size, gap in zip(sizes, window.spread, strict=True))),
-                data.dtype,
-            )
-            wide[:, :, *(slice(None, None, gap) for gap in window.spread)] = data
-            data = wide
-        before, behind = pads[:rank], pads[rank:]
-        inside = [
-            slice(max(0, -b), size - max(0, -e)) for b, e, size in zip(before, behind, data.shape[2:], strict=True)
-        ]
-        data = data[:, :, *inside]
-        data = np.pad(data, [(0, 0), (0, 0), *((max(0, b), max(0, e)) for b, e in zip(before, behind, strict=True))])
-        reach = [gap * (taps - 1) + 1 for gap, taps in zip(window.dilations, window.kernel, strict=True)]
-        view = np.lib.stride_tricks.sliding_window_view(data, reach, axis=tuple(range(2, 2 + rank)))
-        steps = tuple(
-            slice(0, (count - 1) * stride + 1, stride) for count, stride in zip(places, window.strides, strict=True)
-        )
-        taps = tuple(slice(None, None, -gap if window.spread else gap) for gap in window.dilations)
-        view = view[(slice(None), slice(None), *steps, *taps)]  # n (g i) *t *k
-        view = np.moveaxis(view, 1, 1 + rank)  # n *t (g i) *k
-        if positions is None:
-            flat = view.reshape(-1, *view.shape[1 + rank :])
-        else:
-            flat = view[np.unravel_index(positions, view.shape[: 1 + rank])]
-        return np.moveaxis(flat.reshape(len(flat), self.block_count, self.width), 1, 0)
-
     def _earlier(self, data: np.ndarray) -> np.ndarray:
         """States before each step but the first, of every direction."""
         mixing = self.mixing
         assert mixing.steps is not None
-        names = self._names(mixing.data_axes or ())
+        names = names_along(mixing.data_axes or ())
         axis = names.index(self.blocks[0])  # directions
         parts = []
         for direction, back in enumerate(mixing.product.back):
@@ -257,10 +205,6 @@ class Layer:
     def _size(self, term: Term) -> int:
         return 1 if isinstance(term, int) else self._total(name.name for name in names_of(term))
 
-    @staticmethod
-    def _names(axes: Pattern) -> list[str]:
-        return [name.name for term in axes or () for name in names_of(term)]
-
     def _split(self, array: np.ndarray, axes: Pattern) -> np.ndarray:
         """One axis for each name; axes of length one that have no name go."""
         known = {*self.blocks, *self.contracted, *self.outputs}
@@ -270,101 +214,20 @@ class Layer:
         return array.reshape(shape)
 
     def _weight_order(self) -> list[int]:
-        names = self._names(self.mixing.weight_axes)
+        names = names_along(self.mixing.weight_axes)
         return [names.index(name) for name in (*self.blocks, *self.contracted, *self.outputs)]
 
     def _bias_sizes(self) -> list[int]:
         return [self.factors[name].size for name in self._bias_names()]
 
     def _bias_names(self) -> list[str]:
-        return self._names(self.mixing.bias_axes)
+        return names_along(self.mixing.bias_axes)
 
     def _bias_order(self) -> list[int]:
         names = self._bias_names()
         return [names.index(name) for name in (*self.blocks, *self.outputs)]
 
 
-def find_layers(model: ir.Model, coupling: Coupling, *, closed: bool = False) -> list[Layer]:
-    """The mixing layers of the main graph, in graph order.
-
-    Args:
-        closed: no bias can be added to a layer that has none: the mean of a normalisation behind it stands for one.
-    """
-    return [
-        layer
-        for application in coupling.applications
-        if application.node.graph is model.graph
-        for mixing in application.products()
-        if (layer := _layer(application, mixing, closed=closed))
-    ]
-
-
-def _layer(application: Application, mixing: Mixing, *, closed: bool) -> Layer | None:
-    node = application.node
-    weight = node.inputs[mixing.weight]
-    if weight is not None and (stored := permuted(weight)) is not None:
-        weight, order = stored
-        mixing = replace(mixing, weight_axes=_permuted(mixing.weight_axes, order))
-    data = node.outputs[0] if mixing.data is None else node.inputs[mixing.data]
-    if mixing.product.bias_scale == 0.0:  # a bias that counts for nothing
-        mixing = _biased(mixing)
-    simple = all(_is_product(term) for axes in (mixing.data_axes, mixing.weight_axes) for term in axes or ())
-    if weight is None or data is None or weight.const_value is None or not weight.is_initializer() or not simple:
-        return None
-    factors = dict(application.factors)
-    factors.update((alias, factors[name]) for alias, name in mixing.stands_for)
-    of_data = Layer._names(mixing.data_axes)
-    of_weight = Layer._names(mixing.weight_axes)
-    blocks = tuple(name for name in of_weight if name in of_data and name not in mixing.contracted)
-    contracted = tuple(name for name in of_weight if name in mixing.contracted)
-    outputs = tuple(name for name in of_weight if name not in (*blocks, *contracted))
-    if not contracted or set(of_weight) - factors.keys():
-        return None
-    shared = len(weight.uses()) > 1
-    layer = Layer(node, mixing, data, weight, None, factors, blocks, contracted, outputs, shared)
-    bias = _bias(node, mixing, layer.bias_shape())
-    if bias not in node.inputs:  # behind the node, whose factor on its own bias does not reach there
-        mixing = _biased(mixing) if bias is not None else mixing
-    behind = scaled_behind(node.outputs[0]) if bias is None and closed and not mixing.product.inside else None
-    if behind is not None:
-        bias = _fitting(behind.mean, layer.bias_shape())
-        mixing = _biased(mixing, scale=-1.0) if bias is not None else mixing  # the mean is subtracted
-    return replace(layer, bias=bias, mixing=mixing)
-
-
-def _biased(mixing: Mixing, *, scale: float = 1.0) -> Mixing:
-    """The product with a bias that is not an operand of its node."""
-    return replace(mixing, product=replace(mixing.product, bias=None, bias_scale=scale))
-
-
-def _permuted(axes: Pattern, order: Sequence[int]) -> Pattern:
-    """The axes of a tensor, from those that it has once they are permuted."""
-    return None if axes is None else tuple(axes[order.index(at)] for at in range(len(order)))
-
-
-def _is_product(term: Term) -> bool:
-    return not isinstance(term, Compound) or (
-        term.kind is Kind.PRODUCT and all(isinstance(part, Name) for part in term.parts)
-    )
-
-
-def _bias(node: ir.Node, mixing: Mixing, shape: tuple[int, ...]) -> ir.Value | None:
-    """The stored tensor that is added, as an operand or by the node behind, along the outputs and nothing else."""
-    own = node.inputs[mixing.bias] if mixing.bias is not None and mixing.bias < len(node.inputs) else None
-    if own is not None and (found := _fitting(own, shape)) is not None:
-        return found
-    ends = not mixing.product.inside and (own is not None or mixing.bias is None)
-    behind = added_behind(node.outputs[0]) if ends else None
-    return None if behind is None else _fitting(behind[0].inputs[behind[1]], shape)
-
-
-def _fitting(value: ir.Value | None, shape: tuple[int, ...]) -> ir.Value | None:
-    """The value, if it can be the bias: stored, read once, and of that shape; minus infinity masks, and is none."""
-    if value is None or value.const_value is None or not value.is_initializer() or len(value.uses()) > 1:
-        return None
-    own = tuple(value.const_value.shape.numpy())
-    while own and own[0] == 1 and len(own) > len(shape):
-        own = own[1:]
-    if own != shape and value.const_value.size != 1:
-        return None
-    return value if np.all(np.isfinite(np.asarray(value.const_value.numpy(), np.float64))) else None
+def names_along(axes: Pattern) -> list[str]:
+    """The names of a tensor's axes, in order."""
+    return [name.name for term in axes or () for name in names_of(term)]

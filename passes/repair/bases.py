@@ -23,8 +23,8 @@ from spa.analysis.group import Group
 from spa.analysis.matching import expand
 from spa.notation.dims import ONE, Factor, Kind, leaves
 from spa.notation.linearity import Passing
+from spa.notation.patterns import Compound, Term, names_of
 from spa.notation.positions import leaf_positions
-from spa.notation.rule import Compound, Term, names_of
 
 
 @dataclass(frozen=True, slots=True)

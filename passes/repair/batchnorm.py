@@ -8,7 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 from spa.analysis.neighbours import normalisation_of
-from spa.passes.repair.streaming import Batch, Smaller, Stream, cut
+from spa.passes.repair.stages import cut
+from spa.passes.repair.streaming import Batch, Smaller, Stream
 
 
 def batch_statistics(

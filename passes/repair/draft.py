@@ -13,7 +13,8 @@ from spa import runtime
 from spa.passes.layers.consumers import Layer
 from spa.passes.repair.network import Network
 from spa.passes.repair.sliced import Sliced
-from spa.passes.repair.streaming import Batch, piece, reads
+from spa.passes.repair.stages import reads
+from spa.passes.repair.streaming import Batch, piece
 
 
 @dataclass(slots=True, eq=False)

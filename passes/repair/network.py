@@ -12,11 +12,12 @@ from spa.analysis.cost import MEASURES, Cost, measure
 from spa.analysis.coupling import Coupling, couple
 from spa.analysis.group import Group, find_groups
 from spa.notation.dims import ONE, Factor, leaves
-from spa.passes.layers.consumers import Layer, find_layers
+from spa.passes.layers.consumers import Layer
+from spa.passes.layers.finding import find_layers
 from spa.passes.normalize.fold import Names
 from spa.passes.repair.biases import add_biases
 from spa.passes.repair.difference import comparable, may_be_logits
-from spa.passes.repair.streaming import reads
+from spa.passes.repair.stages import reads
 from spa.shapes import Shapes, infer_shapes
 from spa.shapes.sizes import Sizes, count_sizes
 

@@ -15,7 +15,8 @@ from spa.passes.repair.fitting import cut_only, first_uses, refitted
 from spa.passes.repair.session import Session
 from spa.passes.repair.settings import Preset
 from spa.passes.repair.sliced import Sliced
-from spa.passes.repair.streaming import Batch, Stream, cut
+from spa.passes.repair.stages import cut
+from spa.passes.repair.streaming import Batch, Stream
 
 FAR = (0.5, 0.8)
 """Shares of a group beyond the ratio at which the outputs are measured too: an allocation may go that far."""

@@ -21,7 +21,8 @@ from spa.passes.repair.drift import Drift
 from spa.passes.repair.fitting import Refitted, consumers, cut_only, first_uses, in_turn, refitted
 from spa.passes.repair.session import Session
 from spa.passes.repair.sliced import Sliced
-from spa.passes.repair.streaming import Stream, cut
+from spa.passes.repair.stages import cut
+from spa.passes.repair.streaming import Stream
 from spa.passes.secondorder import remove_units
 
 MEASURED_ROWS = 2048

@@ -21,7 +21,7 @@ from spa.notation.dims import Factor, Kind
 from spa.notation.positions import keep_mask
 from spa.passes.cut.slicing import slice_model
 from spa.passes.repair.network import Network
-from spa.passes.repair.streaming import reads
+from spa.passes.repair.stages import reads
 from spa.shapes import infer_shapes
 
 Keeps = Sequence["np.ndarray | None"]

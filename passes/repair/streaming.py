@@ -6,10 +6,7 @@ second stream can follow the first with other weights; it computes only what tho
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +14,8 @@ import onnx
 import onnx_ir as ir
 
 from spa import runtime
+from spa.passes.repair.stages import Stages, reads
+from spa.passes.repair.store import MEMORY_NBYTES, Store
 
 Batch = Mapping[str, np.ndarray]
 Weights = Mapping[str, np.ndarray]
@@ -32,154 +31,6 @@ class Smaller(Protocol):
     def nodes(self, dense: Sequence[ir.Node]) -> list[ir.Node]: ...
     def narrow(self, weights: Weights) -> Weights: ...
     def widen(self, value: ir.Value, array: np.ndarray) -> np.ndarray: ...
-
-
-MEMORY_NBYTES = 1 << 30
-"""Of waiting values; what goes beyond lies in temporary files."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stages:
-    """A graph cut behind targets.
-
-    Attributes:
-        nodes: of each stage, in graph order.
-        targets: for each stage the targets that are there once it has run; those that are graph inputs come first.
-        last_use: the last stage that reads a value.
-        outputs: what is there in the end.
-    """
-
-    model: ir.Model
-    nodes: Sequence[Sequence[ir.Node]]
-    targets: Sequence[Sequence[ir.Value]]
-    last_use: Mapping[ir.Value, int]
-    outputs: Sequence[ir.Value]
-
-    def __len__(self) -> int:
-        return len(self.nodes)
-
-    def first_to_differ(self, differs: Callable[[ir.Node], bool]) -> int:
-        """The first stage with a node that differs."""
-        return next((stage for stage, members in enumerate(self.nodes) if any(map(differs, members))), len(self))
-
-    def behind(self, done: int) -> Stages:
-        """All that comes behind some stages, as one."""
-        nodes = [node for members in self.nodes[done:] for node in members]
-        return Stages(self.model, [nodes], [[]], dict.fromkeys(self.outputs, 1), self.outputs)
-
-
-def cut(model: ir.Model, targets: Iterable[ir.Value], outputs: Sequence[ir.Value] | None = None) -> Stages:
-    """Cut a graph so that each target is there before any node that reads it runs.
-
-    A node runs in the first stage in which it can, so the nodes that read one target, and targets that do not depend on
-    each other, share a stage. What is made of stored tensors alone runs with its first reader: until then they may be
-    replaced.
-
-    Args:
-        outputs: values that are wanted in the end; by default the graph's outputs.
-    """
-    wanted, outputs = set(targets), list(model.graph.outputs) if outputs is None else outputs
-    stage_of: dict[ir.Value, int] = {}
-    level: dict[ir.Value, int] = {}  # the first stage in which a value can be read
-    for value in model.graph.inputs:
-        stage_of[value], level[value] = 0, int(value in wanted)
-    at: dict[ir.Node, int] = {}
-    for node in model.graph:
-        at[node] = max((level.get(value, 0) for value in reads(node)), default=0)
-        if any(value in level for value in reads(node)):
-            level.update((value, at[node] + int(value in wanted)) for value in node.outputs)
-    first: dict[ir.Value, int] = {}
-    for node in reversed(at):
-        if not any(value in level for value in reads(node)):
-            at[node] = min((first[value] for value in node.outputs if value in first), default=0)
-        for value in reads(node):
-            first[value] = min(at[node], first.get(value, at[node]))
-    nodes: dict[int, list[ir.Node]] = {0: []}
-    for node, stage in at.items():
-        nodes.setdefault(stage, []).append(node)
-        stage_of.update((value, stage) for value in node.outputs)
-    last = max(nodes)
-    last_use = {value: stage for value, stage in stage_of.items() if value in wanted}
-    for stage, members in sorted(nodes.items()):
-        for node in members:
-            last_use.update((value, stage) for value in reads(node) if value in stage_of)
-    last_use.update(dict.fromkeys(outputs, last + 1))
-    found: list[list[ir.Value]] = [[] for _ in range(last + 1)]
-    for value in stage_of:
-        if value in wanted:
-            found[stage_of[value]].append(value)
-    return Stages(model, [nodes.get(stage, []) for stage in range(last + 1)], found, last_use, outputs)
-
-
-def reads(node: ir.Node) -> list[ir.Value]:
-    """What a node reads, what its bodies take from outside included."""
-    found = [value for value in node.inputs if value is not None]
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            found += _outside(attribute.value)
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            found += [value for body in attribute.value for value in _outside(body)]
-    return list(dict.fromkeys(found))
-
-
-def _outside(body: ir.Graph) -> list[ir.Value]:
-    """What a body, and bodies inside it, read of the graphs around it."""
-    own = {*body.inputs, *body.initializers.values(), *(value for node in body for value in node.outputs)}
-    needed = [value for node in body for value in reads(node)] + list(body.outputs)
-    return [value for value in needed if value not in own]
-
-
-@dataclass(slots=True)
-class Store:
-    """Values of all batches that wait to be read; beyond a limit they lie in a temporary folder."""
-
-    limit_nbytes: int = MEMORY_NBYTES
-    nbytes: int = 0
-    spilled_nbytes: int = 0
-    _folder: tempfile.TemporaryDirectory[str] | None = None
-    _entries: dict[tuple[ir.Value, int], Any] = field(default_factory=dict)
-    _number: int = 0
-
-    def put(self, value: ir.Value, batch: int, array: Any) -> None:
-        """Keep a value of a batch."""
-        nbytes = getattr(array, "nbytes", 0)
-        if self.nbytes + nbytes > self.limit_nbytes and isinstance(array, np.ndarray) and array.dtype.isbuiltin:
-            if self._folder is None:
-                self._folder = tempfile.TemporaryDirectory(prefix="spa-", ignore_cleanup_errors=True)
-            path = Path(self._folder.name) / f"{self._number}.npy"
-            self._number += 1
-            self.spilled_nbytes += nbytes
-            np.save(path, array)
-            self._entries[value, batch] = path
-            return
-        self.nbytes += nbytes
-        self._entries[value, batch] = array
-
-    def get(self, value: ir.Value, batch: int) -> Any:
-        """A value of a batch."""
-        entry = self._entries[value, batch]
-        return np.load(entry, mmap_mode="r") if isinstance(entry, Path) else entry
-
-    def drop(self, value: ir.Value, batch: int) -> None:
-        """Forget a value of a batch."""
-        entry = self._entries.pop((value, batch), None)
-        if isinstance(entry, Path):
-            entry.unlink(missing_ok=True)
-        else:
-            self.nbytes -= getattr(entry, "nbytes", 0)
-
-    def __contains__(self, entry: tuple[ir.Value, int]) -> bool:
-        return entry in self._entries
-
-    def held(self) -> list[tuple[ir.Value, int]]:
-        """What is kept: values and batches."""
-        return list(self._entries)
-
-    def close(self) -> None:
-        """Forget everything."""
-        self._entries.clear()
-        if self._folder is not None:
-            self._folder.cleanup()
 
 
 class Stream:

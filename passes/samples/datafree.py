@@ -28,7 +28,8 @@ from spa import runtime
 from spa.analysis.cost import measure
 from spa.analysis.coupling import Coupling, couple
 from spa.errors import DataError
-from spa.passes.layers.consumers import Layer, find_layers
+from spa.passes.layers.consumers import Layer
+from spa.passes.layers.finding import find_layers
 from spa.passes.layers.problems import Problem
 from spa.passes.layers.statistics import enough_rows
 from spa.passes.layers.workers import one_thread_each

@@ -16,8 +16,9 @@ from spa.analysis.matching import build
 from spa.notation.dims import Factor
 from spa.notation.linearity import Passing, Terms, passing
 from spa.notation.operation import Moves, entry_of
+from spa.notation.patterns import Name, Pattern, Term, names_in, names_of
 from spa.notation.products import Product, Window
-from spa.notation.rule import Name, Pattern, Rule, Term, names_in, names_of
+from spa.notation.rule import Rule
 
 
 @dataclass(frozen=True, slots=True)

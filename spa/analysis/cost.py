@@ -22,8 +22,8 @@ from spa.analysis.coupling import Coupling
 from spa.analysis.group import Group, Masks
 from spa.analysis.matching import expand
 from spa.notation.dims import Factor, Kind
-from spa.notation.rule import Compound, Name, names_of
-from spa.notation.rule import Term as Expression
+from spa.notation.patterns import Compound, Name, names_of
+from spa.notation.patterns import Term as Expression
 from spa.shapes.sizes import Sizes
 
 MEASURES = ("params", "flops", "bytes")

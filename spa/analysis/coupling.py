@@ -19,7 +19,8 @@ from spa.analysis.application import Application
 from spa.analysis.matching import build, expand, meet
 from spa.notation.dims import ONE, Factor, Kind, Misfit, leaves, show, unify
 from spa.notation.operation import Operation, Refusal, rule_of
-from spa.notation.rule import Pattern, Rule, Term
+from spa.notation.patterns import Pattern, Term
+from spa.notation.rule import Rule
 from spa.operators.norm import AVERAGES
 from spa.operators.quantize import RANGE
 from spa.shapes import Shapes

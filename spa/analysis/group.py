@@ -19,8 +19,9 @@ import onnx_ir as ir
 from spa.analysis.coupling import Coupling, Reason, _named
 from spa.analysis.pieces import gather_pieces, pieces_of_axes
 from spa.analysis.stream import is_stream
+from spa.analysis.unit_layers import UnitLayers, dims_with, thin_axes
 from spa.notation.dims import ONE, Factor, Kind, leaves, show
-from spa.notation.positions import Masks, keep_mask, leaf_positions, occurrences
+from spa.notation.positions import Masks, keep_mask, leaf_positions
 from spa.operators.norm import AVERAGES
 from spa.operators.quantize import RANGE
 
@@ -114,7 +115,7 @@ def find_groups(coupling: Coupling) -> list[Group]:
     slices: list[list[Slice]] = [[] for _ in members]
     consumed = _consumed(coupling)
     uses = _uses(coupling)
-    layers = _Layers(unit_of_leaf)
+    layers = UnitLayers(unit_of_leaf)
     for value in constants:
         for axis, dim in enumerate(coupling.axes[value]):
             read = {leaf for at, leaf in consumed.get(value, ()) if at in (None, axis)}
@@ -122,7 +123,7 @@ def find_groups(coupling: Coupling) -> list[Group]:
                 found = Slice(value, axis, unit_of, not consumer, consumer, uses.get(value, ()))
                 slices[number].append(found)
     loose = {leaf for axis in pieces for leaf in axis}
-    thin = _thin(coupling, layers, loose)
+    thin = thin_axes(coupling, layers, loose)
     outer = _nesting(coupling, unit_of_leaf)
     named: list[Group] = []
     names = _names(coupling, slices)
@@ -162,17 +163,11 @@ def _free_leaves(coupling: Coupling, constants: Iterable[ir.Value]) -> dict[Fact
             if leaf is not ONE and leaf.size and leaf not in coupling.frozen:
                 found[leaf] = None
     singles = {leaf for leaf in found if leaf.size == 1}
-    for dim, held in _dims_with(coupling, singles).items():
+    for dim, held in dims_with(coupling, singles).items():
         for leaf in held & _covering(dim):
             coupling.frozen[leaf] = Reason("without it an axis would be empty", show(dim))
             found.pop(leaf, None)
     return found
-
-
-def _dims_with(coupling: Coupling, wanted: Set[Factor]) -> dict[Factor, Set[Factor]]:
-    """The dims that hold wanted factors, and which."""
-    dims = {dim.root: None for axes in coupling.axes.values() for dim in axes} if wanted else {}
-    return {dim: held for dim in dims if (held := wanted & set(leaves(dim)))}
 
 
 def _covering(dim: Factor) -> set[Factor]:
@@ -182,55 +177,6 @@ def _covering(dim: Factor) -> set[Factor]:
         return {root}
     parts = map(_covering, root.parts)
     return set().union(*parts) if root.kind is Kind.PRODUCT else set.intersection(*parts)
-
-
-class _Layers:
-    """The units along dims, worked out once for all the constants that share a dim."""
-
-    def __init__(self, unit_of_leaf: Mapping[Factor, tuple[int, int]]) -> None:
-        self.unit_of_leaf = unit_of_leaf
-        self.occurrences: dict[Factor, list[tuple[Factor, int, np.ndarray]]] = {}
-        self.known: dict[tuple[Factor, frozenset[Factor]], list[tuple[int, bool, np.ndarray]]] = {}
-
-    def of(self, dim: Factor, consumed: Set[Factor]) -> list[tuple[int, bool, np.ndarray]]:
-        """(group, whether its leaves are consumed, the unit at each position) for the groups along a dim.
-
-        Occurrences of one group that overlap lie in several layers.
-        """
-        root = dim.root
-        if root not in self.occurrences:
-            self.occurrences[root] = list(occurrences(root, self.unit_of_leaf))
-        here = frozenset(leaf for leaf, _, _ in self.occurrences[root] if leaf in consumed) if consumed else frozenset()
-        if (root, here) not in self.known:
-            self.known[root, here] = self.laid(root, here)
-        return self.known[root, here]
-
-    def laid(self, root: Factor, consumed: Set[Factor]) -> list[tuple[int, bool, np.ndarray]]:
-        """The layers of `of`, made new."""
-        layers: dict[tuple[int, bool], list[np.ndarray]] = defaultdict(list)
-        for leaf, start, index in self.occurrences[root]:
-            number, offset = self.unit_of_leaf[leaf]
-            span = slice(start, start + len(index))
-            mine = index >= 0
-            for layer in layers[number, leaf in consumed]:
-                if not np.any(mine & (layer[span] >= 0)):
-                    break
-            else:
-                layer = np.full(root.size, -1)
-                layers[number, leaf in consumed].append(layer)
-            layer[span][mine] = index[mine] + offset
-        return [(number, consumer, layer) for (number, consumer), found in layers.items() for layer in found]
-
-
-def _thin(coupling: Coupling, layers: _Layers, loose: Set[Factor]) -> dict[int, list[tuple[Factor, np.ndarray]]]:
-    """For each group, the axes whose every position lies in a factor that may go; any other keeps something."""
-    found: dict[int, list[tuple[Factor, np.ndarray]]] = defaultdict(list)
-    may_go = {leaf for leaf in layers.unit_of_leaf if leaf.size == 1} | loose
-    for dim, held in _dims_with(coupling, may_go).items():
-        if np.any([index >= 0 for _, index in leaf_positions(dim, held)], axis=0).all():
-            for number, _, unit_of in layers.of(dim, set()):
-                found[number].append((dim, unit_of))
-    return found
 
 
 def _consumed(coupling: Coupling) -> dict[ir.Value, set[tuple[int | None, Factor]]]:

@@ -8,7 +8,7 @@ from math import prod
 
 from spa.notation.dims import ONE, Factor, Kind, product, total, unify
 from spa.notation.operation import Refusal
-from spa.notation.rule import Compound, Name, Term
+from spa.notation.patterns import Compound, Name, Term
 
 
 @lru_cache(maxsize=8192)

@@ -13,44 +13,14 @@ A rule is a value: it prints, parses and compares.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
-from spa.notation.dims import Kind
 from spa.notation.linearity import Terms, show_terms
-from spa.notation.linearity import parse_terms as parse_linear
-from spa.notation.products import Product, parse_product
-
-Expression = "Name | Compound | int"  # int: the literal 1
-
-
-class Name(NamedTuple):  # a tuple, as Compound: patterns are looked up by value, and tuples hash fast
-    """A factor; with `star`, as many factors as the tensor has axes left."""
-
-    name: str
-    star: bool = False
-
-    def __str__(self) -> str:
-        return ("*" if self.star else "") + self.name
-
-
-class Compound(NamedTuple):
-    """A product or a sum of terms, major first."""
-
-    kind: Kind
-    parts: tuple[Term, ...]
-
-    def __str__(self) -> str:
-        glue = " " if self.kind is Kind.PRODUCT else " + "
-        return f"({glue.join(map(str, self.parts))})"
-
-
-Term = Name | Compound | int
-Pattern = tuple[Term, ...] | None
-"""One term for each axis; None: the rule says nothing of this tensor."""
+from spa.notation.patterns import Pattern, Term, names_in, parse_line, show_pattern
+from spa.notation.products import Product
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +130,7 @@ class Rule:
     unseen: tuple[int, ...] = ()
 
     def __str__(self) -> str:
-        line = ", ".join(map(_show_pattern, self.operands)) + " -> " + ", ".join(map(_show_pattern, self.results))
+        line = ", ".join(map(show_pattern, self.operands)) + " -> " + ", ".join(map(show_pattern, self.results))
         notes = [f"{name}={size}" for name, size in self.sizes.items()]
         for word, reasons in (("statistic", self.statistic), ("frozen", self.frozen)):
             for reason in dict.fromkeys(reasons.values()):
@@ -190,27 +160,6 @@ def _contracted(operands: tuple[Pattern, ...], results: tuple[Pattern, ...]) -> 
 
 def _names(patterns: tuple[Pattern, ...]) -> frozenset[str]:
     return frozenset(name.name for pattern in patterns for name in names_in(pattern))
-
-
-def names_of(term: Term | None) -> Iterator[Name]:
-    """The names in a term, in order."""
-    if isinstance(term, Name):
-        yield term
-    elif isinstance(term, Compound):
-        for part in term.parts:
-            yield from names_of(part)
-
-
-def names_in(axes: Pattern) -> Iterator[Name]:
-    """The names in a pattern, in order."""
-    for term in axes or ():
-        yield from names_of(term)
-
-
-def _show_pattern(pattern: Pattern) -> str:
-    if pattern is None:
-        return "_"
-    return " ".join(map(str, pattern)) if pattern else "()"
 
 
 # ------------------------------------------------------------------------------------------------- building
@@ -252,152 +201,3 @@ def rule(
 
 def _spread(reasons: Mapping[str, str] | None) -> dict[str, str]:
     return {name: reason for names, reason in (reasons or {}).items() for name in names.split()}
-
-
-_TOKEN = re.compile(r"\s*(\*?[A-Za-z][A-Za-z0-9_]*|\d+|[()+_])")
-
-
-@lru_cache(maxsize=4096)
-def parse_line(text: str) -> tuple[tuple[Pattern, ...], tuple[Pattern, ...]]:
-    """The patterns before and after the arrow."""
-    before, arrow, after = text.partition("->")
-    if not arrow:
-        raise ValueError(f"rule {text!r}: expected 'operands -> results', found no arrow")
-    return tuple(map(_parse_pattern, before.split(","))), tuple(map(_parse_pattern, after.split(",")))
-
-
-def _parse_pattern(text: str) -> Pattern:
-    text = text.strip()
-    if text == "_":
-        return None
-    if text == "()":
-        return ()
-    return tuple(parse_terms(text))
-
-
-def parse_terms(text: str) -> list[Term]:
-    """Terms separated by blanks."""
-    return list(_terms_of(text))
-
-
-@lru_cache(maxsize=4096)
-def _terms_of(text: str) -> tuple[Term, ...]:
-    tokens = _TOKEN.findall(text)
-    if "".join(tokens) != re.sub(r"\s+", "", text):
-        raise ValueError(f"rule pattern {text!r}: unexpected character")
-    terms, rest = _parse_sequence(tokens, 0)
-    if rest != len(tokens):
-        raise ValueError(f"rule pattern {text!r}: unbalanced parenthesis")
-    return tuple(terms)
-
-
-def _parse_sequence(tokens: list[str], at: int) -> tuple[list[Term], int]:
-    terms: list[Term] = []
-    while at < len(tokens) and tokens[at] not in (")", "+"):
-        token = tokens[at]
-        if token == "(":
-            term, at = _parse_group(tokens, at + 1)
-            terms.append(term)
-        elif token == "_":
-            raise ValueError("'_' stands for a whole tensor, not for an axis of one")
-        elif token.isdigit():
-            if token != "1":
-                raise ValueError(f"the literal size {token}: only 1 may be written as a number")
-            terms.append(1)
-            at += 1
-        else:
-            terms.append(Name(token.lstrip("*"), token.startswith("*")))
-            at += 1
-    return terms, at
-
-
-def _parse_group(tokens: list[str], at: int) -> tuple[Term, int]:
-    addends: list[Term] = []
-    while True:
-        terms, at = _parse_sequence(tokens, at)
-        if not terms or at >= len(tokens):
-            raise ValueError("an empty or unclosed parenthesis in a rule pattern")
-        addends.append(terms[0] if len(terms) == 1 else Compound(Kind.PRODUCT, tuple(terms)))
-        at += 1
-        if tokens[at - 1] == ")":
-            break
-    return (addends[0] if len(addends) == 1 else Compound(Kind.SUM, tuple(addends))), at
-
-
-_SIZES = re.compile(r"(operand|attribute) (\w+)=(target |back )?(\[?)([^\]]*)\]?(?: instead of (\w+))?")
-_NOTE = re.compile(r"(?P<word>statistic|frozen) (?P<names>[^:]+): (?P<reason>.+)")
-
-
-def parse(text: str) -> Rule:
-    """The rule that prints as `text`.
-
-    Raises:
-        ValueError: the text is no rule; says where.
-    """
-    line, *notes = text.split(" | ")
-    sizes: dict[str, int] = {}
-    reasons: dict[str, dict[str, str]] = {"statistic": {}, "frozen": {}}
-    kinds: dict[str, str] = {}
-    follows: list[Follow] = []
-    macs: list[tuple[str, ...]] = []
-    reads: list[Read] = []
-    linear: Terms = ()
-    meets: list[tuple[int, ...]] = []
-    unseen: tuple[int, ...] = ()
-    zeros: list[tuple[int, int]] = []
-    products: list[Product] = []
-    for note in notes:
-        if match := _NOTE.fullmatch(note):
-            reasons[match["word"]].update(dict.fromkeys(match["names"].split(), match["reason"]))
-        elif match := _SIZES.fullmatch(note):
-            target = int(match[2]) if match[1] == "operand" else match[2]
-            terms, scalar = _parse_list(match[5]), not match[4]
-            follows.append(Sizes(target, terms, scalar, match[3] == "target ", match[6] or "", match[3] == "back "))
-        elif match := re.fullmatch(r"result (\d+)=\[([^\]]*)\]", note):
-            follows.append(Observed(int(match[1]), _parse_list(match[2])))
-        elif match := re.fullmatch(r"operand (\d+) counts (.+)", note):
-            follows.append(Positions(int(match[1]), parse_terms(match[2])[0]))
-        elif match := re.fullmatch(r"(\w+) is (\w+)", note):
-            kinds[match[1]] = match[2]
-        elif match := re.fullmatch(r"(\w+)=(\d+)", note):
-            sizes[match[1]] = int(match[2])
-        elif match := re.fullmatch(r"operand (\d+) sums over (?:([\w ]+) along )?axis (\d+)", note):
-            reads.append(Read(int(match[1]), int(match[3]), tuple((match[2] or "").split())))
-        elif match := re.fullmatch(r"operand (\d+) is zero at operand (\d+)", note):
-            zeros.append((int(match[1]), int(match[2])))
-        elif note.startswith("product "):
-            products.append(parse_product(note))
-        elif note.startswith("linear "):
-            linear = parse_linear(note.removeprefix("linear "))
-        elif match := re.fullmatch(r"(meets|unseen) ([\d ]+)", note):
-            operands_of = tuple(map(int, match[2].split()))
-            meets, unseen = ([*meets, operands_of], unseen) if match[1] == "meets" else (meets, (*unseen, *operands_of))
-        elif note.startswith("macs "):
-            macs.append(tuple(note.split()[1:]))
-        else:
-            raise ValueError(
-                f"rule note {note!r}: expected a size, statistic, frozen, kind, operand, attribute or macs"
-            )
-    operands, results = parse_line(line)
-    return Rule(
-        operands,
-        results,
-        sizes,
-        reasons["statistic"],
-        reasons["frozen"],
-        tuple(follows),
-        kinds,
-        tuple(macs) or None,
-        tuple(reads),
-        tuple(zeros),
-        tuple(products),
-        linear,
-        tuple(meets),
-        unseen,
-    )
-
-
-def _parse_list(text: str) -> tuple[Term | None, ...]:
-    if not text:
-        return ()
-    return tuple(None if item.strip() == "_" else parse_terms(item)[0] for item in text.split(", "))

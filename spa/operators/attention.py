@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from spa.notation.operation import MICROSOFT, Operation, Refusal, operator, pattern
-from spa.notation.rule import Rule, Sizes, parse_terms, rule
+from spa.notation.patterns import parse_terms
+from spa.notation.rule import Rule, Sizes, rule
 from spa.operators.indexing import LOOKED_UP
 from spa.operators.recurrent import STEPS
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from spa.notation.operation import Draws, Lists, Operation, letters, operator, pattern
-from spa.notation.rule import Observed, Rule, Sizes, parse_terms, rule
+from spa.notation.patterns import parse_terms
+from spa.notation.rule import Observed, Rule, Sizes, rule
 from spa.operators.pointwise import RANDOM
 from spa.operators.sizes import listed
 

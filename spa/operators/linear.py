@@ -8,8 +8,9 @@ from math import prod
 from typing import Any
 
 from spa.notation.operation import MICROSOFT, Operation, Refusal, Shape, letters, operator, pattern
+from spa.notation.patterns import parse_terms
 from spa.notation.products import Product, Window
-from spa.notation.rule import Rule, Sizes, parse_terms, rule
+from spa.notation.rule import Rule, Sizes, rule
 from spa.operators.pointwise import broadcast_line
 from spa.operators.sizes import window_is_too_wide
 

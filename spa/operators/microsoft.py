@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from spa.notation.operation import MICROSOFT, Draws, Operation, Refusal, Shape, letters, operator, pattern
+from spa.notation.patterns import parse_terms
 from spa.notation.products import Product
-from spa.notation.rule import Rule, Sizes, parse_terms, rule
+from spa.notation.rule import Rule, Sizes, rule
 from spa.operators.indexing import CHOSEN, LOOKED_UP
 from spa.operators.linear import WINDOW, addend, gemm_mix, gemm_product, matrices, sliding, sliding_products
 from spa.operators.movement import reshape

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from spa.notation.operation import MICROSOFT, Operation, Refusal, operator, pattern
-from spa.notation.rule import Rule, Sizes, parse_terms, rule
+from spa.notation.patterns import parse_terms
+from spa.notation.rule import Rule, Sizes, rule
 from spa.operators.attention import ORDER, SCALE, SOFTMAX, counts, rotate
 from spa.operators.quantize import zeros
 

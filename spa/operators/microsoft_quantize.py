@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from spa.notation.operation import MICROSOFT, Operation, letters, operator, pattern
-from spa.notation.rule import Rule, Sizes, parse_terms, rule
+from spa.notation.patterns import parse_terms
+from spa.notation.rule import Rule, Sizes, rule
 from spa.operators.linear import WINDOW, Mix, addend, gemm_mix, matrices
 from spa.operators.pointwise import broadcast_line
 from spa.operators.quantize import RANGE, along, ranged, zeros

@@ -9,7 +9,8 @@ from itertools import pairwise
 import numpy as np
 
 from spa.notation.operation import Moves, Operation, Refusal, Shape, letters, operator, pattern
-from spa.notation.rule import Positions, Rule, Sizes, parse_terms, rule
+from spa.notation.patterns import parse_terms
+from spa.notation.rule import Positions, Rule, Sizes, rule
 from spa.operators.sizes import elements_do_not_fit, expanded, index_is_out_of_range, reshaped, sliced
 
 COMPUTED = "positions computed at run time"

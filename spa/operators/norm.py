@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from spa.notation.operation import Operation, Running, letters, operator, pattern
-from spa.notation.rule import Rule, Sizes, parse_terms, rule
+from spa.notation.patterns import parse_terms
+from spa.notation.rule import Rule, Sizes, rule
 from spa.operators.sizes import same_as_operand
 
 MOMENTS = "enters a mean and a variance"

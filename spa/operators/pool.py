@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from spa.notation.operation import Operation, Refusal, letters, operator, pattern
-from spa.notation.rule import Rule, Sizes, parse_terms, rule
+from spa.notation.patterns import parse_terms
+from spa.notation.rule import Rule, Sizes, rule
 from spa.operators.linear import WINDOW, text_of
 from spa.operators.movement import COMPUTED
 from spa.operators.reduce import ZEROS_COUNT

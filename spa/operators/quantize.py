@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from spa.notation.operation import Operation, letters, operator, pattern
-from spa.notation.rule import Rule, Sizes, parse_terms, rule
+from spa.notation.patterns import parse_terms
+from spa.notation.rule import Rule, Sizes, rule
 from spa.operators.linear import matrices, sliding
 
 RANGE = "sets the range of the quantised numbers"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from spa.notation.operation import Operation, operator
+from spa.notation.patterns import parse_terms
 from spa.notation.products import Product
-from spa.notation.rule import Rule, Sizes, parse_terms, rule
+from spa.notation.rule import Rule, Sizes, rule
 from spa.operators.linear import text_of
 from spa.operators.sizes import batch_differs
 

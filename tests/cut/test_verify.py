@@ -10,8 +10,10 @@ import pytest
 
 from spa.errors import VerificationError
 from spa.passes.cut import verify
+from spa.passes.cut.rounding import DEFAULT_TOLERANCE, tolerance
+from spa.passes.cut.structure import check_structure
 from spa.passes.cut.trials import Inputs
-from spa.passes.cut.verify import Comparison, check_structure, find_culprit, tolerance
+from spa.passes.cut.verify import Comparison, find_culprit
 from spa.shapes.binding import Binding
 from tests.models import Weight, build
 
@@ -148,8 +150,8 @@ def test_a_model_that_amplifies_rounding_is_judged_by_it() -> None:
     right: dict[str, Weight] = {**left, "big": np.full(4, 1e6 + 1.125, np.float32)}
     found = compare(model(text, left), model(text, right), shapes=SHAPES)
     assert found.difference is not None
-    assert found.difference > verify.DEFAULT_TOLERANCE
-    assert found.agrees(verify.DEFAULT_TOLERANCE)
+    assert found.difference > DEFAULT_TOLERANCE
+    assert found.agrees(DEFAULT_TOLERANCE)
     assert found.notes[0].startswith("this model amplifies rounding")
 
 

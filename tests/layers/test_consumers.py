@@ -11,7 +11,8 @@ import pytest
 from spa import runtime
 from spa.analysis.coupling import couple
 from spa.analysis.group import find_groups
-from spa.passes.layers.consumers import Layer, find_layers
+from spa.passes.layers.consumers import Layer
+from spa.passes.layers.finding import find_layers
 from spa.passes.repair.biases import add_biases, drop_zero_biases
 from spa.shapes import infer_shapes
 

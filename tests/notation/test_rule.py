@@ -11,23 +11,10 @@ from hypothesis import strategies as st
 import spa.operators  # noqa: F401  (fills the registry)
 from spa.notation.dims import Kind
 from spa.notation.operation import Operation, Refusal, letters, operator, pattern, registered, rule_of
+from spa.notation.parsing import parse
+from spa.notation.patterns import Compound, Name, Term, names_of, parse_line, parse_terms
 from spa.notation.products import Product, Window
-from spa.notation.rule import (
-    Compound,
-    Follow,
-    Name,
-    Observed,
-    Positions,
-    Read,
-    Rule,
-    Sizes,
-    Term,
-    names_of,
-    parse,
-    parse_line,
-    parse_terms,
-    rule,
-)
+from spa.notation.rule import Follow, Observed, Positions, Read, Rule, Sizes, rule
 
 LINES = [
     "*a -> *a",

@@ -12,7 +12,8 @@ import onnx_ir as ir
 
 import spa.operators  # noqa: F401  (fills the registry)
 from spa.notation.operation import Entry, entry_of, registered, rule_of
-from spa.notation.rule import Observed, Positions, Rule, Sizes, parse
+from spa.notation.parsing import parse
+from spa.notation.rule import Observed, Positions, Rule, Sizes
 from spa.operators.applied import applied
 from tests.benchmarks import applied as script
 from tests.rows import ROWS

@@ -12,8 +12,10 @@ from _pytest.mark import ParameterSet
 
 import spa.operators  # noqa: F401  (fills the registry)
 from spa.notation.operation import Operation, Refusal, registered, rule_of
+from spa.notation.parsing import parse
+from spa.notation.patterns import parse_terms
 from spa.notation.products import Product, Window
-from spa.notation.rule import Rule, Sizes, parse, parse_terms, rule
+from spa.notation.rule import Rule, Sizes, rule
 from tests.oracles import check_linearity, check_products
 from tests.rows import ROWS
 from tests.soundness import Case, Given, Row, Unsound, check, constant, random, row, weight

@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from spa import runtime
 from spa.analysis.coupling import couple
-from spa.passes.layers.consumers import find_layers
+from spa.passes.layers.finding import find_layers
 from spa.passes.repair.biases import add_biases, drop_zero_biases
 from spa.shapes import infer_shapes
 from tests.models import build

@@ -14,7 +14,7 @@ import pytest
 
 from spa import pipeline
 from spa.analysis.coupling import couple
-from spa.passes.layers.consumers import find_layers
+from spa.passes.layers.finding import find_layers
 from spa.passes.normalize.normalize import normalize
 from spa.passes.repair.biases import add_biases
 from spa.shapes import infer_shapes

@@ -16,7 +16,8 @@ from spa.passes.repair.network import prepare
 from spa.passes.repair.sequential import Repair
 from spa.passes.repair.session import Session
 from spa.passes.repair.settings import PRESETS, Preset
-from spa.passes.repair.streaming import Stream, cut
+from spa.passes.repair.stages import cut
+from spa.passes.repair.streaming import Stream
 from spa.passes.samples.calibrate import check_samples
 from spa.pipeline import load_normal
 from tests.models import build
