@@ -195,17 +195,27 @@ class _Entry:
         else:
             params, flops = analysis.cost.of("params"), analysis.cost.of("flops")
             shapes = {**analysis.sizes.inputs, **shapes}
-        return cls(name, path, _feeds(model, path, shapes, feeds), params, flops)
+        return cls(name, path, feeds_of(model, shapes, feeds, name=path.name), params, flops)
 
 
-def _feeds(model: ir.Model, path: Path, shapes: InputShapes, feeds: Feeds | None) -> Mapping[str, np.ndarray]:
-    """Inputs that the model runs on."""
-    session = runtime.session(path, optimize=False)
+def feeds_of(
+    model: ir.Model, shapes: InputShapes, feeds: Feeds | None, *, name: str = "the model"
+) -> Mapping[str, np.ndarray]:
+    """Inputs that a model runs on.
+
+    Args:
+        shapes, feeds: by input name, as far as they are known.
+        name: what messages call the model.
+
+    Raises:
+        UsageError: it ran on nothing that was tried.
+    """
+    session = runtime.session(model, optimize=False)
     trial = Inputs.of(model.graph, infer_shapes(model, inputs=shapes), shapes, feeds)
     try:
         return trial.trials(lambda given: runtime.run(session, given))[0].feeds
     except NoTrial as error:
-        raise UsageError(f"{path.name}: {error}; give --input NAME=SHAPE or --feed NAME=VALUES") from error
+        raise UsageError(f"{name}: {error}; give --input NAME=SHAPE or --feed NAME=VALUES") from error
 
 
 def _timed(

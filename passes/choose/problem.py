@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from spa.analysis.cost import MEASURES, Cost, Term, unit_costs
+from spa.analysis.cost import EXACT, Cost, Step, Term, unit_costs
 from spa.analysis.group import Group
 from spa.notation.dims import Factor, leaves
 from spa.passes.choose.budget import AUTO, CHANNELS, Budget
@@ -66,7 +66,7 @@ class Problem:
             norms=terms.norms, reaches=reaches,
         )  # fmt: skip
         tracks = tracks_of(candidates.active)
-        dense = terms.whole or {name: cost.before(name) for name in MEASURES}
+        dense = terms.whole or {name: cost.before(name) for name in cost.terms}
         return cls(groups, scores, cost, terms, candidates, tracks, dense, condensed_cost(cost, tracks))
 
     @property
@@ -107,17 +107,21 @@ def condensed_cost(cost: Cost, tracks: Sequence[Track]) -> Cost:
     changes: dict[Factor, bool] = {}
     terms = {}
     for measure, found in cost.terms.items():
-        weights: dict[tuple[Factor, ...], float] = {}
+        weights: dict[tuple[tuple[Factor, ...], tuple[Step, ...]], float] = {}
         for term in found:
-            weight, dims = term.weight, []
-            for dim in term.dims:
+            weight = term.weight
+            dims: list[Factor] = []
+            steps: list[Step] = []
+            for dim, step in zip(term.dims, term.steps or (EXACT,) * len(term.dims), strict=True):
                 root = dim.root
                 if root not in changes:
                     changes[root] = not free.isdisjoint(leaves(root))
                 if changes[root]:
                     dims.append(root)
+                    steps += [step] if term.steps else []
                 else:
-                    weight *= root.size
-            weights[tuple(dims)] = weights.get(tuple(dims), 0.0) + weight
-        terms[measure] = [Term(weight, dims) for dims, weight in weights.items()]
+                    weight *= step(root.size)
+            key = tuple(dims), tuple(steps)
+            weights[key] = weights.get(key, 0.0) + weight
+        terms[measure] = [Term(weight, *key) for key, weight in weights.items()]
     return Cost(terms)

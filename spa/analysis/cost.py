@@ -9,7 +9,7 @@ coupling bound them to.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import prod
@@ -33,11 +33,49 @@ NUMBERS = {ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL, ir.DataType.S
 
 
 @dataclass(frozen=True, slots=True)
+class Padded:
+    """A size rounded up to a multiple of `block`, as kernels compute it that hold so many channels at once."""
+
+    block: int
+
+    def __call__(self, size: int) -> float:
+        return float(-(-size // self.block) * self.block)
+
+
+@dataclass(frozen=True, slots=True)
+class IsMultiple:
+    """1 where a size is a multiple of `block` or, with `wanted` False, where it is none; else 0."""
+
+    block: int
+    wanted: bool = True
+
+    def __call__(self, size: int) -> float:
+        return float((size % self.block == 0) == self.wanted)
+
+
+EXACT = Padded(1)
+"""A size as it is."""
+
+Step = Padded | IsMultiple
+
+
+@dataclass(frozen=True, slots=True)
 class Term:
-    """`weight` times the product of the sizes of some dims."""
+    """`weight` times the product of the sizes of some dims.
+
+    Attributes:
+        steps: for each dim how its size counts; empty: all as they are.
+    """
 
     weight: float
     dims: tuple[Factor, ...]
+    steps: tuple[Step, ...] = ()
+
+    def of(self, size_of: Callable[[Factor], int]) -> float:
+        """The term at some sizes."""
+        if not self.steps:
+            return self.weight * prod(map(size_of, self.dims))
+        return self.weight * prod(step(size_of(dim)) for dim, step in zip(self.dims, self.steps, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +96,25 @@ class Cost:
     def of(self, measure: str, masks: Masks | None = None) -> float:
         """Parameters, flops or bytes that are left when `masks` stay."""
         sizes = _Sizes(masks or {})
-        return sum(term.weight * prod(map(sizes.of, term.dims)) for term in self.terms[measure])
+        return sum(term.of(sizes.of) for term in self.terms[measure])
 
     def of_index(self, measure: str) -> dict[Factor, float]:
         """What one index of each leaf frees while all others stay."""
         sizes = _Sizes({})
         freed: dict[Factor, float] = {}
         for term in self.terms[measure]:
-            whole = term.weight * prod(map(sizes.of, term.dims))
-            for dim in term.dims:
+            whole = term.of(sizes.of)
+            for at, dim in enumerate(term.dims):
+                slope = 1.0 if not term.steps else _slope(term.steps[at], sizes.of(dim))
                 for leaf, share in sizes.shares(dim.root).items():
-                    freed[leaf] = freed.get(leaf, 0.0) + whole * share
+                    freed[leaf] = freed.get(leaf, 0.0) + whole * slope * share
         return freed
+
+
+def _slope(step: Step, size: int) -> float:
+    """The share of a term that goes with all of a dim, by what goes with its second half."""
+    whole = step(size)
+    return (whole - step(size // 2)) / whole * size / (size - size // 2) if whole else 0.0
 
 
 class _Sizes:

@@ -1,0 +1,276 @@
+"""Times as functions of widths: for every fused unit a sum of products of its sizes, fitted to what was measured.
+
+Which sizes a unit's time depends on is read off its shapes: an axis is that dim of the graph which has, in every
+setting that was timed, the axis's size (or that size rounded up to what kernels hold at once). So neither operators nor
+fusions nor the names of optimised nodes matter. Units alike in operator and shapes share one fit (a table's key in
+HALP, Shen et al. 2022), whose coefficients are not negative (Lawson, Hanson 1974): a constant, every size, and the
+products of two. The times of a setting's units are brought to the sum that the whole model took without the profiler.
+The result are terms like those of FLOPs (`spa.analysis.cost.Term`), so that selections treat time as any other measure.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from re import sub
+
+import numpy as np
+
+from spa.analysis.cost import EXACT, Cost, IsMultiple, Padded, Step, Term
+from spa.analysis.coupling import Coupling
+from spa.analysis.group import Group
+from spa.errors import ModelError
+from spa.notation.dims import Factor
+from spa.passes.latency.record import Profile, Unit, Variant
+from spa.passes.latency.variants import plan_of
+
+LATENCY = "latency"
+PADDED = (1, 4, 8, 16, 32)
+SETS = 4
+"""So many blocks of output channels go through onnxruntime's blocked convolutions at once."""
+_MANY = 3
+"""With more dims than this, a unit's time has no products: it copies, as Concat does."""
+_SLIGHT = 1e-3
+"""Of a unit's time: what a coefficient is worth at least, or sizes that hardly matter make noise."""
+
+Axis = tuple[Factor, Step]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """A unit at one setting."""
+
+    setting: int
+    milliseconds: float
+    shapes: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Fused:
+    """A unit at all settings that run it.
+
+    Attributes:
+        axes: the dims of its axes that vary, each once, in order.
+        gate: it runs only where the first of these is a multiple, or none: as kernels of a fast path do.
+        key: what units that share a fit have in common.
+    """
+
+    samples: tuple[_Sample, ...]
+    axes: tuple[Axis, ...]
+    squared: tuple[bool, ...]
+    gate: tuple[Factor, IsMultiple] | None
+    key: object
+
+
+def latency_terms(
+    profile: Profile, groups: Sequence[Group], coupling: Coupling, *, without: int | None = None
+) -> list[Term]:
+    """Milliseconds of a run as terms over the dims of a coupled graph.
+
+    Args:
+        without: the number of a setting that is left out, to see how well it is foretold.
+
+    Raises:
+        ModelError: the profile was made for another model.
+    """
+    check_made_for(profile, groups)
+    chosen = [number for number in range(len(profile.variants)) if number != without]
+    settings = _Settings.of([profile.variants[number] for number in chosen], groups, coupling)
+    fused = list(_fused_units([profile.variants[number] for number in chosen], settings, profile.device.block))
+    terms: list[Term] = []
+    shared: dict[object, list[_Fused]] = defaultdict(list)
+    for unit in fused:
+        shared[unit.key].append(unit)
+    for units in shared.values():
+        terms += _fitted(units, settings)
+    return terms
+
+
+def with_latency(cost: Cost, terms: Sequence[Term]) -> Cost:
+    """A cost with time as one more measure."""
+    return Cost({**cost.terms, LATENCY: terms}, cost.copies)
+
+
+def check_made_for(profile: Profile, groups: Sequence[Group]) -> None:
+    """Refuse a profile of another model.
+
+    Raises:
+        ModelError: a group that it varied is not there, or has another size.
+    """
+    sizes = {group.name: group.size for group in groups}
+    for name, size in profile.model["groups"].items():
+        if sizes.get(name) != size:
+            here = f"this model has {sizes[name]}" if name in sizes else "this model has no such group"
+            raise ModelError(
+                f"the profile was made for another model: it expects {size} units in {name!r}, {here}; "
+                "`spa profile` makes one for this"
+            )
+
+
+def leave_one_out(profile: Profile, groups: Sequence[Group], coupling: Coupling) -> np.ndarray:
+    """(settings - 1,) how far the time of each setting is from what the others foretell, relative."""
+    errors = []
+    for number, variant in enumerate(profile.variants[1:], start=1):
+        terms = latency_terms(profile, groups, coupling, without=number)
+        masks = plan_of(groups, variant.removed).masks(groups)
+        errors.append(Cost({LATENCY: terms}).of(LATENCY, masks) / variant.milliseconds - 1)
+    return np.array(errors)
+
+
+# ------------------------------------------------------------------------------------------------ sizes of dims
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """What was timed.
+
+    Attributes:
+        sizes: for each dim of the graph that varies, (settings,).
+        scale: (settings,) by which the times of units are multiplied.
+    """
+
+    sizes: Mapping[Factor, np.ndarray]
+    scale: np.ndarray
+
+    @classmethod
+    def of(cls, variants: Sequence[Variant], groups: Sequence[Group], coupling: Coupling) -> _Settings:
+        roots = list({dim.root: None for axes in coupling.axes.values() for dim in axes})
+        cost = Cost({str(number): [Term(1.0, (root,))] for number, root in enumerate(roots)})
+        masks = [plan_of(groups, variant.removed).masks(groups) for variant in variants]
+        table = np.array([[cost.of(measure, mask) for measure in cost.terms] for mask in masks]).astype(int)
+        sizes = {root: table[:, at] for at, root in enumerate(roots) if len(set(table[:, at].tolist())) > 1}
+        sums = np.array([sum(unit.milliseconds for unit in variant.units) for variant in variants])
+        whole = np.array([variant.milliseconds for variant in variants])
+        return cls(sizes, whole / np.maximum(sums, 1e-9))
+
+    def axis(self, numbers: Sequence[int], sizes: Sequence[int]) -> Axis | None:
+        """The dim that has these sizes in these settings, and how it counts; None: it varies by nothing known."""
+        wanted, at = np.array(sizes), np.array(numbers)
+        for block in PADDED:
+            for root, found in self.sizes.items():
+                mine = found[at]
+                if np.array_equal(-(-mine // block) * block, wanted):
+                    return root, Padded(block)
+        return None
+
+
+# ------------------------------------------------------------------------------------------------- fused units
+def _fused_units(variants: Sequence[Variant], settings: _Settings, block: int) -> Iterator[_Fused]:
+    """The units of all settings, each with its samples, and what does not fit any shape as one that never varies."""
+    samples: dict[str, list[_Sample]] = defaultdict(list)
+    operators: dict[str, str] = {}
+    for number, variant in enumerate(variants):
+        for name, unit in _named(variant.units):
+            scaled = unit.milliseconds * float(settings.scale[number])
+            samples[name].append(_Sample(number, scaled, (*unit.inputs, *unit.outputs)))
+            operators[name] = unit.operator
+    for name, found in samples.items():
+        yield _fused(operators[name], found, settings, block, len(variants))
+
+
+def _named(units: Sequence[Unit]) -> Iterator[tuple[str, Unit]]:
+    """Units by names that are the same in every setting: what has but a number is named after what runs before."""
+    seen: dict[str, int] = defaultdict(int)
+    before = ""
+    for unit in units:
+        name = unit.name.partition("#")[0]
+        if name.partition("_token_")[0] == unit.operator or name == unit.operator:
+            name = f"{unit.operator} after {before}"
+        else:
+            name = before = sub(r"_token_\d+$", "", name)
+        seen[name] += 1
+        yield f"{name} {seen[name]}", unit
+
+
+def _fused(operator: str, samples: Sequence[_Sample], settings: _Settings, block: int, count: int) -> _Fused:
+    numbers = [sample.setting for sample in samples]
+    found: dict[Axis, int] = {}
+    pattern = []
+    ranks = {tuple(map(len, sample.shapes)) for sample in samples}
+    for shape in range(len(samples[0].shapes)) if len(ranks) == 1 else ():
+        for axis in range(len(samples[0].shapes[shape])):
+            sizes = [sample.shapes[shape][axis] for sample in samples]
+            dim = settings.axis(numbers, sizes) if len(set(sizes)) > 1 else None
+            if dim is not None:
+                found[dim] = found.get(dim, 0) + 1
+            pattern.append(None if dim is None else list(found).index(dim))
+    axes = tuple(found)
+    gate = _gate(numbers, settings, block, count) if len(numbers) < count else None
+    key = operator, samples[0].shapes if 0 in numbers else id(samples), tuple(pattern), gate is None or gate[1].wanted
+    squared = tuple(times > 1 for times in found.values())
+    return _Fused(tuple(samples), axes, squared, gate, key)
+
+
+def _gate(numbers: Sequence[int], settings: _Settings, block: int, count: int) -> tuple[Factor, IsMultiple] | None:
+    """The dim whose being a multiple, or none, tells in which settings a unit runs."""
+    runs = np.isin(np.arange(count), numbers)
+    for root, sizes in settings.sizes.items():
+        for wanted in (True, False):
+            if np.array_equal((sizes % block == 0) == wanted, runs):
+                return root, IsMultiple(block, wanted)
+    return None
+
+
+# --------------------------------------------------------------------------------------------------------- fits
+def _fitted(units: Sequence[_Fused], settings: _Settings) -> list[Term]:
+    """The terms of units that share a fit."""
+    from scipy.optimize import nnls
+
+    features = _features(units[0].axes, units[0].squared)
+    rows, times = [], []
+    for unit in units:
+        for sample in unit.samples:
+            sizes = {axis: axis[1](int(settings.sizes[axis[0]][sample.setting])) for axis in unit.axes}
+            rows.append([_value(feature, unit.axes, sizes) for feature in features])
+            times.append(sample.milliseconds)
+    x, y = np.array(rows), np.array(times)
+    scale = np.maximum(x.max(axis=0), 1e-12)
+    weight = 1 / np.sqrt(np.maximum(y, _SLIGHT * y.max() + 1e-9))
+    ridge = np.sqrt(1e-4 * len(y) * y.mean()) * np.eye(len(features))
+    design = np.vstack([x / scale * weight[:, None], ridge / max(float(y.mean()), 1e-9) * 0.1])
+    found, _ = nnls(design, np.concatenate([y * weight, np.zeros(len(features))]))
+    coefficients = found / scale
+    share = len(units[0].samples) / max(len(settings.scale), 1)
+    terms = []
+    for unit in units:
+        gated = unit.gate is not None
+        factor = 1.0 if gated or len(unit.samples) == len(settings.scale) else share
+        for feature, coefficient in zip(features, coefficients, strict=True):
+            if coefficient > 0:
+                dims = [unit.axes[at][0] for at, _ in feature]
+                steps = [_step(unit.axes[at][1], coarse) for at, coarse in feature]
+                if unit.gate is not None:
+                    dims, steps = [*dims, unit.gate[0]], [*steps, unit.gate[1]]
+                terms.append(_term(factor * float(coefficient), dims, steps))
+    return terms
+
+
+Feature = tuple[tuple[int, bool], ...]
+"""A product over axes: their numbers, and whether their sizes count in sets of blocks."""
+
+
+def _features(axes: Sequence[Axis], squared: Sequence[bool]) -> list[Feature]:
+    numbers = range(len(axes))
+    found: list[Feature] = [(), *(((at, False),) for at in numbers)]
+    if len(axes) > _MANY:
+        return found
+    found += [((at, False), (at, False)) for at in numbers if squared[at]]
+    for a, b in combinations(numbers, 2):
+        found += [((a, False), (b, False))]
+    return found
+
+
+def _value(feature: Feature, axes: Sequence[Axis], sizes: Mapping[Axis, float]) -> float:
+    product = 1.0
+    for at, _ in feature:
+        product *= sizes[axes[at]]
+    return product
+
+
+def _step(step: Step, coarse: bool) -> Step:
+    return Padded(SETS * step.block) if coarse else step
+
+
+def _term(weight: float, dims: Sequence[Factor], steps: Sequence[Step]) -> Term:
+    exact = all(step == EXACT for step in steps)
+    return Term(weight, tuple(dims), () if exact else tuple(steps))

@@ -1,0 +1,280 @@
+"""What each part of a model costs on a device: a script that needs onnxruntime and numpy and nothing else.
+
+`spa profile MODEL --job job.zip` puts this file into job.zip, as what Python runs, beside small models to be timed::
+
+    python3 job.zip -o device.json        # on the device; then, anywhere: spa prune MODEL --profile device.json
+
+`spa profile` without --job runs the same code on this machine. Each model, a width setting of one network, runs under
+onnxruntime's profiler, which says how long every node of the optimised graph takes and the shapes that it works on; and
+by turns with the first, the dense one, without the profiler, which gives the time of the whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FORMAT = "spa-profile-1"
+JOB = "job.json"
+CPU = "CPUExecutionProvider"
+WARM_UP, FEWEST, MOST = 2, 5, 40
+"""Runs that do not count, and how many do, of each model: as many as the time allows between the two."""
+
+
+def main() -> None:
+    """Time the models beside this script and write the profile."""
+    parser = argparse.ArgumentParser(description="time the models of this job with onnxruntime")
+    parser.add_argument("job", nargs="?", default=sys.argv[0], help="the job (default: the file that runs)")
+    parser.add_argument("-o", "--output", default="device.json", help="where the profile goes")
+    parser.add_argument("--provider", default=CPU, help="onnxruntime's name of the device (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=0, help="inside an operator (default: one a core)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long all runs take, about")
+    given = parser.parse_args()
+
+    def say(share: float) -> None:
+        sys.stderr.write(f"\r{share:4.0%}")
+        sys.stderr.flush()
+
+    try:
+        with zipfile.ZipFile(given.job) as archive:
+            found = run_job(archive, given.provider, given.threads or None, given.seconds, say)
+    except (OSError, zipfile.BadZipFile, KeyError) as error:
+        sys.exit(f"error: {given.job} is no job that spa profile --job wrote: {error}")
+    except RuntimeError as error:
+        sys.exit(f"error: {error}")
+    Path(given.output).write_text(dumps(found))
+    whole = found["variants"][0]["milliseconds"]
+    sys.stderr.write(f"\rwrote {given.output}: the dense model takes {whole:.4g} ms\n")
+
+
+def dumps(profile: dict[str, Any]) -> str:
+    """A profile as text, a line for each model and each unit of it."""
+    variants = []
+    for variant in profile["variants"]:
+        units = ",\n   ".join(json.dumps(unit) for unit in variant["units"])
+        head = json.dumps({key: value for key, value in variant.items() if key != "units"})
+        variants.append(f'{head[:-1]}, "units": [\n   {units}]}}')
+    head = json.dumps({key: value for key, value in profile.items() if key != "variants"}, indent=1)
+    rest = ",\n  ".join(variants)
+    return f'{head[:-2]},\n "variants": [\n  {rest}]\n}}\n'
+
+
+def run_job(archive: zipfile.ZipFile, provider: str, threads: int | None, seconds: float, say: Any) -> dict[str, Any]:
+    """The profile of a job: what it says of the model, the device, and the times of each variant.
+
+    Raises:
+        RuntimeError: the provider does not work here, or a model does not run.
+    """
+    job = json.loads(archive.read(JOB))
+    with np.load(io.BytesIO(archive.read("feeds.npz"))) as arrays:
+        feeds = {job["feeds"][name]: arrays[name] for name in arrays.files}
+    with tempfile.TemporaryDirectory() as folder:
+
+        def opened(number: int) -> str:
+            return archive.extract(f"{number}.onnx", folder)
+
+        times = measure(opened, len(job["variants"]), feeds, provider, threads, seconds, say)
+    variants = [dict(variant, **found) for variant, found in zip(job["variants"], times)]  # noqa: B905 - Python 3.8
+    return {"format": FORMAT, "model": job["model"], "device": device(provider, threads), "variants": variants}
+
+
+def device(provider: str, threads: int | None) -> dict[str, Any]:
+    """What a profile holds for: the machine, and how onnxruntime uses it."""
+    import onnxruntime
+
+    return {
+        "processor": _processor(),
+        "machine": platform.machine(),
+        "cores": _cores(),
+        "block": _block(provider),
+        "provider": provider,
+        "threads": threads or _cores(),
+        "onnxruntime": onnxruntime.__version__,
+    }
+
+
+def measure(
+    opened: Any, count: int, feeds: dict[str, Any], provider: str, threads: int | None, seconds: float, say: Any
+) -> list[dict[str, Any]]:
+    """The times of some models: for each ``milliseconds`` of a run and ``units``, the nodes of the optimised graph.
+
+    Args:
+        opened: called with a number below `count`, gives the path of that model; 0 is the dense one.
+        seconds: how long all runs take, about; never fewer than a few runs of each.
+        say: called with the share that is done.
+
+    Raises:
+        RuntimeError: the provider does not work here, or a model does not run.
+    """
+    dense = _session(opened(0), provider, threads, None)
+    whole: list[float] = []
+    ratios, units = [], []
+    for number in range(count):
+        path = opened(number)
+        with tempfile.TemporaryDirectory() as folder:
+            session = _session(path, provider, threads, str(Path(folder) / "times"))
+            runs = _profile(session, feeds, 0.5 * seconds / count)
+        units.append(_units(runs))
+        pairs = _by_turns(dense, session, feeds, 0.5 * seconds / count)
+        whole += [first for first, _ in pairs]
+        ratios.append(1.0 if number == 0 else float(np.median([second / first for first, second in pairs])))
+        del session
+        if number:
+            Path(path).unlink()
+        say((number + 1) / count)
+    base = 1e3 * float(np.median(whole))
+    return [
+        {"milliseconds": base * ratio, "units": found}
+        for ratio, found in zip(ratios, units)  # noqa: B905
+    ]
+
+
+def _session(path: str, provider: str, threads: int | None, prefix: str | None) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # or one model's threads slow the other
+    if threads:
+        options.intra_op_num_threads = threads
+    if prefix:
+        options.enable_profiling = True
+        options.profile_file_prefix = prefix
+    if provider not in onnxruntime.get_available_providers():
+        known = ", ".join(onnxruntime.get_available_providers())
+        raise RuntimeError(f"{provider} does not work here; onnxruntime has {known}")
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=list(dict.fromkeys([provider, CPU])))
+    except Exception as error:
+        raise RuntimeError(f"onnxruntime refuses the model: {_one_line(error)}") from error
+    if provider not in session.get_providers():
+        raise RuntimeError(f"{provider} does not work here; onnxruntime used {session.get_providers()[0]}")
+    return session
+
+
+def _run(session: Any, feeds: dict[str, Any]) -> float:
+    start = time.perf_counter()
+    try:
+        session.run(None, feeds)
+    except Exception as error:
+        raise RuntimeError(f"onnxruntime cannot run the model: {_one_line(error)}") from error
+    return time.perf_counter() - start
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _profile(session: Any, feeds: dict[str, Any], seconds: float) -> list[list[dict[str, Any]]]:
+    """The events of the nodes of each run that counts."""
+    for _ in range(WARM_UP):
+        took = _run(session, feeds)
+    count = int(min(max(seconds / max(took, 1e-6), FEWEST), MOST))
+    for _ in range(count):
+        _run(session, feeds)
+    path = session.end_profiling()
+    events = json.loads(Path(path).read_text())
+    Path(path).unlink()
+    runs: list[list[dict[str, Any]]] = [[]]
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            runs[-1].append(event)
+        elif event.get("name") == "model_run":
+            runs.append([])
+    return [run for run in runs if run][-count:]
+
+
+def _units(runs: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The nodes of the optimised graph in the order in which they run: milliseconds as the mean of the middle half."""
+    times: dict[str, list[float]] = {}
+    first: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        seen: dict[str, int] = {}
+        for event in run:
+            name = event["name"][: -len("_kernel_time")]
+            seen[name] = seen.get(name, 0) + 1
+            key = name if seen[name] == 1 else f"{name}#{seen[name]}"
+            times.setdefault(key, []).append(event["dur"] / 1e3)
+            first.setdefault(key, event["args"])
+    return [
+        {
+            "name": key,
+            "operator": first[key].get("op_name", ""),
+            "inputs": _shapes(first[key].get("input_type_shape")),
+            "outputs": _shapes(first[key].get("output_type_shape")),
+            "milliseconds": round(_middle(found) * len(found) / len(runs), 6),
+        }
+        for key, found in times.items()
+    ]
+
+
+def _shapes(given: Any) -> list[list[int]]:
+    return [list(shape) for entry in (given or ()) for shape in entry.values()]
+
+
+def _middle(values: list[float]) -> float:
+    ordered = np.sort(values)
+    quarter = len(ordered) // 4
+    return float(ordered[quarter : len(ordered) - quarter].mean())
+
+
+def _by_turns(first: Any, second: Any, feeds: dict[str, Any], seconds: float) -> list[tuple[float, float]]:
+    """(of the first, of the second) seconds of runs by turns."""
+    for session in (first, second):
+        took = _run(session, feeds)
+    start = time.perf_counter()
+    pairs: list[tuple[float, float]] = []
+    while len(pairs) < FEWEST or (len(pairs) < MOST and time.perf_counter() - start + 2 * took < seconds):
+        a, b = (first, second) if len(pairs) % 2 == 0 else (second, first)
+        took_a, took_b = _run(a, feeds), _run(b, feeds)
+        pairs.append((took_a, took_b) if a is first else (took_b, took_a))
+    return pairs
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    for key in ("model name", "Hardware", "Model"):
+        for line in lines:
+            if line.startswith(key):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1
+
+
+def _block(provider: str) -> int:
+    """Channels that kernels compute at once: 8 on NVIDIA and on x86 without AVX-512, else 16."""
+    if provider != CPU:
+        return 8
+    if platform.machine().lower() not in ("x86_64", "amd64", "i386", "i686", "x86"):
+        return 16
+    for name in ("numpy._core._multiarray_umath", "numpy.core._multiarray_umath"):
+        try:
+            known = __import__(name, fromlist=["x"]).__cpu_features__
+        except (ImportError, AttributeError):
+            continue
+        return 16 if known.get("AVX512F") else 8
+    return 16
+
+
+if __name__ == "__main__":
+    main()
