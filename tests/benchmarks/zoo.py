@@ -1,6 +1,6 @@
 """Every graph of the zoo through the whole pruner, checked by an oracle that knows neither operators nor plans.
 
-    python tests/benchmarks/zoo.py [PATTERN ...] [--ratio 0.5] [--of channels] [--table FILE.md] [--jobs 1]
+    python tests/benchmarks/zoo.py [PATTERN ...] [--ratio 0.5] [--of channels] [--align 1] [--table FILE.md] [--jobs 1]
 
 Each graph is filled with seeded weights, pruned with no help and compared in a process of its own (time and peak
 memory are its own too). What a row says: see `COLUMNS`. The graphs, their manifest and the oracle are looked for in
@@ -42,13 +42,14 @@ def main() -> None:
     parser.add_argument("patterns", nargs="*", default=["*"])
     parser.add_argument("--ratio", type=float, default=0.5)
     parser.add_argument("--of", default="channels")
+    parser.add_argument("--align", type=int, default=1, help="the multiple that widths keep")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--table", type=Path)
     parser.add_argument("--rows", type=Path, help="keep each row here, and do not measure what is there")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(one(arguments.one, arguments.ratio, arguments.of)))
+        print(json.dumps(one(arguments.one, arguments.ratio, arguments.of, arguments.align)))
         return
     if not (SHARED / "graphs" / "manifest.json").exists():
         sys.exit(f"no zoo at {SHARED.name}/graphs: set SPA_SHARED to the folder that holds graphs/ and tools/")
@@ -77,6 +78,7 @@ def manifest() -> Mapping[str, Row]:
 
 def in_process(name: str, arguments: argparse.Namespace) -> Row:
     command = [sys.executable, __file__, "--one", name, "--ratio", str(arguments.ratio), "--of", arguments.of]
+    command += ["--align", str(arguments.align)]
     known = {"graph": name, "family": family(manifest()[name]["ops"])}
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
@@ -89,7 +91,7 @@ def in_process(name: str, arguments: argparse.Namespace) -> Row:
     return known | row
 
 
-def one(name: str, ratio: float, of: str) -> Row:
+def one(name: str, ratio: float, of: str, align: int = 1) -> Row:
     """The row of one graph."""
     from spa import pipeline
     from spa.errors import NothingToPrune, SpaError
@@ -104,7 +106,7 @@ def one(name: str, ratio: float, of: str) -> Row:
         base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         start = time.perf_counter()
         try:
-            result = pipeline.prune(dense, ratio=ratio, of=of, inputs=inputs, verify=False, weights=True)
+            result = pipeline.prune(dense, ratio=ratio, of=of, align=align, inputs=inputs, verify=False, weights=True)
             row["peak"] = round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) / 1024)
             report = result.report
             onnx_file.save(result.dense, normal)
@@ -333,7 +335,7 @@ def middle(numbers: Iterable[float]) -> float:
 
 def table(rows: Sequence[Row], arguments: argparse.Namespace) -> str:
     patterns = "" if arguments.patterns == ["*"] else " ".join(arguments.patterns) + " "
-    command = f"python tests/benchmarks/zoo.py {patterns}--ratio {arguments.ratio} --of {arguments.of}"
+    command = f"python tests/benchmarks/zoo.py {patterns}--ratio {arguments.ratio} --of {arguments.of} --align {arguments.align}"
     reasons: dict[str, float] = defaultdict(float)
     for row in rows:
         for reason, share in row.get("frozen", ()):
