@@ -29,7 +29,7 @@ from spa.repair import METHODS, calibration
 from spa.report import Report
 from spa.shapes import infer_shapes
 from spa.shapes.sizes import count_sizes
-from spa.steps import Analysis, analyse, cut, report_on
+from spa.steps import Analysis, analyse, boundary_of, cut, report_on
 
 Decision = tuple[Analysis, Plan, Report]
 
@@ -78,10 +78,11 @@ def _by_own_samples(dense: ir.Model, options: PruneOptions, clock: Clock, *, clo
     analysis, plan, report = _by_samples(dense, samples, options, clock, closed=closed)
     if not asked:
         with clock.step("compare"):
-            weighed, other, _ = _by_weights(dense.clone(), options, Clock(None))
+            weighed, other, told = _by_weights(dense.clone(), options, Clock(None))
+            boundary = boundary_of(weighed, other)
             cut(weighed, other)
-            names, others = list(report.outputs), recipe.others(own.OTHERS)
-            own.check_gain(dense, analysis.model, weighed.model, names, others)
+            names = [name for name in report.outputs if name not in {**report.resized, **told.resized}]
+            own.check_gain(dense, analysis.model, weighed.model, names, recipe.others(own.OTHERS), boundary)
     said = recipe.said(kinds)
     rest = [note for note in report.notes if note != said]
     report.notes = [f"repaired with samples of our own ({said}); {own.ALTERNATIVES}", *rest]
@@ -128,7 +129,8 @@ def _by_samples(
         analysis = analyse(found.model, inputs=inputs, counted=counted)
     plan = replace(found.plan, repair=f"{method}, {preset}, {len(samples)} samples")
     report = report_on(analysis, plan)
-    report.before, report.layers, report.outputs = found.before, found.layers, found.difference
+    report.before, report.layers = found.before, found.layers
+    report.outputs = {name: moved for name, moved in found.difference.items() if name not in report.resized}
     report.outputs_on = verdict.MADE_UP if made_up else verdict.HELD_OUT
     report.notes += [*samples.notes, *found.notes]
     return analysis, plan, report

@@ -1,4 +1,4 @@
-"""What commands print with --json, as `spa/schema.json` says: a result, a verdict, an inventory or an error."""
+"""What commands print with --json, as `spa/schema.json` says: a result, verdict, inventory, timing or error."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import onnx_ir as ir
 from spa.errors import SpaError
 from spa.pipeline import PruneResult
 from spa.report import FrozenAxes, Report, inventory_json
+from spa.timing import BenchReport
 from spa.version import __version__
 
 FORMAT = "spa-result-1"
@@ -48,6 +49,12 @@ def of_inventory(report: Report, axes: Sequence[FrozenAxes], paths: Mapping[str,
     """What `spa groups` lists."""
     found: dict[str, Any] = json.loads(inventory_json(report, axes))
     return _head("inventory", paths) | found
+
+
+def of_timing(report: BenchReport, paths: Mapping[str, Path | None]) -> dict[str, Any]:
+    """What `spa bench` measured."""
+    found: dict[str, Any] = json.loads(report.to_json())
+    return _head("timing", paths) | found
 
 
 def of_error(error: Exception, exit_code: int) -> dict[str, Any]:

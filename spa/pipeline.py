@@ -91,7 +91,7 @@ def prune(
     closed = isinstance(source, Normal) and source.closed
     analysis, plan, report = decide(dense, options, clock, closed=closed)
     report.seconds = clock.seconds
-    plan = replace(plan, options=options.asked())
+    plan = replace(plan, options=options.asked(), resized=report.resized)
     reference = analysis.model.clone()  # the analysed model itself is cut: clones share weights, at no cost in memory
     refitted = bool(plan.repair)
     if options.run.dry_run and not refitted:

@@ -17,9 +17,10 @@ from spa.analysis.plan import Plan
 from spa.frontends.files import onnx_file
 from spa.options import InputShapes
 from spa.passes.choose.first import note_widths
+from spa.passes.cut.boundary import Boundary
 from spa.passes.cut.slicing import slice_model
 from spa.passes.normalize.normalize import normalize
-from spa.report import Report, frozen_shares, group_rows
+from spa.report import Report, frozen_shares, group_rows, resized_note
 from spa.shapes import Shapes, infer_shapes
 from spa.shapes.sizes import Sizes, count_sizes
 
@@ -80,6 +81,11 @@ def cut(analysis: Analysis, plan: Plan) -> None:
     note_widths(analysis.model, plan)
 
 
+def boundary_of(analysis: Analysis, plan: Plan) -> Boundary:
+    """What a plan leaves of the inputs and outputs of a model that is not cut yet."""
+    return Boundary.of(analysis.model.graph, analysis.coupling, plan.masks(analysis.groups))
+
+
 def report_on(analysis: Analysis, plan: Plan) -> Report:
     """What a plan does to a model's cost, and what holds the rest."""
     masks = plan.masks(analysis.groups)
@@ -87,8 +93,11 @@ def report_on(analysis: Analysis, plan: Plan) -> Report:
     after = {name: analysis.cost.of(name, masks) for name in MEASURES}
     shares = frozen_shares(analysis.coupling, analysis.groups, before["params"])
     rows, exact = group_rows(analysis.groups, plan), is_exact(analysis.groups, plan)
+    resized = boundary_of(analysis, plan).changes(analysis.model.graph)
     notes = list(onnx_file.origin_of(analysis.model).notes)
-    return Report(before, after, rows, shares, sizes=analysis.sizes.inputs, exact=exact, notes=notes)
+    if resized:
+        notes.append(resized_note(resized))
+    return Report(before, after, rows, shares, sizes=analysis.sizes.inputs, resized=resized, exact=exact, notes=notes)
 
 
 def is_exact(groups: Sequence[Group], plan: Plan) -> bool:

@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import log
+from math import isfinite, log
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,8 @@ class Row:
 
     Attributes:
         milliseconds: of a run, the median; `low` and `high` bound the middle half of the runs.
-        load_seconds, peak_nbytes: of a process that loads the file and runs it once; the growth of its memory.
+        load_seconds, peak_nbytes: of a process that loads the file and runs it once; the growth of its memory. NaN and
+            0 where it takes inputs of types that numpy does not know.
         params, flops: None where the graph could not be analysed.
     """
 
@@ -105,7 +106,9 @@ class BenchReport:
 
     def to_json(self) -> str:
         """The report as one JSON object."""
-        found = asdict(self)
+        found: dict[str, Any] = asdict(self)
+        for row in found["rows"]:
+            row["load_seconds"] = row["load_seconds"] if isfinite(row["load_seconds"]) else None
         if self.comparison is not None:
             found["comparison"]["verdict"] = self.comparison.verdict
         return json.dumps(found, indent=1)

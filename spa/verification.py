@@ -15,6 +15,7 @@ from spa.feeds import Feeds
 from spa.frontends.files import onnx_file
 from spa.mapped import release
 from spa.options import InputShapes
+from spa.passes.cut.boundary import Boundary
 from spa.passes.cut.graphs import reached, seeded
 from spa.passes.cut.likeness import check_same, different, digest
 from spa.passes.cut.masking import mask_consumers
@@ -27,7 +28,7 @@ from spa.passes.repair.moved import logits_of, moved
 from spa.passes.repair.network import prepare
 from spa.report import NOT_COMPARED, VERIFIED, Report
 from spa.shapes import infer_shapes
-from spa.steps import Source, analyse, cut, load_normal, report_on
+from spa.steps import Source, analyse, boundary_of, cut, load_normal, report_on
 from spa.verdict import GIVEN, RANDOM
 
 _MOST_GIVEN = 6
@@ -47,8 +48,9 @@ def verify_files(
         VerificationError: it is not what the plan makes of the dense model.
     """
     before, after = load_normal(dense), onnx_file.load(pruned)
-    report = report_on(analyse(before, inputs=inputs), plan)
-    check_structure(before, after)
+    analysis = analyse(before, inputs=inputs)
+    report = report_on(analysis, plan)
+    check_structure(before, after, boundary_of(analysis, plan))
     known = not plan.repair or bool(plan.refitted)
     if known:
         report.notes.append(_same_as_planned(before, after, plan, inputs))
@@ -56,7 +58,7 @@ def verify_files(
         verify_plan(before, after, plan, report, inputs=inputs, feeds=feeds)
         return report
     report.reference = f"the dense model, whose weights were refitted ({plan.repair})"
-    found = verify_plan(before, after, Plan({}, {}), report, inputs=inputs, feeds=feeds, exact=False)
+    found = verify_plan(before, after, plan, report, inputs=inputs, feeds=feeds, exact=False, masked=False)
     _check_distance(plan, found, report, tolerance(before))
     if not known:
         report.status, report.give = NOT_COMPARED, []
@@ -126,7 +128,7 @@ def seal(plan: Plan, dense: ir.Model, reference: ir.Model, pruned: ir.Model) -> 
 
 def foretell(plan: Plan, dense: ir.Model, pruned: ir.Model, *, inputs: InputShapes | None, feeds: Feeds | None) -> Plan:
     """A plan with the distance of the outputs from the dense model's, on the inputs of verification."""
-    found = _Check(dense, inputs, feeds, exact=False).run(pruned, Plan({}, {}))
+    found = _Check(dense, inputs, feeds, exact=False, masked=False).run(pruned, plan)
     return replace(plan, distance=found.moved, fed=found.fed) if found.moved else plan
 
 
@@ -139,18 +141,20 @@ def verify_plan(
     inputs: InputShapes | None = None,
     feeds: Feeds | None = None,
     exact: bool | None = None,
+    masked: bool = True,
 ) -> Comparison:
     """All checks of a pruned model against the normalised dense one; fills the report.
 
     Args:
         inputs, feeds: shapes and values to run with, by input name; what is left out is made up.
         exact: whether no more than rounding may separate the two; by default where the theorem covers the plan.
+        masked: whether the removed units are read as zero in the dense model; else it is compared as it is.
 
     Raises:
         UsageError: a feed does not fit its input.
         VerificationError: with the group at fault, found by halving the plan.
     """
-    check = _Check(dense, inputs, feeds, report.exact if exact is None else exact)
+    check = _Check(dense, inputs, feeds, report.exact if exact is None else exact, masked)
     try:
         found = check.run(pruned, plan)
     except VerificationError as error:
@@ -163,12 +167,12 @@ def verify_plan(
     else:
         report.status = VERIFIED
     if not report.outputs and not found.missing:
-        report.outputs, report.outputs_on = _moved(dense, pruned, inputs, feeds)
+        report.outputs, report.outputs_on = _moved(dense, pruned, inputs, feeds, check.boundary(plan))
     return found
 
 
 def _moved(
-    dense: ir.Model, pruned: ir.Model, inputs: InputShapes | None, feeds: Feeds | None
+    dense: ir.Model, pruned: ir.Model, inputs: InputShapes | None, feeds: Feeds | None, boundary: Boundary
 ) -> tuple[dict[str, dict[str, float]], str]:
     """How far the outputs are from those of the dense model itself, and on what."""
     shapes = infer_shapes(dense, inputs=inputs)
@@ -176,10 +180,10 @@ def _moved(
     try:
         trials = Inputs.of(dense.graph, shapes, inputs, feeds).trials(run)
         after = runtime.session(seeded(pruned), optimize=False)
-        found = [runtime.run(after, trial.feeds) for trial in trials]
+        found = [runtime.run(after, boundary.cut(trial.feeds)) for trial in trials]
     except (NoTrial, DataError):  # units read as zero ran, all of them do not
         return {}, RANDOM
-    expected = [trial.outputs for trial in trials]
+    expected = [boundary.cut(trial.outputs) for trial in trials]
     return moved(expected, found, logits=logits_of(dense, shapes)), GIVEN if trials[0].fixed else RANDOM
 
 
@@ -191,18 +195,26 @@ class _Check:
     inputs: InputShapes | None
     feeds: Feeds | None
     exact: bool
+    masked: bool = True
+
+    def boundary(self, plan: Plan) -> Boundary:
+        return boundary_of(analyse(self.dense.clone(), inputs=self.inputs), plan)
 
     def run(self, pruned: ir.Model, plan: Plan) -> Comparison:
-        notes = check_structure(self.dense, pruned)
         masked = self.dense.clone()
         analysis = analyse(masked, inputs=self.inputs)
+        boundary = boundary_of(analysis, plan)
+        notes = check_structure(self.dense, pruned, boundary)
         trials = Inputs.of(masked.graph, analysis.shapes, self.inputs, self.feeds)
-        mask_consumers(masked, analysis.coupling, plan.masks(analysis.groups), dtypes=analysis.shapes.dtypes)
+        if self.masked:
+            mask_consumers(masked, analysis.coupling, plan.masks(analysis.groups), dtypes=analysis.shapes.dtypes)
         ranged = any(group.ranged and group.name in plan.removed for group in analysis.groups)
         limit = max(tolerance(self.dense), RANGE_TOLERANCE if ranged else 0.0)
         release(self.dense)
         watched = reached(pruned, _cut_names(self.dense, pruned))
-        found = compare(masked, pruned, inputs=trials, limit=limit, watched=watched or None, exact=self.exact)
+        found = compare(
+            masked, pruned, inputs=trials, limit=limit, watched=watched or None, exact=self.exact, boundary=boundary
+        )
         if self.exact and not found.agrees(limit):
             raise VerificationError(
                 f"the pruned model differs from the masked dense model by {found.channel:.1e} of its own size in "

@@ -89,7 +89,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
     with pytest.raises(SystemExit, match="0"):
         main(["bench", str(RESNET), "--seconds", "0.1", "--json"])
     found = json.loads(capsys.readouterr().out)
-    assert found["rows"][0]["milliseconds"] > 0
+    assert (found["kind"], found["rows"][0]["milliseconds"] > 0) == ("timing", True)
 
 
 def test_the_command_refuses(capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,8 +47,8 @@ def find_candidates(
         reaches: whether a group has units enough to be cut at all; where it has not, the group nested
             in it is cut instead.
 
-    Patterns are shell patterns (`*`, `?`, `[...]`) for a group's name or kind, a constant that it cuts, or
-    a node that uses such a constant.
+    Patterns are shell patterns (`*`, `?`, `[...]`) for a group's name or kind, a constant that it cuts, a node that
+    uses such a constant, or a cache (an input or output) that shrinks with it.
 
     Raises:
         UsageError: a pattern matches nothing; lists close names.
@@ -111,9 +111,10 @@ def _all_outer(groups: Sequence[Group]) -> dict[str, frozenset[str]]:
 
 # ------------------------------------------------------------------------------------------------- patterns
 def names_of(group: Group) -> Iterator[str]:
-    """What a pattern may call a group: its name and kind, its constants and the nodes that use them."""
+    """What a pattern may call a group: its name and kind, its constants, the nodes that use them, and its caches."""
     yield group.name
     yield group.kind
+    yield from group.cached
     for piece in group.slices:
         yield piece.value.name or ""
         yield from (node.name or "" for node, _ in piece.value.uses())

@@ -20,6 +20,7 @@ from spa.mapped import map_of
 from spa.notation.dims import Factor, show
 from spa.notation.patterns import Term
 from spa.notation.rule import Observed, Positions, Sizes
+from spa.passes.cut.boundary import resized
 from spa.passes.normalize.fold import Names
 from spa.shapes import Shapes
 
@@ -156,9 +157,8 @@ class _Slicer:
 # -------------------------------------------------------------------------------------------------- tensors
 def _cut_value(value: ir.Value, cuts: Sequence[np.ndarray | None]) -> None:
     sizes = [None if cut is None else int(cut.sum()) for cut in cuts]
-    if value.shape is not None:  # a symbolic axis was bound to a number that means nothing outside
-        pairs = zip(value.shape, sizes, strict=True)
-        value.shape = ir.Shape([old if size is None else size if isinstance(old, int) else None for old, size in pairs])
+    if value.shape is not None:
+        value.shape = resized(value.shape, sizes)
     tensor = value.const_value
     if tensor is None:
         return

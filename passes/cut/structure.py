@@ -7,10 +7,14 @@ import onnx_ir as ir
 
 from spa import runtime
 from spa.errors import VerificationError
+from spa.passes.cut.boundary import UNCHANGED, Boundary
 
 
-def check_structure(dense: ir.Model, pruned: ir.Model) -> list[str]:
+def check_structure(dense: ir.Model, pruned: ir.Model, boundary: Boundary = UNCHANGED) -> list[str]:
     """ONNX checker and strict shape inference; what the dense model fails too is noted, not held against the cut.
+
+    Args:
+        boundary: the inputs and outputs that the cut makes smaller.
 
     Raises:
         VerificationError: the pruned model is invalid where the dense one is not.
@@ -22,19 +26,19 @@ def check_structure(dense: ir.Model, pruned: ir.Model) -> list[str]:
         if before is None:
             raise VerificationError(f"the pruned model is invalid: {problem}")
         notes.append(f"the ONNX checker refuses the dense model already: {before}")
-    _check_boundary(dense, pruned)
+    _check_boundary(dense, pruned, boundary)
     return notes
 
 
-def _check_boundary(dense: ir.Model, pruned: ir.Model) -> None:
+def _check_boundary(dense: ir.Model, pruned: ir.Model, boundary: Boundary) -> None:
     for word, before, after in (
         ("input", _fed(dense), _fed(pruned)),
         ("output", dense.graph.outputs, pruned.graph.outputs),
     ):
-        if [_signature(value) for value in before] != [_signature(value) for value in after]:
-            raise VerificationError(
-                f"the {word}s changed: {list(map(_signature, before))} became {list(map(_signature, after))}"
-            )
+        expected = [_signature(value, boundary.shape_of(value)) for value in before]
+        found = [_signature(value, value.shape) for value in after]
+        if expected != found:
+            raise VerificationError(f"the {word}s changed: expected {', '.join(expected)}; found {', '.join(found)}")
 
 
 def _fed(model: ir.Model) -> list[ir.Value]:
@@ -42,8 +46,8 @@ def _fed(model: ir.Model) -> list[ir.Value]:
     return [value for value in model.graph.inputs if not value.is_initializer()]
 
 
-def _signature(value: ir.Value) -> tuple[str | None, str, str]:
-    return value.name, str(value.type), str(value.shape)
+def _signature(value: ir.Value, shape: ir.Shape | None) -> str:
+    return f"{value.name} {value.type} {shape}"
 
 
 def _invalid(model: ir.Model) -> str | None:

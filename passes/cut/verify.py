@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 from spa import runtime
 from spa.errors import DataError, ModelError, VerificationError
+from spa.passes.cut.boundary import UNCHANGED, Boundary
 from spa.passes.cut.difference import Outputs, largest_gap, relative_l2, same_form, tells
 from spa.passes.cut.graphs import seeded
 from spa.passes.cut.rounding import shaken, tolerance
@@ -62,6 +63,7 @@ def compare(
     limit: float | None = None,
     watched: Collection[str] | None = None,
     exact: bool = True,
+    boundary: Boundary = UNCHANGED,
 ) -> Comparison:
     """Run both models, one after the other, on inputs that the reference runs on.
 
@@ -70,6 +72,7 @@ def compare(
         watched: the outputs that the cut reaches, and that have to say something; by default all.
         exact: whether nothing but rounding may separate the two; else the distance is measured, and outputs whose sizes
             the data decide may have others.
+        boundary: the inputs and outputs that the cut makes smaller; inputs are those of the reference.
 
     Raises:
         UsageError: a feed does not fit its input.
@@ -78,10 +81,11 @@ def compare(
     """
     limit = tolerance(reference) if limit is None else limit
     reference, pruned = seeded(reference), seeded(pruned)
-    trials = _reference_trials(reference, pruned, inputs)
+    trials = _reference_trials(reference, pruned, inputs, boundary)
     if isinstance(trials, str):
         return Comparison(None, missing=(trials,))
-    found = _outputs(pruned, trials, "the pruned model")
+    found = _outputs(pruned, [boundary.cut(trial.feeds) for trial in trials], "the pruned model")
+    trials = [replace(trial, outputs=boundary.cut(trial.outputs)) for trial in trials]
     expected = [trial.outputs for trial in trials]
     missing = tuple(_untold(trials, watched))
     if not any(tells(value) for outputs in expected for value in outputs.values()):
@@ -91,12 +95,12 @@ def compare(
     try:
         gap = largest_gap(expected, found, (), limit=limit)
     except VerificationError:
-        if not _sizes_depend_on_rounding(reference, trials):
+        if not _sizes_depend_on_rounding(reference, trials, boundary):
             raise
         return Comparison(None, missing=("the sizes of outputs depend on rounding, on the inputs tried",))
     if gap.channel <= limit:
         return Comparison(gap.whole, gap.channel, gap.place, missing)
-    return _beside_rounding(reference, trials, found, limit, missing)
+    return _beside_rounding(reference, trials, found, limit, missing, boundary)
 
 
 def _distance(trials: Sequence[Trial], found: Sequence[Outputs], limit: float, missing: tuple[str, ...]) -> Comparison:
@@ -123,13 +127,18 @@ def _fed_digest(trials: Sequence[Trial]) -> str:
 
 
 def _beside_rounding(
-    reference: ir.Model, trials: Sequence[Trial], found: Sequence[Outputs], limit: float, missing: tuple[str, ...]
+    reference: ir.Model,
+    trials: Sequence[Trial],
+    found: Sequence[Outputs],
+    limit: float,
+    missing: tuple[str, ...],
+    boundary: Boundary,
 ) -> Comparison:
     """The comparison with what rounding does to each slice of the reference."""
     expected = [trial.outputs for trial in trials]
     plain = largest_gap(expected, found, (), limit=limit)
     try:
-        moved = [_outputs(shaken(reference, seed), trials, "the reference") for seed in range(SHAKES)]
+        moved = [_shaken_outputs(reference, trials, seed, boundary) for seed in range(SHAKES)]
         gap = largest_gap(expected, found, moved, limit=limit)
     except VerificationError:
         reason = "rounding decides whether the model runs, on the inputs tried"
@@ -141,7 +150,7 @@ def _beside_rounding(
     return Comparison(gap.whole, gap.channel, gap.place, missing, notes)
 
 
-def _reference_trials(reference: ir.Model, pruned: ir.Model, inputs: Inputs) -> list[Trial] | str:
+def _reference_trials(reference: ir.Model, pruned: ir.Model, inputs: Inputs, boundary: Boundary) -> list[Trial] | str:
     """Inputs that the reference runs on, with its outputs; or why there are none."""
     try:
         return inputs.trials(partial(runtime.run, _session(reference)))
@@ -151,27 +160,34 @@ def _reference_trials(reference: ir.Model, pruned: ir.Model, inputs: Inputs) -> 
         return f"the dense model does not load: {error}"
     except NoTrial as error:
         reason, feeds = str(error), error.feeds
-    if feeds is not None and _runs(pruned, feeds):
+    if feeds is not None and _runs(pruned, boundary.cut(feeds)):
         raise VerificationError(f"the reference does not run where the pruned model does: {reason}")
     return reason
 
 
-def _outputs(model: ir.Model, trials: Sequence[Trial], what: str) -> list[Outputs]:
-    """What a model gives on the inputs of trials; its session ends with that."""
+def _outputs(model: ir.Model, feeds: Sequence[Mapping[str, np.ndarray]], what: str) -> list[Outputs]:
+    """What a model gives on some inputs; its session ends with that."""
     try:
         session = _session(model)
-        return [runtime.run(session, trial.feeds) for trial in trials]
+        return [runtime.run(session, each) for each in feeds]
     except ModelError as error:
         raise VerificationError(f"{what} does not load: {error}") from error
     except DataError as error:
         raise VerificationError(f"{what} does not run: {error}") from error
 
 
-def _sizes_depend_on_rounding(reference: ir.Model, trials: Sequence[Trial]) -> bool:
+def _shaken_outputs(
+    reference: ir.Model, trials: Sequence[Trial], seed: int, boundary: Boundary
+) -> list[dict[str, Any]]:
+    feeds = [trial.feeds for trial in trials]
+    return [boundary.cut(outputs) for outputs in _outputs(shaken(reference, seed), feeds, "the reference")]
+
+
+def _sizes_depend_on_rounding(reference: ir.Model, trials: Sequence[Trial], boundary: Boundary) -> bool:
     expected = [trial.outputs for trial in trials]
     try:
         for seed in range(SHAKES):
-            largest_gap(expected, _outputs(shaken(reference, seed), trials, "the reference"), (), limit=1.0)
+            largest_gap(expected, _shaken_outputs(reference, trials, seed, boundary), (), limit=1.0)
     except VerificationError:
         return True
     return False

@@ -15,6 +15,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from spa import runtime
 from spa.errors import DataError
+from spa.passes.cut.boundary import UNCHANGED, Boundary
 from spa.passes.repair.difference import evened, lost, output_difference
 from spa.passes.samples.calibrate import Calibration
 
@@ -35,14 +36,19 @@ class WeightsDoBetter(Exception):
 
 
 def check_gain(
-    dense: ir.Model, repaired: ir.Model, weighed: ir.Model, names: Sequence[str], others: Calibration
+    dense: ir.Model,
+    repaired: ir.Model,
+    weighed: ir.Model,
+    names: Sequence[str],
+    others: Calibration,
+    boundary: Boundary = UNCHANGED,
 ) -> None:
-    """Refuse a repair that gains little on samples that it was not fitted on.
+    """Refuse a repair that gains little on samples that it was not fitted on; arguments as for `share_lost`.
 
     Raises:
         WeightsDoBetter: the repaired model loses more than `MARGIN` of what one cut by weights loses.
     """
-    share = share_lost(dense, repaired, weighed, names, others)
+    share = share_lost(dense, repaired, weighed, names, others, boundary)
     if share > MARGIN:
         raise WeightsDoBetter(
             "on inputs of other kinds, a repair by samples of our own is not much closer to the dense model "
@@ -51,16 +57,24 @@ def check_gain(
 
 
 def share_lost(
-    dense: ir.Model, repaired: ir.Model, weighed: ir.Model, names: Sequence[str], others: Calibration
+    dense: ir.Model,
+    repaired: ir.Model,
+    weighed: ir.Model,
+    names: Sequence[str],
+    others: Calibration,
+    boundary: Boundary = UNCHANGED,
 ) -> float:
     """What a repaired model loses as a share of what one cut by weights loses.
 
     Args:
         names: the values to compare, which all three models have.
+        boundary: the inputs that the one cut by weights has smaller.
     """
     batches = others.batches(others.batch_size or 8)
     counts = [others.count(batch) for batch in batches]
-    wanted, ours, theirs = (_values(model, names, batches) for model in (dense, repaired, weighed))
+    smaller = [boundary.cut(batch) for batch in batches]
+    pairs = ((dense, batches), (repaired, batches), (weighed, smaller))
+    wanted, ours, theirs = (_values(model, names, feeds) for model, feeds in pairs)
     mine, other = (
         float(np.sum([_loss(wanted[name], found[name], counts) for name in names])) for found in (ours, theirs)
     )
@@ -91,8 +105,10 @@ def _values(
     known |= {str(value.name): value for value in part.graph.inputs}
     if missing := [name for name in names if name not in known]:
         raise DataError(f"the model has no value {missing[0]!r}")
-    part.graph.outputs[:] = [known[name] for name in names]
-    RemoveUnusedNodesPass()(part)
+    there = {value.name for value in part.graph.outputs}
+    if not there.issuperset(names):  # kernels may want results of a node that nothing reads
+        part.graph.outputs[:] = [known[name] for name in names]
+        RemoveUnusedNodesPass()(part)
     session = runtime.session(part, optimize=True)
     results = [runtime.run(session, batch) for batch in batches]
     return {name: [result[name] for result in results] for name in names}

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 import spa.operators  # noqa: F401  (fills the registry)
 from spa.analysis.application import Application
+from spa.analysis.caches import cached_heads
 from spa.analysis.matching import build, expand, meet
 from spa.notation.dims import ONE, Factor, Kind, Misfit, leaves, show, unify
 from spa.notation.operation import Operation, Refusal, rule_of
@@ -26,6 +27,7 @@ from spa.operators.quantize import RANGE
 from spa.shapes import Shapes
 
 Axes = tuple[Factor, ...]
+INPUT, OUTPUT = "graph input", "graph output"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class Coupling:
         axes: a dim for each axis of each tensor whose shape is known.
         applications: the rules, in graph order.
         frozen, statistic, kinds: what was noted of leaves.
+        cached: heads that stand in inputs and outputs, where these hold what is handed from call to call.
     """
 
     axes: dict[ir.Value, Axes] = field(default_factory=dict)
@@ -59,6 +62,7 @@ class Coupling:
     frozen: dict[Factor, Reason] = field(default_factory=dict)
     statistic: dict[Factor, Reason] = field(default_factory=dict)
     kinds: dict[Factor, set[str]] = field(default_factory=dict)
+    cached: dict[Factor, list[ir.Value]] = field(default_factory=dict)
     weights: set[ir.Value] = field(default_factory=set)  # computed from constants alone
 
     def explain(self, value: ir.Value, axis: int) -> str:
@@ -88,19 +92,20 @@ class _Solver:
         graph = self.model.graph
         for value in graph.inputs:
             if not value.is_initializer():
-                self.freeze(value, Reason("graph input", _named(value)))
+                self.freeze(value, Reason(INPUT, _named(value)))
         self.couple_graph(graph)
         for value in graph.outputs:
-            self.freeze(value, Reason("graph output", _named(value)))
+            self.freeze(value, Reason(OUTPUT, _named(value)))
+        for factor, kind in self.kinds:
+            for leaf in leaves(factor):
+                self.result.kinds.setdefault(leaf, set()).add(kind)
+        self.result.cached = cached = cached_heads(graph, self.axes, self.result.kinds)
         self.notes["statistic"].sort(key=lambda note: note[1].weight)  # of several, the one that says most counts
         for word, found in (("frozen", self.result.frozen), ("statistic", self.result.statistic)):
             for factor, reason in self.notes[word]:
                 for leaf in leaves(factor):
-                    if leaf is not ONE:
+                    if leaf is not ONE and not (leaf in cached and reason.text in (INPUT, OUTPUT)):
                         found.setdefault(leaf, reason)
-        for factor, kind in self.kinds:
-            for leaf in leaves(factor):
-                self.result.kinds.setdefault(leaf, set()).add(kind)
         self.freeze_open_sums()
         return self.result
 

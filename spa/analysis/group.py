@@ -67,6 +67,7 @@ class Group:
         thin: the axes, of constants or computed, that factors of one index and loose ones could leave empty, by their
             dim: (axis size,) the unit each position belongs to, -1 for none; once for each layer of units.
         loose: leaves that are pieces of an axis and never stand alone: all of one may go, as long as the axis stays.
+        cached: names of inputs and outputs that hold the units too, and change with them (`spa.analysis.caches`).
         own_norm: it is off for a norm or mean of its own alone (the units are no residual stream): a selection may
             open it, and does where nothing else meets the budget.
         ranged: with others the units set the range of numbers that are quantised when the graph runs: without them what
@@ -82,6 +83,7 @@ class Group:
     offsets: Mapping[Factor, int] = field(default_factory=dict)
     thin: tuple[tuple[Factor, np.ndarray], ...] = ()
     loose: Set[Factor] = frozenset()
+    cached: tuple[str, ...] = ()
     own_norm: bool = False
     ranged: bool = False
 
@@ -143,10 +145,15 @@ def find_groups(coupling: Coupling) -> list[Group]:
         named.append(
             Group(
                 names[number], kind, *mine, statistic, outside, dict(group), tuple(thin[number]), held,
-                own_norm=own, ranged=ranged,
+                cached=_cached(coupling, group), own_norm=own, ranged=ranged,
             )
         )  # fmt: skip
     return named
+
+
+def _cached(coupling: Coupling, members: Iterable[Factor]) -> tuple[str, ...]:
+    """The names of the inputs and outputs that hold some leaves."""
+    return tuple(dict.fromkeys(str(value.name) for leaf in members for value in coupling.cached.get(leaf, ())))
 
 
 def _constants(coupling: Coupling) -> list[ir.Value]:

@@ -25,6 +25,7 @@ class Plan:
         distance: how far the outputs are from the dense model's on the inputs of verification: relative L2, by name.
         fed: the digest of these inputs.
         options: what was asked for, by name, as JSON knows it; says nothing of what goes.
+        resized: inputs and outputs that become smaller, by name: their shapes before and after.
         align: what kept widths are multiples of where the budget let them; 1: anything.
     """
 
@@ -36,6 +37,7 @@ class Plan:
     fed: str = ""
     options: Mapping[str, Any] = field(default_factory=dict, compare=False)
     align: int = 1
+    resized: Mapping[str, Mapping[str, Sequence[int | str | None]]] = field(default_factory=dict, compare=False)
 
     @classmethod
     def of(cls, groups: Iterable[Group], removed: Mapping[str, Iterable[int]]) -> Plan:
@@ -88,7 +90,8 @@ class Plan:
         distance = {"distance": {"inputs": self.fed, "relative_l2": dict(self.distance)}} if self.distance else {}
         options = {"options": dict(self.options)} if self.options else {}
         align = {"align": self.align} if self.align > 1 else {}
-        record = {"format": FORMAT, **options, **repair, **distance, **align, "groups": groups}
+        resized = {"resized": {name: dict(shapes) for name, shapes in self.resized.items()}} if self.resized else {}
+        record = {"format": FORMAT, **options, **repair, **distance, **align, **resized, "groups": groups}
         return json.dumps(record, indent=1) + "\n"
 
     @classmethod
@@ -112,7 +115,7 @@ class Plan:
             }
             sizes = {str(g["group"]): int(g["size"]) for g in data["groups"] if g["removed"]}
             repair, options = str(data.get("repair", "")), dict(data.get("options", {}))
-            align = int(data.get("align", 1))
+            align, resized = int(data.get("align", 1)), dict(data.get("resized", {}))
             refitted = {str(name): str(digest) for name, digest in data.get("refitted", {}).items()}
             distance = data.get("distance", {"inputs": "", "relative_l2": {}})
             moved = {str(name): float(share) for name, share in distance["relative_l2"].items()}
@@ -122,4 +125,4 @@ class Plan:
                 f"no plan of format {FORMAT!r}: expected an object with format and groups, each with group, size and "
                 "removed; `spa prune --save-plan` writes one"
             ) from error
-        return cls(removed, sizes, repair, refitted, moved, fed, options, align)
+        return cls(removed, sizes, repair, refitted, moved, fed, options, align, resized)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 import spa
+from spa import document
 from spa.cli import arguments, flags
 from spa.cli.app import RESULT, command
 from spa.cli.arguments import PIPE, Feed, Input, Json, Output, Quiet
@@ -55,7 +56,8 @@ def bench(
             feeds=arguments.feeds(feed), progress=step,
         )  # fmt: skip
     if json:
-        typer.echo(found.to_json())
+        paths = {f"model_{number}": path for number, path in enumerate(models, 1)}
+        typer.echo(document.text(document.of_timing(found, paths)))
     else:
         print_bench(found, out)
 

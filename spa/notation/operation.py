@@ -183,6 +183,7 @@ class Entry:
         adds: the result is the sum of the operands.
         permutes: the attribute that lists the result's axes by their number in the operand, which are all that moves.
         running: it normalises by stored statistics.
+        continues: (operand, result) pairs: the result is the operand with what this call adds, a cache or a state.
     """
 
     rule: RuleFunction
@@ -200,6 +201,7 @@ class Entry:
     adds: bool = False
     permutes: str = ""
     running: Running | None = None
+    continues: tuple[tuple[int, int], ...] = ()
 
 
 class Called(Protocol):

@@ -21,7 +21,7 @@ def counts(operation: Operation, **terms: str) -> tuple[Sizes, ...]:
     )
 
 
-@operator("Attention")
+@operator("Attention", continues=((4, 1), (5, 2)))
 def attention(operation: Operation) -> Rule:
     """`b (h r) s k, b h t k, b h t v, s t, b h p k, b h p v -> b (h r) s v, b h (p + t) k, b h (p + t) v`."""
     query, key = operation.shape(0), operation.shape(1)
@@ -75,8 +75,8 @@ def _mask(operation: Operation, names: list[str]) -> str:
     return pattern(terms)
 
 
-@operator("LinearAttention")
-@operator("LinearAttention", domain=MICROSOFT)
+@operator("LinearAttention", continues=((3, 1),))
+@operator("LinearAttention", domain=MICROSOFT, continues=((3, 1),))
 def linear_attention(operation: Operation) -> Rule:
     """`b t (h r k), b t (h k), b t (h v), b h k v, b t (h k), b t h -> b t (h r v), b h k v`."""
     shared = int(operation.attribute("kv_num_heads"))

@@ -17,7 +17,7 @@ def gather_elements(operation: Operation) -> Rule:
     return rule(f"{pattern(data)}, {pattern(index)} -> {pattern(index)}", frozen=frozen)
 
 
-@operator("Scatter", "ScatterElements")
+@operator("Scatter", "ScatterElements", continues=((0, 0),))
 def scatter_elements(operation: Operation) -> Rule:
     """`a b, a x, a x -> a b`: b is written."""
     if 0 in operation.shape(1):
@@ -61,7 +61,7 @@ def gather_nd(operation: Operation) -> Rule:
     return rule(f"{pattern(names)}, {index_text} -> {result}", frozen={f"{looked} m".strip(): LOOKED_UP})
 
 
-@operator("ScatterND")
+@operator("ScatterND", continues=((0, 0),))
 def scatter_nd(operation: Operation) -> Rule:
     """`a c, q m, q c -> a c`: m numbers say where each q is written."""
     data, index = operation.shape(0), operation.shape(1)
@@ -74,7 +74,7 @@ def scatter_nd(operation: Operation) -> Rule:
     return rule(line, frozen={" ".join([*written, *queries, "m"]): WRITTEN})
 
 
-@operator("TensorScatter")
+@operator("TensorScatter", continues=((0, 0),))
 def tensor_scatter(operation: Operation) -> Rule:
     """`n h s d, n h u d, n -> n h s d`: each sample is written from a position of its own on."""
     names = letters(len(operation.shape(0)), avoid="u")

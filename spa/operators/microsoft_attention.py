@@ -52,7 +52,8 @@ def _sequence(names: str, *, causal: bool) -> dict[str, dict[str, str]]:
 
 
 # ------------------------------------------------------------------------------------------------- projecting
-@operator("Attention", "QAttention", domain=MICROSOFT)
+@operator("Attention", domain=MICROSOFT, continues=((4, 1),))
+@operator("QAttention", domain=MICROSOFT, continues=((8, 1),))
 def projected(operation: Operation) -> Rule:
     """`b s i, i (h k + h k + h v), (h k + h k + h v), b s, z b h p d -> b s (h v), z b h (p + s) d`.
 
@@ -118,7 +119,7 @@ def _projection_macs(own: bool, past: bool) -> tuple[tuple[str, ...], ...]:
 
 
 # -------------------------------------------------------------------------------------------------- attending
-@operator("MultiHeadAttention", domain=MICROSOFT)
+@operator("MultiHeadAttention", domain=MICROSOFT, continues=((6, 1), (7, 2)))
 def multi_head(operation: Operation) -> Rule:
     """`b s (h k), b t (h k), b t (h v), (h k + h k + h v) -> b s (h v)`; or packed `b s h z d`, `b t h z d`."""
     query = operation.shape(0)
@@ -175,7 +176,7 @@ def _steps(operation: Operation) -> int:
     return key[2] if len(key) == 4 else key[1]
 
 
-@operator("GroupQueryAttention", domain=MICROSOFT)
+@operator("GroupQueryAttention", domain=MICROSOFT, continues=((3, 1), (4, 2)))
 def group_query(operation: Operation) -> Rule:
     """`b s (h r d), b t (h d), b t (h d), b h p d, b h p d, b, (), m e, m e -> b s (h r d), b h u d, b h w d`."""
     shared = int(operation.attribute("kv_num_heads"))

@@ -14,6 +14,7 @@ from spa.report.data import (
     frozen_shares,
     group_rows,
     inventory_json,
+    resized_note,
 )
 from spa.report.rules import RuleRow, print_rules, rule_rows, rules_markdown
 from spa.report.tables import print_inventory, print_report, print_verdict, quantity
@@ -21,5 +22,5 @@ from spa.report.tables import print_inventory, print_report, print_verdict, quan
 __all__ = [
     "NOT_CHECKED", "NOT_COMPARED", "VERIFIED", "FrozenAxes", "FrozenShare", "GroupRow", "Report", "RuleRow",
     "frozen_axes", "frozen_shares", "group_rows", "inventory_json", "print_inventory", "print_report", "print_rules",
-    "print_verdict", "quantity", "rule_rows", "rules_markdown",
+    "print_verdict", "quantity", "resized_note", "rule_rows", "rules_markdown",
 ]  # fmt: skip

@@ -78,6 +78,7 @@ class Report:
     Attributes:
         before, after: params, flops, bytes of the whole model.
         sizes: the shapes of inputs with open axes at which flops are counted, by name (`spa.shapes.sizes`).
+        resized: inputs and outputs that the cut makes smaller (caches), by name: their shapes before and after.
         difference: largest difference of an output from the reference's, relative to its largest value; None: not
             compared.
         channel_difference: the same of each slice of each output (a channel), relative to its own largest value.
@@ -97,6 +98,7 @@ class Report:
     groups: Sequence[GroupRow]
     frozen: Sequence[FrozenShare]
     sizes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    resized: Mapping[str, Mapping[str, Sequence[int | str | None]]] = field(default_factory=dict)
     difference: float | None = None
     channel_difference: float | None = None
     reference: str = "the dense model with the removed units read as zero"
@@ -134,6 +136,16 @@ def _finite(data: Any) -> Any:
     if isinstance(data, (list, tuple)):
         return [_finite(value) for value in data]
     return None if isinstance(data, float) and not isfinite(data) else data
+
+
+def resized_note(resized: Mapping[str, Mapping[str, Sequence[int | str | None]]]) -> str:
+    """Which inputs and outputs became smaller, in a line."""
+    name, shapes = next(iter(resized.items()))
+    before, after = (",".join("?" if size is None else str(size) for size in shapes[at]) for at in ("before", "after"))
+    return (
+        f"{len(resized)} inputs and outputs, which hold the keys and values of earlier calls, have fewer heads: {name} "
+        f"is {after} and was {before}; --exclude {name} leaves its heads alone"
+    )
 
 
 def group_rows(groups: Sequence[Group], plan: Plan | None = None) -> list[GroupRow]:

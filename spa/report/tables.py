@@ -51,9 +51,9 @@ def print_verdict(report: Report, console: Console) -> None:
     if report.status == NOT_COMPARED:
         reasons = "; ".join(report.missing)
         offer = f"; give {', or '.join(report.give)}" if report.give else ""
-        console.print(f"not compared: valid, same inputs and outputs; {reasons}{offer}", markup=False, soft_wrap=True)
+        console.print(f"not compared: {_valid(report)}; {reasons}{offer}", markup=False, soft_wrap=True)
     if report.verified:
-        line = "verified: valid, same inputs and outputs"
+        line = f"verified: {_valid(report)}"
         if report.difference is not None:
             line += f"; {_distance(report)} from {report.reference}"
         if not report.exact:
@@ -63,6 +63,10 @@ def print_verdict(report: Report, console: Console) -> None:
         console.print(moved, markup=False, soft_wrap=True)
     for note in report.notes:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
+
+
+def _valid(report: Report) -> str:
+    return f"valid, same inputs and outputs{' but for smaller caches' if report.resized else ''}"
 
 
 def _distance(report: Report) -> str:

@@ -335,7 +335,8 @@ def middle(numbers: Iterable[float]) -> float:
 
 def table(rows: Sequence[Row], arguments: argparse.Namespace) -> str:
     patterns = "" if arguments.patterns == ["*"] else " ".join(arguments.patterns) + " "
-    command = f"python tests/benchmarks/zoo.py {patterns}--ratio {arguments.ratio} --of {arguments.of} --align {arguments.align}"
+    asked = f"--ratio {arguments.ratio} --of {arguments.of} --align {arguments.align}"
+    command = f"python tests/benchmarks/zoo.py {patterns}{asked}"
     reasons: dict[str, float] = defaultdict(float)
     for row in rows:
         for reason, share in row.get("frozen", ()):

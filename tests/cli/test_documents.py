@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def test_the_schema_is_one() -> None:
     jsonschema.Draft202012Validator.check_schema(document.schema())
 
 
-@pytest.mark.parametrize("kind", ["result", "verdict", "inventory", "error"])
+@pytest.mark.parametrize("kind", ["result", "verdict", "inventory", "timing", "error"])
 def test_the_schema_refuses_what_lacks_everything(kind: str) -> None:
     empty = {"format": document.FORMAT, "kind": kind, "version": "1", "paths": {}}
     with pytest.raises(jsonschema.ValidationError):
@@ -90,6 +91,26 @@ def test_an_inventory(here: Path, run: Callable[..., Ran]) -> None:
 # ---------------------------------------------------------------------------------------------------- provenance
 def properties(path: Path | str) -> dict[str, str]:
     return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+
+
+@pytest.mark.usefixtures("here")
+def test_a_timing(run: Callable[..., Ran]) -> None:
+    run("prune", "model.onnx", "--ratio", "40%", "--weights", "-o", "small.onnx")
+    short = ["--seconds", "0.1", "--threads", "1", "--json"]
+    found = valid(run("bench", "model.onnx", "small.onnx", *short).out, "timing")
+    assert found["paths"] == {"model_1": "model.onnx", "model_2": "small.onnx"}
+    assert [row["name"] for row in found["rows"]] == ["model.onnx", "small.onnx"]
+    assert found["rows"][1]["params"] < found["rows"][0]["params"]
+    assert found["comparison"]["interval"][0] <= found["comparison"]["ratio"] <= found["comparison"]["interval"][1]
+    assert valid(run("bench", "model.onnx", *short).out, "timing")["comparison"] is None
+
+
+@pytest.mark.usefixtures("here")
+def test_a_time_that_could_not_be_taken_is_null() -> None:
+    found = spa.bench(["model.onnx"], seconds=0.0)
+    rows = [replace(row, load_seconds=float("nan"), flops=None) for row in found.rows]
+    report = document.of_timing(replace(found, rows=rows), {})
+    assert valid(document.text(report), "timing")["rows"][0]["load_seconds"] is None
 
 
 def test_a_model_says_where_it_comes_from(here: Path, run: Callable[..., Ran]) -> None:

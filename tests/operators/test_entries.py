@@ -124,9 +124,30 @@ def test_what_only_moves_elements_makes_none() -> None:
     assert seen == {name for (domain, name), entry in registered().items() if entry.moves is not None and not domain}
 
 
+def test_what_continues_an_operand_depends_on_it_and_is_as_large_or_longer() -> None:
+    seen = set()
+    for row in ROWS:
+        if row.refused or not row.engine:
+            continue
+        case = Case(row)
+        for operand, result in entry_of(node_of(row.operator)).continues:
+            made = case.run(case.model(case.dense), case.dense)
+            if operand not in case.dense or result >= len(made):
+                continue
+            past, present = case.dense[operand], made[result]
+            assert len(past.shape) == len(present.shape), row
+            longer = [(left, right) for left, right in zip(past.shape, present.shape, strict=True) if left != right]
+            assert len(longer) <= 1, row
+            assert all(left < right for left, right in longer), row
+            other = {**case.dense, operand: past + np.ones((), past.dtype)}
+            assert not np.array_equal(case.run(case.model(other), other)[result], present), row
+            seen.add((row.operator, operand))
+    assert len(seen) > 8
+
+
 def test_an_unknown_operator_has_no_facts() -> None:
     entry = entry_of(node_of("Mystery", "com.example"))
-    assert all(getattr(entry, field.name) in (None, False, "") for field in fields(Entry) if field.name != "rule")
+    assert all(getattr(entry, field.name) in (None, False, "", ()) for field in fields(Entry) if field.name != "rule")
 
 
 def node_of(name: str, domain: str = "") -> ir.Node:
