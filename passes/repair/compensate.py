@@ -12,34 +12,29 @@ The result is as large as the dense model: removed units are read as zero, and `
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
 
-from spa.analysis.group import Group
-from spa.analysis.neighbours import normalisation_of
 from spa.analysis.plan import Plan
-from spa.errors import NothingToPrune, UsageError, VerificationError
-from spa.passes.choose.allocation import Curve, allocate
+from spa.errors import VerificationError
+from spa.passes.choose.allocation import allocate
 from spa.passes.choose.budget import Budget
-from spa.passes.choose.candidates import NESTED, find_candidates
 from spa.passes.choose.first import first_widths
-from spa.passes.choose.importance.gather import check_finite, stored
 from spa.passes.choose.selection import select
 from spa.passes.layers.workers import one_thread_each
 from spa.passes.repair.batchnorm import batch_statistics
 from spa.passes.repair.biases import drop_zero_biases
-from spa.passes.repair.curves import find_curves
+from spa.passes.repair.curves import LossCurve
 from spa.passes.repair.draft import Draft
-from spa.passes.repair.network import Network, prepare
-from spa.passes.repair.rotation import Turned, turn
+from spa.passes.repair.groundwork import Groundwork
+from spa.passes.repair.network import Network
 from spa.passes.repair.sequential import LayerReport, Repair
 from spa.passes.repair.session import Session
-from spa.passes.repair.settings import OURS, PRESETS, Progress
+from spa.passes.repair.settings import OURS, Progress
 from spa.passes.samples.calibrate import Calibration
-from spa.passes.secondorder import BASELINES
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +44,7 @@ class Compensation:
     Attributes:
         difference: of each output on samples that no fit has seen: relative L2, and KL where it gives probabilities.
         before: the cost of the model that was given, by measure.
+        curves: what each group loses as its units go, and where it stopped.
     """
 
     model: ir.Model
@@ -58,6 +54,7 @@ class Compensation:
     seconds: Mapping[str, float]
     notes: Sequence[str]
     before: Mapping[str, float]
+    curves: Sequence[LossCurve] = ()
 
 
 def compensate(
@@ -94,89 +91,58 @@ def compensate(
         ModelError: a weight holds NaN or an infinite value.
         VerificationError: the result is not finite where the dense network is.
     """
-    if preset not in PRESETS:
-        raise UsageError(f"preset {preset!r}: expected one of {', '.join(PRESETS)}")
-    if method not in (OURS, *BASELINES):
-        raise UsageError(f"method {method!r}: expected one of {', '.join((OURS, *BASELINES))}")
-    chosen = PRESETS[preset]
-    network = prepare(model, inputs=inputs, counted=counted, closed=closed)
-    for layer in network.layers:
-        check_finite(layer.weight, stored(layer.weight), needed=True)
-    curves: dict[str, Curve] = {}
-    turned: Mapping[str, Turned] = {}
-    beside: list[str] = []
+    groundwork = Groundwork.of(
+        model, data, budget, preset=preset, method=method, inputs=inputs, counted=counted, made_up=made_up,
+        closed=closed, threads=threads, progress=progress,
+    )  # fmt: skip
+    return compensated(groundwork, budget)
 
+
+def compensated(groundwork: Groundwork, budget: Budget, *, progress: Progress | None = None) -> Compensation:
+    """`compensate` for one ratio of those that share a groundwork, which does not change.
+
+    Raises:
+        NothingToPrune, BudgetError: nothing can go, or not as much as asked for.
+        VerificationError: the result is not finite where the dense network is.
+    """
+    session, curves = groundwork.again(progress), groundwork.scored(budget)
+    network, wanted = session.network, groundwork.opened(budget)
+    session.notes[:0] = [*_left_alone(network, curves), *_decisions(network)]
     given_up: list[str] = []
 
     def choose(scores: list[np.ndarray]) -> Plan:
         unscored = [group.name for group in network.groups if group.name not in curves]
-        wanted, norms = replace(budget, include=(*budget.include, *beside)), session.baseline is None
-        first = first_widths(network.model)
         found = select(
-            network.groups, scores, network.cost, wanted, unread=unscored, first=first, norms=norms,
-            whole=network.before,
+            network.groups, scores, network.cost, wanted, unread=unscored, first=first_widths(network.model),
+            norms=session.baseline is None, whole=network.before,
         )  # fmt: skip
         given_up[:] = found.given_up
         return found.plan
 
     with one_thread_each():
-        session = Session.of(
-            network, data.first(chosen.samples), chosen, threads=threads, progress=progress or _say_nothing,
-            baseline=BASELINES.get(method),
-        )  # fmt: skip
-        trained = _align(network, session) if made_up else {}
-        if session.baseline is None:
-            with session.step("turn"):
-                turned = turn(session, network.groups)
-            beside = [group.name for group in network.groups if group.name in turned and group.off is None]
-        groups = _to_score(network, replace(budget, include=(*budget.include, *beside)))
-        if session.baseline is not None:
-            groups = [group for group in groups if network.only_layers_read(group)]
-            if not groups:
-                raise NothingToPrune(
-                    f"nothing can be repaired by {method}: no group that may go is read by weights alone that can be "
-                    "refitted (integers are not, nor is what If, Loop and Scan hold); without data and data-free, the "
-                    "weights alone decide"
-                )
-        session.notes.extend([*_left_alone(network, groups), *_decisions(network)])
-        curves |= find_curves(session, groups, budget.ratio, turned)
         with session.step("allocate"):
             plan = allocate(curves, network.groups, network.cost, budget.of, choose)
         repair = Repair(session, curves, {name: np.array(units) for name, units in plan.removed.items()})
         plan = replace(repair.run(), align=plan.align)
         session.notes.extend(given_up)
-        _restore(network, repair.draft, trained)
-        if not made_up and (session.baseline is None or session.baseline.batch_norm):
+        _restore(network, repair.draft, groundwork.trained)
+        if not groundwork.made_up and (session.baseline is None or session.baseline.batch_norm):
             _normalise_again(session, repair)
     _check_outputs(repair.difference)
-    repair.draft.store(network.model)
-    drop_zero_biases(network.model, network.new_biases)
+    model = network.model.clone()
+    for name, tensor in groundwork.trained.items():
+        model.graph.initializers[name].const_value = tensor
+    repair.draft.store(model)
+    drop_zero_biases(model, network.new_biases)
+    stopped = {name: len(units) for name, units in plan.removed.items()}
     return Compensation(
-        network.model, plan, repair.reports, repair.difference, session.seconds, session.notes, network.before
-    )
+        model, plan, repair.reports, repair.difference, session.seconds, session.notes, network.before,
+        [LossCurve.of(curve, stopped.get(name, 0)) for name, curve in curves.items()],
+    )  # fmt: skip
 
 
-def _say_nothing(step: str, share: float) -> None:
-    """No progress is shown."""
-
-
-def _to_score(network: Network, budget: Budget) -> list[Group]:
-    """The groups that may be cut; of those that have to be sliced to be measured, not those nested in others."""
-
-    def reaches(number: int) -> bool:
-        size = network.groups[number].size
-        return round(budget.ratio * size) >= 0.5 * budget.ratio * size
-
-    found = find_candidates(
-        network.groups, include=budget.include, exclude=budget.exclude, only=budget.only, norms=True, reaches=reaches
-    )
-    nested = [number for number, reason in found.left.items() if reason == NESTED]
-    beside = [number for number in nested if network.only_layers_read(network.groups[number])]
-    return [network.groups[number] for number in sorted([*found.active, *beside])]
-
-
-def _left_alone(network: Network, scored: Sequence[Group]) -> list[str]:
-    names = [group.name for group in network.groups if group.off is None and group not in scored]
+def _left_alone(network: Network, scored: Container[str]) -> list[str]:
+    names = [group.name for group in network.groups if group.off is None and group.name not in scored]
     return [f"left alone, since nodes without weights to refit sum over them: {', '.join(names)}"] if names else []
 
 
@@ -187,29 +153,12 @@ def _decisions(network: Network) -> list[str]:
     return [f"not compared, being decisions: {', '.join(outputs)}{instead}"] if outputs else []
 
 
-def _align(network: Network, session: Session) -> dict[str, ir.TensorProtocol]:
-    """Let batch normalisations take their statistics from the samples; those that they had."""
-    normalised = [node.inputs[0] for node in network.model.graph if normalisation_of(node) is not None]
-    if not normalised:
-        return {}
-    batches = [session.batches[number] for number in session.split.seen]
-    found = batch_statistics(network.model, batches, threads=session.threads)
-    trained = {}
-    for name, array in found.items():
-        value = network.model.graph.initializers[name]
-        assert value.const_value is not None
-        trained[name] = value.const_value
-        value.const_value = ir.Tensor(array.astype(value.const_value.dtype.numpy()), name=name)
-    return trained
-
-
 def _restore(network: Network, draft: Draft, trained: Mapping[str, ir.TensorProtocol]) -> None:
     """Give the statistics of training back, moved by what refits made of those of the samples."""
     for name, tensor in trained.items():
-        value = network.model.graph.initializers[name]
         if name in draft.weights:
-            draft.weights[name] = draft.weights[name] + tensor.numpy() - network.array(value)
-        value.const_value = tensor
+            aligned = network.array(network.model.graph.initializers[name])
+            draft.weights[name] = draft.weights[name] + tensor.numpy() - aligned
 
 
 def _normalise_again(session: Session, repair: Repair) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from spa.analysis.group import Group
-from spa.passes.choose.allocation import Curve
+from spa.passes.choose.allocation import Curve, Scale
 from spa.passes.choose.importance import score_groups
 from spa.passes.layers.consumers import Layer
 from spa.passes.layers.problems import Key, Statistics
@@ -22,13 +23,52 @@ STATISTICS_NBYTES = 1 << 31
 """Of moments held at a time; with more, the dense network runs several times."""
 
 
+SHOWN = 33
+"""Points of a curve that is told of."""
+
+
+@dataclass(frozen=True, slots=True)
+class LossCurve:
+    """What a group loses as its units go, at some of the counts, and where it stopped.
+
+    Attributes:
+        removed: counts of units, ascending from zero.
+        losses: the expected squared relative difference of the outputs at each, by its readers' moments brought to
+            the scale of measurements (`spa.passes.choose.allocation.Curve.predicted`).
+        measured: at how many counts the outputs were; zero: losses are those of the readers alone.
+        stopped: how many units went.
+    """
+
+    group: str
+    units: int
+    removed: Sequence[int]
+    losses: Sequence[float]
+    measured: int
+    stopped: int
+
+    @classmethod
+    def of(cls, curve: Curve, stopped: int) -> LossCurve:
+        """A curve thinned to `SHOWN` points, and the one where it stopped."""
+        last = len(curve.losses) - 1
+        counts = sorted({*np.linspace(0, last, SHOWN).round().astype(int).tolist(), min(stopped, last)})
+        losses = curve.predicted[counts]
+        return cls(
+            curve.group.name,
+            curve.group.size,
+            counts,
+            losses.tolist(),
+            len(curve.scale.losses) - 1 if curve.scale != Scale() else 0,
+            stopped,
+        )
+
+
 def find_curves(
-    session: Session, groups: Sequence[Group], ratio: float, turned: Mapping[str, Turned]
+    session: Session, groups: Sequence[Group], ratios: Sequence[float], turned: Mapping[str, Turned]
 ) -> dict[str, Curve]:
     """The loss curve of each group by name, from one run of the dense network for as many as fit into memory.
 
     Args:
-        ratio: the share that is asked for, near which losses are measured.
+        ratios: the shares that are asked for, near which losses are measured.
         turned: groups in their best basis, whose units go from the last on.
     """
     found: dict[str, Curve] = {}
@@ -55,7 +95,7 @@ def find_curves(
             if session.baseline is None and (session.preset.probes or not alone):
                 with session.step("measure"):
                     probe = probe or Probe(session)
-                    curve = probe.scaled(curve, statistics, ratio)
+                    curve = probe.scaled(curve, statistics, ratios)
             found[curve.group.name] = curve
     if probe is not None:
         probe.close()

@@ -53,6 +53,20 @@ def tempered(
     return [array * (LOGITS_SPREAD / spread) for array in dense], [array * (LOGITS_SPREAD / spread) for array in pruned]
 
 
+def shares_of(ratios: Sequence[float], levels: int) -> list[float]:
+    """Shares of a group at which it is measured.
+
+    For one ratio `levels` of them: more than it, it, and less, in the order in which they matter; for several one more,
+    evenly from the smallest to the furthest.
+    """
+    if len(ratios) == 1:
+        (ratio,) = ratios
+        near, far = ([share] if share > ratio else [] for share in FAR)
+        return [*near, ratio, *far, 0.5 * ratio][:levels]
+    least, most = min(ratios), max(FAR[-1], *ratios)
+    return [float(share) for share in np.linspace(least, most, levels + 1)]
+
+
 class Probe:
     """What the outputs lose when one group does, measured on samples held out.
 
@@ -88,12 +102,10 @@ class Probe:
         sample, counted = max(sizes, default=(1, 1))
         return self.network.cost.of("flops") * sample / max(counted, 1)
 
-    def scaled(self, curve: Curve, statistics: Mapping[Key, Statistics], ratio: float) -> Curve:
-        """The curve with its scale measured: the group alone cut by more than `ratio`, by `ratio`, and by less."""
+    def scaled(self, curve: Curve, statistics: Mapping[Key, Statistics], ratios: Sequence[float]) -> Curve:
+        """The curve with its scale measured: the outputs when the group alone is cut by some shares."""
         size, levels = curve.group.size, range(1, len(curve.losses))
-        near, far = ([share] if share > ratio else [] for share in FAR)
-        shares = [*near, ratio, *far, 0.5 * ratio]
-        counts = sorted({max(1, round(share * size)) for share in shares[: self.levels]} & set(levels))
+        counts = sorted({max(1, round(share * size)) for share in shares_of(ratios, self.levels)} & set(levels))
         measured = [self.loss(curve.group, curve.order[:count], statistics) for count in counts]
         scale = through([float(curve.losses[count]) for count in counts], measured)
         return Curve(curve.group, curve.order, curve.losses, scale)

@@ -86,7 +86,7 @@ def test_batches_can_be_asked_for_before_any_value_is() -> None:
 
 def test_curves_never_fall_and_leave_one_unit() -> None:
     one = session()
-    curves = find_curves(one, one.network.groups, 0.5, {})
+    curves = find_curves(one, one.network.groups, [0.5], {})
     assert set(curves) == {group.name for group in one.network.groups}
     for curve in curves.values():
         assert len(set(curve.order.tolist())) == curve.group.size - 1
@@ -98,11 +98,11 @@ def test_curves_never_fall_and_leave_one_unit() -> None:
 
 def test_statistics_in_parts_give_the_same_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = session()
-    expected = find_curves(whole, whole.network.groups, 0.5, {})
+    expected = find_curves(whole, whole.network.groups, [0.5], {})
     monkeypatch.setattr(module, "STATISTICS_NBYTES", 1)
     cut_up = session()
     assert len(list(parts(cut_up, cut_up.network.groups))) == len(cut_up.network.groups) > 1
-    for name, curve in find_curves(cut_up, cut_up.network.groups, 0.5, {}).items():
+    for name, curve in find_curves(cut_up, cut_up.network.groups, [0.5], {}).items():
         np.testing.assert_array_equal(curve.order, expected[name].order)
         np.testing.assert_allclose(curve.losses, expected[name].losses, rtol=1e-6, atol=1e-12)
 
@@ -110,7 +110,7 @@ def test_statistics_in_parts_give_the_same_curves(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("method", sorted(BASELINES))
 def test_published_ways_go_by_their_scores_and_are_not_measured(method: str) -> None:
     one = session(method=method)
-    for curve in find_curves(one, one.network.groups, 0.5, {}).values():
+    for curve in find_curves(one, one.network.groups, [0.5], {}).values():
         assert (np.diff(curve.losses) >= 0).all()
         assert (np.diff(np.diff(curve.losses)) >= -1e-9).all(), "the smallest score goes first"
     assert "measure" not in one.seconds
@@ -156,7 +156,7 @@ def test_levels_at_which_a_group_is_measured(ratio: float, levels: int, shares: 
     probe, curve = Probe(one), find_curve(one, group, statistics, {})
     probe.levels = levels
     counts = [round(share * group.size) for share in shares]
-    found = probe.scaled(curve, statistics, ratio).scale
+    found = probe.scaled(curve, statistics, [ratio]).scale
     assert found.losses == (0.0, *(float(curve.losses[count]) for count in counts))
 
 

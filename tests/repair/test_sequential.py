@@ -38,7 +38,7 @@ def session(preset: Preset = PRESETS["default"]) -> Session:
 
 def repaired(one: Session, *, share: float) -> tuple[Repair, Plan]:
     groups = [group for group in one.network.groups if group.size == 12]
-    curves = find_curves(one, groups, share, {})
+    curves = find_curves(one, groups, [share], {})
     removed = {group.name: curves[group.name].order[: int(share * group.size)] for group in groups}
     repair = Repair(one, curves, removed)
     return repair, repair.run()

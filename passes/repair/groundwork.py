@@ -1,0 +1,158 @@
+"""What a repair finds out before it is told how much is to go: once for a prune, or for all ratios of a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import onnx_ir as ir
+
+from spa.analysis.group import Group
+from spa.analysis.neighbours import normalisation_of
+from spa.errors import NothingToPrune, UsageError
+from spa.passes.choose.allocation import Curve
+from spa.passes.choose.budget import Budget
+from spa.passes.choose.candidates import NESTED, find_candidates
+from spa.passes.choose.importance.gather import check_finite, stored
+from spa.passes.layers.workers import one_thread_each
+from spa.passes.repair.batchnorm import batch_statistics
+from spa.passes.repair.curves import find_curves
+from spa.passes.repair.network import Network, prepare
+from spa.passes.repair.rotation import Turned, turn
+from spa.passes.repair.session import Session
+from spa.passes.repair.settings import OURS, PRESETS, Progress
+from spa.passes.samples.calibrate import Calibration
+from spa.passes.secondorder import BASELINES
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Groundwork:
+    """A dense network with its samples, and what each group loses.
+
+    Attributes:
+        made_up: the samples are noise: what batch normalisations know of the training data makes up for that.
+        trained: the statistics that these had, by name; meanwhile they have those of the samples.
+        beside: names of groups that take part though nobody includes them: they are in their best basis.
+        curves: of every group that may go at one of the ratios, by name.
+    """
+
+    session: Session
+    made_up: bool
+    trained: Mapping[str, ir.TensorProtocol]
+    beside: Sequence[str]
+    curves: Mapping[str, Curve]
+
+    @classmethod
+    def of(
+        cls,
+        model: ir.Model,
+        data: Calibration,
+        budget: Budget,
+        *,
+        ratios: Sequence[float] = (),
+        preset: str = "default",
+        method: str = OURS,
+        inputs: Mapping[str, Sequence[int]] | None = None,
+        counted: Mapping[str, Sequence[int]] | None = None,
+        made_up: bool = False,
+        closed: bool = False,
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> Groundwork:
+        """Find out what each group loses.
+
+        Args:
+            ratios: near which losses are measured; by default that of the budget. Other arguments are those of
+                `spa.passes.repair.compensate.compensate`.
+
+        Raises:
+            UsageError: there is no such preset or method, or a pattern matches nothing.
+            NothingToPrune: nothing can be repaired by the method.
+            ModelError: a weight holds NaN or an infinite value.
+        """
+        if preset not in PRESETS:
+            raise UsageError(f"preset {preset!r}: expected one of {', '.join(PRESETS)}")
+        if method not in (OURS, *BASELINES):
+            raise UsageError(f"method {method!r}: expected one of {', '.join((OURS, *BASELINES))}")
+        chosen, ratios = PRESETS[preset], tuple(ratios) or (budget.ratio,)
+        network = prepare(model, inputs=inputs, counted=counted, closed=closed)
+        for layer in network.layers:
+            check_finite(layer.weight, stored(layer.weight), needed=True)
+        turned: Mapping[str, Turned] = {}
+        beside: list[str] = []
+        with one_thread_each():
+            session = Session.of(
+                network, data.first(chosen.samples), chosen, threads=threads, progress=progress or _say_nothing,
+                baseline=BASELINES.get(method),
+            )  # fmt: skip
+            trained = _align(network, session) if made_up else {}
+            if session.baseline is None:
+                with session.step("turn"):
+                    turned = turn(session, network.groups)
+                beside = [group.name for group in network.groups if group.name in turned and group.off is None]
+            groups = {
+                group.name: group
+                for ratio in ratios
+                for group in to_score(network, replace(budget, ratio=ratio, include=(*budget.include, *beside)))
+            }
+            if session.baseline is not None:
+                groups = {name: group for name, group in groups.items() if network.only_layers_read(group)}
+                if not groups:
+                    raise NothingToPrune(
+                        f"nothing can be repaired by {method}: no group that may go is read by weights alone that can "
+                        "be refitted (integers are not, nor is what If, Loop and Scan hold); without data and "
+                        "data-free, the weights alone decide"
+                    )
+            curves = find_curves(session, list(groups.values()), ratios, turned)
+        return cls(session, made_up, trained, beside, curves)
+
+    def scored(self, budget: Budget) -> dict[str, Curve]:
+        """The curves of the groups that may go at the budget's ratio, by name."""
+        groups = to_score(self.session.network, self.opened(budget))
+        return {group.name: self.curves[group.name] for group in groups if group.name in self.curves}
+
+    def opened(self, budget: Budget) -> Budget:
+        """A budget that includes the groups in their best basis."""
+        return replace(budget, include=(*budget.include, *self.beside))
+
+    def again(self, progress: Progress | None = None) -> Session:
+        """The session for one ratio: a log of its own, that begins with what was found out for all."""
+        session = self.session
+        return replace(
+            session, seconds=dict(session.seconds), notes=list(session.notes), progress=progress or session.progress
+        )
+
+
+def _say_nothing(step: str, share: float) -> None:
+    """No progress is shown."""
+
+
+def to_score(network: Network, budget: Budget) -> list[Group]:
+    """The groups that may be cut; of those that have to be sliced to be measured, not those nested in others."""
+
+    def reaches(number: int) -> bool:
+        size = network.groups[number].size
+        return round(budget.ratio * size) >= 0.5 * budget.ratio * size
+
+    found = find_candidates(
+        network.groups, include=budget.include, exclude=budget.exclude, only=budget.only, norms=True, reaches=reaches
+    )
+    nested = [number for number, reason in found.left.items() if reason == NESTED]
+    beside = [number for number in nested if network.only_layers_read(network.groups[number])]
+    return [network.groups[number] for number in sorted([*found.active, *beside])]
+
+
+def _align(network: Network, session: Session) -> dict[str, ir.TensorProtocol]:
+    """Let batch normalisations take their statistics from the samples; those that they had."""
+    normalised = [node.inputs[0] for node in network.model.graph if normalisation_of(node) is not None]
+    if not normalised:
+        return {}
+    batches = [session.batches[number] for number in session.split.seen]
+    found = batch_statistics(network.model, batches, threads=session.threads)
+    trained = {}
+    for name, array in found.items():
+        value = network.model.graph.initializers[name]
+        assert value.const_value is not None
+        trained[name] = value.const_value
+        value.const_value = ir.Tensor(array.astype(value.const_value.dtype.numpy()), name=name)
+    return trained
