@@ -14,6 +14,7 @@ import onnx_ir as ir
 from spa.errors import ModelError, UsageError
 from spa.fields import function_of
 from spa.frontends.addresses import refuse_address
+from spa.frontends.files.folder import is_onnx_folder
 
 _FRONTENDS = {"transformers": "huggingface", "torch": "torch", "keras": "keras", "flax": "jax", "equinox": "jax"}
 
@@ -30,7 +31,9 @@ class Opened:
 def is_framework(source: str | os.PathLike[str]) -> bool:
     """Whether a source is a framework's, not an ONNX file."""
     path = Path(source)
-    return path.is_dir() or path.suffix in (".keras", ".pt2") or (not path.exists() and _is_factory(str(source)))
+    if path.is_dir():
+        return not is_onnx_folder(path)
+    return path.suffix in (".keras", ".pt2") or (not path.exists() and _is_factory(str(source)))
 
 
 def export(source: str | os.PathLike[str], **options: Any) -> ir.Model:
@@ -65,7 +68,10 @@ def open_source(source: str | os.PathLike[str]) -> Opened:
     path = Path(source)
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise ModelError(f"{str(path)!r} is a folder without config.json: expected a Hugging Face model")
+            raise ModelError(
+                f"{str(path)!r} is a folder without config.json: expected a Hugging Face model, or a folder of "
+                "onnxruntime-genai or optimum"
+            )
         return Opened(_frontend("huggingface"), str(path))
     if not path.exists() and _is_factory(str(source)):
         return _call(str(source))

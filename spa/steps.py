@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Union
 
 import onnx
@@ -14,7 +14,9 @@ from spa.analysis.cost import MEASURES, Cost, measure
 from spa.analysis.coupling import Coupling, couple
 from spa.analysis.group import Group, find_groups
 from spa.analysis.plan import Plan
-from spa.frontends.files import onnx_file
+from spa.analysis.roles import sizes_by_role
+from spa.frontends.files import folder, onnx_file
+from spa.frontends.files.weights import Origin, set_origin
 from spa.options import InputShapes
 from spa.passes.choose.first import note_widths
 from spa.passes.cut.boundary import Boundary
@@ -77,6 +79,7 @@ def load_normal(source: Source | Normal) -> ir.Model:
 
 def cut(analysis: Analysis, plan: Plan) -> None:
     """Apply a plan to the analysed model, in place."""
+    set_origin(analysis.model, _resized(analysis, plan))
     slice_model(analysis.model, analysis.coupling, analysis.shapes, plan.masks(analysis.groups))
     note_widths(analysis.model, plan)
 
@@ -84,6 +87,14 @@ def cut(analysis: Analysis, plan: Plan) -> None:
 def boundary_of(analysis: Analysis, plan: Plan) -> Boundary:
     """What a plan leaves of the inputs and outputs of a model that is not cut yet."""
     return Boundary.of(analysis.model.graph, analysis.coupling, plan.masks(analysis.groups))
+
+
+def _resized(analysis: Analysis, plan: Plan) -> Origin:
+    """The origin of a model that is cut: of a folder, with the sizes that its configs are to say."""
+    origin = onnx_file.origin_of(analysis.model)
+    if origin.folder is None:
+        return origin
+    return replace(origin, sizes=sizes_by_role(analysis.coupling, analysis.groups, plan.masks(analysis.groups)))
 
 
 def report_on(analysis: Analysis, plan: Plan) -> Report:
@@ -94,7 +105,8 @@ def report_on(analysis: Analysis, plan: Plan) -> Report:
     shares = frozen_shares(analysis.coupling, analysis.groups, before["params"])
     rows, exact = group_rows(analysis.groups, plan), is_exact(analysis.groups, plan)
     resized = boundary_of(analysis, plan).changes(analysis.model.graph)
-    notes = list(onnx_file.origin_of(analysis.model).notes)
+    origin = _resized(analysis, plan)
+    notes = [*origin.notes, *(folder.notes(origin) if plan.removed else [])]
     if resized:
         notes.append(resized_note(resized))
     return Report(before, after, rows, shares, sizes=analysis.sizes.inputs, resized=resized, exact=exact, notes=notes)

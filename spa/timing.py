@@ -186,7 +186,7 @@ class _Entry:
     @classmethod
     def of(cls, source: Source, name: str, place: Path, inputs: InputShapes | None, feeds: Feeds | None) -> _Entry:
         model = onnx_file.load(source)
-        path = Path(source) if isinstance(source, (str, os.PathLike)) else place
+        path = onnx_file.graph_path(source) if isinstance(source, (str, os.PathLike)) else place
         if path is place:
             onnx_file.save(model, place)
         params = flops = None

@@ -18,14 +18,15 @@ from google.protobuf.message import DecodeError
 
 from spa.errors import ModelError
 from spa.frontends.addresses import refuse_address
-from spa.frontends.files import check, upgrade, wire
+from spa.frontends.files import check, folder, upgrade, wire
 from spa.frontends.files.weights import Fingerprint, Origin, Weights, open_mapped, origin_of, set_origin
-from spa.frontends.files.writing import check_target, save, save_text
+from spa.frontends.files.writing import check_target, save_text
+from spa.frontends.files.writing import save as save_file
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
-__all__ = ["check_target", "load", "load_stream", "origin_of", "save", "save_text", "to_bytes"]
+__all__ = ["check_target", "graph_path", "load", "load_stream", "origin_of", "save", "save_text", "to_bytes"]
 
 _HEAD_NBYTES = 40
 _IR_WITHOUT_LISTS = 4  # before it, every initializer had to be listed as an input
@@ -35,7 +36,8 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto | ir.Model | gs.Graph)
     """Read and check a model.
 
     Weights stay memory-mapped, external or not. The source is never changed: a model in memory is copied (its tensors
-    are shared, which nothing writes to). ``source`` may also be an ``onnx_graphsurgeon.Graph``.
+    are shared, which nothing writes to). ``source`` may also be an ``onnx_graphsurgeon.Graph``. A path may be that of a
+    folder that holds a graph among other files (`spa.frontends.files.folder`).
 
     Raises:
         ModelError: if there is no valid model; one line that says why.
@@ -56,6 +58,29 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto | ir.Model | gs.Graph)
     raise ModelError(
         f"expected a path, onnx.ModelProto, onnx_ir.Model or onnx_graphsurgeon.Graph, found {type(source)}"
     )
+
+
+def save(model: ir.Model, path: str | os.PathLike[str]) -> None:
+    """Write a model to a file; one that was read as a folder to a folder again, unless the path ends in .onnx.
+
+    Raises:
+        UsageError: the target cannot be written, or the model was read from it.
+        ModelError: a file that the model was read from has changed since.
+    """
+    if origin_of(model).folder is not None and Path(path).suffix != ".onnx":
+        folder.save(model, path)
+    else:
+        save_file(model, path)
+
+
+def graph_path(source: str | os.PathLike[str]) -> Path:
+    """The file of a model: in a folder, its graph.
+
+    Raises:
+        ModelError: the folder holds no graph, or several.
+    """
+    path = Path(source)
+    return folder.graph_of(path) if os.path.isdir(path) else path  # noqa: PTH112 - see `_load_file`
 
 
 def from_proto(proto: onnx.ModelProto) -> ir.Model:
@@ -102,9 +127,12 @@ def to_bytes(model: ir.Model) -> bytes:
 
 def _load_file(path: Path) -> ir.Model:
     refuse_address(path)
+    whole = path if os.path.isdir(path) else None  # noqa: PTH112 - is_dir raises for names that no file can have
+    path = graph_path(path)
     data, fingerprint = open_mapped(path)
     folders = tuple(dict.fromkeys((path.parent.resolve(), path.resolve().parent)))
-    return _parsed(data, repr(str(path)), Weights(folders=folders, files=[fingerprint]), Origin(path=path))
+    origin = Origin(path=path, folder=whole)
+    return _parsed(data, repr(str(path)), Weights(folders=folders, files=[fingerprint]), origin)
 
 
 def _parsed(data: mmap.mmap, name: str, weights: Weights, origin: Origin) -> ir.Model:

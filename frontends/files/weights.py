@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -41,6 +41,8 @@ class Origin:
     external: bool = False  # weights beside the model, not in it
     files: tuple[Fingerprint, ...] = ()
     notes: tuple[str, ...] = ()  # what was done to the model on reading it
+    folder: Path | None = None  # the model was given as this folder, which holds it among other files
+    sizes: Mapping[str, Mapping[int, Sequence[int]]] = field(default_factory=dict)  # what a cut changed, see `configs`
 
     def check_unchanged(self) -> None:
         """Refuse to go on with weights that are no longer those that were read.

@@ -50,7 +50,7 @@ def save(model: ir.Model, path: str | os.PathLike[str]) -> None:
     target = _target(Path(path), origin)
     sources = {known.path.resolve() for known in origin.files}
     try:
-        with _terminated_by_exception(), _Staging(target, sources) as staging:
+        with terminated_by_exception(), _Staging(target, sources) as staging:
             origin.check_unchanged()
             old_data = _external_data_of(target)
             inline = _inline(model)
@@ -86,7 +86,7 @@ def save_text(text: str, path: str | os.PathLike[str], *, model: ir.Model | None
     """
     target = _target(Path(path), Origin() if model is None else origin_of(model))
     try:
-        with _terminated_by_exception(), _Staging(target, ()) as staging:
+        with terminated_by_exception(), _Staging(target, ()) as staging:
             with staging.model() as file:
                 file.write(text.encode())
             staging.commit()
@@ -268,7 +268,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _terminated_by_exception() -> Iterator[None]:
+def terminated_by_exception() -> Iterator[None]:
     """Let SIGTERM unwind the stack, so that temporary files go; a handler of the caller's own is left alone."""
 
     def unwind(number: int, _: FrameType | None) -> None:

@@ -17,14 +17,15 @@ from spa.feeds import Feeds
 from spa.feeds import parse as parse_feeds
 from spa.frontends import sources
 from spa.frontends.addresses import hub_hint, refuse_address
-from spa.frontends.files import onnx_file
+from spa.frontends.files import folder, onnx_file
 from spa.options import input_shapes
 
 PIPE = Path("-")
 """Standard input for a model or a plan, standard output for a result."""
 
 SOURCE = (
-    "An ONNX file, package.module:factory, a .keras file, a Hugging Face folder or a .pt2 program; - is standard input."
+    "An ONNX file, package.module:factory, a .keras file, a folder (Hugging Face, onnxruntime-genai, optimum) or a "
+    ".pt2 program; - is standard input."
 )
 _MODEL = "Model, such as net.onnx or my_package.models:build"
 
@@ -35,7 +36,7 @@ Output = Annotated[
         "-o",
         "--output",
         metavar="FILE",
-        help="Where to write; - is standard output (default: beside the model).",
+        help="Where to write, a folder for a folder; - is standard output (default: beside the model).",
         rich_help_panel=RESULT,
     ),
 ]
@@ -76,6 +77,8 @@ def check_source(source: Path) -> None:
     if source == PIPE or sources.is_framework(source):
         return
     refuse_address(source)
+    if source.is_dir():
+        folder.graph_of(source)
     if not os.path.lexists(source):
         raise ModelError(f"cannot read {str(source)!r}: No such file or directory{hub_hint(source)}")
 
@@ -96,20 +99,35 @@ def beside(source: Path, ending: str) -> Path:
         return PIPE
     if not source.exists() and sources.is_framework(source):
         return Path(f"{str(source).partition(':')[2]}.{ending}")
+    if source.is_dir():
+        whole = source.resolve()
+        return (source.parent if source.name else whole.parent) / f"{whole.name}.{ending}"
     return source.parent / f"{source.stem}.{ending}"
 
 
-def check_targets(target: Path | None, *others: Path | None) -> None:
-    """Refuse a target that cannot be written, or that is another file of the command, before any work."""
+def result_beside(source: Path, word: str) -> Path:
+    """Where what is made of a model goes by default: beside it, of a folder a folder."""
+    return beside(source, word if folder.is_onnx_folder(source) else f"{word}.onnx")
+
+
+def check_targets(target: Path | None, *others: Path | None, like: Path | None = None) -> None:
+    """Refuse a target that cannot be written, or that is another file of the command, before any work.
+
+    Args:
+        like: the source of what is written: a folder becomes a folder.
+    """
     if target is None or target == PIPE:
         return
     if any(other is not None and target.resolve() == other.resolve() for other in others):
         raise UsageError(f"cannot write {str(target)!r}: the command reads or writes it already; choose another name")
-    onnx_file.check_target(target)
+    if like is not None and folder.holds(like, target):
+        folder.check_target(target, like)
+    else:
+        onnx_file.check_target(target)
 
 
 def write(model: Any, target: Path) -> None:
-    """Write a model to a file, whole or not at all, or to standard output."""
+    """Write a model to a file or, where it came from one, a folder, whole or not at all; or to standard output."""
     if target != PIPE:
         onnx_file.save(model, target)
         return

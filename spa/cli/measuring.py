@@ -81,8 +81,8 @@ def finetune(
     """
     given = flags.values(options, FinetuneOptions)
     arguments.check_source(model)
-    target = output or arguments.beside(model, "tuned.onnx")
-    arguments.check_targets(target, model, teacher)
+    target = output or arguments.result_beside(model, "tuned")
+    arguments.check_targets(target, model, teacher, like=model)
     with progress(err, quiet=quiet) as step:
         found = arguments.opened(model, step)
         step("finetune")

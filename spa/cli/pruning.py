@@ -16,7 +16,7 @@ from spa.cli.console import err, out, say
 from spa.cli.progress import progress
 from spa.errors import UsageError
 from spa.frontends import sources
-from spa.frontends.files import onnx_file
+from spa.frontends.files import folder, onnx_file
 from spa.options import PARTS, PruneOptions
 
 _ONNX_ONLY = {"dry_run": "--dry-run", "inputs": "--input", "feeds": "--feed"}
@@ -50,7 +50,7 @@ def prune(
     given = flags.values(options, *PARTS.values())
     PruneOptions.of(**given)  # refused before anything is read
     arguments.check_source(model)
-    target = output or arguments.beside(model, "pruned.onnx")
+    target = output or arguments.result_beside(model, "pruned")
     dry_run = "dry_run" in given
     arguments.check_together(
         output=(dry_run and output is not None, "with --dry-run, which writes no model"),
@@ -60,8 +60,10 @@ def prune(
         json=(json and target == PIPE and not dry_run, "where the model goes to standard output"),
     )
     back = _gives_back(model, output, [flag for name, flag in _ONNX_ONLY.items() if name in given])
+    if back is not None and model.is_dir():
+        folder.check_target(target, model)
     if back is None and not dry_run:
-        arguments.check_targets(target, save_plan)
+        arguments.check_targets(target, save_plan, like=model)
     arguments.check_targets(save_plan, model)
     with progress(err, quiet=quiet) as step:
         if back is not None:
@@ -99,12 +101,12 @@ def apply(
     spa apply net.onnx plan.json -o small.onnx
     """
     arguments.check_source(model)
-    target = output or arguments.beside(model, "pruned.onnx")
+    target = output or arguments.result_beside(model, "pruned")
     arguments.check_together(
         plan=(model == plan == PIPE, "from standard input beside a model from there"),
         json=(json and target == PIPE, "where the model goes to standard output"),
     )
-    arguments.check_targets(target, plan)
+    arguments.check_targets(target, plan, like=model)
     with progress(err, quiet=quiet) as step:
         read = arguments.read_plan(plan)
         found = arguments.opened(model, step)
@@ -143,7 +145,11 @@ def _give_back(opened: sources.Opened, source: Path, target: Path, options: Mapp
 
     even = bool(getattr(opened.frontend, "EVEN", False))
     restored = restore.prune(opened.frontend, opened.model, opened.inputs, even=even, **options)
-    opened.frontend.save(restored.source, target, like=source)
+    if source.is_dir():
+        with folder.staged(target, source) as place:
+            opened.frontend.save(restored.source, place, like=source)
+    else:
+        opened.frontend.save(restored.source, target, like=source)
     return restored.result
 
 

@@ -114,7 +114,7 @@ BAD: dict[str, tuple[Make, str]] = {
     "missing file": (lambda folder: folder / "model.onnx", "cannot read .*No such file"),
     "null byte in the path": (lambda _: "model\0.onnx", "cannot read .*null byte"),
     "path too long": (lambda _: "m" * 5000, "cannot read .*too long"),
-    "directory": (lambda folder: folder, "is a directory"),
+    "directory": (lambda folder: folder, "is a folder without a graph"),
     "pipe": (_fifo, "is not a regular file"),
     "empty": (_file(b""), "is empty"),
     "text": (_file(b"version https://git-lfs.github.com/spec/v1\noid 0"), "text, not an ONNX model: .*git-lfs"),
