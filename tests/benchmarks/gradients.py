@@ -1,17 +1,20 @@
 """Every graph of the zoo as a torch module: its outputs beside onnxruntime's, and whether gradients reach its weights.
 
-    python tests/benchmarks/gradients.py [PATTERN ...] [--table FILE.md]
+    python tests/benchmarks/gradients.py [PATTERN ...] [--rows FILE.jsonl] [--table FILE.md]
 
-Needs torch. A row: the largest difference of an output from onnxruntime's, relative to the output's largest value; how
-many of the parameters a gradient reaches from the mean square of all outputs; seconds of building, forward and backward
-on one thread. Graphs that draw random numbers cannot be compared, and onnxruntime does not run every graph: such rows
-say so. The graphs are looked for in ../shared beside the project; `SPA_SHARED` names another place.
+Needs torch. Rows that FILE.jsonl has are not measured again, so that a run that was stopped goes on. A row: the largest
+difference of an output from onnxruntime's, relative to the output's largest value; how many parameters a gradient
+reaches from the mean square of all outputs; seconds of building, forward and backward on one thread. Graphs that draw
+random numbers cannot be compared, and onnxruntime does not run every graph: such rows say so. The graphs are looked for
+in ../shared beside the project; `SPA_SHARED` names another place.
 """
 
 from __future__ import annotations
 
 import argparse
 import fnmatch
+import json
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -34,22 +37,41 @@ SMALL = 2
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("patterns", nargs="*", default=["*"])
+    parser.add_argument("--rows", type=Path, default=Path("gradients.jsonl"))
     parser.add_argument("--table", type=Path)
     arguments = parser.parse_args()
     names = [name for name in sorted(zoo.manifest()) if any(fnmatch.fnmatch(name, p) for p in arguments.patterns)]
-    rows = []
-    for name in names:
-        rows.append(row_of(name))
-        print(" | ".join(rows[-1]), flush=True)
+    known = read(arguments.rows)
+    with arguments.rows.open("a") as file:
+        for name in names:
+            if name not in known:
+                known[name] = [*row_of(name), commit()]
+                file.write(json.dumps(known[name]) + "\n")
+                file.flush()
+                print(" | ".join(known[name]), flush=True)
+    rows = [known[name] for name in names]
     close = sum(is_close(row[1], half="fp16" in row[0]) for row in rows)
-    compared = sum(row[1][:1].isdigit() for row in rows)
+    compared = sum(row[1][:1].isdigit() or row[1] in ("inf", "nan") for row in rows)
+    failed = sum(row[1].startswith("torch:") for row in rows)
     limits = f"{CLOSE:g} (half precision: {CLOSE_IN_HALF:g})"
-    line = f"{close} of {compared} compared graphs agree to {limits}; {len(rows)} in all"
+    line = f"{close} of {compared + failed} graphs that onnxruntime runs agree to {limits}; {len(rows)} in all"
     print(line)
     if arguments.table:
-        head = "| graph | difference | gradients | seconds |\n|---|--:|--:|--:|\n"
+        head = "| graph | difference | gradients | seconds | commit |\n|---|--:|--:|--:|---|\n"
         lines = "".join(f"| {' | '.join(row)} |\n" for row in rows)
         arguments.table.write_text(f"`python tests/benchmarks/gradients.py`\n\n{line}\n\n{head}{lines}")
+
+
+def read(path: Path) -> dict[str, list[str]]:
+    """The rows that are there, by graph."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {row[0]: row for row in map(json.loads, lines)}
+
+
+def commit() -> str:
+    """Of the working copy."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def is_close(difference: str, *, half: bool) -> bool:
@@ -79,7 +101,7 @@ def row_of(name: str) -> tuple[str, str, str, str]:
         if floats:
             sum(x.float().square().mean() for x in floats).backward()
     except SpaError as error:
-        return name, str(error)[:100], "", ""
+        return name, f"torch: {str(error)[:100]}", "", ""
     seconds = time.perf_counter() - start
     parameters = list(module.parameters())
     reached = sum(parameter.grad is not None for parameter in parameters)
