@@ -13,6 +13,7 @@ from spa.analysis.group import find_frozen
 from spa.analysis.plan import Plan
 from spa.clock import Clock
 from spa.errors import BudgetError, DataError, ModelError, NothingToPrune, UsageError, VerificationError
+from spa.learning import criterion_by_gradients
 from spa.options import InputShapes, PruneOptions
 from spa.passes.choose.allocation import weighed
 from spa.passes.choose.first import first_widths
@@ -36,11 +37,11 @@ Decision = tuple[Analysis, Plan, Report]
 
 def decide(dense: ir.Model, options: PruneOptions, clock: Clock, *, closed: bool) -> Decision:
     """What goes: by what was asked for, else by the better of our samples and weights alone."""
-    if options.decided_by == "weights":
+    if options.decided_by in ("weights", "gradients"):
         return _by_weights(dense, options, clock)
     if not options.repair.own_samples:
         with clock.step("samples"):
-            samples = calibration(options.repair, dense)
+            samples = calibration(options.repair, dense, labels=options.learning.labels)
         return _by_samples(dense, samples, options, clock, closed=closed)
     if not runtime.available():
         return _by_weights(dense, options, clock, why="onnxruntime is not installed, and a repair needs it")
@@ -101,6 +102,8 @@ def _by_weights(dense: ir.Model, options: PruneOptions, clock: Clock, *, why: st
         analysis = analyse(dense, inputs=inputs)
     with clock.step("score"):
         criterion = None if options.repair.criterion in METHODS else options.repair.criterion
+        if options.decided_by == "gradients":
+            criterion = criterion_by_gradients(dense, options, clock, notes)
         scores = score_groups(analysis.groups, criterion, options.scoring, notes=notes)
     with clock.step("select"), _hint_at_inputs(dense, inputs):
         frozen = find_frozen(analysis.coupling)

@@ -59,7 +59,7 @@ class About:
         flag: of the command line, where it is not the name with dashes.
         negated: of a truth value that is true by default, and which the flag turns off: what the flag means.
         unset: what holds where the value is None, in words.
-        needs: samples or weights: what has to decide for this option to have an effect; empty: either.
+        needs: what has to decide for this option to have an effect, of samples, weights and gradients; empty: any.
         parts: the class of a value that is made of options itself, which are flags of their own.
     """
 
@@ -73,7 +73,7 @@ class About:
     flag: str = ""
     negated: str = ""
     unset: str = ""
-    needs: str = ""
+    needs: Collection[str] = ()
     parts: type[Options] | None = None
 
     @property

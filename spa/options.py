@@ -17,6 +17,8 @@ from spa.errors import UsageError
 from spa.feeds import Feeds
 from spa.feeds import parse as parse_feeds
 from spa.fields import Options, about, did_you_mean, options_of
+from spa.gradients.options import CRITERIA as GRADIENTS
+from spa.gradients.options import ORACLE, WITHOUT_SAMPLES, LearningOptions
 from spa.passes.choose.budget import Budget
 from spa.passes.choose.importance import Scoring
 from spa.repair import METHODS, RepairOptions
@@ -86,29 +88,48 @@ class PruneOptions:
     budget: Budget
     scoring: Scoring = field(default_factory=Scoring)
     repair: RepairOptions = field(default_factory=RepairOptions)
+    learning: LearningOptions = field(default_factory=LearningOptions)
     run: RunOptions = field(default_factory=RunOptions)
 
     def __post_init__(self) -> None:
-        missing = {"samples": "weights", "weights": "samples"}.get(self.decided_by, "")
+        decided = self.decided_by
         for part in (self.budget, self.scoring, self.repair, self.run):
             for option in part.given():
-                if missing and option.about.needs == missing:
-                    raise UsageError(
-                        f"{option.name} has no effect without samples: give data, or ask for data-free"
-                        if missing == "samples"
-                        else f"{option.name} has no effect with samples, which decide what goes: leave it out"
-                    )
+                needs = option.about.needs
+                if decided == "best" or not needs or decided in needs:
+                    continue
+                raise UsageError(
+                    f"{option.name} has no effect without samples: give data, or ask for data-free"
+                    if decided == "weights"
+                    else f"{option.name} has no effect with {decided}, which decide what goes: leave it out"
+                )
+        self._check_learning()
+
+    def _check_learning(self) -> None:
+        criterion, learns = self.repair.criterion, self.repair.by_gradients
+        if learns and criterion in WITHOUT_SAMPLES and self.repair.has_samples:
+            raise UsageError(f"data has no effect with criterion {criterion!r}, which needs none: leave it out")
+        if criterion in WITHOUT_SAMPLES or not learns:
+            for name in ("labels", "loss"):
+                if getattr(self.learning, name) is not None:
+                    raise UsageError(f"{name} has no effect unless gradients are taken: name one of them as criterion, "
+                                     f"{', '.join(GRADIENTS)}")  # fmt: skip
+        if criterion != ORACLE and any(option.name == "oracle_budget" for option in self.learning.given()):
+            raise UsageError(f"oracle_budget has no effect with criterion {criterion!r}: it is the oracle's")
 
     @property
     def decided_by(self) -> str:
-        """What decides what goes: samples or weights, if one was asked for; else the better of the two: best."""
+        """What decides what goes: gradients, samples or weights, if one was asked for; else the better of the last two:
+        best."""
+        if self.repair.by_gradients:
+            return "gradients"
         if self.repair.has_samples or self.repair.criterion in METHODS:
             return "samples"
         return "weights" if self.repair.by_weights or any(self.scoring.given()) else "best"
 
     def asked(self) -> dict[str, Any]:
         """What decides of the result, by name, as JSON knows it; of samples and functions no more than a name."""
-        parts = (self.budget, self.scoring, self.repair)
+        parts = (self.budget, self.scoring, self.repair, self.learning)
         values = {option.name: getattr(part, option.name) for part in parts for option in options_of(type(part))}
         return {name: _plain(value) for name, value in values.items() if value is not None}
 
@@ -146,7 +167,9 @@ def _plain(value: Any) -> Any:
     return getattr(value, "__qualname__", None) or type(value).__qualname__
 
 
-PARTS: Mapping[str, type[Options]] = {"budget": Budget, "scoring": Scoring, "repair": RepairOptions, "run": RunOptions}
+PARTS: Mapping[str, type[Options]] = {
+    "budget": Budget, "scoring": Scoring, "repair": RepairOptions, "learning": LearningOptions, "run": RunOptions,
+}  # fmt: skip
 """The classes of the options of a run, by the name of their part."""
 
 assert list(PARTS) == [part.name for part in fields(PruneOptions)]

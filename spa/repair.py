@@ -11,10 +11,12 @@ import numpy as np
 import onnx_ir as ir
 
 from spa.errors import UsageError
-from spa.fields import Options, about, any_of, function_of
+from spa.fields import Options, about, any_of, did_you_mean, function_of
 from spa.frontends.samples import ImageOptions, read_samples
-from spa.passes.choose.importance import CRITERIA, DEFAULT_CRITERION, Criterion, check_criterion
+from spa.gradients.options import CRITERIA as GRADIENTS
+from spa.passes.choose.importance import CRITERIA, DEFAULT_CRITERION, Criterion
 from spa.passes.repair.settings import OURS, PRESETS
+from spa.passes.samples.beside import apart
 from spa.passes.samples.calibrate import Calibration, Given, check_samples
 from spa.passes.samples.datafree import Bounds
 from spa.passes.secondorder import BASELINES
@@ -24,6 +26,9 @@ BUILTIN = "builtin"
 
 METHODS = (OURS, *BASELINES)
 """Criteria that need samples."""
+
+KNOWN = (*CRITERIA, *METHODS, *GRADIENTS)
+"""Every criterion that has a name."""
 
 Samples = Given | str | os.PathLike[str]
 Progress = Callable[[str, float], None]
@@ -79,7 +84,8 @@ class RepairOptions(Options):
     criterion: str | Criterion | None = field(
         default=None,
         metadata=about(
-            f"what a unit is scored by: {any_of(CRITERIA)}, or module:function; with samples {any_of(METHODS)}",
+            f"what a unit is scored by: {any_of(CRITERIA)}, or module:function; with samples {any_of(METHODS)}; by "
+            f"gradients {any_of(GRADIENTS)}",
             metavar="NAME",
             parse=named_criterion,
             unset=f"{DEFAULT_CRITERION}, with samples {OURS}",
@@ -108,15 +114,15 @@ class RepairOptions(Options):
             flag="--input-range",
             parse=ranges_of,
             repeated=True,
-            needs="samples",
+            needs=("samples", "gradients"),
         ),
     )
     preset: str = field(
         default="default",
-        metadata=about("how much work to put in", metavar="NAME", choices=tuple(PRESETS), needs="samples"),
+        metadata=about("how much work to put in", metavar="NAME", choices=tuple(PRESETS), needs=("samples",)),
     )
     images: ImageOptions | None = field(
-        default=None, metadata=about("how images become samples", needs="samples", parts=ImageOptions)
+        default=None, metadata=about("how images become samples", needs=("samples", "gradients"), parts=ImageOptions)
     )
 
     def __post_init__(self) -> None:
@@ -127,7 +133,7 @@ class RepairOptions(Options):
             raise UsageError("images has no effect without samples: give data")
         if self.weights and self.has_samples:
             raise UsageError("weights and data exclude each other: samples decide, or weights alone")
-        if self.weights and self.criterion in METHODS:
+        if self.weights and (self.criterion in METHODS or self.by_gradients):
             raise UsageError(f"criterion {self.criterion!r} needs samples: leave weights out")
         if self.input_ranges and self.data is not None and not self.is_builtin:
             raise UsageError("input ranges are for samples that are made up: leave them out with data")
@@ -135,13 +141,18 @@ class RepairOptions(Options):
             raise UsageError("images has no effect: how images become samples is asked where data is a file or folder")
         if self.has_samples:
             self._check_method()
-        elif isinstance(self.criterion, str) and self.criterion not in METHODS:
-            check_criterion(self.criterion)
+        elif isinstance(self.criterion, str) and self.criterion not in KNOWN:
+            raise UsageError(
+                f"criterion {self.criterion!r}: expected one of {', '.join(KNOWN)}{did_you_mean(self.criterion, KNOWN)}"
+            )
 
     def _check_method(self) -> None:
-        if self.criterion is not None and self.criterion not in METHODS:
-            hint = "; it scores weights alone, so leave the data out" if self.criterion in CRITERIA else ""
-            raise UsageError(f"criterion {self.criterion!r} with data: expected one of {', '.join(METHODS)}{hint}")
+        if self.criterion is not None and self.criterion not in METHODS and not self.by_gradients:
+            close = did_you_mean(self.criterion, (*METHODS, *GRADIENTS))
+            hint = "; it scores weights alone, so leave the data out" if self.criterion in CRITERIA else close
+            raise UsageError(
+                f"criterion {self.criterion!r} with data: expected one of {', '.join((*METHODS, *GRADIENTS))}{hint}"
+            )
 
     @property
     def has_samples(self) -> bool:
@@ -151,7 +162,13 @@ class RepairOptions(Options):
     @property
     def by_weights(self) -> bool:
         """Whether weights alone are asked for."""
-        return self.weights or (self.criterion is not None and self.criterion not in METHODS)
+        named = self.criterion is not None and self.criterion not in METHODS
+        return self.weights or (named and not self.by_gradients)
+
+    @property
+    def by_gradients(self) -> bool:
+        """Whether gradients are asked for."""
+        return isinstance(self.criterion, str) and self.criterion in GRADIENTS
 
     @property
     def is_builtin(self) -> bool:
@@ -169,16 +186,29 @@ class RepairOptions(Options):
         return self.criterion if isinstance(self.criterion, str) else OURS
 
 
-def calibration(options: RepairOptions, model: ir.Model) -> Calibration:
+def calibration(options: RepairOptions, model: ir.Model, *, labels: str | None = None) -> Calibration:
     """Calibration samples that were given, for a normalised model.
+
+    Args:
+        labels: the entry that holds labels, which is left out; by default "labels", where there is one.
 
     Raises:
         DataError: they do not fit the model.
     """
+    inputs = _declared(model)
+    return check_samples(apart(given_samples(options, model), inputs, labels=labels)[0], model)
+
+
+def given_samples(options: RepairOptions, model: ir.Model) -> Any:
+    """What was given as data; of a file or a folder what it holds.
+
+    Raises:
+        DataError: it cannot be read.
+    """
     given: Any = options.data
     if isinstance(given, (str, os.PathLike)):
         given = read_samples(given, _declared(model), images=options.images, most=PRESETS[options.preset].samples)
-    return check_samples(given, model)
+    return given
 
 
 def _declared(model: ir.Model) -> dict[str, list[int | None]]:

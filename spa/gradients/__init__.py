@@ -17,20 +17,34 @@ from typing import TYPE_CHECKING, Any
 from spa.errors import MissingExtra
 
 if TYPE_CHECKING:
-    from spa.gradients.criteria import criterion
+    from spa.gradients.criteria import criterion, criterion_of_module
     from spa.gradients.module import GraphModule, torch_module
+    from spa.gradients.samples import Split
     from spa.gradients.tuning import FinetuneReport, FinetuneResult, finetune
 
-__all__ = ["FinetuneReport", "FinetuneResult", "GraphModule", "criterion", "finetune", "torch_module"]
+__all__ = [
+    "FinetuneReport", "FinetuneResult", "GraphModule", "Split", "criterion", "criterion_of_module", "finetune",
+    "require", "torch_module",
+]  # fmt: skip
 
 _HOMES = {
     "FinetuneReport": "spa.gradients.tuning",
     "FinetuneResult": "spa.gradients.tuning",
     "GraphModule": "spa.gradients.module",
+    "Split": "spa.gradients.samples",
     "criterion": "spa.gradients.criteria",
+    "criterion_of_module": "spa.gradients.criteria",
     "finetune": "spa.gradients.tuning",
     "torch_module": "spa.gradients.module",
 }
+
+
+def require() -> None:
+    """Raise MissingExtra where torch is not installed."""
+    try:
+        import_module("torch")
+    except ImportError:
+        raise MissingExtra("PyTorch is not installed: pip install 'spa-onnx[torch]'") from None
 
 
 def __getattr__(name: str) -> Any:
@@ -41,8 +55,5 @@ def __getattr__(name: str) -> Any:
     """
     if name not in _HOMES:
         raise AttributeError(f"module 'spa.gradients' has no attribute {name!r}")
-    try:
-        import_module("torch")
-    except ImportError:
-        raise MissingExtra("PyTorch is not installed: pip install 'spa-onnx[torch]'") from None
+    require()
     return getattr(import_module(_HOMES[name]), name)

@@ -1,8 +1,10 @@
 """Criteria from gradients, gathered over the units of a group as the SPA paper does (arXiv 2403.18955, section 3.3).
 
-    import spa
-    criterion = spa.gradients.criterion("taylor", data="train.npz", labels="labels")
-    smaller = spa.prune("model.onnx", ratio=0.3, criterion=criterion)
+    spa prune model.onnx --ratio 30% --criterion taylor --data labelled.npz        # at the command line
+    spa.prune("model.onnx", ratio=0.3, criterion="taylor", data="labelled.npz")     # in Python
+
+    criterion = spa.gradients.criterion("taylor", data=arrays, labels="classes")    # with samples of its own
+    spa.prune("model.onnx", ratio=0.3, criterion=criterion)
 
 w is a stored weight, g its gradient for one sample, h its product with the Hessian of the mean loss. A sum runs over
 all weights of a unit, producers and consumers alike, so that coupled weights may cancel out:
@@ -17,216 +19,216 @@ all weights of a unit, producers and consumers alike, so that coupled weights ma
 | grasp | sum(w h), h = H mean(g) | Wang et al. 2020: what the gradient's flow loses without the unit |
 | crop | abs(sum(w h)) | Rachwan et al., Early-CroP, 2022 |
 | synflow | sum(abs(w) dR/dabs(w)), R the sum of outputs for inputs of ones | Tanaka et al. 2020: needs no samples |
+| oracle | how much the loss grows when all numbers of the unit are zero | Molchanov et al. 2017, section 2.2 |
 
 The loss is cross-entropy with labels, a function of your own, or neither: then targets are drawn from the network's own
 outputs, whose gradients have the Fisher information as their covariance, and taylor is the root of fisher (the distance
-from one's own outputs has no gradient).
+from one's own outputs has no gradient); the oracle measures that distance itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from spa.analysis.group import Group, Slice
+from spa.analysis.group import Group
 from spa.errors import UsageError
 from spa.fields import did_you_mean
-from spa.gradients.losses import Loss, labelled, own
-from spa.gradients.module import GraphModule
-from spa.gradients.samples import Split, split_samples
-from spa.passes.choose.importance.gather import Context, Criterion, Scores, by_unit
+from spa.gradients.networks import GraphNetwork, ModuleNetwork, Network, module_of
+from spa.gradients.options import CRITERIA, FLOW, WITHOUT_SAMPLES, Spend
+from spa.gradients.oracle import oracle
+from spa.gradients.samples import split_samples
+from spa.gradients.sums import Gathered, Pieces, pieces_of, sums
+from spa.passes.choose.importance.gather import Context, Criterion, Scores
 
-CRITERIA = ("taylor", "fisher", "obd", "gblm", "snip", "grasp", "crop", "synflow")
-AT_ONCE = ("grasp", "crop")
-"""Criteria of the mean gradient's own gradient: all samples in one graph."""
+OF_EACH_SAMPLE = ("fisher", "obd", "gblm")
+"""Criteria that square the gradients of single samples."""
+
+BATCH = 64
+"""Samples that are run together elsewhere."""
+
+Progress = Callable[[str, float], None]
 
 
 def criterion(
-    name: str, *, data: Any = None, labels: str | None = None, loss: Any = None, batch_size: int = 1, seed: int = 0
+    name: str,
+    *,
+    data: Any = None,
+    labels: str | None = None,
+    loss: Any = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    budget: str = "5m",
+    progress: Progress | None = None,
 ) -> Criterion:
     """A criterion for `spa.prune`.
 
     Args:
         name: one of `CRITERIA`.
         data: samples, as `spa.finetune` takes them; all but synflow need them.
-        labels: the entry of the data that holds labels.
+        labels: the entry of the data that holds labels; by default "labels", where there is one.
         loss: module:function or a function, called with the outputs and the batch by name.
-        batch_size: samples whose gradients are taken together; 1 is what the formulas say.
+        batch_size: samples whose gradients are taken together; by default 1 where the formula has gradients of single
+            samples, else 64.
         seed: of targets that are drawn.
+        budget: how long the oracle may measure: a time such as 5m, or runs of a batch such as 2000r.
+        progress: called with the criterion's name and the share (0..1) that is done.
 
     Raises:
         UsageError: there is no such criterion, or what it needs is missing.
     """
-    if name not in CRITERIA:
-        raise UsageError(f"criterion {name!r}: expected one of {', '.join(CRITERIA)}{did_you_mean(name, CRITERIA)}")
-    if data is None and name != "synflow":
+    check(name)
+    if data is None and name not in WITHOUT_SAMPLES:
         raise UsageError(f"criterion {name!r} needs samples: give data")
     if labels is not None and loss is not None:
         raise UsageError("labels and loss exclude each other")
-    return _Gradients(name, data, labels, loss, batch_size, seed)
+    size = batch_size or (1 if name in OF_EACH_SAMPLE else BATCH)
+
+    def network(groups: Sequence[Group]) -> Network:
+        module = module_of(groups)
+        split = split_samples(data, module.source, labels=labels, batch_size=size, everything=loss is not None)
+        known = next(iter(split.beside), None) if labels is None and loss is None else labels
+        if name == "taylor" and known is None and loss is None and batch_size is None:
+            split = replace(split, batch_size=1)  # targets that are drawn: the root of fisher
+        return GraphNetwork(module, split, labels=known, loss=loss, seed=seed)
+
+    return _Gradients(name, network, Spend.of(budget), progress or _say_nothing)
+
+
+def criterion_of_module(
+    name: str,
+    module: Any,
+    *,
+    data: Iterable[Any],
+    loss: Callable[..., Any] | None = None,
+    seed: int = 0,
+    budget: str = "5m",
+    progress: Progress | None = None,
+) -> Criterion:
+    """A criterion from the autograd of a torch module, whose parameters have the names of the graph's stored tensors.
+
+    Args:
+        module: set to evaluation mode by whoever calls.
+        data: batches as a DataLoader gives them, (inputs, targets) or inputs alone; gradients are those of a batch.
+        loss: called with the module's output and the targets, where there are any.
+
+    Raises:
+        UsageError: there is no such criterion.
+    """
+    check(name)
+
+    def network(groups: Sequence[Group]) -> Network:
+        return ModuleNetwork(module, groups, data, loss, seed)
+
+    return _Gradients(name, network, Spend.of(budget), progress or _say_nothing)
+
+
+def check(name: str) -> None:
+    """Raise UsageError where no criterion has that name."""
+    if name not in CRITERIA:
+        raise UsageError(f"criterion {name!r}: expected one of {', '.join(CRITERIA)}{did_you_mean(name, CRITERIA)}")
+
+
+def _say_nothing(step: str, share: float) -> None:
+    """No progress is shown."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Gradients:
-    """The criterion: scores of all groups from one pass over the samples."""
+    """The criterion: scores of all groups from one pass over the samples.
+
+    Attributes:
+        network: what gradients are taken of, for some groups.
+    """
 
     name: str
-    data: Any
-    labels: str | None
-    loss: Any
-    batch_size: int
-    seed: int
+    network: Callable[[Sequence[Group]], Network]
+    budget: Spend
+    progress: Progress
 
     def __call__(self, groups: Sequence[Group], context: Context, /) -> Scores:
         """For each group an array (units,)."""
-        module = _module_of(groups)
-        parameters = dict(module.stored_parameters())
-        pieces = [_pieces(group, context.roles, parameters) for group in groups]
         if self.name == "synflow":
-            return _synflow(module, groups, pieces, parameters)
-        split = split_samples(self.data, module.source, labels=self.labels, batch_size=self.batch_size)
-        loss = self._loss()
-        if self.name in AT_ONCE:
-            return self._flow(module, loss, split, groups, pieces, parameters)
-        gathered = _Gathered(groups, pieces, parameters)
-        for batch in split.every():
-            value = _measured(module, loss, batch)
-            gradients = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
-            gathered.add(dict(zip(parameters, gradients, strict=True)))
-        return gathered.scores(self.name, drawn=self.labels is None and self.loss is None)
+            return _synflow(groups, context.roles)
+        network = self.network(groups)
+        pieces = pieces_of(groups, context.roles, network.weights)
+        if self.name in FLOW:
+            return self._flow(network, groups, pieces)
+        if self.name != "oracle":
+            return self._passed(network, groups, pieces).scores(self.name, drawn=network.drawn)
 
-    def _loss(self) -> Loss:
-        if self.labels is not None:
-            return labelled(self.labels)
-        return own(self.loss) if self.loss is not None else _Drawn(self.seed)
+        def foretold() -> Scores:
+            return self._passed(network, groups, pieces).scores("taylor", drawn=network.drawn)
 
-    def _flow(
-        self,
-        module: GraphModule,
-        loss: Loss,
-        split: Split,
-        groups: Sequence[Group],
-        pieces: Sequence[Sequence[Slice]],
-        parameters: Mapping[ir.Value, Tensor],
-    ) -> Scores:
+        scores, said = oracle(
+            network, groups, pieces, foretold, self.budget, lambda share: self.progress("oracle", share)
+        )
+        context.notes.append(said)
+        return scores
+
+    def _passed(self, network: Network, groups: Sequence[Group], pieces: Pieces) -> Gathered:
+        """What one pass over the samples gathers."""
+        gathered = Gathered(groups, pieces, network.weights)
+        values, tensors = list(network.weights), list(network.weights.values())
+        batches = list(network.batches())
+        for number, batch in enumerate(batches):
+            self.progress(self.name, number / len(batches))
+            loss = network.loss(network.outputs(batch), batch)
+            count = network.count(batch)
+            gathered.add(dict(zip(values, _gradients(loss, tensors), strict=True)), count)
+        return gathered
+
+    def _flow(self, network: Network, groups: Sequence[Group], pieces: Pieces) -> Scores:
         """Of the gradient's norm: h = H g by a second backward pass."""
-        tensors = list(parameters.values())
-        batches = list(split.every())
+        tensors = list(network.parameters)
+        batches = list(network.batches())
         mean: list[Tensor] = [torch.zeros_like(tensor) for tensor in tensors]
-        for batch in batches:
-            found = torch.autograd.grad(_measured(module, loss, batch), tensors, allow_unused=True)
-            for total, gradient in zip(mean, found, strict=True):
-                total += 0 if gradient is None else gradient / len(batches)
+        counts = [network.count(batch) for batch in batches]
+        shares = [count / sum(counts) for count in counts]
+        for number, batch in enumerate(batches):
+            self.progress(self.name, 0.3 * number / len(batches))
+            gradients = _gradients(network.loss(network.outputs(batch), batch), tensors)
+            for total, gradient in zip(mean, gradients, strict=True):
+                total += 0 if gradient is None else gradient * shares[number]
         flow = [torch.zeros_like(tensor) for tensor in tensors]
-        for batch in batches:
-            value = _measured(module, loss, batch)
-            first = torch.autograd.grad(value, tensors, create_graph=True, allow_unused=True)
+        for number, batch in enumerate(batches):
+            self.progress(self.name, 0.3 + 0.7 * number / len(batches))
+            first = _gradients(network.loss(network.outputs(batch), batch), tensors, create_graph=True)
             along = [(g * m).sum() for g, m in zip(first, mean, strict=True) if g is not None and g.requires_grad]
             if not along:
                 continue
             second = torch.autograd.grad(torch.stack(along).sum(), tensors, allow_unused=True)
             for total, product in zip(flow, second, strict=True):
-                total += 0 if product is None else product / len(batches)
-        products = {value: t.detach() * h for (value, t), h in zip(parameters.items(), flow, strict=True)}
-        sums = _sums(groups, pieces, products)
-        return [np.abs(scores) for scores in sums] if self.name == "crop" else sums
+                total += 0 if product is None else product * shares[number]
+        along_flow = {id(tensor): product for tensor, product in zip(tensors, flow, strict=True)}
+        products = {value: tensor.detach() * along_flow[id(tensor)] for value, tensor in network.weights.items()}
+        scores = sums(groups, pieces, products)
+        return [np.abs(each) for each in scores] if self.name == "crop" else scores
 
 
-def _pieces(group: Group, roles: str, parameters: Mapping[ir.Value, Tensor]) -> list[Slice]:
-    """What has a gradient along a group, biases and scales too: without them, sums over a unit would not balance."""
-    held = [piece for piece in group.slices if piece.value in parameters]
-    if roles == "both":
-        return held
-    return [piece for piece in held if piece.producer == (roles == "producers")] or held
+def _gradients(loss: Tensor, tensors: Sequence[Tensor], *, create_graph: bool = False) -> Sequence[Tensor | None]:
+    """The gradient of a loss for each tensor, None where it has none.
 
-
-class _Gathered:
-    """Sums over units that are kept from sample to sample."""
-
-    def __init__(
-        self, groups: Sequence[Group], pieces: Sequence[Sequence[Slice]], parameters: Mapping[ir.Value, Tensor]
-    ) -> None:
-        self.groups, self.pieces = groups, pieces
-        self.weights = {value: tensor.detach() for value, tensor in parameters.items()}
-        self.mean = {value: torch.zeros_like(tensor) for value, tensor in self.weights.items()}
-        self.squares = {value: torch.zeros_like(tensor) for value, tensor in self.weights.items()}
-        self.sums = [np.zeros(group.size) for group in groups]
-        self.sums_of_squares = [np.zeros(group.size) for group in groups]
-        self.count = 0
-
-    def add(self, gradients: Mapping[ir.Value, Tensor | None]) -> None:
-        """The gradients of one sample, or of some together."""
-        products = {}
-        for value, gradient in gradients.items():
-            if gradient is None:
-                continue
-            self.mean[value] += gradient
-            self.squares[value] += gradient.square()
-            products[value] = self.weights[value] * gradient
-        for at, found in enumerate(_sums(self.groups, self.pieces, products)):
-            self.sums[at] += found
-            self.sums_of_squares[at] += found**2
-        self.count += 1
-
-    def scores(self, name: str, *, drawn: bool) -> Scores:
-        """For each group (units,); `drawn`: targets were drawn, so that a mean gradient is chance."""
-        count = max(self.count, 1)
-        if name == "taylor":
-            if drawn:
-                return [np.sqrt(found / count) for found in self.sums_of_squares]
-            return [np.abs(found) / count for found in self.sums]
-        if name == "fisher":
-            return [found / count for found in self.sums_of_squares]
-        each = {value: self.of_weight(name, value, count) for value in self.weights}
-        return _sums(self.groups, self.pieces, each)
-
-    def of_weight(self, name: str, value: ir.Value, count: int) -> Tensor:
-        """The score of each element of a tensor."""
-        weight, squares = self.weights[value], self.squares[value]
-        if name == "obd":
-            return 0.5 * weight.square() * squares / count
-        if name == "gblm":
-            return weight.abs() * squares.sqrt() / (squares.sqrt().mean() + 1e-30)
-        return (weight * self.mean[value] / count).abs()
-
-
-def _sums(
-    groups: Sequence[Group], pieces: Sequence[Sequence[Slice]], numbers: Mapping[ir.Value, Tensor]
-) -> list[np.ndarray]:
-    """For each group (units,) the numbers of all weights of a unit, added up."""
-    found = []
-    along: dict[tuple[ir.Value, int], np.ndarray] = {}
-    for group, mine in zip(groups, pieces, strict=True):
-        total = np.zeros(group.size)
-        for piece in mine:
-            if piece.value not in numbers:
-                continue
-            key = piece.value, piece.axis
-            if key not in along:
-                tensor = numbers[piece.value].double()
-                others = [axis for axis in range(tensor.ndim) if axis != piece.axis]
-                along[key] = (tensor.sum(others) if others else tensor).cpu().numpy()
-            total += by_unit(piece, group.size, along[key])
-        found.append(total)
+    Raises:
+        UsageError: the loss depends on no parameter.
+    """
+    if not loss.requires_grad:
+        raise UsageError("the loss depends on no parameter of the model: nothing can be scored by its gradient")
+    found: Sequence[Tensor | None] = torch.autograd.grad(loss, tensors, create_graph=create_graph, allow_unused=True)
     return found
 
 
-def _synflow(
-    module: GraphModule,
-    groups: Sequence[Group],
-    pieces: Sequence[Sequence[Slice]],
-    parameters: Mapping[ir.Value, Tensor],
-) -> Scores:
+def _synflow(groups: Sequence[Group], roles: str) -> Scores:
     """In double precision, with every weight's size in its place: products of many layers grow beyond single."""
+    module = module_of(groups)
     module.double()
     tensors = dict(module.stored_parameters())
+    pieces = pieces_of(groups, roles, tensors)
     with torch.no_grad():
         for tensor in tensors.values():
             tensor.abs_()
@@ -243,42 +245,4 @@ def _synflow(
     outputs = [x for x in module.outputs(feeds).values() if isinstance(x, Tensor) and x.requires_grad]
     gradients = torch.autograd.grad(sum(x.sum() for x in outputs), list(tensors.values()), allow_unused=True)
     products = {v: t.detach() * g for (v, t), g in zip(tensors.items(), gradients, strict=True) if g is not None}
-    del parameters
-    return _sums(groups, pieces, products)
-
-
-class _Drawn:
-    """Minus the log-likelihood of targets that the network's own outputs are the distribution of.
-
-    A row that may hold logits draws a class; any other output is the mean of a normal distribution of its own variance.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def __call__(self, outputs: Mapping[str, Any], _: Mapping[str, np.ndarray]) -> Tensor:
-        parts = [self.of(x.float()) for x in outputs.values() if isinstance(x, Tensor) and x.requires_grad]
-        return torch.stack(parts).sum()
-
-    def of(self, output: Tensor) -> Tensor:
-        """Of one output."""
-        if output.ndim == 2 and output.shape[1] > 1:
-            shares = torch.softmax(output.detach(), -1).cpu()
-            drawn = torch.multinomial(shares, 1, generator=self.generator).reshape(-1).to(output.device)
-            return functional.cross_entropy(output, drawn)
-        noise = torch.randn(output.shape, generator=self.generator).to(output.device)
-        scale = output.detach().std() + 1e-12
-        return (output / scale * noise).sum() / max(output.shape[0] if output.ndim else 1, 1)
-
-
-def _measured(module: GraphModule, loss: Loss, batch: Mapping[str, np.ndarray]) -> Tensor:
-    feeds = {name: batch[name] for name in module.input_names}
-    return loss(module.outputs(feeds), batch)
-
-
-def _module_of(groups: Sequence[Group]) -> GraphModule:
-    """The graph that the groups were found in, in torch."""
-    graph = next((piece.value.graph for group in groups for piece in group.slices), None)
-    if not isinstance(graph, ir.Graph):
-        raise UsageError("no group holds a stored tensor, so there is nothing to score")
-    return GraphModule(ir.Model(graph, ir_version=10)).eval()
+    return sums(groups, pieces, products)

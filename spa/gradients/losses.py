@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,26 @@ def distillation(teacher: ir.Model, samples: Split) -> Loss:
         return torch.stack(parts).mean()
 
     return loss
+
+
+@dataclass(frozen=True, slots=True)
+class Distance:
+    """How far outputs are from what they were: for each as `distillation` measures it, added up."""
+
+    wanted: Sequence[Tensor]
+    kinds: Sequence[str]
+    scales: Sequence[float]
+
+    @classmethod
+    def of(cls, outputs: Sequence[Tensor]) -> Distance:
+        """The distance from some outputs, one number a sample or more."""
+        arrays = [tensor.detach().float().cpu().numpy() for tensor in outputs]
+        scales = [float(np.var(array)) or float(np.mean(array**2)) or 1.0 for array in arrays]
+        return cls([tensor.detach().float().cpu() for tensor in outputs], [_kind(array) for array in arrays], scales)
+
+    def __call__(self, outputs: Sequence[Tensor]) -> Tensor:
+        parts = zip(outputs, self.wanted, self.kinds, self.scales, strict=True)
+        return torch.stack([_distance(found, wanted, kind, scale) for found, wanted, kind, scale in parts]).sum()
 
 
 def _kind(whole: np.ndarray) -> str:

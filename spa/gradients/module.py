@@ -14,7 +14,8 @@ import torch
 from onnx_ir.passes.common import InlinePass
 from torch import Tensor, nn
 
-import spa.gradients.operators  # noqa: F401  (fills the registry)
+import spa.gradients.operators
+import spa.operators  # noqa: F401  (both fill a registry)
 from spa.errors import DataError, ModelError
 from spa.frontends.files import onnx_file
 from spa.gradients.call import DTYPES, Call, Implementation, draws, implementation, is_still

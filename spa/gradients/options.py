@@ -1,21 +1,125 @@
-"""What fine-tuning can be asked for; read without torch, so that the command line's help needs none."""
+"""What learning can be asked for; read without torch, so that the command line's help needs none."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from spa.errors import UsageError
-from spa.fields import Options, about, at_least, is_number, number
+from spa.fields import Options, about, any_of, at_least, is_number, number
+from spa.passes.choose.importance.scoring import Scoring
+from spa.passes.samples.beside import LABELS
+
+FLOW = ("grasp", "crop")
+"""Criteria of the mean gradient's own gradient."""
+
+ORACLE = "oracle"
+
+CRITERIA = ("taylor", "fisher", "obd", "gblm", "snip", *FLOW, "synflow", ORACLE)
+"""Criteria from gradients, or from the loss itself; `spa.gradients.criteria` says what each is."""
+
+WITHOUT_SAMPLES = ("synflow",)
 
 SUBSETS = ("biases", "norms", "scales")
 """Vectors that are added; that a normalisation scales and shifts by; that something is multiplied with."""
 
 
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "e": "epochs", "r": "runs"}
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Spend:
+    """How much work goes into something, as a number with its unit: 90s, 5m, 2h, 3e (epochs) or 2000r (runs)."""
+
+    amount: float
+    unit: str
+
+    @classmethod
+    def of(cls, text: str) -> Spend:
+        """What a text such as 5m stands for.
+
+        Raises:
+            UsageError: it is not of that form.
+        """
+        unit = text.strip()[-1:].lower()
+        try:
+            amount = float(text.strip()[:-1])
+        except ValueError:
+            amount = 0.0
+        if unit not in UNITS or not 0 < amount < float("inf") or (unit in "er" and amount != int(amount)):
+            raise UsageError(f"{text!r}: expected a number with its unit, such as {', '.join(_examples())}")
+        return cls(amount, unit)
+
+    @property
+    def seconds(self) -> float | None:
+        """Of time; None: it is told in another unit."""
+        return self.amount * _SECONDS[self.unit] if self.unit in _SECONDS else None
+
+    def __str__(self) -> str:
+        return f"{self.amount:g}{self.unit}"
+
+
+def _examples() -> list[str]:
+    return [f"{example} ({UNITS[example[-1]]})" for example in ("90s", "5m", "2h", "3e", "2000r")]
+
+
+def spend_in(units: str) -> Callable[[Any], str | None]:
+    """A check that a text is a `Spend` in one of some units."""
+
+    def check(value: Any) -> str | None:
+        expected = any_of(e for e in _examples() if e.partition(" ")[0][-1] in units)
+        try:
+            return None if Spend.of(value).unit in units else expected
+        except (UsageError, TypeError, AttributeError):
+            return expected
+
+    return check
+
+
 def _positive(value: Any) -> str | None:
     return None if is_number(value) and value > 0 else "a number above 0"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearningOptions(Options):
+    """What a prune learns from samples by gradients.
+
+    Raises:
+        UsageError: an option is out of range, or two do not fit together.
+    """
+
+    PANEL: ClassVar[str] = Scoring.PANEL
+
+    labels: str | None = field(
+        default=None,
+        metadata=about(
+            "the entry of the data that holds labels, whose cross-entropy is the loss",
+            metavar="NAME",
+            unset=f"{LABELS}, where the data has it; else the loss is the distance from the model's own outputs",
+        ),
+    )
+    loss: Any = field(
+        default=None,
+        metadata=about(
+            "a loss of your own: module:function, called with the outputs and the batch by name", metavar="NAME"
+        ),
+    )
+    oracle_budget: str = field(
+        default="5m",
+        metadata=about(
+            "how long the criterion oracle may measure: a time such as 5m, or runs such as 2000r",
+            metavar="5m",
+            check=spend_in("smhr"),
+        ),
+    )
+
+    def __post_init__(self) -> None:
+        Options.__post_init__(self)
+        if self.labels is not None and self.loss is not None:
+            raise UsageError("labels and loss exclude each other: a loss of your own gets the whole batch")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ import onnx_ir as ir
 
 from spa.errors import DataError
 from spa.frontends.samples import read_samples
-from spa.passes.samples.calibrate import Calibration, check_samples
+from spa.passes.samples.beside import apart
+from spa.passes.samples.calibrate import Calibration, Recorded, check_samples
 
 EVERY = 6
 """One sample of so many is held out."""
@@ -30,6 +31,22 @@ class Split:
     calibration: Calibration
     beside: dict[str, np.ndarray]
     batch_size: int
+
+    @classmethod
+    def of(cls, calibration: Calibration, beside: Mapping[str, np.ndarray], *, batch_size: int = 1) -> Split:
+        """Samples that were checked, with what lies beside them.
+
+        Raises:
+            DataError: there are too few, or not as many rows beside them.
+        """
+        if len(calibration) < EVERY:
+            count = len(calibration)
+            raise DataError(f"{count} samples: expected {EVERY} or more, of which one in {EVERY} is held out")
+        for name, array in beside.items():
+            if not array.ndim or len(array) != len(calibration):
+                rows = f"{len(array)} rows" if array.ndim else "no rows"
+                raise DataError(f"{name!r} has {rows}, and there are {len(calibration)} samples")
+        return cls(calibration, dict(beside), batch_size)
 
     @property
     def steps(self) -> int:
@@ -59,6 +76,11 @@ class Split:
 
     def _batches(self, order: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
         """Some samples; a model that takes a fixed number gets whole batches, the last filled up."""
+        if isinstance(self.calibration, Recorded):  # one by one, as they were given
+            for at in order:
+                beside = {name: array[at : at + 1] for name, array in self.beside.items()}
+                yield dict(self.calibration.feeds[at]) | beside
+            return
         size = self.calibration.batch_size or self.batch_size
         if self.calibration.batch_size is not None and len(order) % size:
             order = np.concatenate([order, order[: size - len(order) % size]])
@@ -71,42 +93,30 @@ class Split:
             yield inputs | dict(self.calibration.scalars) | {name: array[part] for name, array in self.beside.items()}
 
 
-def split_samples(data: Any, model: ir.Model, *, labels: str | None, batch_size: int) -> Split:
+def split_samples(
+    data: Any, model: ir.Model, *, labels: str | None, batch_size: int, everything: bool = False
+) -> Split:
     """Read and check samples.
 
     Args:
-        labels: the entry that holds labels, and is no input.
+        data: arrays, a file or a folder; or samples that were checked, with what is beside them, as a `Split`.
+        labels: the entry that holds labels, and is no input; by default "labels", where there is one.
+        everything: whether all entries that are no inputs come along, for a loss of one's own.
 
     Raises:
         DataError: samples do not fit the model, there are too few of them, or there is no such entry.
     """
+    if isinstance(data, Split):
+        if labels is not None and labels not in data.beside:
+            raise DataError(f"labels: expected an entry {labels!r} in the data, found none")
+        return replace(data, batch_size=batch_size)
+    inputs = {str(value.name) for value in model.graph.inputs if not value.is_initializer()}
     if isinstance(data, (str, os.PathLike)):
         declared = {
             str(value.name): [size if isinstance(size, int) else None for size in value.shape or ()]
             for value in model.graph.inputs
             if not value.is_initializer()
         }
-        data = read_samples(data, declared) if labels is None else _with_labels(data)
-    beside: dict[str, np.ndarray] = {}
-    if labels is not None:
-        if not isinstance(data, Mapping) or labels not in data:
-            known = ", ".join(map(repr, data)) if isinstance(data, Mapping) else "samples without names"
-            raise DataError(f"labels: expected an entry {labels!r} in the data, found {known}")
-        beside[labels] = np.asarray(data[labels])
-        data = {name: array for name, array in data.items() if name != labels}
-    calibration = check_samples(data, model)
-    if len(calibration) < EVERY:
-        raise DataError(f"{len(calibration)} samples: expected {EVERY} or more, of which one in {EVERY} is held out")
-    for name, array in beside.items():
-        if len(array) != len(calibration):
-            raise DataError(f"{name!r} has {len(array)} rows, and there are {len(calibration)} samples")
-    return Split(calibration, beside, batch_size)
-
-
-def _with_labels(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """All arrays of an .npz: labels are no input, which `read_samples` would refuse."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return dict(archive)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: expected an .npz with the inputs and the labels by name: {error}") from error
+        data = read_samples(data, declared)
+    data, beside = apart(data, inputs, labels=labels, everything=everything)
+    return Split.of(check_samples(data, model), beside, batch_size=batch_size)

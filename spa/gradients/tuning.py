@@ -100,7 +100,9 @@ def finetune(
     asked = FinetuneOptions(**options)
     student = GraphModule(onnx_file.load(pruned), seed=asked.seed).eval()
     dense = None if teacher is None else onnx_file.load(teacher)
-    samples = split_samples(asked.data, student.source, labels=asked.labels, batch_size=asked.batch_size)
+    samples = split_samples(
+        asked.data, student.source, labels=asked.labels, batch_size=asked.batch_size, everything=asked.loss is not None
+    )
     loss = _loss(asked, student, dense, samples)
     run = _Run(student, samples, loss, asked, progress or _say_nothing)
     report = run.train()

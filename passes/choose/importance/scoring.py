@@ -22,7 +22,7 @@ class Scoring(Options):
         UsageError: there is no such way to gather or to normalise, or there are no such roles.
     """
 
-    PANEL: ClassVar[str] = "By weights alone, such as --gather mean --roles producers"
+    PANEL: ClassVar[str] = "Scores and learning, such as --gather mean, or --labels classes"
 
     gather: str | None = field(
         default=None,
@@ -31,13 +31,17 @@ class Scoring(Options):
             metavar="NAME",
             choices=GATHERS,
             unset=DEFAULT_GATHER,
-            needs="weights",
+            needs=("weights",),
         ),
     )
     roles: str | None = field(
         default=None,
         metadata=about(
-            "which tensors of a unit count", metavar="NAME", choices=ROLES, unset=DEFAULT_ROLES, needs="weights"
+            "which tensors of a unit count",
+            metavar="NAME",
+            choices=ROLES,
+            unset=DEFAULT_ROLES,
+            needs=("weights", "gradients"),
         ),
     )
     normalise: str | None = field(
@@ -47,6 +51,6 @@ class Scoring(Options):
             metavar="NAME",
             choices=NORMALISATIONS,
             unset=f"{DEFAULT_NORMALISE}; none where a criterion's scores have a scale of their own",
-            needs="weights",
+            needs=("weights", "gradients"),
         ),
     )

@@ -13,15 +13,21 @@ from spa.gradients.call import MICROSOFT, Call, implements
 def batch_normalization(
     call: Call, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, variance: Tensor
 ) -> Tensor | tuple[Tensor, ...]:
-    """Stored statistics; in training those of the batch, and the stored ones move towards them."""
+    """Stored statistics; in training those of the batch, and the stored ones move towards them.
+
+    No gradient moves statistics. A tensor that is a statistic here and something trained elsewhere (zeros, stored once)
+    keeps its content.
+    """
     momentum = 1.0 - call.number("momentum", 0.9)
     if call.integer("training_mode", 0):  # the file itself asks for it, and gives the new statistics
         axes = [axis for axis in range(x.ndim) if axis != 1]
         normal = functional.batch_norm(x, None, None, scale, shift, True, momentum, call.number("epsilon", 1e-5))
         moved = mean + momentum * (x.mean(axes) - mean)
         return (normal, moved, variance + momentum * (x.var(axes, correction=0) - variance))[: call.results]
+    shared = mean.requires_grad or variance.requires_grad
+    running = (None, None) if call.training and shared else (mean.detach(), variance.detach())
     normal = functional.batch_norm(
-        x, mean, variance, scale.to(x.dtype), shift.to(x.dtype), call.training, momentum, call.number("epsilon", 1e-5)
+        x, *running, scale.to(x.dtype), shift.to(x.dtype), call.training, momentum, call.number("epsilon", 1e-5)
     )
     return normal if call.results == 1 else (normal, mean, variance, mean, variance)[: call.results]
 
