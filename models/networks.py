@@ -5,6 +5,8 @@
 Each is small enough to build in a moment and has what makes its family hard to prune: residuals, depthwise and grouped
 convolutions, channel shuffles, squeezed gates, concatenations, heads in one axis, windows, shared keys, gates of a
 recurrence, experts.
+
+One file: a builder, and a function for each family.
 """
 
 from __future__ import annotations

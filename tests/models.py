@@ -1,4 +1,7 @@
-"""Small models that stand for what exporters write, each a function of nothing; weights are seeded by their names."""
+"""Small models that stand for what exporters write, each a function of nothing; weights are seeded by their names.
+
+One file: a list of models, read model by model.
+"""
 
 from __future__ import annotations
 

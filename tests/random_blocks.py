@@ -1,4 +1,7 @@
-"""What vision, language and tabular models are made of, as random blocks."""
+"""What vision, language and tabular models are made of, as random blocks.
+
+One file: the blocks build on one another, and a random graph draws from all of them.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
     python tests/random_graphs.py --count 20000 --jobs 2 [--first SEED]
 
 A seed makes a graph and a plan.  Each line printed is a seed that fails and why; the last line counts.
+
+One file: a script, from a seed to the line that it prints.
 """
 
 from __future__ import annotations

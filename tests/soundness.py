@@ -3,6 +3,8 @@
 A row is one node.  The node is coupled as a graph of its own, and for every factor that its rule leaves free one or two
 positions are cut by `spa.passes.cut.slicing`.  What the smaller node computes has to be what the whole node computes,
 with the cut positions deleted from its results, after operand positions that the node sums over were set to zero.
+
+One file: coupling, cutting, zeroing and comparing are one argument.
 """
 
 from __future__ import annotations

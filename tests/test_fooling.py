@@ -1,4 +1,7 @@
-"""Ways to fool verification, and that it is not fooled."""
+"""Ways to fool verification, and that it is not fooled.
+
+One file: a list of tricks, each on a model of its own.
+"""
 
 from __future__ import annotations
 

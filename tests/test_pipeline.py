@@ -1,4 +1,7 @@
-"""`spa.prune` as a library: what goes in, what comes out, and what stays the same."""
+"""`spa.prune` as a library: what goes in, what comes out, and what stays the same.
+
+One file: one function, asked in every way.
+"""
 
 from __future__ import annotations
 

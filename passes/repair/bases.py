@@ -11,67 +11,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import networkx as nx
-import numpy as np
 import onnx_ir as ir
 
 from spa.analysis.application import Application
 from spa.analysis.coupling import Coupling
 from spa.analysis.group import Group
 from spa.analysis.matching import expand
-from spa.notation.dims import ONE, Factor, Kind, leaves
+from spa.notation.dims import ONE, Factor, leaves
 from spa.notation.linearity import Passing
 from spa.notation.patterns import Compound, Term, names_of
-from spa.notation.positions import leaf_positions
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a factor lies in a tensor: which of its appearances along an axis, and at which position of the axis beside
-    it that stacks several of them (queries, keys and values in one tensor)."""
-
-    value: ir.Value
-    axis: int
-    number: int = 0
-    slot: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Meeting:
-    """A node that sums the factor away, and the operands in which it does."""
-
-    application: Application
-    first: Place
-    second: Place
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Basis:
-    """One free choice of a basis.
-
-    Attributes:
-        leaf: the factor.
-        heads: factors for each index of which the basis may be another.
-        same, inverse: stored tensors that R goes into, and those that R^-T goes into.
-        meetings: where computed values of both sides meet (queries and keys); empty: stored weights read one side.
-    """
-
-    leaf: Factor
-    heads: tuple[Factor, ...]
-    same: tuple[Place, ...]
-    inverse: tuple[Place, ...]
-    meetings: tuple[Meeting, ...]
-
-    @property
-    def copies(self) -> int:
-        """How many bases there are to choose."""
-        return int(np.prod([head.size for head in self.heads], dtype=int))
-
-
-class NotFree(Exception):
-    """Something on the way is not linear, or not understood."""
+from spa.passes.repair.basis import Basis, Meeting, NotFree, Place, is_stack, parts_of, rows_of
 
 
 def find_bases(model: ir.Model, coupling: Coupling, groups: Sequence[Group]) -> dict[str, list[Basis]]:
@@ -194,7 +145,7 @@ class _Walk:
 
     def stacks(self, place: tuple[ir.Value, int, int]) -> Factor | None:
         """The axis of single positions beside the factor, if there is one."""
-        found = {part for dim in self.coupling.axes[place[0]] for part in _parts(dim) if is_stack(part)}
+        found = {part for dim in self.coupling.axes[place[0]] for part in parts_of(dim) if is_stack(part)}
         if len(found) > 1:
             raise NotFree
         return found.pop() if found else None
@@ -262,7 +213,7 @@ class _Walk:
         """That a basis can be written into a stored tensor."""
         rows_of(basis, self.coupling.axes[place.value][place.axis], number=place.number, slot=place.slot)
         stack = self.stacks((place.value, place.axis, place.number))
-        if stack is not None and stack not in _parts(self.coupling.axes[place.value][place.axis]):
+        if stack is not None and stack not in parts_of(self.coupling.axes[place.value][place.axis]):
             raise NotFree
 
 
@@ -270,58 +221,3 @@ def _shared(application: Application, one: Sequence[Term], other: Sequence[Term]
     """Factors that two patterns of a rule share by name: the same index in one is the same index in the other."""
     left, right = ({name.name for term in terms for name in names_of(term)} for terms in (one, other))
     return {leaf for name in left & right for leaf in leaves(application.factors[name]) if leaf is not ONE}
-
-
-def _parts(dim: Factor) -> tuple[Factor, ...]:
-    """What a dim is a product of."""
-    return dim.root.parts if dim.root.kind is Kind.PRODUCT else (dim.root,)
-
-
-def is_stack(part: Factor) -> bool:
-    """Whether an axis, or a part of one, is a row of single positions."""
-    return part.kind is Kind.SUM and all(piece.kind is Kind.LEAF and piece.size == 1 for piece in part.parts)
-
-
-# ----------------------------------------------------------------------------------------------- where it lies
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """Where a basis lies along an axis.
-
-    Attributes:
-        positions: (leaf size, K): column by column the positions that share everything but the factor's index.
-        copy: (K,) which basis each column has, of `Basis.copies`.
-    """
-
-    positions: np.ndarray
-    copy: np.ndarray
-
-
-def rows_of(basis: Basis, dim: Factor, *, number: int = 0, slot: int = 0) -> Rows:
-    """Where a basis lies along an axis of some dim: in which appearance of its factor, at which slot of a stack.
-
-    Raises:
-        NotFree: it does not lie there in whole columns.
-    """
-    stacks = set(filter(is_stack, _parts(dim)))
-    columns = list(leaf_positions(dim, {basis.leaf, *basis.heads, *stacks}))
-    mine = [column for leaf, column in columns if leaf is basis.leaf]
-    if len(mine) <= number:
-        raise NotFree
-    index = mine[number].copy()
-    for part, column in columns:
-        if part in stacks:
-            index[column != slot] = -1
-    found = [np.flatnonzero(index == k) for k in range(basis.leaf.size)]
-    if len({len(positions) for positions in found}) != 1 or not len(found[0]):
-        raise NotFree
-    positions = np.stack(found)
-    copy = np.zeros(positions.shape, int)
-    for head in basis.heads:
-        here = [column[positions] for leaf, column in columns if leaf is head]
-        here = [column for column in here if np.all(column >= 0)]
-        if len(here) != 1:
-            raise NotFree
-        copy = copy * head.size + here[0]
-    if np.any(copy != copy[0]):
-        raise NotFree
-    return Rows(positions, copy[0])

@@ -24,7 +24,8 @@ from spa.notation.dims import Factor, Kind, product
 from spa.notation.positions import leaf_positions
 from spa.passes.layers.consumers import Layer
 from spa.passes.layers.problems import Key, Problem, Statistics
-from spa.passes.repair.bases import Basis, NotFree, Place, Rows, find_bases, rows_of
+from spa.passes.repair.bases import find_bases
+from spa.passes.repair.basis import Basis, NotFree, Place, Rows, rows_of
 from spa.passes.repair.draft import Draft
 
 if TYPE_CHECKING:

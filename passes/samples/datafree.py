@@ -9,6 +9,8 @@
 
 What range numbers have, the first layers tell (`spa.passes.samples.ranges`). How large a table is, is found by trying:
 a number beyond its end fails. Nothing here knows an operator or a model.
+
+One file: one recipe, whose steps share what was found out about the model.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ from spa.passes.layers.finding import find_layers
 from spa.passes.layers.problems import Problem
 from spa.passes.layers.statistics import enough_rows
 from spa.passes.layers.workers import one_thread_each
-from spa.passes.samples.calibrate import Calibration, check_samples, sample_axes
+from spa.passes.samples.calibrate import Calibration
+from spa.passes.samples.checking import check_samples, sample_axes
 from spa.passes.samples.feeds import are_apart
 from spa.passes.samples.inputs import (
     OPEN,

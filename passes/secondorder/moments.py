@@ -1,4 +1,7 @@
-"""Streamed first and second moments of the input of one mixing layer, in the dense and in the pruned network."""
+"""Streamed first and second moments of the input of one mixing layer, in the dense and in the pruned network.
+
+One file: one class, the sums and what is read off them.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 Every axis of every tensor gets a dim (`spa.notation.dims.Factor`); the rules unify them, node by node.  What must
 not be touched is noted on the way, with the reason, and read off the leaves at the end.
+
+One file: the notes (frozen, statistic, kinds) are made while the equations are solved, and need their state.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ import spa.operators  # noqa: F401  (fills the registry)
 from spa.analysis.application import Application
 from spa.analysis.caches import cached_heads
 from spa.analysis.matching import build, expand, meet
-from spa.notation.dims import ONE, Factor, Kind, Misfit, leaves, show, unify
+from spa.notation.dims import ONE, Factor, Kind, Misfit, leaves, show
+from spa.notation.equations import unify
 from spa.notation.operation import Operation, Refusal, rule_of
 from spa.notation.patterns import Pattern, Term
 from spa.notation.rule import Rule

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from math import prod
 
-from spa.notation.dims import ONE, Factor, Kind, product, total, unify
+from spa.notation.dims import ONE, Factor, Kind, product, total
+from spa.notation.equations import unify
 from spa.notation.operation import Refusal
 from spa.notation.patterns import Compound, Name, Term
 

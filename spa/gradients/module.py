@@ -18,9 +18,9 @@ import spa.gradients.operators
 import spa.operators  # noqa: F401  (both fill a registry)
 from spa.errors import DataError, ModelError
 from spa.frontends.files import onnx_file
-from spa.gradients.call import DTYPES, Call, Implementation, draws, implementation, is_still
+from spa.gradients.call import Call, Implementation, draws, implementation, is_still
+from spa.gradients.graphs import bits, bodies, free_name, reads, stored_tensors, to_torch
 from spa.gradients.integers import Runner, has_no_gradient
-from spa.notation.operation import entry_of
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -90,7 +90,7 @@ class GraphModule(nn.Module):
         if unknown:
             listed = ", ".join(f"{name} ({count})" for name, count in sorted(unknown.items()))
             raise ModelError(f"no gradients for {listed}: these operators have no implementation in spa.gradients")
-        last: dict[ir.Value, ir.Node] = {value: node for node in graph for value in _reads(node)}
+        last: dict[ir.Value, ir.Node] = {value: node for node in graph for value in reads(node)}
         own = {value for node in graph for value in node.outputs}
         done: dict[ir.Node, list[ir.Value]] = {}
         for value, node in last.items():
@@ -101,21 +101,21 @@ class GraphModule(nn.Module):
             function = implementation(node) or _as_implementation(Runner(node, self._versions))
             version = node.version if node.version is not None else self._versions.get(node.domain, 1)
             steps.append(_Step(node, function, int(version), tuple(done.get(node, ()))))
-            for body in _bodies(node):
+            for body in bodies(node):
                 self._prepare(body, set(body.outputs))
         self._steps[graph] = steps
 
     def _store(self) -> None:
         """Parameters and buffers, under their names; the same name in two bodies is told apart by a number."""
         taken: set[str] = set()
-        for _, value, stored in _stored_tensors(self._model):
+        for _, value, stored in stored_tensors(self._model):
             if stored.dtype == ir.DataType.STRING:
                 raise ModelError(f"stored tensor {value.name!r} holds text, which torch has no tensors of")
             tensor = to_torch(stored)
             if not tensor.is_floating_point():
                 self._constants[value] = tensor
                 continue
-            name = _free(str(value.name), taken)
+            name = free_name(str(value.name), taken)
             self._stored[value] = name
             moves = not all(is_still(node, at) for node, at in value.uses())
             holder, last = self._holder(name)
@@ -148,12 +148,12 @@ class GraphModule(nn.Module):
             operands = [value for value in step.node.inputs if value is not None]
             if any(value in self._stored for value in step.node.outputs):  # a constant that is a parameter
                 continue
-            if _bodies(step.node) or draws(step.function) or any(value not in self._constants for value in operands):
+            if bodies(step.node) or draws(step.function) or any(value not in self._constants for value in operands):
                 steps.append(step)
                 continue
             with torch.no_grad():
                 self._constants |= self._results(step, [self._constants.get(v) for v in step.node.inputs], {})  # type: ignore[arg-type]
-        for body in [body for step in steps for body in _bodies(step.node)]:
+        for body in [body for step in steps for body in bodies(step.node)]:
             self._fold(body)
         self._steps[graph] = [
             _Step(s.node, s.function, s.version, tuple(v for v in s.done if v not in self._constants)) for s in steps
@@ -236,11 +236,11 @@ class GraphModule(nn.Module):
     def to_onnx(self) -> ir.Model:
         """The model with the weights as they are now; tensors that did not change keep their bytes."""
         copy = self.source.clone()
-        names = {(place, value.name): self._stored.get(value) for place, value, _ in _stored_tensors(self._model)}
-        for place, value, stored in list(_stored_tensors(copy)):
+        names = {(place, value.name): self._stored.get(value) for place, value, _ in stored_tensors(self._model)}
+        for place, value, stored in list(stored_tensors(copy)):
             name = names.get((place, value.name))
             tensor = None if name is None else self._tensor_named(name).detach().cpu()
-            if tensor is None or torch.equal(_bits(tensor), _bits(to_torch(stored).to(tensor))):
+            if tensor is None or torch.equal(bits(tensor), bits(to_torch(stored).to(tensor))):
                 continue
             array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
             changed = ir.Tensor(
@@ -255,62 +255,8 @@ class GraphModule(nn.Module):
         return copy
 
 
-def to_torch(tensor: ir.TensorProtocol) -> Tensor:
-    """A stored tensor; types that torch does not compute with become the next wider one."""
-    array = tensor.numpy()
-    if tensor.dtype == ir.DataType.BFLOAT16:
-        return torch.from_numpy(np.array(array).view(np.int16)).view(torch.bfloat16)
-    if tensor.dtype not in DTYPES:
-        wide = np.float32 if tensor.dtype.is_floating_point() else np.int8 if tensor.dtype.is_signed() else np.uint8
-        return torch.from_numpy(np.asarray(array).astype(wide))
-    return torch.from_numpy(np.array(array, order="C"))
-
-
 def _tensor(feed: Feed) -> Any:
     return torch.from_numpy(np.array(feed, order="C")) if isinstance(feed, np.ndarray) else feed
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    """The bits, so that a NaN equals itself."""
-    widths = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    return tensor.detach().cpu().contiguous().view(widths[tensor.element_size()])
-
-
-def _stored_tensors(model: ir.Model) -> Iterator[tuple[int, ir.Value, ir.TensorProtocol]]:
-    """Every initializer and every tensor of a Constant node, with the number of the graph that holds it."""
-    for place, graph in enumerate(_graphs(model.graph)):
-        for value in graph.initializers.values():
-            if value.const_value is not None:
-                yield place, value, value.const_value
-        for node in graph:
-            if entry_of(node).holds and "value" in node.attributes:
-                yield place, node.outputs[0], node.attributes["value"].as_tensor()
-
-
-def _graphs(graph: ir.Graph) -> Iterator[ir.Graph]:
-    yield graph
-    for node in graph:
-        for body in _bodies(node):
-            yield from _graphs(body)
-
-
-def _bodies(node: ir.Node) -> list[ir.Graph]:
-    found: list[ir.Graph] = []
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            found.append(attribute.as_graph())
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            found += attribute.as_graphs()
-    return found
-
-
-def _reads(node: ir.Node) -> Iterator[ir.Value]:
-    """What a node reads, by its bodies too."""
-    yield from (value for value in node.inputs if value is not None)
-    for body in _bodies(node):
-        yield from body.outputs
-        for inner in body:
-            yield from _reads(inner)
 
 
 def _as_implementation(runner: Runner) -> Implementation:
@@ -319,12 +265,3 @@ def _as_implementation(runner: Runner) -> Implementation:
         return made[0] if len(made) == 1 else tuple(made)
 
     return run
-
-
-def _free(name: str, taken: set[str]) -> str:
-    number, free = 1, name
-    while free in taken:
-        number += 1
-        free = f"{name}#{number}"
-    taken.add(free)
-    return free

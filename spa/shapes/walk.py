@@ -1,4 +1,7 @@
-"""One walk over a graph, subgraphs included, that collects the types and contents of its values."""
+"""One walk over a graph, subgraphs included, that collects the types and contents of its values.
+
+One file: loops, branches and plain nodes call one another, and share what is known of values.
+"""
 
 from __future__ import annotations
 

@@ -7,6 +7,8 @@ A row says: whether the framework's exporter takes the model, the largest differ
 how much `--ratio 0.3` removed and whether the pruned graph is exact, and whether the smaller model is back in the
 framework, with the largest difference from the pruned graph. Weights are random; widths are the architecture's own, or
 small ones where the name says so.
+
+One file: a script, with the architectures that it tries.
 """
 
 from __future__ import annotations

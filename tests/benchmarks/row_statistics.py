@@ -53,7 +53,7 @@ def row(task: str) -> str:
     from spa.passes.repair.network import prepare
     from spa.passes.repair.session import Session
     from spa.passes.repair.settings import PRESETS
-    from spa.passes.samples.calibrate import check_samples
+    from spa.passes.samples.checking import check_samples
     from spa.pipeline import load_normal
 
     model = load_normal(harness.dense_model(tasks.TASKS[task], SHARED / "eval"))

@@ -5,6 +5,8 @@
 Each graph is filled with seeded weights, pruned with no help and compared in a process of its own (time and peak
 memory are its own too). What a row says: see `COLUMNS`. The graphs, their manifest and the oracle are looked for in
 ../shared beside the project; `SPA_SHARED` names another place.
+
+One file: a script, with the columns of its table.
 """
 
 from __future__ import annotations

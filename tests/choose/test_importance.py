@@ -1,3 +1,8 @@
+"""Criteria by hand: each formula on a small group.
+
+One file: a formula each.
+"""
+
 from __future__ import annotations
 
 import weakref

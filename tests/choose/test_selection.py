@@ -1,3 +1,8 @@
+"""Which units a selection takes for a budget, and what it keeps.
+
+One file: every case asks the same function.
+"""
+
 from __future__ import annotations
 
 import re

@@ -1,4 +1,7 @@
-"""Every command as a user runs it: output, exit status, files."""
+"""Every command as a user runs it: output, exit status, files.
+
+One file: the commands share one folder and one way to run.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Normalising: the same function in the plainest form, checked by running both."""
+"""Normalising: the same function in the plainest form, checked by running both.
+
+One file: each step of normalising has a section, and all share one oracle.
+"""
 
 from __future__ import annotations
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spa.analysis.group import keep_mask, leaf_positions
-from spa.notation.dims import ONE, Factor, Kind, Misfit, leaves, product, show, split_sum, total, unify
+from spa.notation.dims import ONE, Factor, Kind, Misfit, leaves, product, show, total
+from spa.notation.equations import split_sum, unify
 
 
 def f(size: int) -> Factor:

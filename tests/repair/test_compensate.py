@@ -19,7 +19,7 @@ from spa.passes.cut.masking import mask_consumers
 from spa.passes.cut.slicing import slice_model
 from spa.passes.normalize.normalize import normalize
 from spa.passes.repair.compensate import Compensation, compensate
-from spa.passes.samples.calibrate import check_samples
+from spa.passes.samples.checking import check_samples
 from spa.passes.secondorder import BASELINES
 from spa.pipeline import load_normal
 from spa.shapes import infer_shapes

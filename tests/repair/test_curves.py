@@ -17,7 +17,7 @@ from spa.passes.repair.network import prepare
 from spa.passes.repair.probe import LEVELS, Probe, affordable, tempered
 from spa.passes.repair.session import Session
 from spa.passes.repair.settings import PRESETS, Preset
-from spa.passes.samples.calibrate import check_samples
+from spa.passes.samples.checking import check_samples
 from spa.passes.secondorder import BASELINES, Removal
 from spa.pipeline import load_normal
 from tests.models import build

@@ -1,6 +1,8 @@
 """Kinds of networks met in the field, repaired with samples: what is reported is what fresh samples show.
 
 The cases are those of ../shared/cases/build.py, beside the project; the variants need nothing.
+
+One file: a list of networks, each with the case that it is a variant of.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from spa.passes.repair.network import prepare
 from spa.passes.repair.rotation import turn
 from spa.passes.repair.session import Session
 from spa.passes.repair.settings import PRESETS
-from spa.passes.samples.calibrate import check_samples
+from spa.passes.samples.checking import check_samples
 from spa.pipeline import load_normal, prune
 from tests import models
 from tests.models import Weight, build

@@ -18,7 +18,7 @@ from spa.passes.repair.session import Session
 from spa.passes.repair.settings import PRESETS, Preset
 from spa.passes.repair.stages import cut
 from spa.passes.repair.streaming import Stream
-from spa.passes.samples.calibrate import check_samples
+from spa.passes.samples.checking import check_samples
 from spa.pipeline import load_normal
 from tests.models import build
 

@@ -1,4 +1,7 @@
-"""Rows of the fused operators of onnxruntime's own domain."""
+"""Rows of the fused operators of onnxruntime's own domain.
+
+One file: a table of rows, read row by row.
+"""
 
 # A rule is one line of text, however long.
 # ruff: noqa: E501

@@ -11,7 +11,7 @@ import pytest
 
 from spa.errors import DataError
 from spa.frontends.samples import ImageOptions, read_samples
-from spa.passes.samples.calibrate import check_samples
+from spa.passes.samples.checking import check_samples
 
 
 def model_of(inputs: str) -> ir.Model:

@@ -7,7 +7,7 @@ import pytest
 
 from spa.passes.normalize.normalize import normalize
 from spa.passes.samples import effort
-from spa.passes.samples.calibrate import check_samples
+from spa.passes.samples.checking import check_samples
 from spa.passes.samples.datafree import Recipe
 
 SECONDS = {"run": 0.0, "product": 1e-3}

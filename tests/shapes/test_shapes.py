@@ -1,4 +1,7 @@
-"""Shapes and contents of every value, under numbers for the symbolic axes or without."""
+"""Shapes and contents of every value, under numbers for the symbolic axes or without.
+
+One file: a table of graphs, and the two ways to bind their axes.
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ def constant(call: Call) -> Tensor:
     for name, dtype in (("value_floats", torch.float32), ("value_ints", torch.int64)):
         if name in call.node.attributes:
             return torch.tensor(list(call.node.attributes[name].value), dtype=dtype)
-    from spa.gradients.module import to_torch
+    from spa.gradients.graphs import to_torch
 
     return to_torch(call.node.attributes["value"].as_tensor())
 
@@ -26,7 +26,7 @@ def constant_of_shape(call: Call, shape: Tensor) -> Tensor:
     given = call.node.attributes.get("value")
     if given is None:
         return torch.zeros(ints(shape))
-    from spa.gradients.module import to_torch
+    from spa.gradients.graphs import to_torch
 
     fill = to_torch(given.as_tensor()).reshape(())
     return fill.expand(ints(shape)).clone()

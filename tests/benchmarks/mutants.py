@@ -1,0 +1,347 @@
+"""Mutation testing: a small change of the code at a place drawn by chance has to make some test fail.
+
+    python tests/benchmarks/mutants.py cover tests/analysis tests/cut    # which test runs which line; again for others
+    python tests/benchmarks/mutants.py run --count 20                    # the next twenty mutants; again for more
+    python tests/benchmarks/mutants.py run --again                       # the survivors, against whole files of tests
+    python tests/benchmarks/mutants.py table                             # writes mutants.md; reasons in it stay
+
+cosmic-ray makes the mutants. Places are drawn with a seed, as many in each of the rooms below, one mutation at each. A
+mutant runs in a copy of the tree against the tests that run its line, the fastest first, up to the first that fails.
+Not drawn: annotations, which do not run, and comparisons of identity for equality, which differ for nothing here.
+What was found lies in `build/mutants`.
+
+One file: a script, from the sample to the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).parent]  # hides `coverage` of pip
+FOLDER = ROOT / "build" / "mutants"
+ROOMS = {
+    "coupling": ["spa/analysis/coupling.py", "spa/analysis/matching.py", "spa/analysis/pieces.py"],
+    "groups": ["spa/analysis/group.py", "spa/analysis/unit_layers.py", "spa/notation/positions.py"],
+    "slicing": ["passes/cut/slicing.py", "passes/cut/masking.py"],
+    "selection": ["passes/choose/selection.py", "passes/choose/tracks.py", "passes/choose/candidates.py"],
+    "solver": ["passes/secondorder/solver.py", "passes/secondorder/system.py", "passes/secondorder/greedy.py"],
+    "verification": [
+        "spa/verification.py", "passes/cut/verify.py", "passes/cut/difference.py", "passes/cut/likeness.py",
+        "passes/cut/structure.py", "passes/cut/rounding.py", "passes/cut/trials.py",
+    ],
+}  # fmt: skip
+EACH = 50
+"""Mutants of each room."""
+
+ALIKE = ("Eq_Is", "Is_Eq", "NotEq_IsNot", "IsNot_NotEq")
+BROKEN = 99
+SLOW = 90.0
+"""Seconds of tests after which no more are added to a mutant's first run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A change at a place; `occurrence` is cosmic-ray's number of the place among those of the operator."""
+
+    room: str
+    file: str
+    line: int
+    column: int
+    operator: str
+    occurrence: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.file}:{self.line}:{self.column} {self.operator}"
+
+
+# ------------------------------------------------------------------------------------------------- sampling
+def annotated(tree: ast.AST) -> set[tuple[int, int]]:
+    """(line, column) of all that stands in annotations."""
+    found: set[tuple[int, int]] = set()
+    for node in ast.walk(tree):
+        for part in (getattr(node, "annotation", None), getattr(node, "returns", None)):
+            for inner in ast.walk(part) if isinstance(part, ast.AST) else ():
+                if isinstance(inner, ast.expr):
+                    for line in range(inner.lineno, (inner.end_lineno or inner.lineno) + 1):
+                        first = inner.col_offset if line == inner.lineno else 0
+                        last = inner.end_col_offset or 0 if line == inner.end_lineno else 200
+                        found.update((line, column) for column in range(first, last))
+    return found
+
+
+def mutants_of(room: str, file: str) -> list[Mutant]:
+    """All mutants of a file."""
+    from cosmic_ray.ast import ast_nodes, get_ast
+    from cosmic_ray.plugins import get_operator, operator_names
+
+    source = (ROOT / file).read_text()
+    nodes, hidden, found = list(ast_nodes(get_ast(source))), annotated(ast.parse(source)), []
+    for name in operator_names():
+        if name.endswith(ALIKE) or "Variable" in name:
+            continue
+        operator = get_operator(name)()
+        places: list[tuple[int, int]] = [start for node in nodes for start, _ in operator.mutation_positions(node)]
+        found += [
+            Mutant(room, file, at[0], at[1], name, number) for number, at in enumerate(places) if at not in hidden
+        ]
+    return found
+
+
+def sample(seed: int) -> list[Mutant]:
+    """The mutants that are tried, in a mixed order."""
+    draw = random.Random(seed)
+    chosen: list[Mutant] = []
+    for room, files in ROOMS.items():
+        places: dict[tuple[str, int, int], list[Mutant]] = defaultdict(list)
+        for file in files:
+            for mutant in mutants_of(room, file):
+                places[mutant.file, mutant.line, mutant.column].append(mutant)
+        drawn = draw.sample(sorted(places), min(EACH, len(places)))
+        chosen += [draw.choice(places[place]) for place in drawn]
+    draw.shuffle(chosen)
+    return chosen
+
+
+def mutated(mutant: Mutant) -> str | None:
+    """The file with the mutation."""
+    from cosmic_ray.mutating import mutate_code
+    from cosmic_ray.plugins import get_operator
+
+    code: str | None = mutate_code((ROOT / mutant.file).read_text(), get_operator(mutant.operator)(), mutant.occurrence)
+    return code
+
+
+# ------------------------------------------------------------------------------------------------- coverage
+class Contexts:
+    """A pytest plugin: coverage by test, and the time that each test takes."""
+
+    def __init__(self, coverage: Any) -> None:
+        self.coverage = coverage
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    def pytest_runtest_setup(self, item: Any) -> None:
+        self.coverage.switch_context(item.nodeid)
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        self.seconds[report.nodeid] += report.duration
+        if report.failed:
+            self.seconds[report.nodeid] = float("nan")
+
+
+def cover(tests: Sequence[str]) -> None:
+    """Run tests, and add which lines each of them runs to what is known."""
+    import coverage
+    import pytest
+
+    os.chdir(ROOT)
+    files = [str(ROOT / file) for files in ROOMS.values() for file in files]
+    recorder = coverage.Coverage(data_file=None, include=files, messages=False)
+    plugin = Contexts(recorder)
+    recorder.start()
+    pytest.main(["-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests], plugins=[plugin])
+    recorder.stop()
+    path = FOLDER / "cover.json"
+    known = json.loads(path.read_text()) if path.exists() else {"seconds": {}, "lines": {}}
+    known["seconds"].update({name: taken for name, taken in plugin.seconds.items() if taken == taken})
+    data = recorder.get_data()
+    for file in data.measured_files():
+        lines = known["lines"].setdefault(Path(file).relative_to(ROOT).as_posix(), {})
+        for line, names in data.contexts_by_lineno(file).items():
+            lines[str(line)] = sorted({*lines.get(str(line), ()), *filter(None, names)})
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(known))
+    print(f"{len(plugin.seconds)} tests; {sum(map(len, known['lines'].values()))} lines are covered")
+
+
+def tests_of(mutant: Mutant, known: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """The tests that run a mutant's line, fastest first, and the files of tests that run any of its file."""
+    seconds = known["seconds"]
+    lines = known["lines"].get(mutant.file, {})
+    near = [name for name in lines.get(str(mutant.line), ()) if name in seconds]
+    files = sorted({name.partition("::")[0] for names in lines.values() for name in names})
+    chosen, total = [], 0.0
+    for name in sorted(near, key=lambda name: (seconds[name], name)):
+        total += seconds[name]
+        if total > SLOW:
+            break
+        chosen.append(name)
+    spent = {file: sum(taken for name, taken in seconds.items() if name.startswith(f"{file}::")) for file in files}
+    return chosen, sorted(files, key=lambda file: spent[file])
+
+
+# ------------------------------------------------------------------------------------------------ mutation runs
+def in_child(tree: Path, listed: Path, said: Path) -> int:
+    """Run tests in a process that loads the tree's modules, not ours."""
+    os.setsid()
+    os.chdir(tree)
+    sys.path[:] = [str(tree), *(entry for entry in sys.path if Path(entry or ".").resolve() != ROOT)]
+    os.environ["PYTHONPATH"] = str(tree)
+    sys.dont_write_bytecode = True
+    descriptor = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    import pytest
+
+    return int(pytest.main(["-x", "-q", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist", f"@{listed}"]))
+
+
+def fails(tree: Path, tests: Sequence[str], limit: float) -> str:
+    """What tests make of the tree: the first that fails, "timeout", or "" where all pass; in a child of its own."""
+    listed, said = FOLDER / "tests.txt", FOLDER / "said.txt"
+    listed.write_text("\n".join(tests))
+    child = os.fork()
+    if child == 0:
+        code = BROKEN
+        try:
+            code = in_child(tree, listed, said)
+        finally:
+            os._exit(code)
+    start = time.monotonic()
+    while time.monotonic() - start < limit:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            code = os.waitstatus_to_exitcode(status)
+            if code == BROKEN:
+                raise RuntimeError(f"tests did not start: {said.read_text(errors='replace')[-500:]}")
+            told = said.read_text(errors="replace").splitlines()
+            failed = [line for line in told if line.startswith(("FAILED", "ERROR"))]
+            return "" if code == 0 else (failed[0].split(" - ")[0] if failed else f"exit {code}")
+        time.sleep(0.05)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return "timeout"
+
+
+def try_mutant(mutant: Mutant, tree: Path, known: dict[str, Any], *, whole: bool) -> dict[str, Any]:
+    """A row: the mutant, its line, and the test that kills it; `whole` tries whole files of tests too."""
+    row = asdict(mutant) | {"killed": "", "tests": 0, "seconds": 0.0}
+    path, code = tree / mutant.file, mutated(mutant)
+    original = path.read_text()
+    if code is None or code == original:
+        return row | {"killed": "no change"}
+    was, now = original.splitlines(), code.splitlines()
+    changed = [at for at in range(min(len(was), len(now))) if was[at] != now[at]]
+    row |= {"was": was[changed[0]].strip(), "now": now[changed[0]].strip()} if changed else {}
+    near, files = tests_of(mutant, known)
+    row["tests"], start = len(near), time.monotonic()
+    path.write_text(code)
+    try:
+        if near:
+            row["killed"] = fails(tree, near, 30 + 4 * sum(known["seconds"][name] for name in near))
+        if not row["killed"] and whole:
+            row["killed"] = fails(tree, files, 400)
+    finally:
+        path.write_text(original)
+    return row | {"seconds": round(time.monotonic() - start, 1)}
+
+
+def run(count: int, seed: int, *, again: bool) -> None:
+    """Try the next mutants, or those that survived once more."""
+    import networkx  # noqa: F401  (what every child needs is loaded once; nothing of the tree is)
+    import numpy  # noqa: F401
+    import onnx_ir  # noqa: F401
+    import onnxruntime  # noqa: F401
+    import scipy.linalg  # noqa: F401
+
+    known, rows = json.loads((FOLDER / "cover.json").read_text()), read_rows()
+    tree = copy_tree()
+    left = [m for m in sample(seed) if (not rows[m.key]["killed"] if m.key in rows else not again)]
+    for mutant in left[:count]:
+        row = try_mutant(mutant, tree, known, whole=again)
+        rows[mutant.key] = row
+        outcome = row["killed"] or f"SURVIVES: {row.get('now', '')}"
+        print(f"{row['seconds']:6.1f} s  {mutant.key}: {outcome}", flush=True)
+        (FOLDER / "rows.json").write_text(json.dumps(list(rows.values()), indent=0))
+    survived = [row for row in rows.values() if not row["killed"]]
+    print(f"{len(rows)} tried, {len(survived)} survive")
+
+
+def copy_tree() -> Path:
+    """A copy of the tree as it is, where mutants run."""
+    tree = FOLDER / "tree"
+    shutil.rmtree(tree, ignore_errors=True)
+    ignore = shutil.ignore_patterns(".git", "build", "__pycache__", ".*_cache", "site")
+    shutil.copytree(ROOT, tree, symlinks=True, ignore=ignore)
+    return tree
+
+
+def read_rows() -> dict[str, dict[str, Any]]:
+    """What was tried, by mutant."""
+    path = FOLDER / "rows.json"
+    rows = json.loads(path.read_text()) if path.exists() else []
+    return {f"{row['file']}:{row['line']}:{row['column']} {row['operator']}": row for row in rows}
+
+
+# ----------------------------------------------------------------------------------------------------- table
+def lines(rows: Sequence[dict[str, Any]], reasons: dict[str, str]) -> Iterator[str]:
+    """The table: what was killed in each room, and why what survives is equivalent."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
+    yield f"Mutants of commit {commit.strip()}; `python tests/benchmarks/mutants.py table` writes this page."
+    yield ""
+    yield "| room | mutants | killed | share |"
+    yield "|---|---|---|---|"
+    for room in [*ROOMS, "all"]:
+        mine = [row for row in rows if room in ("all", row["room"])]
+        killed = sum(bool(row["killed"]) for row in mine)
+        yield f"| {room} | {len(mine)} | {killed} | {killed / max(1, len(mine)):.1%} |"
+    yield ""
+    yield "## Survivors"
+    yield ""
+    yield "| place | was | became | why no test can tell, or none does |"
+    yield "|---|---|---|---|"
+    for row in sorted(rows, key=lambda row: (row["file"], row["line"])):
+        if not row["killed"]:
+            was, now = (row.get(word, "").replace("|", "\\|") for word in ("was", "now"))
+            yield f"| {row['file']}:{row['line']} | `{was}` | `{now}` | {reasons.get(f'{was} -> {now}', '')} |"
+
+
+def table() -> None:
+    """Write mutants.md; reasons that it gives already are kept."""
+    path, reasons = Path(__file__).with_suffix(".md"), {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        cells = [cell.strip() for cell in line.replace("\\|", "\0").split("|")]
+        if len(cells) == 6 and cells[2].startswith("`"):
+            was, now, reason = (cell.replace("\0", "\\|") for cell in cells[2:5])
+            reasons[f"{was[1:-1]} -> {now[1:-1]}"] = reason
+    path.write_text("\n".join(lines(list(read_rows().values()), reasons)) + "\n")
+    print(path.name)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="mutants.py", description=(__doc__ or "").partition("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    covering = commands.add_parser("cover", help="which test runs which line")
+    covering.add_argument("tests", nargs="+", help="files and folders of tests")
+    running = commands.add_parser("run", help="try mutants")
+    running.add_argument("--count", type=int, default=300, help="at most as many")
+    running.add_argument("--seed", type=int, default=0, help="of the sample")
+    running.add_argument("--again", action="store_true", help="those that survived, with the tests of now")
+    commands.add_parser("table", help="write mutants.md")
+    arguments = parser.parse_args()
+    if arguments.command == "cover":
+        cover(arguments.tests)
+    elif arguments.command == "run":
+        run(arguments.count, arguments.seed, again=arguments.again)
+    else:
+        table()
+
+
+if __name__ == "__main__":
+    main()
