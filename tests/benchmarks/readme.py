@@ -1,11 +1,11 @@
-"""What README and docs/ show and did not make up: a session, the operators' rules, figures of tables, pictures.
+"""What README and docs/ show and did not make up: a session, figures of tables, pictures.
 
     python tests/benchmarks/readme.py [--check]
 
-Runs the session's commands in a folder that holds a copy of models/, and writes their output, what `spa rule
---markdown` prints, and rows of speed.md, defaults.md and repair.md between the markers of README.md, docs/results.md
-and docs/operators.md, and the pictures into docs/pictures.  With --check nothing is written: the exit status is 1 where
-a file says something else; the difference that verification measures depends on the machine's rounding and is left out.
+Runs the session's commands in a folder that holds a copy of models/, and writes their output, and rows of speed.md,
+defaults.md and repair.md, between the markers of README.md and docs/results.md, and the pictures into docs/pictures.
+With --check nothing is written: the exit status is 1 where a file says something else; the difference that verification
+measures depends on the machine's rounding and is left out.
 """
 
 from __future__ import annotations
@@ -84,11 +84,6 @@ def session() -> str:
     return f"```\n{text.rstrip()}\n```"
 
 
-def operators() -> str:
-    command = [sys.executable, "-m", "spa", "rule", "--markdown"]
-    return subprocess.run(command, check=True, text=True, stdout=-1, env=ENVIRONMENT).stdout.rstrip()
-
-
 def speed() -> str:
     """Rows of the table of speed.py: coupling and groups, the whole prune, memory."""
     columns = {
@@ -145,7 +140,6 @@ SUMMARY = (("spa", "dense"), ("l2", "pruned"), ("obspa", "pruned"), ("spa", "pru
 SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"session": session, "summary": summary},
     "docs/results.md": {"repair": repair, "speed": speed, "defaults": defaults},
-    "docs/operators.md": {"operators": operators},
 }
 
 if __name__ == "__main__":
