@@ -14,7 +14,8 @@ from spa.options import PruneOptions
 from spa.passes.choose.importance import Criterion
 from spa.passes.repair.settings import PRESETS
 from spa.passes.samples.beside import apart
-from spa.passes.samples.calibrate import Calibration, check_samples
+from spa.passes.samples.calibrate import Calibration
+from spa.passes.samples.checking import check_samples
 from spa.passes.samples.datafree import MOST_SAMPLES, Recipe
 from spa.passes.samples.values import MADE_UP, SHIPPED
 from spa.repair import given_samples

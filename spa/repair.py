@@ -17,7 +17,8 @@ from spa.gradients.options import CRITERIA as GRADIENTS
 from spa.passes.choose.importance import CRITERIA, DEFAULT_CRITERION, Criterion
 from spa.passes.repair.settings import OURS, PRESETS
 from spa.passes.samples.beside import apart
-from spa.passes.samples.calibrate import Calibration, Given, check_samples
+from spa.passes.samples.calibrate import Calibration, Given
+from spa.passes.samples.checking import check_samples
 from spa.passes.samples.datafree import Bounds
 from spa.passes.secondorder import BASELINES
 

@@ -13,7 +13,8 @@ import onnx_ir as ir
 from spa.errors import DataError
 from spa.frontends.samples import read_samples
 from spa.passes.samples.beside import apart
-from spa.passes.samples.calibrate import Calibration, Recorded, check_samples
+from spa.passes.samples.calibrate import Calibration, Recorded
+from spa.passes.samples.checking import check_samples
 
 EVERY = 6
 """One sample of so many is held out."""

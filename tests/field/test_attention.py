@@ -1,4 +1,7 @@
-"""Fused attention with a cache whose total length only the model names."""
+"""Fused attention with a cache whose total length only the model names.
+
+One file: one fused operator, exported in many ways.
+"""
 
 from __future__ import annotations
 
