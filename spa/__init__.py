@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from spa.adapters.ir_pass import SpaPass
     from spa.analysis.plan import Plan
     from spa.frontends.samples import ImageOptions
+    from spa.frontends.texts import TextOptions
     from spa.gradients import finetune, torch_module
     from spa.options import PruneOptions, RunOptions
     from spa.passes.choose.budget import Budget
@@ -28,6 +29,7 @@ __all__ = [
     "RunOptions",
     "Scoring",
     "SpaPass",
+    "TextOptions",
     "__version__",
     "apply_plan",
     "bench",
@@ -44,6 +46,7 @@ _HOMES = {
     "Scoring": "spa.passes.choose.importance",
     "RepairOptions": "spa.repair",
     "ImageOptions": "spa.frontends.samples",
+    "TextOptions": "spa.frontends.texts",
     "RunOptions": "spa.options",
     "PruneOptions": "spa.options",
     "Plan": "spa.analysis.plan",

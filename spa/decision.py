@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import NamedTuple
 
+import numpy as np
 import onnx_ir as ir
 
 from spa import runtime, verdict
@@ -32,7 +34,18 @@ from spa.shapes import infer_shapes
 from spa.shapes.sizes import count_sizes
 from spa.steps import Analysis, analyse, boundary_of, cut, report_on
 
-Decision = tuple[Analysis, Plan, Report]
+
+class Decision(NamedTuple):
+    """What goes, and what it was decided on.
+
+    Attributes:
+        held_out: (windows, tokens) of text that no choice and no fit has seen; None: there is none.
+    """
+
+    analysis: Analysis
+    plan: Plan
+    report: Report
+    held_out: np.ndarray | None = None
 
 
 def decide(dense: ir.Model, options: PruneOptions, clock: Clock, *, closed: bool) -> Decision:
@@ -76,10 +89,10 @@ def _by_own_samples(dense: ir.Model, options: PruneOptions, clock: Clock, *, clo
         raise own.WeightsDoBetter(f"a repair would take about {own.in_words(seconds)}, and --data builtin asks for it")
     if seconds > own.AT_ONCE:
         clock.say(f"a repair takes about {own.in_words(seconds)}; --weights cuts at once")
-    analysis, plan, report = _by_samples(dense, samples, options, clock, closed=closed)
+    analysis, plan, report, _ = _by_samples(dense, samples, options, clock, closed=closed)
     if not asked:
         with clock.step("compare"):
-            weighed, other, told = _by_weights(dense.clone(), options, Clock(None))
+            weighed, other, told, _ = _by_weights(dense.clone(), options, Clock(None))
             boundary = boundary_of(weighed, other)
             cut(weighed, other)
             names = [name for name in report.outputs if name not in {**report.resized, **told.resized}]
@@ -87,7 +100,7 @@ def _by_own_samples(dense: ir.Model, options: PruneOptions, clock: Clock, *, clo
     said = recipe.said(kinds)
     rest = [note for note in report.notes if note != said]
     report.notes = [f"repaired with samples of our own ({said}); {own.ALTERNATIVES}", *rest]
-    return analysis, plan, report
+    return Decision(analysis, plan, report)
 
 
 def _by_weights(dense: ir.Model, options: PruneOptions, clock: Clock, *, why: str = "") -> Decision:
@@ -112,7 +125,7 @@ def _by_weights(dense: ir.Model, options: PruneOptions, clock: Clock, *, why: st
         selection = select(analysis.groups, scores, analysis.cost, options.budget, first=first, frozen=frozen)
     report = report_on(analysis, selection.plan)
     report.notes += [*notes, *selection.limits]
-    return analysis, selection.plan, report
+    return Decision(analysis, selection.plan, report)
 
 
 def _by_samples(
@@ -136,7 +149,7 @@ def _by_samples(
     report.outputs = {name: moved for name, moved in found.difference.items() if name not in report.resized}
     report.outputs_on = verdict.MADE_UP if made_up else verdict.HELD_OUT
     report.notes += [*samples.notes, *found.notes]
-    return analysis, plan, report
+    return Decision(analysis, plan, report, samples.held_out)
 
 
 def _sampled(model: ir.Model, samples: Calibration, inputs: InputShapes | None) -> InputShapes | None:

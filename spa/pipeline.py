@@ -20,7 +20,7 @@ from spa.options import PARTS, InputShapes, PruneOptions
 from spa.provenance import stamp
 from spa.report import Report
 from spa.steps import Analysis, Normal, Source, analyse, cut, is_exact, load_normal, report_on
-from spa.verification import foretell, seal, verify_files, verify_plan
+from spa.verification import foretell, perplexity, seal, verify_files, verify_plan
 
 __all__ = [
     "Analysis", "InputShapes", "Normal", "Progress", "PruneResult", "Source", "analyse", "apply_plan", "cut",
@@ -89,7 +89,7 @@ def prune(
     with clock.step("normalise"):
         dense = load_normal(source)
     closed = isinstance(source, Normal) and source.closed
-    analysis, plan, report = decide(dense, options, clock, closed=closed)
+    analysis, plan, report, held_out = decide(dense, options, clock, closed=closed)
     report.seconds = clock.seconds
     plan = replace(plan, options=options.asked(), resized=report.resized)
     reference = analysis.model.clone()  # the analysed model itself is cut: clones share weights, at no cost in memory
@@ -106,6 +106,9 @@ def prune(
             verify_plan(reference, analysis.model, plan, report, inputs=inputs, feeds=options.run.feeds)
             if refitted:
                 plan = foretell(plan, dense, analysis.model, inputs=inputs, feeds=options.run.feeds)
+    if held_out is not None:
+        with clock.step("perplexity"):
+            report.perplexity = perplexity(dense, analysis.model, held_out)
     stamp(analysis.model, plan)
     return PruneResult(analysis.model, plan, report, dense if refitted else reference, reference)
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
-from spa.errors import UsageError
+from spa.errors import DataError, UsageError
 from spa.fields import Options, about, any_of, did_you_mean, function_of
+from spa.frontends import texts
+from spa.frontends.files import onnx_file
 from spa.frontends.samples import ImageOptions, read_samples
+from spa.frontends.texts import TextOptions
 from spa.gradients.options import CRITERIA as GRADIENTS
 from spa.passes.choose.importance import CRITERIA, DEFAULT_CRITERION, Criterion
 from spa.passes.repair.settings import OURS, PRESETS
@@ -21,6 +24,7 @@ from spa.passes.samples.calibrate import Calibration, Given
 from spa.passes.samples.checking import check_samples
 from spa.passes.samples.datafree import Bounds
 from spa.passes.secondorder import BASELINES
+from spa.shapes.decoder import Decoder
 
 BUILTIN = "builtin"
 """As data: what ships with the tool, and made-up samples."""
@@ -97,7 +101,8 @@ class RepairOptions(Options):
         default=None,
         metadata=about(
             "calibration samples, by which to choose what goes and to refit what stays: arrays by input name, an "
-            "iterable of samples or batches, an .npz keyed by input name, a folder of .npy, .npz or images, or "
+            "iterable of samples or batches, an .npz keyed by input name, a folder of .npy, .npz or images, texts "
+            "(.txt, .jsonl, a folder of them, a list of str), or "
             f"module:function; {BUILTIN}: photographs and lines of text that ship with the tool, and made-up samples",
             metavar="SAMPLES",
             unset=f"{BUILTIN}, where it does better than weights alone",
@@ -126,6 +131,10 @@ class RepairOptions(Options):
         default=None, metadata=about("how images become samples", needs=("samples", "gradients"), parts=ImageOptions)
     )
 
+    texts: TextOptions | None = field(
+        default=None, metadata=about("how texts become samples", needs=("samples", "gradients"), parts=TextOptions)
+    )
+
     def __post_init__(self) -> None:
         Options.__post_init__(self)
         if self.data is not None and self.data_free:
@@ -140,6 +149,8 @@ class RepairOptions(Options):
             raise UsageError("input ranges are for samples that are made up: leave them out with data")
         if self.images is not None and not isinstance(self.data, (str, os.PathLike)) and self.has_samples:
             raise UsageError("images has no effect: how images become samples is asked where data is a file or folder")
+        if self.texts is not None and (self.own_samples or not texts.are_texts(self.data)):
+            raise UsageError("texts has no effect without texts: give data that are texts, .txt or .jsonl")
         if self.has_samples:
             self._check_method()
         elif isinstance(self.criterion, str) and self.criterion not in KNOWN:
@@ -196,6 +207,10 @@ def calibration(options: RepairOptions, model: ir.Model, *, labels: str | None =
     Raises:
         DataError: they do not fit the model.
     """
+    if texts.are_texts(options.data):
+        decoder, found = _windows(options, model)
+        held_out = found.held_out if decoder.scores is not None and len(found.held_out) else None
+        return replace(check_samples(decoder.feeds(found.fitted), model), held_out=held_out)
     inputs = _declared(model)
     return check_samples(apart(given_samples(options, model), inputs, labels=labels)[0], model)
 
@@ -207,9 +222,31 @@ def given_samples(options: RepairOptions, model: ir.Model) -> Any:
         DataError: it cannot be read.
     """
     given: Any = options.data
+    if texts.are_texts(given):
+        decoder, found = _windows(options, model)
+        return decoder.feeds(found.fitted)
     if isinstance(given, (str, os.PathLike)):
         given = read_samples(given, _declared(model), images=options.images, most=PRESETS[options.preset].samples)
     return given
+
+
+def _windows(options: RepairOptions, model: ir.Model) -> tuple[Decoder, texts.Windows]:
+    """The inputs of a language model, and texts as tokens.
+
+    Raises:
+        DataError: it is none, or the texts cannot be read.
+    """
+    decoder = Decoder.of(model.graph)
+    if decoder is None:
+        names = ", ".join(repr(str(value.name)) for value in model.graph.inputs if not value.is_initializer())
+        raise DataError(
+            f"calibration data: texts are for models of tokens, masks, positions and caches of keys and values; this "
+            f"one takes {names}: give an .npz with an array for each"
+        )
+    origin, asked = onnx_file.origin_of(model), options.texts or TextOptions()
+    folder = origin.folder or (None if origin.path is None else origin.path.parent)
+    most = PRESETS[options.preset].samples
+    return decoder, texts.windows(options.data, folder=folder, options=asked, length=decoder.length, most=most)
 
 
 def _declared(model: ir.Model) -> dict[str, list[int | None]]:

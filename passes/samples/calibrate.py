@@ -21,6 +21,7 @@ class Calibration:
         scalars: inputs without axes (a sampling rate), which are the same for all samples.
         axes: of the model's inputs, along which samples lie, where that is not the first.
         balanced: whether every sample counts as much as any other at each layer, however large its numbers are there.
+        held_out: (windows, tokens) of text that no choice and no fit sees; None: the samples are no texts.
     """
 
     samples: Mapping[str, np.ndarray]
@@ -29,6 +30,7 @@ class Calibration:
     scalars: Mapping[str, np.ndarray] = field(default_factory=dict)
     axes: Mapping[str, int] = field(default_factory=dict)
     balanced: bool = False
+    held_out: np.ndarray | None = None
 
     def __len__(self) -> int:
         return min(len(array) for array in self.samples.values())

@@ -37,6 +37,7 @@ from spa.passes.layers.statistics import enough_rows
 from spa.passes.layers.workers import one_thread_each
 from spa.passes.samples.calibrate import Calibration
 from spa.passes.samples.checking import check_samples, sample_axes
+from spa.passes.samples.decoding import WRITTEN_FLOPS, decoder_inputs, write_with_cache
 from spa.passes.samples.feeds import are_apart
 from spa.passes.samples.inputs import (
     OPEN,
@@ -56,6 +57,7 @@ from spa.passes.samples.ranges import FirstLayers, Range, between, candidates, p
 from spa.passes.samples.values import MADE_UP, OTHERS, SHIPPED, is_number, is_picture, is_sound, values
 from spa.passes.samples.words import WRITTEN_AT_ONCE, write, writes
 from spa.shapes import Shapes, infer_shapes
+from spa.shapes.decoder import Decoder
 
 Progress = Callable[[str, float], None]
 Bounds = Mapping[str, tuple[float, float]]
@@ -110,6 +112,7 @@ class Recipe:
         axes: where the model has the axis of samples, by input.
         run: the model, on samples that lie along the first axis.
         bounds: what inputs take, as the user said.
+        decoder: of a model that takes the keys and values of earlier tokens; None: it takes none.
     """
 
     model: ir.Model
@@ -118,6 +121,7 @@ class Recipe:
     axes: Mapping[str, int]
     run: Run
     bounds: Bounds
+    decoder: Decoder | None = None
     sessions: dict[tuple[str, ...], Any] = field(default_factory=dict)
 
     @classmethod
@@ -141,6 +145,9 @@ class Recipe:
                 "whole feeds (the nodes of a graph, say); give recorded ones as data"
             )
         single = [value for value in given if value.shape is not None and not len(value.shape)]
+        decoder = Decoder.of(model.graph)
+        if decoder is not None and decoder.caches:
+            return cls._of_decoder(model, decoder, session, inputs or {}, bounds or {})
         given = [value for value in given if value not in single]
         if not given:
             raise DataError("the model has no inputs with axes, so there is nothing to make samples for")
@@ -169,6 +176,16 @@ class Recipe:
             "or calibration data"
         )
 
+    @classmethod
+    def _of_decoder(
+        cls, model: ir.Model, decoder: Decoder, session: Any, inputs: Mapping[str, Sequence[int]], bounds: Bounds
+    ) -> Recipe:
+        def run(feeds: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+            return runtime.run(session, feeds)
+
+        found = decoder_inputs(run, decoder, inputs.get(str(decoder.tokens.name)))
+        return cls(model, found, {}, {one.name: 0 for one in found}, run, bounds, decoder)
+
     def samples(
         self,
         kinds: Sequence[str] = MADE_UP,
@@ -185,9 +202,16 @@ class Recipe:
         words = [one for one in self.inputs if one.rows > 2 and len(one.shape) == 2]
         if len(words) == 1 and writes(self.run, words[0], found):
             total = min(total, max(WRITTEN_AT_ONCE, most // 8))
+            if self.decoder is not None:
+                flops = measure(self.coupling).of("flops") / min(2 if one.open else one.shape[0] for one in self.inputs)
+                total = min(total, max(WRITTEN_AT_ONCE, int(WRITTEN_FLOPS / max(flops, 1.0))))
             found = {name: array[:total] for name, array in found.items()}
-            write(self.run, words[0], found, np.random.default_rng(seed), progress)
-            return self.checked(found, "samples were written by the model itself")
+            rng = np.random.default_rng(seed)
+            if self.decoder is None:
+                write(self.run, words[0], found, rng, progress)
+            else:
+                write_with_cache(self.run, self.decoder, found[words[0].name], words[0].rows, rng, progress)
+            return self.checked(found, self.said(kinds) if self.decoder else "samples were written by the model itself")
         return self.checked(found, self.said(kinds))
 
     def others(self, count: int, seed: int = 1) -> Calibration:
@@ -198,6 +222,9 @@ class Recipe:
     def made(self, kinds: Sequence[str], count: int, seed: int) -> dict[str, np.ndarray]:
         """So many samples, by input, in the ranges that the inputs may have."""
         rng = np.random.default_rng(seed)
+        if self.decoder is not None:
+            tokens = self.inputs[0]
+            return self.decoder.feeds(rng.integers(0, tokens.rows, (count, *tokens.shape[1:])))
         with one_thread_each():
             found = {one.name: values(one, count, self.ranges[one.name], kinds, rng) for one in self.inputs}
         return unhidden(self.run, [one for one in self.inputs if is_mask(one)], self.inputs[0].shape[0], found)
@@ -210,6 +237,8 @@ class Recipe:
 
     def said(self, kinds: Sequence[str]) -> str:
         """What samples of some kinds are, in a line."""
+        if self.decoder is not None:
+            return "texts that the model wrote itself"
         shown = any(is_picture(one) for one in self.inputs)
         made_up = f"{'pictures' if shown else 'samples'} made up from the model alone"
         what = ", ".join(kinds) if shown and len(kinds) > 1 else made_up
@@ -241,7 +270,9 @@ class Recipe:
         """The ranges that each input may have; none for those whose numbers are no question."""
         found: dict[str, Sequence[Range]] = {}
         for one in self.inputs:
-            if one.name in self.bounds:
+            if self.decoder is not None:
+                found[one.name] = []
+            elif one.name in self.bounds:
                 found[one.name] = [between("the range given", *self.bounds[one.name], picture=is_picture(one))]
             elif not is_number(one):
                 found[one.name] = []

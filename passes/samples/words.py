@@ -16,6 +16,11 @@ ROUNDS = 8
 WRITTEN_AT_ONCE = 8
 
 
+def gumbel(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Noise: the largest of scores with it is drawn from their softmax."""
+    return np.asarray(-np.log(rng.standard_exponential(shape, np.float32) + 1e-20))
+
+
 def writes(run: Run, words: Input, samples: Mapping[str, np.ndarray]) -> bool:
     """Whether the first output scores, at each position, each row of the table that the words index."""
     size = words.shape[0]
@@ -52,7 +57,7 @@ def write(
     size = words.shape[0] if words.shape[0] > 1 else WRITTEN_AT_ONCE
     for start in range(0, total, size):
         part = np.arange(start, start + size) % total
-        noise = -np.log(rng.standard_exponential((len(part), words.shape[1] - 1, words.rows), np.float32) + 1e-20)
+        noise = gumbel((len(part), words.shape[1] - 1, words.rows), rng)
         for number in range(ROUNDS):
             if progress is not None:
                 progress("samples", (start + size * number / ROUNDS) / (total + size))

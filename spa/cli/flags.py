@@ -47,7 +47,7 @@ def _flag(name: str, option: Option, panel: str) -> inspect.Parameter:
     default: Any = None
     if isinstance(option.default, bool):
         annotation, default = bool, False
-    elif option.type is int:
+    elif option.type in (int, int | None) and about.parse is None:
         annotation = int | None
     elif option.default is MISSING:
         annotation, default = str, inspect.Parameter.empty

@@ -20,6 +20,7 @@ from spa.notation.dims import ONE, leaves
 
 if TYPE_CHECKING:
     from spa.passes.repair.sequential import LayerReport
+    from spa.passes.samples.perplexity import Perplexity
 
 VERIFIED, NOT_COMPARED, NOT_CHECKED = "verified", "not compared", "not checked"
 """What verification came to: both models ran and every output that the cut reaches was compared; the pruned model is
@@ -91,6 +92,7 @@ class Report:
         outputs: for each output how far it moved from the dense model's: relative_l2, and kl and top1 where it holds
             probabilities or could hold logits (`spa.passes.repair.difference` defines them).
         outputs_on: what it was measured on: samples held out, made-up inputs or random inputs.
+        perplexity: of the models before and after on texts held out from every choice and fit; None: there are none.
     """
 
     before: Mapping[str, float]
@@ -109,6 +111,7 @@ class Report:
     layers: Sequence[LayerReport] = ()
     outputs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     outputs_on: str = verdict.HELD_OUT
+    perplexity: Perplexity | None = None
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 

@@ -59,6 +59,8 @@ def print_verdict(report: Report, console: Console) -> None:
         if not report.exact:
             line += " (not exact by construction: units that enter a norm, mean or softmax were removed)"
         console.print(line, markup=False, soft_wrap=True)
+    if report.perplexity is not None:
+        console.print(f"perplexity {report.perplexity}", markup=False, soft_wrap=True)
     if moved := verdict.summary(report.outputs, report.outputs_on):
         console.print(moved, markup=False, soft_wrap=True)
     for note in report.notes:
