@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
 import onnx_ir as ir
 
 from spa import runtime, verdict
@@ -23,6 +22,7 @@ from spa.passes.choose.importance import score_groups
 from spa.passes.choose.selection import select
 from spa.passes.repair import own
 from spa.passes.repair.compensate import compensate
+from spa.passes.repair.packed import opened
 from spa.passes.repair.settings import PRESETS
 from spa.passes.samples.calibrate import Calibration
 from spa.passes.samples.datafree import MOST_SAMPLES, Recipe
@@ -39,13 +39,15 @@ class Decision(NamedTuple):
     """What goes, and what it was decided on.
 
     Attributes:
-        held_out: (windows, tokens) of text that no choice and no fit has seen; None: there is none.
+        dense: what the plan is for: the dense model, or with its packed weights opened.
+        samples: what weights were refitted by; None: they were not.
     """
 
     analysis: Analysis
     plan: Plan
     report: Report
-    held_out: np.ndarray | None = None
+    dense: ir.Model
+    samples: Calibration | None = None
 
 
 def decide(dense: ir.Model, options: PruneOptions, clock: Clock, *, closed: bool) -> Decision:
@@ -89,10 +91,10 @@ def _by_own_samples(dense: ir.Model, options: PruneOptions, clock: Clock, *, clo
         raise own.WeightsDoBetter(f"a repair would take about {own.in_words(seconds)}, and --data builtin asks for it")
     if seconds > own.AT_ONCE:
         clock.say(f"a repair takes about {own.in_words(seconds)}; --weights cuts at once")
-    analysis, plan, report, _ = _by_samples(dense, samples, options, clock, closed=closed)
+    analysis, plan, report, base, _ = _by_samples(dense, samples, options, clock, closed=closed)
     if not asked:
         with clock.step("compare"):
-            weighed, other, told, _ = _by_weights(dense.clone(), options, Clock(None))
+            weighed, other, told, *_ = _by_weights(dense.clone(), options, Clock(None))
             boundary = boundary_of(weighed, other)
             cut(weighed, other)
             names = [name for name in report.outputs if name not in {**report.resized, **told.resized}]
@@ -100,7 +102,7 @@ def _by_own_samples(dense: ir.Model, options: PruneOptions, clock: Clock, *, clo
     said = recipe.said(kinds)
     rest = [note for note in report.notes if note != said]
     report.notes = [f"repaired with samples of our own ({said}); {own.ALTERNATIVES}", *rest]
-    return Decision(analysis, plan, report)
+    return Decision(analysis, plan, report, base, samples)
 
 
 def _by_weights(dense: ir.Model, options: PruneOptions, clock: Clock, *, why: str = "") -> Decision:
@@ -125,7 +127,7 @@ def _by_weights(dense: ir.Model, options: PruneOptions, clock: Clock, *, why: st
         selection = select(analysis.groups, scores, analysis.cost, options.budget, first=first, frozen=frozen)
     report = report_on(analysis, selection.plan)
     report.notes += [*notes, *selection.limits]
-    return Decision(analysis, selection.plan, report)
+    return Decision(analysis, selection.plan, report, dense)
 
 
 def _by_samples(
@@ -136,20 +138,22 @@ def _by_samples(
     made_up = options.repair.own_samples
     with _hint_at_inputs(dense, inputs):
         counted = inputs if made_up else _sampled(dense, samples, inputs)
+        base = opened(dense)
         found = compensate(
-            dense, samples, options.budget, preset=preset, method=method, made_up=made_up,
+            base, samples, options.budget, preset=preset, method=method, made_up=made_up,
             inputs=_apart(dense, samples, inputs), counted=counted, closed=closed, progress=clock.share,
         )  # fmt: skip
     clock.seconds |= found.seconds
     with clock.step("couple"):
         analysis = analyse(found.model, inputs=inputs, counted=counted)
-    plan = replace(found.plan, repair=f"{method}, {preset}, {len(samples)} samples")
+    repair = f"{method}, {preset}, {len(samples)} samples"
+    plan = replace(found.plan, repair=repair, opened=base is not dense)
     report = report_on(analysis, plan)
     report.before, report.layers = found.before, found.layers
     report.outputs = {name: moved for name, moved in found.difference.items() if name not in report.resized}
     report.outputs_on = verdict.MADE_UP if made_up else verdict.HELD_OUT
     report.notes += [*samples.notes, *found.notes]
-    return Decision(analysis, plan, report, samples.held_out)
+    return Decision(analysis, plan, report, base, samples)
 
 
 def _sampled(model: ir.Model, samples: Calibration, inputs: InputShapes | None) -> InputShapes | None:

@@ -17,6 +17,8 @@ from spa.feeds import Feeds
 from spa.fields import takes_options
 from spa.frontends.files import onnx_file
 from spa.options import PARTS, InputShapes, PruneOptions
+from spa.packing import Packing, stored_bytes
+from spa.passes.repair.packed import opened
 from spa.provenance import stamp
 from spa.report import Report
 from spa.steps import Analysis, Normal, Source, analyse, cut, is_exact, load_normal, report_on
@@ -89,26 +91,33 @@ def prune(
     with clock.step("normalise"):
         dense = load_normal(source)
     closed = isinstance(source, Normal) and source.closed
-    analysis, plan, report, held_out = decide(dense, options, clock, closed=closed)
+    analysis, plan, report, base, samples = decide(dense, options, clock, closed=closed)
     report.seconds = clock.seconds
     plan = replace(plan, options=options.asked(), resized=report.resized)
     reference = analysis.model.clone()  # the analysed model itself is cut: clones share weights, at no cost in memory
     refitted = bool(plan.repair)
     if options.run.dry_run and not refitted:
         return PruneResult(dense, plan, report, dense, reference)
+    packing = Packing.of(analysis, plan, samples)
     with clock.step("slice"):
         cut(analysis, plan)
-    plan = seal(plan, dense, reference, analysis.model) if refitted else plan
+    if packing is not None:
+        with clock.step("round"):
+            packing.round(analysis.model, reference)
+    plan = seal(plan, base, reference, analysis.model) if refitted else plan
     if options.run.dry_run:
         return PruneResult(dense, plan, report, dense, reference)
     if verify:
         with clock.step("verify"):
             verify_plan(reference, analysis.model, plan, report, inputs=inputs, feeds=options.run.feeds)
             if refitted:
-                plan = foretell(plan, dense, analysis.model, inputs=inputs, feeds=options.run.feeds)
-    if held_out is not None:
+                plan = foretell(plan, base, analysis.model, inputs=inputs, feeds=options.run.feeds)
+    if packing is not None:
+        report.before = {**report.before, "bytes": stored_bytes(dense)}
+        packing.close(analysis.model, report)
+    if samples is not None and samples.held_out is not None:
         with clock.step("perplexity"):
-            report.perplexity = perplexity(dense, analysis.model, held_out)
+            report.perplexity = perplexity(dense, analysis.model, samples.held_out)
     stamp(analysis.model, plan)
     return PruneResult(analysis.model, plan, report, dense if refitted else reference, reference)
 
@@ -131,14 +140,21 @@ def apply_plan(
     """
     if verify:
         runtime.require()
-    dense = load_normal(source)
+    normal = load_normal(source)
+    dense = opened(normal) if plan.opened else normal
     analysis = analyse(dense, inputs=inputs)
     report = report_on(analysis, plan)
     if plan.repair:
         report.notes.append(f"this plan was made with repair ({plan.repair}); applied to the dense model it only cuts")
     reference = dense.clone()
+    packing = Packing.of(analysis, plan)
     cut(analysis, plan)
+    if packing is not None:
+        packing.round(dense, reference)
     stamp(dense, plan)
     if verify:
         verify_plan(reference, dense, plan, report, inputs=inputs, feeds=feeds)
-    return PruneResult(dense, plan, report, reference, reference)
+    if packing is not None:
+        report.before = {**report.before, "bytes": stored_bytes(normal)}
+        packing.close(dense, report)
+    return PruneResult(dense, plan, report, normal if plan.opened else reference, reference)

@@ -27,6 +27,7 @@ from spa.passes.cut.verify import Comparison, compare, find_culprit
 from spa.passes.repair.biases import drop_zero_biases
 from spa.passes.repair.moved import logits_of, moved
 from spa.passes.repair.network import prepare
+from spa.passes.repair.packed import opened
 from spa.passes.samples.perplexity import Perplexity, foretells, log_likelihood
 from spa.report import NOT_COMPARED, VERIFIED, Report
 from spa.shapes import infer_shapes
@@ -62,6 +63,8 @@ def verify_files(
         VerificationError: it is not what the plan makes of the dense model.
     """
     before, after = load_normal(dense), onnx_file.load(pruned)
+    if plan.opened:
+        before, after = opened(before), opened(after)
     analysis = analyse(before, inputs=inputs)
     report = report_on(analysis, plan)
     check_structure(before, after, boundary_of(analysis, plan))

@@ -26,6 +26,7 @@ class Plan:
         fed: the digest of these inputs.
         options: what was asked for, by name, as JSON knows it; says nothing of what goes.
         resized: inputs and outputs that become smaller, by name: their shapes before and after.
+        opened: whether it speaks of units of the model with its packed weights opened (`spa.passes.repair.packed`).
         align: what kept widths are multiples of where the budget let them; 1: anything.
     """
 
@@ -38,6 +39,7 @@ class Plan:
     options: Mapping[str, Any] = field(default_factory=dict, compare=False)
     align: int = 1
     resized: Mapping[str, Mapping[str, Sequence[int | str | None]]] = field(default_factory=dict, compare=False)
+    opened: bool = False
 
     @classmethod
     def of(cls, groups: Iterable[Group], removed: Mapping[str, Iterable[int]]) -> Plan:
@@ -91,7 +93,8 @@ class Plan:
         options = {"options": dict(self.options)} if self.options else {}
         align = {"align": self.align} if self.align > 1 else {}
         resized = {"resized": {name: dict(shapes) for name, shapes in self.resized.items()}} if self.resized else {}
-        record = {"format": FORMAT, **options, **repair, **distance, **align, **resized, "groups": groups}
+        opened = {"opened": True} if self.opened else {}
+        record = {"format": FORMAT, **options, **repair, **opened, **distance, **align, **resized, "groups": groups}
         return json.dumps(record, indent=1) + "\n"
 
     @classmethod
@@ -119,10 +122,10 @@ class Plan:
             refitted = {str(name): str(digest) for name, digest in data.get("refitted", {}).items()}
             distance = data.get("distance", {"inputs": "", "relative_l2": {}})
             moved = {str(name): float(share) for name, share in distance["relative_l2"].items()}
-            fed = str(distance["inputs"])
+            fed, opened = str(distance["inputs"]), bool(data.get("opened", False))
         except (AttributeError, ValueError, KeyError, TypeError) as error:
             raise ModelError(
                 f"no plan of format {FORMAT!r}: expected an object with format and groups, each with group, size and "
                 "removed; `spa prune --save-plan` writes one"
             ) from error
-        return cls(removed, sizes, repair, refitted, moved, fed, options, align, resized)
+        return cls(removed, sizes, repair, refitted, moved, fed, options, align, resized, opened)

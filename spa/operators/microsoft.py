@@ -193,6 +193,10 @@ def gemm_gelu(operation: Operation) -> Rule:
 @operator("MatMulNBits", domain=MICROSOFT)
 def matmul_n_bits(operation: Operation) -> Rule:
     """`*a (q e), n q p, n q, n q, _, n -> *a n`: the e weights of each block q are packed into p bytes."""
+    if operation.attribute("weight_prepacked", 0):
+        raise Refusal("a weight laid out for one processor")
+    if operation.has(4):
+        raise Refusal("a weight of few bits whose columns are in an order of their own")
     inner, block = int(operation.attribute("K")), int(operation.attribute("block_size"))
     columns, blocks, _ = operation.shape(1)
     ragged = bool(inner % block)
@@ -215,6 +219,12 @@ def matmul_n_bits(operation: Operation) -> Rule:
         macs=(("a", *("k" if ragged else "qe"), "n"),),
         reads=((0, len(operation.shape(0)) - 1),),
     )
+
+
+@operator("QMoE", domain=MICROSOFT)
+def mixture_of_packed_experts(_: Operation) -> Rule:
+    """None: experts of few bits."""
+    raise Refusal("experts of few bits, packed together")
 
 
 @operator("MoE", domain=MICROSOFT)

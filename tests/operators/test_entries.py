@@ -34,6 +34,7 @@ ELSEWHERE = {
     ("passes/cut/slicing.py", "Div"): "makes a node that corrects a size computed when the graph runs",
     ("passes/normalize/fold.py", "Identity"): "makes a node that hands on what the branch taken gives",
     ("passes/repair/biases.py", "Add"): "makes a node that adds a bias",
+    ("passes/repair/packed.py", None): "writes products with weights of few bits as plain ones, and back",
 }
 
 

@@ -1,0 +1,160 @@
+"""Weights of a few bits: blocks of numbers that share a scale and a zero point, rounded so that outputs stay.
+
+    on_grid(weight, Form(bits=4, block=32, symmetric=True), gram).values()     (outputs, width), as near as it gets
+
+With a Gram matrix of the rows that are read, each column's rounding error is made up for by the columns behind it
+(GPTQ, Frantar et al. 2023, algorithm 1); without one, every number goes to its nearest level.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from spa.passes.secondorder.linalg import inverse
+
+Array = npt.NDArray[np.float64]
+
+DAMPING = 0.01
+"""Share of the mean of the Gram matrix's diagonal that is added to it (GPTQ, section 3.3)."""
+
+SHRINKING = tuple(np.linspace(1.0, 0.7, 13))
+"""Shares of a block's range that are tried as its range: clipping what is rare makes the levels finer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How weights are stored.
+
+    Attributes:
+        bits: of a number.
+        block: numbers along the width that share a scale.
+        symmetric: whether zero is the level in the middle; else every block has a zero point.
+    """
+
+    bits: int
+    block: int
+    symmetric: bool
+
+    @property
+    def levels(self) -> int:
+        """How many levels there are."""
+        return int(2**self.bits)
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Weights as levels: value = (level - zero) x scale.
+
+    Attributes:
+        levels: (outputs, width) whole numbers from 0.
+        scales, zeros: (outputs, blocks).
+    """
+
+    form: Form
+    levels: npt.NDArray[np.uint8]
+    scales: Array
+    zeros: Array
+
+    def values(self) -> Array:
+        """(outputs, width) what the levels stand for."""
+        width = self.levels.shape[1]
+        scales, zeros = (np.repeat(each, self.form.block, axis=1)[:, :width] for each in (self.scales, self.zeros))
+        return (self.levels - zeros) * scales
+
+
+def on_grid(weight: Array, form: Form, gram: Array | None = None) -> Grid:
+    """A weight in a form, the better of both ways of rounding by the Gram matrix.
+
+    Args:
+        weight: (outputs, width).
+        gram: (width, width) sums of products of what is read; None: all columns count alike.
+    """
+    plain = _rounded(weight, form, None if gram is None else np.diagonal(gram))
+    if gram is None or not np.any(np.diagonal(gram)):
+        return plain
+    solved = _solved(weight, form, gram)
+    return min((solved, plain), key=lambda grid: lost(weight, grid, gram))
+
+
+def lost(weight: Array, grid: Grid, gram: Array) -> float:
+    """The sum of squares by which the outputs are off."""
+    error = grid.values() - weight
+    return float(np.sum((error @ gram) * error))
+
+
+def _rounded(weight: Array, form: Form, weights: Array | None) -> Grid:
+    """Every number at its nearest level."""
+    width = weight.shape[1]
+    parts = [_scaled(weight[:, at : at + form.block], form, _part(weights, at, form)) for at in _starts(width, form)]
+    scales, zeros = (np.stack(each, axis=1) for each in zip(*parts, strict=True))
+    scale, zero = (np.repeat(each, form.block, axis=1)[:, :width] for each in (scales, zeros))
+    return Grid(form, _levels(weight, scale, zero, form), scales, zeros)
+
+
+def _starts(width: int, form: Form) -> range:
+    return range(0, width, form.block)
+
+
+def _part(weights: Array | None, at: int, form: Form) -> Array | None:
+    return None if weights is None else weights[at : at + form.block]
+
+
+def _levels(weight: Array, scale: Array, zero: Array, form: Form) -> npt.NDArray[np.uint8]:
+    return np.asarray(np.clip(np.round(weight / scale) + zero, 0, form.levels - 1), np.uint8)
+
+
+def _scaled(block: Array, form: Form, weights: Array | None) -> tuple[Array, Array]:
+    """The scale and the zero point of a block for each output, with the least error: (outputs,) both."""
+    counts = np.ones(block.shape[1]) if weights is None else weights + 1e-12 * max(float(weights.max(initial=0)), 1e-30)
+    best = np.full(len(block), np.inf)
+    scale, zero = np.ones(len(block)), np.full(len(block), form.levels / 2)
+    for share in SHRINKING:
+        for tried, point in _choices(block, form, share):
+            levels = np.clip(np.round(block / tried[:, None]) + point[:, None], 0, form.levels - 1)
+            error = np.sum(counts * ((levels - point[:, None]) * tried[:, None] - block) ** 2, axis=1)
+            better = error < best
+            best = np.where(better, error, best)
+            scale, zero = np.where(better, tried, scale), np.where(better, point, zero)
+    return scale, zero
+
+
+def _choices(block: Array, form: Form, share: float) -> list[tuple[Array, Array]]:
+    """Scales and zero points for a share of the range of each output."""
+    low, high = (share * np.minimum(block.min(axis=1), 0.0), share * np.maximum(block.max(axis=1), 0.0))
+    if not form.symmetric:
+        scale = _positive((high - low) / (form.levels - 1))
+        return [(scale, np.clip(np.round(-low / scale), 0, form.levels - 1))]
+    half, middle = form.levels // 2, np.full(len(block), form.levels / 2)
+    furthest = np.where(-low > high, -low, -high)  # the level farthest from zero is on one side only
+    signed = np.where(furthest == 0, 1.0, furthest / half)
+    return [(signed, middle), (_positive(np.maximum(-low, high) / (half - 1)), middle)]
+
+
+def _positive(scale: Array) -> Array:
+    return np.where(scale > 0, scale, 1.0)
+
+
+def _solved(weight: Array, form: Form, gram: Array) -> Grid:
+    """Column after column, what is left of the error spread over those behind."""
+    from scipy.linalg import cholesky
+
+    width = weight.shape[1]
+    damped = gram + DAMPING * float(np.mean(np.diagonal(gram))) * np.eye(width)
+    upper = cholesky(inverse(damped), lower=False, check_finite=False)
+    left, levels = weight.copy(), np.zeros(weight.shape, np.uint8)
+    scales, zeros = [], []
+    for start in _starts(width, form):
+        end = min(start + form.block, width)
+        scale, zero = _scaled(left[:, start:end], form, np.diagonal(gram)[start:end])
+        errors = np.zeros((len(weight), end - start))
+        for at in range(start, end):
+            levels[:, at] = _levels(left[:, at], scale, zero, form)
+            errors[:, at - start] = (left[:, at] - (levels[:, at] - zero) * scale) / upper[at, at]
+            left[:, at + 1 : end] -= errors[:, at - start, None] * upper[at, at + 1 : end]
+        left[:, end:] -= errors @ upper[start:end, end:]
+        scales.append(scale)
+        zeros.append(zero)
+    return Grid(form, levels, np.stack(scales, axis=1), np.stack(zeros, axis=1))

@@ -1,0 +1,111 @@
+"""Weights of a few bits around a cut: opened before it, on their grids again behind it, packed at the end.
+
+packing = Packing.of(analysis, plan, samples)       before the cut; None: nothing was opened
+packing.round(cut_model, reference)                 what the checks compare lies on grids
+packing.close(cut_model, report)                    what is written is packed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from spa import runtime
+from spa.analysis.plan import Plan
+from spa.errors import VerificationError
+from spa.passes.repair.packed import close, packed_weights
+from spa.passes.repair.packing import Kept, grids_of, kept_of, put_on_grids
+from spa.passes.samples.calibrate import Calibration
+from spa.passes.secondorder.grid import Grid
+from spa.report import Report
+from spa.steps import Analysis, boundary_of
+
+MOST_SAMPLES, AT_ONCE = 64, 4
+"""By which weights are rounded, and how many run at a time."""
+
+LIMIT = 0.05
+"""Relative L2 by which a packed model may differ from its opened form: kernels round what they read, too."""
+
+
+@dataclass(slots=True)
+class Packing:
+    """What is needed to pack a model again.
+
+    Attributes:
+        kept: which rows and columns of each opened weight stay.
+        batches: what the cut model is fed.
+        grids: of the cut model's weights, once they are rounded.
+        moved: how far rounding moved each output on these samples, relative L2.
+    """
+
+    kept: Mapping[str, Kept]
+    batches: Sequence[Mapping[str, np.ndarray]]
+    grids: dict[str, Grid] = field(default_factory=dict)
+    moved: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, analysis: Analysis, plan: Plan, samples: Calibration | None = None) -> Packing | None:
+        """Of a model that is not cut yet; None: none of its weights was opened."""
+        if not packed_weights(analysis.model):
+            return None
+        boundary, batches = boundary_of(analysis, plan), []
+        if samples is not None:
+            batches = [boundary.cut(batch) for batch in samples.first(MOST_SAMPLES).batches(AT_ONCE)]
+        return cls(kept_of(analysis.model, analysis.coupling, plan.masks(analysis.groups)), batches)
+
+    def round(self, cut: ir.Model, reference: ir.Model) -> None:
+        """Put the weights of a cut model on their grids, and those that stay of the reference, in place."""
+        before = self._run(cut)
+        self.grids = grids_of(cut, self.kept, self.batches)
+        put_on_grids(cut, self.grids)
+        put_on_grids(reference, self.grids, self.kept)
+        self.moved = _distances(before, self._run(cut))
+
+    def close(self, model: ir.Model, report: Report) -> None:
+        """Pack the weights in place, and say in the report what rounding did.
+
+        Raises:
+            VerificationError: the packed model computes something else.
+        """
+        opened = self._run(model)
+        close(model, self.grids)
+        distances = _distances(opened, self._run(model))
+        worst = max(distances, key=lambda name: distances[name], default="")
+        if distances and not distances[worst] <= LIMIT:
+            raise VerificationError(
+                f"packed again, the model differs from its opened form by {distances[worst]:.2g} (relative L2) in "
+                f"{worst!r}, more than {LIMIT}"
+            )
+        bits = sorted({grid.form.bits for grid in self.grids.values()})
+        said = f"{len(self.grids)} weights of {' and '.join(map(str, bits))} bits were opened, cut and packed again"
+        if self.moved:
+            name = max(self.moved, key=lambda name: self.moved[name])
+            said += f", which moved {name} by relative L2 {self.moved[name]:.3g} on the samples"
+        report.notes.append(said)
+        report.after = {**report.after, "bytes": stored_bytes(model)}
+
+    def _run(self, model: ir.Model) -> list[dict[str, np.ndarray]]:
+        if not self.batches:
+            return []
+        session = runtime.session(model, optimize=True)
+        return [runtime.run(session, batch) for batch in self.batches[:2]]
+
+
+def stored_bytes(model: ir.Model) -> float:
+    """The bytes of all stored tensors."""
+    tensors = (value.const_value for value in model.graph.initializers.values())
+    return float(sum(tensor.nbytes for tensor in tensors if tensor is not None))
+
+
+def _distances(left: Sequence[Mapping[str, np.ndarray]], right: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
+    """Relative L2 by output."""
+    found = {}
+    for name in left[0] if left else ():
+        one, other = (np.concatenate([part[name].reshape(-1) for part in parts]) for parts in (left, right))
+        if one.dtype.kind == "f" and one.size:
+            one, other = one.astype(np.float64), other.astype(np.float64)
+            found[name] = float(np.linalg.norm(one - other) / (np.linalg.norm(one) or 1.0))
+    return found
