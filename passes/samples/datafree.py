@@ -53,7 +53,7 @@ from spa.passes.samples.inputs import (
     unhidden,
     with_rows,
 )
-from spa.passes.samples.ranges import FirstLayers, Range, between, candidates, plausible
+from spa.passes.samples.ranges import MOST, FirstLayers, Range, between, candidates, plausible
 from spa.passes.samples.values import MADE_UP, OTHERS, SHIPPED, is_number, is_picture, is_sound, values
 from spa.passes.samples.words import WRITTEN_AT_ONCE, write, writes
 from spa.shapes import Shapes, infer_shapes
@@ -235,13 +235,17 @@ class Recipe:
         found = check_samples(moved | dict(self.scalars), self.model)
         return replace(found, notes=(*found.notes, *([said] if said else [])), balanced=True)
 
+    @property
+    def shown(self) -> bool:
+        """Whether some input takes pictures, of which the library holds some."""
+        return any(is_picture(one) for one in self.inputs)
+
     def said(self, kinds: Sequence[str]) -> str:
         """What samples of some kinds are, in a line."""
         if self.decoder is not None:
             return "texts that the model wrote itself"
-        shown = any(is_picture(one) for one in self.inputs)
-        made_up = f"{'pictures' if shown else 'samples'} made up from the model alone"
-        what = ", ".join(kinds) if shown and len(kinds) > 1 else made_up
+        made_up = f"{'pictures' if self.shown else 'samples'} made up from the model alone"
+        what = ", ".join(kinds) if self.shown and len(kinds) > 1 else made_up
         parts = [
             f"{one.name} in {' and '.join(chosen.name for chosen in self.ranges[one.name])}"
             for one in self.inputs
@@ -298,9 +302,17 @@ class Recipe:
                 ranges = [*first.inside(self.fetch, constants, one.shape[channel_axis(one.shape)]), *ranges]
             made = [values(one, count, [chosen], SHIPPED, np.random.default_rng(0)) for chosen in ranges]
             scores = [first.score(self.fetch, {**feeds, one.name: array}) for array in made]
+            told = None if is_picture(one) or is_sound(one.shape) else self.told(one, first, feeds, count)
         except DataError:
             return ranges[:1]
-        return plausible(scores, ranges, sound=is_sound(one.shape))
+        chosen = plausible(scores, ranges, sound=is_sound(one.shape))
+        return chosen if told is None else [told, *chosen][:MOST]
+
+    def told(self, one: Input, first: FirstLayers, feeds: Mapping[str, np.ndarray], count: int) -> Range | None:
+        """Means and sizes of the single numbers of an input, where its first layer tells them."""
+        counted = np.arange(int(np.prod(one.shape[1:])), dtype=np.float64).reshape(one.shape[1:])
+        numbers = np.broadcast_to(counted, (count, *one.shape[1:])).astype(one.dtype)
+        return first.columns(self.fetch, {**feeds, one.name: numbers}, one.shape)
 
     def fetch(self, feeds: Mapping[str, np.ndarray], wanted: Sequence[ir.Value]) -> Sequence[np.ndarray]:
         """Some values of the model, from samples that lie along the first axis."""

@@ -28,10 +28,15 @@ PROBED = 6.0
 
 
 def expected_seconds(recipe: Recipe, samples: Calibration, *, widest: int, probes: int, probe_flops: float) -> float:
-    """Seconds that a repair of a model on samples will take, within a factor of two or so.
+    """Seconds that a repair of a model on samples will take, within a factor of two or so; arguments as of `effort`."""
+    return sum(effort(recipe, samples, widest=widest, probes=probes, probe_flops=probe_flops).values())
+
+
+def effort(recipe: Recipe, samples: Calibration, *, widest: int, probes: int, probe_flops: float) -> dict[str, float]:
+    """Seconds that the parts of a repair will take: runs of the model, probes, Gram matrices, and their solution.
 
     Args:
-        widest, probes, probe_flops: as of a preset (`spa.passes.repair.dense.Preset`).
+        widest, probes, probe_flops: as of a preset (`spa.passes.repair.settings.Preset`).
     """
     size = min(2 if one.open else one.shape[0] for one in recipe.inputs)
     groups = sum(group.off is None for group in find_groups(recipe.coupling))
@@ -52,7 +57,12 @@ def expected_seconds(recipe: Recipe, samples: Calibration, *, widest: int, probe
         solved += layer.block_count * float(problem.width) ** 3
     grams = 2 * sum(seen.values())
     probing = min(probe_flops / max(flops, 1.0), PROBED * probes * groups) * seconds
-    return RUNS * len(samples) * seconds + probing + (GRAMS * grams + SOLVES * solved) / rate
+    return {
+        "runs": RUNS * len(samples) * seconds,
+        "probes": probing,
+        "grams": GRAMS * grams / rate,
+        "solves": SOLVES * solved / rate,
+    }
 
 
 def _timed(work: Callable[[], object]) -> float:

@@ -42,6 +42,12 @@ MOST = 3
 LOOKED_AT = 2048
 """Rows of a first layer."""
 
+PULL = 0.01
+"""Towards a mean of zero, where means are read off biases: of the mean square of a column of weights."""
+
+FAINT = 1e-4
+"""Of the median: columns of weights below that norm tell nothing of the size of what they meet."""
+
 
 @dataclass(frozen=True, slots=True)
 class Range:
@@ -129,6 +135,40 @@ class FirstLayers:
             Range(f"{one.name} behind the model's own scaling", one.scale / scale, (one.shift - shift) / scale)
             for one in candidates(picture=True)[:3]
         ]
+
+    def columns(self, fetch: Fetch, counted: Mapping[str, np.ndarray], shape: Sequence[int]) -> Range | None:
+        """Numbers that have a mean and a size each, as tables have: what the first matrix's weights and biases tell.
+
+        Where inputs were standardised before, and that was folded into the first layer, its columns are one over their
+        deviations, and its biases make up for their means. None: the input comes to no matrix as it is.
+
+        Args:
+            counted: the inputs where the one in question counts from zero within each sample, and its shape.
+        """
+        if len(self.layers) != 1 or self.layers[0].mixing.window is not None or self.layers[0].block_count > 1:
+            return None
+        layer, size = self.layers[0], int(np.prod(shape[1:]))
+        data = np.asarray(fetch(counted, [layer.data])[0], np.float64)
+        places = layer.rows(data)[0].reshape(len(data), -1)[0]
+        if places.size != size or not np.array_equal(np.sort(places), np.arange(size)):
+            return None
+        matrix, bias = layer.matrix(self.array(layer.weight))[0], np.zeros(layer.output_width)
+        if layer.bias is not None:
+            bias = layer.bias_vector(self.array(layer.bias))[0]
+        if (behind := scaled_behind(layer.result)) is not None:
+            deviation = np.sqrt(self.array(behind.variance) + behind.epsilon)
+            matrix, bias = matrix / deviation, (bias - self.array(behind.mean)) / deviation
+        norms = np.linalg.norm(matrix, axis=1)
+        norms = np.maximum(norms, FAINT * np.median(norms))
+        if not np.all(norms > 0):
+            return None
+        plain = matrix / norms[:, None]
+        means = -np.linalg.solve(plain @ plain.T + PULL * np.eye(len(plain)), plain @ bias) / norms
+        sizes = np.sqrt(layer.output_width / layer.width) / norms
+        order = places.astype(int)
+        scale, shift = np.empty(size), np.empty(size)
+        scale[order], shift[order] = (np.resize(part, size) for part in (sizes, means))
+        return Range("sizes of its own for each number", scale.reshape(shape[1:]), shift.reshape(shape[1:]))
 
     def score(self, fetch: Fetch, feeds: Mapping[str, np.ndarray]) -> float:
         """How unlike training these inputs are, in natural logarithms: how far results are from varying by one, and how

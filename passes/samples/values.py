@@ -85,6 +85,8 @@ def values(
 
 def spread(chosen: Range, one: Input, plain: np.ndarray) -> np.ndarray:
     """One sample in the numbers of a range; scales of several channels lie along the channels."""
+    if chosen.scale.shape == plain.shape and plain.ndim:
+        return np.asarray(plain * chosen.scale + chosen.shift)
     if chosen.scale.size == 1:
         return np.asarray(plain * chosen.scale.reshape(()) + chosen.shift.reshape(()))
     along = [1] * plain.ndim

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -118,3 +120,40 @@ def test_scalars_are_tried() -> None:
     }  # fmt: skip
     found = make_samples(normalize(ir.from_proto(build(text, weights))), most=20)
     assert found.scalars == {"rate": 16000}
+
+
+@pytest.mark.parametrize("shape", [(12,), (4, 3)], ids=["row", "flattened"])
+@pytest.mark.parametrize("first", ["a = Gemm<transB=1>(f, w, b)", "m = MatMul(f, t) a = Add(m, b)",
+                                   "m = MatMul(f, t) a = BatchNormalization(m, s, o, k, u)"])  # fmt: skip
+def test_means_and_sizes_of_columns_are_read_off_the_first_layer(shape: tuple[int, ...], first: str) -> None:
+    """Columns that were standardised before the first layer, into which that was folded."""
+    rng = np.random.default_rng(5)
+    sizes = 10.0 ** rng.uniform(-2, 3, 12)
+    means = sizes * rng.uniform(-4, 4, 12)
+    plain = rng.standard_normal((64, 12))
+    weight = plain / np.linalg.norm(plain, axis=0) / sizes
+    off = (-weight @ means).astype(np.float32)
+    ones, zeros = np.ones(64, np.float32), np.zeros(64, np.float32)
+    stored = {"w": weight, "t": weight.T, "b": off, "v": rng.standard_normal((64, 3)),
+              "s": ones, "o": zeros, "k": -off, "u": ones}  # fmt: skip
+    text = (
+        f"(float[n,{','.join(map(str, shape))}] x) => (float[n,3] y) "
+        f"{{ f = Flatten(x) {first} r = Relu(a) y = MatMul(r, v) }}"
+    )
+    words = set(re.findall(r"\w+", text))
+    used = {name: array.astype(np.float32) for name, array in stored.items() if name in words}
+    told = Recipe.of(normalize(ir.from_proto(build(text, used)))).ranges["x"][0]
+    assert told.name == "sizes of its own for each number"
+    assert told.scale.shape == shape
+    assert np.all(np.abs(told.shift.reshape(-1) - means) < 0.25 * sizes)
+    ratio = told.scale.reshape(-1) / sizes
+    assert ratio.max() / ratio.min() < 1.01
+
+
+def test_numbers_behind_a_convolution_have_no_sizes_of_their_own() -> None:
+    text = """(float[n,40,24] x) => (float[n,4] y) {
+        a = Conv(x, w) r = Relu(a) p = GlobalAveragePool(r) f = Flatten(p) y = MatMul(f, v) }"""
+    rng = np.random.default_rng(6)
+    stored = {"w": rng.standard_normal((16, 40, 3)), "v": rng.standard_normal((16, 4))}
+    found = ranges(text, {name: array.astype(np.float32) for name, array in stored.items()})
+    assert "sizes of its own for each number" not in found
