@@ -99,6 +99,8 @@ def _by_own_samples(dense: ir.Model, options: PruneOptions, clock: Clock, *, clo
             cut(weighed, other)
             names = [name for name in report.outputs if name not in {**report.resized, **told.resized}]
             own.check_gain(dense, analysis.model, weighed.model, names, recipe.others(own.OTHERS), boundary)
+    if kinds == SHIPPED and recipe.shown:
+        report.outputs_on = verdict.SHIPPED
     said = recipe.said(kinds)
     rest = [note for note in report.notes if note != said]
     report.notes = [f"repaired with samples of our own ({said}); {own.ALTERNATIVES}", *rest]

@@ -20,6 +20,7 @@ numbers too, which change places at next to no distance."""
 
 HELD_OUT = "samples held out"
 MADE_UP = "made-up inputs"
+SHIPPED = "shipped and made-up inputs"
 RANDOM = "random inputs"
 GIVEN = "the inputs given"
 

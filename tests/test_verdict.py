@@ -90,6 +90,15 @@ def test_what_samples_say_goes_by_its_name() -> None:
     assert "held out" not in text
 
 
+@pytest.mark.parametrize(("make", "on"), [(models.residual_cnn, verdict.SHIPPED), (models.gated_mlp, verdict.MADE_UP)])
+def test_shipped_samples_are_called_shipped(make: Callable[[], onnx.ModelProto], on: str) -> None:
+    """Photographs and text are no made-up inputs; features of a network that takes no pictures are."""
+    result = pipeline.prune(make(), ratio=0.3, data="builtin", preset="fast")
+    assert result.report.outputs_on == on
+    assert f"output, on {on}" in said_of(result)
+    assert "says nothing of real ones" in said_of(result) or "not usable" in said_of(result)
+
+
 def test_one_row_a_run_loses_no_more_than_there_is() -> None:
     """One sample a run: shares are of the variance over all samples held out, whatever the size of the samples."""
     text = "(float[1,40] x) => (float[1,5] y) { a=MatMul(x,u) r=Relu(a) c=MatMul(r,v) s=Relu(c) y=MatMul(s,w) }"

@@ -91,7 +91,7 @@ class Report:
         layers: what was refitted, layer by layer; empty where weights did not change.
         outputs: for each output how far it moved from the dense model's: relative_l2, and kl and top1 where it holds
             probabilities or could hold logits (`spa.passes.repair.difference` defines them).
-        outputs_on: what it was measured on: samples held out, made-up inputs or random inputs.
+        outputs_on: what it was measured on: samples held out, shipped or made-up inputs, or random inputs.
         perplexity: of the models before and after on texts held out from every choice and fit; None: there are none.
     """
 
