@@ -23,10 +23,10 @@ from spa.passes.choose.selection import select
 from spa.passes.repair import own
 from spa.passes.repair.compensate import compensate
 from spa.passes.repair.packed import opened
-from spa.passes.repair.settings import PRESETS
+from spa.passes.repair.settings import PRESETS, Preset
 from spa.passes.samples.calibrate import Calibration
 from spa.passes.samples.datafree import MOST_SAMPLES, Recipe
-from spa.passes.samples.effort import expected_seconds
+from spa.passes.samples.effort import effort, thinned
 from spa.passes.samples.values import MADE_UP, SHIPPED
 from spa.repair import METHODS, calibration
 from spa.report import Report
@@ -84,14 +84,19 @@ def _by_own_samples(dense: ir.Model, options: PruneOptions, clock: Clock, *, clo
         kinds = MADE_UP if options.repair.data_free else SHIPPED
         most = min(preset.samples or MOST_SAMPLES, MOST_SAMPLES)
         samples = recipe.samples(kinds, most=most, widest=preset.widest, progress=clock.share)
-        seconds = expected_seconds(
-            recipe, samples, widest=preset.widest, probes=preset.probes, probe_flops=preset.probe_flops
-        )
+        parts = effort(recipe, samples, widest=preset.widest, probes=preset.probes, probe_flops=preset.probe_flops)
+        seconds = sum(parts.values())
+        if not asked and seconds > own.TARGET:
+            count, share = thinned(parts, len(samples), own.TARGET)
+            preset = replace(preset, probe_flops=share * preset.probe_flops)
+            seconds = parts["solves"] + share * parts["probes"]
+            seconds += (parts["runs"] + parts["grams"]) * count / len(samples)
+            samples = samples.beginning_of(count)
     if seconds > own.PATIENCE and not asked:
         raise own.WeightsDoBetter(f"a repair would take about {own.in_words(seconds)}, and --data builtin asks for it")
     if seconds > own.AT_ONCE:
         clock.say(f"a repair takes about {own.in_words(seconds)}; --weights cuts at once")
-    analysis, plan, report, base, _ = _by_samples(dense, samples, options, clock, closed=closed)
+    analysis, plan, report, base, _ = _by_samples(dense, samples, options, clock, closed=closed, settings=preset)
     if not asked:
         with clock.step("compare"):
             weighed, other, told, *_ = _by_weights(dense.clone(), options, Clock(None))
@@ -133,16 +138,26 @@ def _by_weights(dense: ir.Model, options: PruneOptions, clock: Clock, *, why: st
 
 
 def _by_samples(
-    dense: ir.Model, samples: Calibration, options: PruneOptions, clock: Clock, *, closed: bool
+    dense: ir.Model,
+    samples: Calibration,
+    options: PruneOptions,
+    clock: Clock,
+    *,
+    closed: bool,
+    settings: Preset | None = None,
 ) -> Decision:
-    """What goes by what its readers lose on samples; the model analysed has the refitted weights."""
+    """What goes by what its readers lose on samples; the model analysed has the refitted weights.
+
+    Args:
+        settings: other than those of the preset that the options name.
+    """
     inputs, preset, method = options.run.inputs, options.repair.preset, options.repair.method
     made_up = options.repair.own_samples
     with _hint_at_inputs(dense, inputs):
         counted = inputs if made_up else _sampled(dense, samples, inputs)
         base = opened(dense)
         found = compensate(
-            base, samples, options.budget, preset=preset, method=method, made_up=made_up,
+            base, samples, options.budget, preset=settings or preset, method=method, made_up=made_up,
             inputs=_apart(dense, samples, inputs), counted=counted, closed=closed, progress=clock.share,
         )  # fmt: skip
     clock.seconds |= found.seconds

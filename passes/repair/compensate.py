@@ -33,7 +33,7 @@ from spa.passes.repair.groundwork import Groundwork
 from spa.passes.repair.network import Network
 from spa.passes.repair.sequential import LayerReport, Repair
 from spa.passes.repair.session import Session
-from spa.passes.repair.settings import OURS, Progress
+from spa.passes.repair.settings import OURS, Preset, Progress
 from spa.passes.samples.calibrate import Calibration
 
 
@@ -62,7 +62,7 @@ def compensate(
     data: Calibration,
     budget: Budget,
     *,
-    preset: str = "default",
+    preset: str | Preset = "default",
     method: str = OURS,
     inputs: Mapping[str, Sequence[int]] | None = None,
     counted: Mapping[str, Sequence[int]] | None = None,
@@ -77,7 +77,7 @@ def compensate(
         model: normalised; not changed.
         data: samples that the model would see.
         budget: how much goes, of what, and from where.
-        preset: fast, default or best.
+        preset: fast, default or best, or settings of one's own.
         method: spa, or a published way from `spa.passes.secondorder.BASELINES`, for comparison.
         inputs: shapes to analyse with.
         counted: shapes at which FLOPs are counted; `inputs` unless told.

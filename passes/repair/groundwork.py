@@ -20,7 +20,7 @@ from spa.passes.repair.curves import find_curves
 from spa.passes.repair.network import Network, prepare
 from spa.passes.repair.rotation import Turned, turn
 from spa.passes.repair.session import Session
-from spa.passes.repair.settings import OURS, PRESETS, Progress
+from spa.passes.repair.settings import OURS, PRESETS, Preset, Progress
 from spa.passes.samples.calibrate import Calibration
 from spa.passes.secondorder import BASELINES
 
@@ -50,7 +50,7 @@ class Groundwork:
         budget: Budget,
         *,
         ratios: Sequence[float] = (),
-        preset: str = "default",
+        preset: str | Preset = "default",
         method: str = OURS,
         inputs: Mapping[str, Sequence[int]] | None = None,
         counted: Mapping[str, Sequence[int]] | None = None,
@@ -70,11 +70,12 @@ class Groundwork:
             NothingToPrune: nothing can be repaired by the method.
             ModelError: a weight holds NaN or an infinite value.
         """
-        if preset not in PRESETS:
+        if isinstance(preset, str) and preset not in PRESETS:
             raise UsageError(f"preset {preset!r}: expected one of {', '.join(PRESETS)}")
         if method not in (OURS, *BASELINES):
             raise UsageError(f"method {method!r}: expected one of {', '.join((OURS, *BASELINES))}")
-        chosen, ratios = PRESETS[preset], tuple(ratios) or (budget.ratio,)
+        chosen = PRESETS[preset] if isinstance(preset, str) else preset
+        ratios = tuple(ratios) or (budget.ratio,)
         network = prepare(model, inputs=inputs, counted=counted, closed=closed)
         for layer in network.layers:
             check_finite(layer.weight, stored(layer.weight), needed=True)

@@ -28,6 +28,9 @@ OTHERS = 24
 AT_ONCE, PATIENCE = 5.0, 600.0
 """Seconds beyond which it is said how long a repair will take; and beyond which weights decide where nobody asked."""
 
+TARGET = 45.0
+"""Seconds within which a repair that nobody asked for should be done; with the samples and the comparison a minute."""
+
 ALTERNATIVES = "--data SAMPLES is better; --weights cuts by weights alone, at once"
 
 

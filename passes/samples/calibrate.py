@@ -43,6 +43,10 @@ class Calibration:
         chosen = np.linspace(0, total - 1, count).round().astype(int)
         return replace(self, samples={name: array[chosen] for name, array in self.samples.items()})
 
+    def beginning_of(self, count: int) -> Calibration:
+        """The first samples, so many of them: where kinds take turns, those drawn evenly may all be of one."""
+        return replace(self, samples={name: array[:count] for name, array in self.samples.items()})
+
     def batches(self, size: int) -> list[dict[str, np.ndarray]]:
         """Samples some at a time; a model that takes a fixed number gets whole batches, the last filled up."""
         parts: Iterable[Any] = [slice(at, at + size) for at in range(0, len(self), size)]

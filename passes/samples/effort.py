@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -23,17 +23,17 @@ GRAMS, SOLVES = 4.0, 12.0
 SIDE = 512
 """Of the matrices by whose product the machine is measured."""
 
+LEAST_SAMPLES, LEAST_SHARE = 64, 0.1
+"""Of samples, and of the probes that a preset asks for: with fewer a repair is not worth its time."""
+
 PROBED = 6.0
 """Runs of each probing sample for each group, of which half the network is run."""
 
 
-def expected_seconds(recipe: Recipe, samples: Calibration, *, widest: int, probes: int, probe_flops: float) -> float:
-    """Seconds that a repair of a model on samples will take, within a factor of two or so; arguments as of `effort`."""
-    return sum(effort(recipe, samples, widest=widest, probes=probes, probe_flops=probe_flops).values())
-
-
 def effort(recipe: Recipe, samples: Calibration, *, widest: int, probes: int, probe_flops: float) -> dict[str, float]:
-    """Seconds that the parts of a repair will take: runs of the model, probes, Gram matrices, and their solution.
+    """Seconds that a repair of a model on samples will take, within a factor of two or so.
+
+    By part: runs of the model, probes, Gram matrices, and solves of equations.
 
     Args:
         widest, probes, probe_flops: as of a preset (`spa.passes.repair.settings.Preset`).
@@ -63,6 +63,17 @@ def effort(recipe: Recipe, samples: Calibration, *, widest: int, probes: int, pr
         "grams": GRAMS * grams / rate,
         "solves": SOLVES * solved / rate,
     }
+
+
+def thinned(parts: Mapping[str, float], samples: int, target: float) -> tuple[int, float]:
+    """(samples, share of the probes) with which a repair takes about so many seconds, or as near as is reasonable.
+
+    Args:
+        parts: as `effort` gives them, of that many samples.
+    """
+    shrinking = sum(parts.values()) - parts["solves"]
+    share = min(1.0, max(target - parts["solves"], 0.0) / max(shrinking, 1e-9))
+    return max(min(samples, LEAST_SAMPLES), int(share * samples)), max(share, LEAST_SHARE)
 
 
 def _timed(work: Callable[[], object]) -> float:

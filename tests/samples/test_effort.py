@@ -27,9 +27,19 @@ def foretold(group: int, monkeypatch: pytest.MonkeyPatch) -> float:
     samples = check_samples({"x": rng.standard_normal((8, 96, 12, 12)).astype(np.float32)}, model)
     times = iter([SECONDS["run"], SECONDS["product"]])
     monkeypatch.setattr(effort, "_timed", lambda _: next(times))
-    return effort.expected_seconds(Recipe.of(model), samples, widest=1200, probes=0, probe_flops=0.0)
+    return sum(effort.effort(Recipe.of(model), samples, widest=1200, probes=0, probe_flops=0.0).values())
 
 
 def test_a_depthwise_layer_has_a_small_problem_for_each_channel(monkeypatch: pytest.MonkeyPatch) -> None:
     depthwise, whole = foretold(96, monkeypatch), foretold(1, monkeypatch)
     assert 0 < depthwise < 0.05 * whole
+
+
+def test_long_repairs_get_fewer_samples_and_probes() -> None:
+    parts = {"runs": 60.0, "probes": 40.0, "grams": 20.0, "solves": 5.0}
+    count, share = effort.thinned(parts, 512, 45.0)
+    assert count == int(512 * 40 / 120)
+    assert share == pytest.approx(40 / 120)
+    assert effort.thinned(parts, 512, 500.0) == (512, 1.0)
+    assert effort.thinned(parts, 512, 1.0) == (effort.LEAST_SAMPLES, effort.LEAST_SHARE)
+    assert effort.thinned(parts, 20, 1.0)[0] == 20
