@@ -300,13 +300,15 @@ class Recipe:
         try:
             if is_picture(one):
                 ranges = [*first.inside(self.fetch, constants, one.shape[channel_axis(one.shape)]), *ranges]
-            made = [values(one, count, [chosen], SHIPPED, np.random.default_rng(0)) for chosen in ranges]
-            scores = [first.score(self.fetch, {**feeds, one.name: array}) for array in made]
             told = None if is_picture(one) or is_sound(one.shape) else self.told(one, first, feeds, count)
+            tried = [*ranges, *([told] if told else [])]
+            made = [values(one, count, [chosen], SHIPPED, np.random.default_rng(0)) for chosen in tried]
+            scores = [first.score(self.fetch, {**feeds, one.name: array}) for array in made]
         except DataError:
             return ranges[:1]
-        chosen = plausible(scores, ranges, sound=is_sound(one.shape))
-        return chosen if told is None else [told, *chosen][:MOST]
+        chosen = plausible(scores[: len(ranges)], ranges, sound=is_sound(one.shape))
+        better = told is not None and scores[-1] < min(scores[: len(ranges)])
+        return [told, *chosen][:MOST] if told is not None and better else chosen
 
     def told(self, one: Input, first: FirstLayers, feeds: Mapping[str, np.ndarray], count: int) -> Range | None:
         """Means and sizes of the single numbers of an input, where its first layer tells them."""
