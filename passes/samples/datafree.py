@@ -10,6 +10,8 @@
 What range numbers have, the first layers tell (`spa.passes.samples.ranges`). How large a table is, is found by trying:
 a number beyond its end fails. Nothing here knows an operator or a model.
 
+One file: a recipe and its steps, which share what was found out about the model.
+
 One file: one recipe, whose steps share what was found out about the model.
 """
 
@@ -43,7 +45,6 @@ from spa.passes.samples.inputs import (
     OPEN,
     Input,
     Run,
-    channel_axis,
     declared_shape,
     described,
     is_mask,
@@ -53,8 +54,9 @@ from spa.passes.samples.inputs import (
     unhidden,
     with_rows,
 )
-from spa.passes.samples.ranges import MOST, FirstLayers, Range, between, candidates, plausible
-from spa.passes.samples.values import MADE_UP, OTHERS, SHIPPED, is_number, is_picture, is_sound, values
+from spa.passes.samples.likely import TRIED, likely
+from spa.passes.samples.ranges import Range, between
+from spa.passes.samples.values import MADE_UP, OTHERS, SHIPPED, is_number, is_picture, values
 from spa.passes.samples.words import WRITTEN_AT_ONCE, write, writes
 from spa.shapes import Shapes, infer_shapes
 from spa.shapes.decoder import Decoder
@@ -69,9 +71,6 @@ ENOUGH_SAMPLES, SAMPLES_FLOPS = 96, 2e11
 
 MOST_SAMPLES = 512
 """Of our own: real ones are rarely more."""
-
-TRIED = 12
-"""Samples on which ranges are compared."""
 
 
 def make_samples(
@@ -284,37 +283,8 @@ class Recipe:
                 low, high = (-128, 127) if one.dtype == np.int8 else (0, 255)
                 found[one.name] = [between(f"{low}..{high}", low, high, picture=True)]
             else:
-                found[one.name] = self.likely(one)
+                found[one.name] = likely(self, one)
         return found
-
-    def likely(self, one: Input) -> Sequence[Range]:
-        """The ranges on which the first layers' results look as training left them."""
-        ranges = candidates(picture=is_picture(one), sound=is_sound(one.shape))
-        first = FirstLayers.of(self.model, self.layers, one.name)
-        if not first.layers:
-            return ranges[:1]
-        count = max(TRIED, one.shape[0])
-        rng = np.random.default_rng(0)
-        feeds = {other.name: values(other, count, [], MADE_UP, rng) for other in self.inputs}
-        constants = [{**feeds, one.name: np.full((count, *one.shape[1:]), number, one.dtype)} for number in range(3)]
-        try:
-            if is_picture(one):
-                ranges = [*first.inside(self.fetch, constants, one.shape[channel_axis(one.shape)]), *ranges]
-            told = None if is_picture(one) or is_sound(one.shape) else self.told(one, first, feeds, count)
-            tried = [*ranges, *([told] if told else [])]
-            made = [values(one, count, [chosen], SHIPPED, np.random.default_rng(0)) for chosen in tried]
-            scores = [first.score(self.fetch, {**feeds, one.name: array}) for array in made]
-        except DataError:
-            return ranges[:1]
-        chosen = plausible(scores[: len(ranges)], ranges, sound=is_sound(one.shape))
-        better = told is not None and scores[-1] < min(scores[: len(ranges)])
-        return [told, *chosen][:MOST] if told is not None and better else chosen
-
-    def told(self, one: Input, first: FirstLayers, feeds: Mapping[str, np.ndarray], count: int) -> Range | None:
-        """Means and sizes of the single numbers of an input, where its first layer tells them."""
-        counted = np.arange(int(np.prod(one.shape[1:])), dtype=np.float64).reshape(one.shape[1:])
-        numbers = np.broadcast_to(counted, (count, *one.shape[1:])).astype(one.dtype)
-        return first.columns(self.fetch, {**feeds, one.name: numbers}, one.shape)
 
     def fetch(self, feeds: Mapping[str, np.ndarray], wanted: Sequence[ir.Value]) -> Sequence[np.ndarray]:
         """Some values of the model, from samples that lie along the first axis."""

@@ -25,7 +25,7 @@ import onnx
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from models import trained
+from models import trained, training
 
 METHODS: dict[str, dict[str, Any]] = {"default": {}, "weights": {"weights": True}, "builtin": {"data": "builtin"}}
 NOISE = 1.02
@@ -59,7 +59,7 @@ def main() -> None:
         arguments.table.write_text(text)
 
 
-def kept(name: str, seed: int, folder: Path) -> trained.Trained:
+def kept(name: str, seed: int, folder: Path) -> training.Trained:
     """A trained network: from the folder, where it is there."""
     model, data = folder / f"{name}-{seed}.onnx", folder / f"{name}-{seed}.npz"
     if not (model.exists() and data.exists()):
@@ -73,11 +73,11 @@ def kept(name: str, seed: int, folder: Path) -> trained.Trained:
         np.savez(data, **(made.test | kept_too))  # type: ignore[arg-type]
     with np.load(data) as stored:
         test = {key: stored[key] for key in stored.files if key not in ("targets", "score", "one_by_one")}
-        score = getattr(trained, str(stored["score"]))
-        return trained.Trained(onnx.load(model), test, stored["targets"], score, bool(stored["one_by_one"]))
+        score = getattr(training, str(stored["score"]))
+        return training.Trained(onnx.load(model), test, stored["targets"], score, bool(stored["one_by_one"]))
 
 
-def outputs(model: onnx.ModelProto, network: trained.Trained) -> np.ndarray:
+def outputs(model: onnx.ModelProto, network: training.Trained) -> np.ndarray:
     """Of all test samples."""
     import onnxruntime
 
@@ -89,7 +89,7 @@ def outputs(model: onnx.ModelProto, network: trained.Trained) -> np.ndarray:
     return np.concatenate([session.run(None, feed)[0] for feed in feeds])
 
 
-def measured(name: str, seed: int, network: trained.Trained, cut: float, methods: list[str]) -> dict[str, Any]:
+def measured(name: str, seed: int, network: training.Trained, cut: float, methods: list[str]) -> dict[str, Any]:
     """One network, cut by each method."""
     from spa import pipeline
 

@@ -1,0 +1,72 @@
+"""Which ranges an input may have, by what the first layers make of samples in each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import onnx_ir as ir
+
+from spa.errors import DataError
+from spa.passes.layers.consumers import Layer
+from spa.passes.samples.inputs import Input, channel_axis
+from spa.passes.samples.ranges import MOST, Fetch, FirstLayers, Range, candidates, plausible
+from spa.passes.samples.values import MADE_UP, SHIPPED, is_picture, is_sound, values
+
+TRIED = 12
+"""Samples on which ranges are compared."""
+
+
+class Model(Protocol):
+    """What of a recipe is needed here."""
+
+    @property
+    def model(self) -> ir.Model:
+        """Normalised."""
+
+    @property
+    def inputs(self) -> Sequence[Input]:
+        """Those with an axis of samples."""
+
+    @property
+    def layers(self) -> Sequence[Layer]:
+        """The layers of the model."""
+
+    @property
+    def fetch(self) -> Fetch:
+        """Some values of the model, from samples that lie along the first axis."""
+
+
+def likely(recipe: Model, one: Input) -> Sequence[Range]:
+    """The ranges on which the first layers' results look as training left them.
+
+    Where a size and a mean of its own for each number does better than one for all, these come first.
+    """
+    ranges = candidates(picture=is_picture(one), sound=is_sound(one.shape))
+    first = FirstLayers.of(recipe.model, recipe.layers, one.name)
+    if not first.layers:
+        return ranges[:1]
+    count = max(TRIED, one.shape[0])
+    rng = np.random.default_rng(0)
+    feeds = {other.name: values(other, count, [], MADE_UP, rng) for other in recipe.inputs}
+    constants = [{**feeds, one.name: np.full((count, *one.shape[1:]), number, one.dtype)} for number in range(3)]
+    try:
+        if is_picture(one):
+            ranges = [*first.inside(recipe.fetch, constants, one.shape[channel_axis(one.shape)]), *ranges]
+        told = None if is_picture(one) or is_sound(one.shape) else _told(recipe, one, first, feeds, count)
+        tried = [*ranges, *([told] if told else [])]
+        made = [values(one, count, [chosen], SHIPPED, np.random.default_rng(0)) for chosen in tried]
+        scores = [first.score(recipe.fetch, {**feeds, one.name: array}) for array in made]
+    except DataError:
+        return ranges[:1]
+    chosen = plausible(scores[: len(ranges)], ranges, sound=is_sound(one.shape))
+    better = told is not None and scores[-1] < min(scores[: len(ranges)])
+    return [told, *chosen][:MOST] if told is not None and better else chosen
+
+
+def _told(recipe: Model, one: Input, first: FirstLayers, feeds: Mapping[str, np.ndarray], count: int) -> Range | None:
+    """Means and sizes of the single numbers of an input, where its first layer tells them."""
+    counted = np.arange(int(np.prod(one.shape[1:])), dtype=np.float64).reshape(one.shape[1:])
+    numbers = np.broadcast_to(counted, (count, *one.shape[1:])).astype(one.dtype)
+    return first.columns(recipe.fetch, {**feeds, one.name: numbers}, one.shape)
