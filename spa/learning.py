@@ -1,17 +1,24 @@
-"""What a prune learns from samples: scores by gradients. torch is imported on use only."""
+"""What a prune learns from samples: scores by gradients, and weights by training. torch is imported on use only."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
-from spa import gradients
+from spa import gradients, runtime, verdict
+from spa.analysis.group import Group
+from spa.analysis.plan import Plan
 from spa.clock import Clock
 from spa.errors import DataError, NothingToPrune
-from spa.gradients.options import ORACLE, WITHOUT_SAMPLES
+from spa.gradients.options import ORACLE, WITHOUT_SAMPLES, Spend
+from spa.gradients.samples import Split
 from spa.options import PruneOptions
 from spa.passes.choose.importance import Criterion
+from spa.passes.repair.moved import logits_of, moved
 from spa.passes.repair.settings import PRESETS
 from spa.passes.samples.beside import apart
 from spa.passes.samples.calibrate import Calibration
@@ -19,6 +26,10 @@ from spa.passes.samples.checking import check_samples
 from spa.passes.samples.datafree import MOST_SAMPLES, Recipe
 from spa.passes.samples.values import MADE_UP, SHIPPED
 from spa.repair import given_samples
+from spa.shapes import infer_shapes
+
+WIDEST = 32
+"""Samples that are run together."""
 
 
 def criterion_by_gradients(dense: ir.Model, options: PruneOptions, clock: Clock, notes: list[str]) -> Criterion:
@@ -46,7 +57,7 @@ def criterion_by_gradients(dense: ir.Model, options: PruneOptions, clock: Clock,
     )  # fmt: skip
 
 
-def learning_samples(dense: ir.Model, options: PruneOptions, clock: Clock) -> gradients.Split:
+def learning_samples(dense: ir.Model, options: PruneOptions, clock: Clock) -> Split:
     """Samples with their labels, those that were given or the tool's own.
 
     Raises:
@@ -56,14 +67,14 @@ def learning_samples(dense: ir.Model, options: PruneOptions, clock: Clock) -> gr
     asked = options.learning
     with clock.step("samples"):
         if options.repair.own_samples:
-            return gradients.Split(_own_samples(dense, options, clock), {}, 1)
+            return Split(_own_samples(dense, options, clock), {}, 1)
         given = given_samples(options.repair, dense)
         inputs = {str(value.name) for value in dense.graph.inputs if not value.is_initializer()}
         given, beside = apart(given, inputs, labels=asked.labels, everything=asked.loss is not None)
-        return gradients.Split.of(check_samples(given, dense), beside)
+        return Split.of(check_samples(given, dense), beside)
 
 
-def _labels(samples: gradients.Split, loss: Any) -> str | None:
+def _labels(samples: Split, loss: Any) -> str | None:
     """The entry that holds labels; a loss of one's own gets all of them."""
     return next(iter(samples.beside), None) if loss is None else None
 
@@ -77,3 +88,62 @@ def _own_samples(dense: ir.Model, options: PruneOptions, clock: Clock) -> Calibr
         return recipe.samples(kinds, most=most, widest=preset.widest, progress=clock.share)
     except NothingToPrune as error:
         raise DataError(f"no samples can be made up ({error}): give data") from error
+
+
+def tune(
+    model: ir.Model, dense: ir.Model, options: PruneOptions, samples: Split, spend: Spend, clock: Clock
+) -> tuple[ir.Model, str]:
+    """A cut model trained for some time, and how it went, in words.
+
+    Raises:
+        MissingExtra: torch is not installed.
+        ModelError: an operator has no gradient here.
+        VerificationError: onnxruntime does not compute what torch does.
+    """
+    if not spend.amount:
+        return model, "no epoch of training"
+    asked = options.learning
+    labels = _labels(samples, asked.loss)
+    taught = labels is None and asked.loss is None
+    time = {"epochs": int(spend.amount)} if spend.seconds is None else {"minutes": spend.seconds / 60}
+    with clock.step("finetune"):
+        result = gradients.finetune(
+            model, teacher=dense if taught else None, data=replace(samples, beside=dict(samples.beside)),
+            labels=labels, loss=asked.loss, seed=asked.seed, progress=clock.share, **time,
+        )  # fmt: skip
+    by = "the dense model's outputs" if taught else f"the labels {labels!r}" if labels else "the loss given"
+    learned = result.report
+    return result.model, (
+        f"trained by {by} for {learned.epochs} epoch{'s' * (learned.epochs != 1)}: loss on samples held out "
+        f"{learned.before:.4g} -> {learned.after:.4g}"
+    )
+
+
+def distance(
+    dense: ir.Model, model: ir.Model, options: PruneOptions, samples: Split | None
+) -> tuple[dict[str, dict[str, float]], str]:
+    """How far outputs are from the dense model's on samples that no step of training saw, and what these are."""
+    assert samples is not None
+    batches = [
+        {name: array for name, array in batch.items() if name not in samples.beside}
+        for batch in replace(samples, batch_size=WIDEST).held_out()
+    ]
+    sessions = [runtime.session(each, optimize=False) for each in (dense, model)]
+    before, after = ([runtime.run(session, batch) for batch in batches] for session in sessions)
+    shapes = infer_shapes(dense, inputs=options.run.inputs)
+    on = verdict.MADE_UP if options.repair.own_samples else verdict.HELD_OUT
+    return moved(before, after, logits=logits_of(dense, shapes)), on
+
+
+def regrowth(
+    large: ir.Model, groups: Sequence[Group], plan: Plan, options: PruneOptions, samples: Split
+) -> list[np.ndarray]:
+    """For each group (units,) how large the gradients are of what would read units that are gone, were they there.
+
+    Args:
+        large: as large as the dense model; units that the plan removes are read as zero.
+    """
+    return gradients.regrowth(
+        large, groups, plan.removed, data=samples, labels=_labels(samples, options.learning.loss),
+        loss=options.learning.loss,
+    )  # fmt: skip

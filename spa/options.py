@@ -96,24 +96,42 @@ class PruneOptions:
         for part in (self.budget, self.scoring, self.repair, self.run):
             for option in part.given():
                 needs = option.about.needs
-                if decided == "best" or not needs or decided in needs:
+                trained = self.learning.finetune is not None and "gradients" in needs
+                if decided == "best" or not needs or decided in needs or trained:
                     continue
                 raise UsageError(
                     f"{option.name} has no effect without samples: give data, or ask for data-free"
                     if decided == "weights"
                     else f"{option.name} has no effect with {decided}, which decide what goes: leave it out"
                 )
+        self._check_data()
         self._check_learning()
+
+    def _check_data(self) -> None:
+        repair = self.repair
+        if not repair.has_samples or not repair.by_weights or self.learning.finetune is not None:
+            return
+        if repair.weights:
+            raise UsageError(
+                "weights and data exclude each other: samples decide, or weights alone, unless finetune uses the data"
+            )
+        raise UsageError(
+            f"criterion {repair.criterion!r} with data: expected one of {', '.join((*METHODS, *GRADIENTS))}; it scores "
+            "weights alone, so leave the data out, or give finetune"
+        )
 
     def _check_learning(self) -> None:
         criterion, learns = self.repair.criterion, self.repair.by_gradients
-        if learns and criterion in WITHOUT_SAMPLES and self.repair.has_samples:
+        trains = self.learning.finetune is not None
+        if trains and self.run.dry_run:
+            raise UsageError("finetune has no effect with dry-run, which makes nothing to be trained: leave one out")
+        if learns and criterion in WITHOUT_SAMPLES and self.repair.has_samples and not trains:
             raise UsageError(f"data has no effect with criterion {criterion!r}, which needs none: leave it out")
-        if criterion in WITHOUT_SAMPLES or not learns:
+        if (criterion in WITHOUT_SAMPLES or not learns) and not trains:
             for name in ("labels", "loss"):
                 if getattr(self.learning, name) is not None:
-                    raise UsageError(f"{name} has no effect unless gradients are taken: name one of them as criterion, "
-                                     f"{', '.join(GRADIENTS)}")  # fmt: skip
+                    raise UsageError(f"{name} has no effect unless something is learned: give finetune, or a criterion "
+                                     f"such as {', '.join(GRADIENTS)}")  # fmt: skip
         if criterion != ORACLE and any(option.name == "oracle_budget" for option in self.learning.given()):
             raise UsageError(f"oracle_budget has no effect with criterion {criterion!r}: it is the oracle's")
 
@@ -123,9 +141,11 @@ class PruneOptions:
         best."""
         if self.repair.by_gradients:
             return "gradients"
+        if self.repair.by_weights:  # data may be there for training
+            return "weights"
         if self.repair.has_samples or self.repair.criterion in METHODS:
             return "samples"
-        return "weights" if self.repair.by_weights or any(self.scoring.given()) else "best"
+        return "weights" if any(self.scoring.given()) else "best"
 
     def asked(self) -> dict[str, Any]:
         """What decides of the result, by name, as JSON knows it; of samples and functions no more than a name."""

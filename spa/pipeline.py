@@ -9,10 +9,9 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-from spa import runtime
+from spa import gradients, gradual, runtime
 from spa.analysis.plan import Plan
 from spa.clock import Clock, Progress
-from spa.decision import decide
 from spa.feeds import Feeds
 from spa.fields import takes_options
 from spa.frontends.files import onnx_file
@@ -84,6 +83,8 @@ def prune(
     if options is not None and keywords:
         raise TypeError(f"prune() got options, and besides {', '.join(keywords)}: give one or the other")
     options = PruneOptions.of(**keywords) if options is None else options
+    if options.learning.finetune is not None:
+        gradients.require()
     verify, inputs = options.run.verify and not options.run.dry_run, options.run.inputs
     if options.decided_by == "samples" or verify:
         runtime.require()
@@ -91,35 +92,28 @@ def prune(
     with clock.step("normalise"):
         dense = load_normal(source)
     closed = isinstance(source, Normal) and source.closed
-    analysis, plan, report, base, samples = decide(dense, options, clock, closed=closed)
+    made = gradual.make(dense, options, clock, closed=closed)
+    model, reference, report, base = made.model, made.reference, made.report, made.base
     report.seconds = clock.seconds
-    plan = replace(plan, options=options.asked(), resized=report.resized)
-    reference = analysis.model.clone()  # the analysed model itself is cut: clones share weights, at no cost in memory
+    plan = replace(made.plan, options=options.asked(), resized=report.resized)
     refitted = bool(plan.repair)
-    if options.run.dry_run and not refitted:
-        return PruneResult(dense, plan, report, dense, reference)
-    packing = Packing.of(analysis, plan, samples)
-    with clock.step("slice"):
-        cut(analysis, plan)
-    if packing is not None:
-        with clock.step("round"):
-            packing.round(analysis.model, reference)
-    plan = seal(plan, base, reference, analysis.model) if refitted else plan
+    plan = seal(plan, base, reference, model) if refitted else plan
     if options.run.dry_run:
-        return PruneResult(dense, plan, report, dense, reference)
+        whole = dense if refitted else reference
+        return PruneResult(whole, plan, report, whole, reference)
     if verify:
         with clock.step("verify"):
-            verify_plan(reference, analysis.model, plan, report, inputs=inputs, feeds=options.run.feeds)
+            verify_plan(reference, model, plan, report, inputs=inputs, feeds=options.run.feeds)
             if refitted:
-                plan = foretell(plan, base, analysis.model, inputs=inputs, feeds=options.run.feeds)
-    if packing is not None:
+                plan = foretell(plan, base, model, inputs=inputs, feeds=options.run.feeds)
+    if made.packing is not None:
         report.before = {**report.before, "bytes": stored_bytes(dense)}
-        packing.close(analysis.model, report)
-    if samples is not None and samples.held_out is not None:
+        made.packing.close(model, report)
+    if made.held_out is not None:
         with clock.step("perplexity"):
-            report.perplexity = perplexity(dense, analysis.model, samples.held_out)
-    stamp(analysis.model, plan)
-    return PruneResult(analysis.model, plan, report, dense if refitted else reference, reference)
+            report.perplexity = perplexity(dense, model, made.held_out)
+    stamp(model, plan)
+    return PruneResult(model, plan, report, dense if refitted else reference, reference)
 
 
 def apply_plan(

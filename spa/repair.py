@@ -141,8 +141,6 @@ class RepairOptions(Options):
             raise UsageError("data and data-free exclude each other: give samples, or let them be made up")
         if self.images is not None and self.own_samples:
             raise UsageError("images has no effect without samples: give data")
-        if self.weights and self.has_samples:
-            raise UsageError("weights and data exclude each other: samples decide, or weights alone")
         if self.weights and (self.criterion in METHODS or self.by_gradients):
             raise UsageError(f"criterion {self.criterion!r} needs samples: leave weights out")
         if self.input_ranges and self.data is not None and not self.is_builtin:
@@ -151,19 +149,9 @@ class RepairOptions(Options):
             raise UsageError("images has no effect: how images become samples is asked where data is a file or folder")
         if self.texts is not None and (self.own_samples or not texts.are_texts(self.data)):
             raise UsageError("texts has no effect without texts: give data that are texts, .txt or .jsonl")
-        if self.has_samples:
-            self._check_method()
-        elif isinstance(self.criterion, str) and self.criterion not in KNOWN:
+        if isinstance(self.criterion, str) and self.criterion not in KNOWN:
             raise UsageError(
                 f"criterion {self.criterion!r}: expected one of {', '.join(KNOWN)}{did_you_mean(self.criterion, KNOWN)}"
-            )
-
-    def _check_method(self) -> None:
-        if self.criterion is not None and self.criterion not in METHODS and not self.by_gradients:
-            close = did_you_mean(self.criterion, (*METHODS, *GRADIENTS))
-            hint = "; it scores weights alone, so leave the data out" if self.criterion in CRITERIA else close
-            raise UsageError(
-                f"criterion {self.criterion!r} with data: expected one of {', '.join((*METHODS, *GRADIENTS))}{hint}"
             )
 
     @property

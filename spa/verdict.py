@@ -47,21 +47,26 @@ def off(measures: Mapping[str, float], on: str) -> bool:
     return measures.get("top1", 1.0) < TOP1 and measures.get("kl", 0.0) > KL
 
 
-def unusable(outputs: Outputs, on: str) -> str:
-    """Why a model is not usable without fine-tuning, with the figures that say so; empty: nothing says so."""
+def unusable(outputs: Outputs, on: str, *, trained: bool = False) -> str:
+    """Why a model is not usable without fine-tuning, with the figures that say so; empty: nothing says so.
+
+    Args:
+        trained: it was fine-tuned, maybe by something else than the dense model's outputs.
+    """
     worst = [name for name, measures in outputs.items() if off(measures, on)]
     if not worst:
         return ""
     more = f" and {len(worst) - 2} more outputs" if len(worst) > 2 else ""
     figures = "; ".join(f"{name}: {in_words(outputs[name])}" for name in worst[:2])
-    return f"not usable without fine-tuning: {figures}{more}, on {on}"
+    said = "far from the dense model after training" if trained else "not usable without fine-tuning"
+    return f"{said}: {figures}{more}, on {on}"
 
 
-def summary(outputs: Outputs, on: str) -> str:
+def summary(outputs: Outputs, on: str, *, trained: bool = False) -> str:
     """How far the outputs moved, the one that moved most, and what to think of it; empty where none was compared."""
     if not outputs:
         return ""
-    if found := unusable(outputs, on):
+    if found := unusable(outputs, on, trained=trained):
         return found
     name = max(outputs, key=lambda name: outputs[name].get("relative_l2", 0.0))
     which = name if len(outputs) == 1 else f"{name}, most of {len(outputs)} outputs"

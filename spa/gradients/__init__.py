@@ -19,12 +19,13 @@ from spa.errors import MissingExtra
 if TYPE_CHECKING:
     from spa.gradients.criteria import criterion, criterion_of_module
     from spa.gradients.module import GraphModule, torch_module
+    from spa.gradients.regrowing import regrowth
     from spa.gradients.samples import Split
     from spa.gradients.tuning import FinetuneReport, FinetuneResult, finetune
 
 __all__ = [
     "FinetuneReport", "FinetuneResult", "GraphModule", "Split", "criterion", "criterion_of_module", "finetune",
-    "require", "torch_module",
+    "regrowth", "require", "torch_module",
 ]  # fmt: skip
 
 _HOMES = {
@@ -35,6 +36,7 @@ _HOMES = {
     "criterion": "spa.gradients.criteria",
     "criterion_of_module": "spa.gradients.criteria",
     "finetune": "spa.gradients.tuning",
+    "regrowth": "spa.gradients.regrowing",
     "torch_module": "spa.gradients.module",
 }
 

@@ -115,11 +115,35 @@ class LearningOptions(Options):
             check=spend_in("smhr"),
         ),
     )
+    finetune: str | None = field(
+        default=None,
+        metadata=about(
+            "train what is left, by labels, a loss of your own, or the dense model's outputs: a time such as 5m, or "
+            "epochs such as 3e",
+            metavar="5m",
+            check=spend_in("smhe"),
+        ),
+    )
+    steps: int = field(
+        default=1,
+        metadata=about(
+            "prune in so many steps, of which the first take most; what is done to a model is done after each",
+            metavar="N",
+            parse=number,
+            check=at_least(1, what="1 or more"),
+        ),
+    )
+    regrow: bool = field(
+        default=False, metadata=about("between steps, let units come back that the training would need (GraNet)")
+    )
+    seed: int = field(default=0, metadata=about("of the order of samples in training", metavar="N"))
 
     def __post_init__(self) -> None:
         Options.__post_init__(self)
         if self.labels is not None and self.loss is not None:
             raise UsageError("labels and loss exclude each other: a loss of your own gets the whole batch")
+        if self.regrow and (self.steps == 1 or self.finetune is None):
+            raise UsageError("regrow has no effect without steps and training between them: give steps and finetune")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -93,6 +93,7 @@ class Report:
             probabilities or could hold logits (`spa.passes.repair.difference` defines them).
         outputs_on: what it was measured on: samples held out, shipped or made-up inputs, or random inputs.
         perplexity: of the models before and after on texts held out from every choice and fit; None: there are none.
+        trained: how fine-tuning went, after each step, in words; empty: there was none.
     """
 
     before: Mapping[str, float]
@@ -112,6 +113,7 @@ class Report:
     outputs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     outputs_on: str = verdict.HELD_OUT
     perplexity: Perplexity | None = None
+    trained: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -127,7 +129,7 @@ class Report:
     def to_json(self) -> str:
         """The report as one JSON object."""
         data: dict[str, Any] = asdict(self) | {"verified": self.verified}
-        data["verdict"] = verdict.summary(self.outputs, self.outputs_on)
+        data["verdict"] = verdict.summary(self.outputs, self.outputs_on, trained=bool(self.trained))
         data["removed_share"] = {measure: self.removed_share(measure) for measure in self.before}
         return json.dumps(_finite(data), indent=1)
 

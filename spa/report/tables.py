@@ -61,7 +61,9 @@ def print_verdict(report: Report, console: Console) -> None:
         console.print(line, markup=False, soft_wrap=True)
     if report.perplexity is not None:
         console.print(f"perplexity {report.perplexity}", markup=False, soft_wrap=True)
-    if moved := verdict.summary(report.outputs, report.outputs_on):
+    for line in report.trained:
+        console.print(line, markup=False, soft_wrap=True)
+    if moved := verdict.summary(report.outputs, report.outputs_on, trained=bool(report.trained)):
         console.print(moved, markup=False, soft_wrap=True)
     for note in report.notes:
         console.print(f"note: {note}", markup=False, soft_wrap=True)

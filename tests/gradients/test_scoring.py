@@ -88,7 +88,7 @@ MISTAKES = {
     "two losses": ("--criterion snip --data plain.npz --labels y --loss m:f", "labels and loss exclude each other"),
     "no such loss": ("--criterion snip --data plain.npz --loss mine:lost", "loss 'mine:lost'"),
     "samples for synflow": ("--criterion synflow --data plain.npz", "data has no effect with criterion 'synflow'"),
-    "labels in vain": ("--weights --labels y", "labels has no effect unless gradients are taken"),
+    "labels in vain": ("--weights --labels y", "labels has no effect unless something is learned"),
     "a budget in vain": ("--criterion taylor --oracle-budget 1m --data plain.npz", "oracle_budget has no effect with"),
     "a budget without unit": ("--criterion oracle --data plain.npz --oracle-budget 5", "expected 90s (seconds), 5m"),
     "a budget in epochs": ("--criterion oracle --data plain.npz --oracle-budget 5e", "2000r (runs)"),
