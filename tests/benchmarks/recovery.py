@@ -1,0 +1,190 @@
+"""Accuracy of a pruned network after some epochs of training, with controls: what a choice of units is worth.
+
+    python tests/benchmarks/recovery.py [--cuts 0.5 0.75 0.9] [--epochs 0 1 3 10] [--ways ours l2 ...] [--seeds 0]
+        [--images 60000] [--rows FILE.jsonl] [--work FOLDER] [--table FILE.md]
+
+fmnist_resnet, cut by a share of its FLOPs, then trained by labels (`distilled`: by the dense model's outputs) with
+`spa.finetune` on training images of Fashion-MNIST, of which it holds one in six out; the 10,000 test images are
+looked at once, for the row. Every number of epochs is a run of its own, with its own schedule of the learning rate.
+
+| way | what goes |
+|---|---|
+| ours | chosen and refitted by spa with the task's 512 calibration samples |
+| distilled | the same, then the dense model's outputs are learned, without labels |
+| l2, taylor | by that criterion; taylor with the labels of 1,024 training images |
+| random | units drawn at random, as many of each group as ours |
+| uniform | the same share of every group, by l2 |
+
+Needs torch. Rows that FILE.jsonl has are not measured again; a run that was stopped goes on from its last epoch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
+
+import spa  # noqa: E402
+from spa.analysis.plan import Plan  # noqa: E402
+from tests.benchmarks.zoo import SHARED  # noqa: E402
+
+TASK = "fmnist_resnet"
+WAYS = ("ours", "distilled", "l2", "taylor", "random", "uniform")
+CUTS, EPOCHS = (0.5, 0.75, 0.9), (0, 1, 3, 10)
+BATCH, RATE = 128, 2e-3
+SCORED = 1024
+"""Images that taylor takes gradients of."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--cuts", type=float, nargs="*", default=CUTS)
+    parser.add_argument("--epochs", type=int, nargs="*", default=EPOCHS)
+    parser.add_argument("--ways", nargs="*", choices=WAYS, default=WAYS)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0])
+    parser.add_argument("--images", type=int, default=60_000)
+    parser.add_argument("--rows", type=Path, default=Path("recovery.jsonl"))
+    parser.add_argument("--work", type=Path, default=Path("recovery"))
+    parser.add_argument("--table", type=Path)
+    arguments = parser.parse_args()
+    arguments.work.mkdir(exist_ok=True)
+    rows = [json.loads(line) for line in arguments.rows.read_text().splitlines()] if arguments.rows.exists() else []
+    done = {key(row) for row in rows}
+    for epochs in arguments.epochs:
+        for cut in arguments.cuts:
+            for way in arguments.ways:
+                for seed in arguments.seeds:
+                    cell = {"way": way, "cut": cut, "epochs": epochs, "seed": seed, "images": arguments.images}
+                    if key(cell) not in done:
+                        rows.append(measured(cell, arguments.work))
+                        print(json.dumps(rows[-1]), flush=True)
+                        with arguments.rows.open("a") as file:
+                            file.write(json.dumps(rows[-1]) + "\n")
+    print(table(rows))
+    if arguments.table:
+        arguments.table.write_text(table(rows))
+
+
+def key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("way", "cut", "epochs", "seed", "images"))
+
+
+def measured(cell: dict[str, Any], work: Path) -> dict[str, Any]:
+    """A row: test accuracy, and what it took."""
+    sys.path.append(str(SHARED / "eval"))
+    import harness
+    import tasks
+
+    start = time.perf_counter()
+    dense = harness.dense_model(tasks.TASKS[TASK], SHARED / "eval")
+    pruned, report = small(cell, dense, work)
+    path = pruned
+    if cell["epochs"]:
+        import torch
+
+        torch.set_num_threads(1)
+        path = work / f"{name_of(cell)}.onnx"
+        taught = cell["way"] == "distilled"
+        images, labels = training(cell["images"])
+        data = {"image": images} if taught else {"image": images, "labels": labels}
+        tuned = spa.finetune(
+            pruned, teacher=dense if taught else None, data=data, labels=None if taught else "labels",
+            epochs=cell["epochs"], batch_size=BATCH, learning_rate=RATE, seed=cell["seed"],
+            resume=work / f"{name_of(cell)}.pt",
+        )  # fmt: skip
+        tuned.save(path)
+    found = harness.evaluate(tasks.TASKS[TASK], path, threads=1)
+    return cell | report | {
+        "top1": found["metrics"]["top1"], "se": found["se"], "seconds": round(time.perf_counter() - start, 1),
+        "batch": BATCH, "rate": RATE, "tree": tree(),
+    }  # fmt: skip
+
+
+def name_of(cell: dict[str, Any]) -> str:
+    return "-".join(str(part) for part in key(cell))
+
+
+def small(cell: dict[str, Any], dense: Path, work: Path) -> tuple[Path, dict[str, Any]]:
+    """The pruned file of a way, made once, and how much smaller it is."""
+    way, seed = {"distilled": "ours"}.get(cell["way"], cell["way"]), cell["seed"] if cell["way"] == "random" else 0
+    path, notes = (work / f"{way}-{cell['cut']}-{seed}.{ending}" for ending in ("onnx", "json"))
+    if not notes.exists():
+        result = pruned_by(way, cell["cut"], seed, dense)
+        result.save(path)
+        removed = {measure: round(result.report.removed_share(measure), 4) for measure in ("params", "flops")}
+        notes.write_text(json.dumps({"removed": removed}))
+    return path, json.loads(notes.read_text())
+
+
+def pruned_by(way: str, cut: float, seed: int, dense: Path) -> Any:
+    import tasks
+
+    options: dict[str, Any] = {"ratio": cut, "of": "flops"}
+    if way in ("ours", "random"):
+        options["data"] = tasks.calibration(TASK)
+    elif way == "taylor":
+        images, labels = training(SCORED)
+        options |= {"criterion": "taylor", "data": {"image": images, "labels": labels}}
+    else:
+        options |= {"weights": True} | ({"scope": "local"} if way == "uniform" else {})
+    result = spa.prune(dense, **options)
+    if way != "random":
+        return result
+    random = np.random.default_rng(seed)
+    plan = result.plan
+    drawn = {
+        name: tuple(sorted(map(int, random.choice(plan.sizes[name], len(units), replace=False))))
+        for name, units in plan.removed.items()
+    }
+    return spa.apply_plan(dense, Plan(drawn, plan.sizes))
+
+
+def training(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Training images as the network takes them, the first so many, with their labels."""
+    import tasks
+
+    with np.load(SHARED / "eval" / "data" / "fmnist_train.npz") as archive:
+        images, labels = archive["images"][:count], archive["labels"][:count].astype(np.int64)
+    return tasks.fmnist_feed(images)["image"], labels
+
+
+def tree() -> str:
+    """The commit that is measured, with a plus where files differ from it."""
+    command = ["git", "describe", "--always", "--dirty=+", "--abbrev=7", "--exclude=*"]
+    ran = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parent)
+    return ran.stdout.strip()
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """A line for each way, cut and number of images; a column for each number of epochs; seeds side by side."""
+    epochs = sorted({row["epochs"] for row in rows})
+    lines = [
+        "`python tests/benchmarks/recovery.py`: top-1 on the 10,000 test images (standard error 0.003); dense 0.9268",
+        "",
+        f"| cut | way | params, FLOPs removed | images | {' | '.join(f'{n} epochs' for n in epochs)} | trees |",
+        f"|--:|---|---|--:|{'--:|' * len(epochs)}---|",
+    ]
+    groups = dict.fromkeys((row["cut"], row["way"], row["images"]) for row in rows)
+    for cut, way, images in sorted(groups, key=lambda group: (group[0], group[2], WAYS.index(group[1]))):
+        mine = [row for row in rows if (row["cut"], row["way"], row["images"]) == (cut, way, images)]
+        cells = []
+        for count in epochs:
+            found = [f"{row['top1']:.4f}" for row in sorted(mine, key=lambda r: r["seed"]) if row["epochs"] == count]
+            cells.append(", ".join(found))
+        removed = mine[0]["removed"]
+        trees = ", ".join(sorted({row["tree"] for row in mine}))
+        share = f"{removed['params']:.1%}, {removed['flops']:.1%}"
+        lines.append(f"| {cut:.0%} | {way} | {share} | {images:,} | {' | '.join(cells)} | {trees} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
