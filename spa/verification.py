@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 
-from spa import runtime
 from spa.analysis.plan import Plan
-from spa.errors import DataError, VerificationError
+from spa.errors import VerificationError
 from spa.feeds import Feeds
 from spa.frontends.files import onnx_file
 from spa.mapped import release
 from spa.options import InputShapes
 from spa.passes.cut.boundary import Boundary
-from spa.passes.cut.graphs import reached, seeded
+from spa.passes.cut.graphs import reached
 from spa.passes.cut.likeness import check_same, different, digest
 from spa.passes.cut.masking import mask_consumers
 from spa.passes.cut.rounding import RANGE_TOLERANCE, tolerances
 from spa.passes.cut.structure import check_structure
-from spa.passes.cut.trials import Inputs, NoTrial
-from spa.passes.cut.verify import Comparison, compare, find_culprit
+from spa.passes.cut.trials import Inputs
+from spa.passes.cut.verify import Comparison, compare, find_culprit, run_both
 from spa.passes.repair.biases import drop_zero_biases
 from spa.passes.repair.moved import logits_of, moved
 from spa.passes.repair.network import prepare
@@ -193,15 +191,16 @@ def _moved(
 ) -> tuple[dict[str, dict[str, float]], str]:
     """How far the outputs are from those of the dense model itself, and on what."""
     shapes = infer_shapes(dense, inputs=inputs)
-    run = partial(runtime.run, runtime.session(seeded(dense), optimize=False))
     try:
-        trials = Inputs.of(dense.graph, shapes, inputs, feeds).trials(run)
-        after = runtime.session(seeded(pruned), optimize=False)
-        found = [runtime.run(after, boundary.cut(trial.feeds)) for trial in trials]
-    except (NoTrial, DataError):  # units read as zero ran, all of them do not
+        trials = Inputs.of(dense.graph, shapes, inputs, feeds)
+        ran = run_both(dense, pruned, inputs=trials, boundary=boundary)
+    except VerificationError:  # units read as zero ran, all of them do not
         return {}, RANDOM
-    expected = [boundary.cut(trial.outputs) for trial in trials]
-    return moved(expected, found, logits=logits_of(dense, shapes)), GIVEN if trials[0].fixed else RANDOM
+    release(dense)
+    if isinstance(ran, str):
+        return {}, RANDOM
+    expected = [trial.outputs for trial in ran[0]]
+    return moved(expected, ran[1], logits=logits_of(dense, shapes)), GIVEN if ran[0][0].fixed else RANDOM
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,8 @@ def tolerances(
 ) -> dict[str, float]:
     """How far from the reference rounding may take each output: by the coarsest type that is computed in before it.
 
-    What is only stored is exact in whatever type: weights of half precision that are cast to float32 loosen nothing, and neither does a branch that another output is made of.
+    What is only stored is exact in whatever type: weights of half precision that are cast to float32 loosen nothing,
+    and neither does a branch that another output is made of.
 
     Args:
         dtypes: of values that do not tell their own.

@@ -86,12 +86,10 @@ def compare(
             output's shape or type differs.
     """
     limits = tolerances(reference, infer_shapes(reference).dtypes) if limits is None else limits
-    reference, pruned = seeded(reference), seeded(pruned)
-    trials = _reference_trials(reference, pruned, inputs, boundary)
-    if isinstance(trials, str):
-        return Comparison(None, missing=(trials,))
-    found = _outputs(pruned, [boundary.cut(trial.feeds) for trial in trials], "the pruned model")
-    trials = [replace(trial, outputs=boundary.cut(trial.outputs)) for trial in trials]
+    ran = run_both(reference, pruned, inputs=inputs, boundary=boundary)
+    if isinstance(ran, str):
+        return Comparison(None, missing=(ran,))
+    trials, found = ran
     expected = [trial.outputs for trial in trials]
     missing = tuple(_untold(trials, watched))
     if not any(tells(value) for outputs in expected for value in outputs.values()):
@@ -107,6 +105,26 @@ def compare(
     if gap.within:
         return Comparison(gap.whole, gap.channel, gap.place, missing, limit=gap.limit)
     return _beside_rounding(reference, trials, found, limits, missing, boundary)
+
+
+def run_both(
+    reference: ir.Model, pruned: ir.Model, *, inputs: Inputs, boundary: Boundary = UNCHANGED
+) -> tuple[list[Trial], list[Outputs]] | str:
+    """Run both models, one after the other: the reference's trials, and what the pruned one gives; or why it does not.
+
+    Args:
+        boundary: the inputs and outputs that the cut makes smaller: outputs of the trials are as the pruned model's.
+
+    Raises:
+        UsageError: a feed does not fit its input.
+        VerificationError: the pruned model does not load or run where the reference does, or the other way round.
+    """
+    reference, pruned = seeded(reference), seeded(pruned)
+    trials = _reference_trials(reference, pruned, inputs, boundary)
+    if isinstance(trials, str):
+        return trials
+    found = _outputs(pruned, [boundary.cut(trial.feeds) for trial in trials], "the pruned model")
+    return [replace(trial, outputs=boundary.cut(trial.outputs)) for trial in trials], found
 
 
 def _distance(
@@ -187,8 +205,8 @@ def _outputs(model: ir.Model, feeds: Sequence[Mapping[str, np.ndarray]], what: s
 def _shaken_outputs(
     reference: ir.Model, trials: Sequence[Trial], seed: int, boundary: Boundary
 ) -> list[dict[str, Any]]:
-    feeds = [trial.feeds for trial in trials]
-    return [boundary.cut(outputs) for outputs in _outputs(shaken(reference, seed), feeds, "the reference")]
+    feeds, moved = [trial.feeds for trial in trials], shaken(seeded(reference), seed)
+    return [boundary.cut(outputs) for outputs in _outputs(moved, feeds, "the reference")]
 
 
 def _sizes_depend_on_rounding(reference: ir.Model, trials: Sequence[Trial], boundary: Boundary) -> bool:

@@ -21,6 +21,10 @@ from onnx import TensorProto, helper
 WIDTH, HIDDEN = 2048, 8192
 BLOCK_NBYTES = 2 * WIDTH * HIDDEN * 4
 GB = 1e9
+BASE = (
+    "In GB. Base: the same command on a model of a megabyte, that is the interpreter and its libraries. Times the "
+    "model: all of the peak, base included."
+)
 
 _PEAK = """
 import sys
@@ -44,8 +48,7 @@ def main() -> None:
     arguments = parser.parse_args()
     lines = [
         f"`python tests/benchmarks/verification.py --sizes {' '.join(map(str, arguments.sizes))}`", "",
-        "GB. Base: the same command on a model of a megabyte, that is the interpreter and its libraries. "
-        "Times the model: all of the peak, base included.", "",
+        BASE, "",
         "| commit | model | base | prune --no-verify | prune | times the model | verify | times the model |",
         "|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
