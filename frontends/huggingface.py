@@ -15,6 +15,7 @@ from spa.frontends.exporting.huggingface import (
     Source,
     example_inputs,
     export,
+    fits,
     load,
     opened,
     rebuild,
@@ -26,7 +27,7 @@ from spa.frontends.exporting.huggingface import (
 if TYPE_CHECKING:
     import transformers
 
-__all__ = ["EVEN", "Source", "example_inputs", "export", "load", "prune", "rebuild", "run", "save", "trace"]
+__all__ = ["EVEN", "Source", "example_inputs", "export", "fits", "load", "prune", "rebuild", "run", "save", "trace"]
 
 
 def prune(

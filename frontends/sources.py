@@ -72,7 +72,8 @@ def open_source(source: str | os.PathLike[str]) -> Opened:
                 f"{str(path)!r} is a folder without config.json: expected a Hugging Face model, or a folder of "
                 "onnxruntime-genai or optimum"
             )
-        return Opened(_frontend("huggingface"), str(path))
+        transformers = _frontend("huggingface")
+        return Opened(transformers, transformers.load(path))
     if not path.exists() and _is_factory(str(source)):
         return _call(str(source))
     refuse_address(source)

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from spa.frontends.exporting import torch as torch_frontend
 from spa.frontends.exporting.exported import Traced
 from spa.frontends.exporting.huggingface_cache import name_cache, with_cache
-from spa.frontends.exporting.huggingface_config import rebuild
+from spa.frontends.exporting.huggingface_config import fits, rebuild
 from spa.frontends.exporting.huggingface_models import Source, example, example_inputs, load, opened, run, without_cache
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import transformers
 
-__all__ = ["EVEN", "Source", "example_inputs", "export", "load", "opened", "rebuild", "run", "save", "trace"]
+__all__ = ["EVEN", "Source", "example_inputs", "export", "fits", "load", "opened", "rebuild", "run", "save", "trace"]
 
 EVEN = True  # one number of a config says the size of all layers
 _SKIPPED = ("config.json", "generation_config.json")

@@ -24,7 +24,6 @@ from spa.passes.cut.boundary import resized
 from spa.passes.normalize.fold import Names
 from spa.shapes import Shapes
 
-
 _LARGE_NBYTES = 1 << 22
 
 
