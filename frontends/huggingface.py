@@ -21,13 +21,17 @@ from spa.frontends.exporting.huggingface import (
     rebuild,
     run,
     save,
+    signature,
     trace,
 )  # fmt: skip
 
 if TYPE_CHECKING:
     import transformers
 
-__all__ = ["EVEN", "Source", "example_inputs", "export", "fits", "load", "prune", "rebuild", "run", "save", "trace"]
+__all__ = [
+    "EVEN", "Source", "example_inputs", "export", "fits", "load", "prune", "rebuild", "run", "save", "signature",
+    "trace",
+]  # fmt: skip
 
 
 def prune(

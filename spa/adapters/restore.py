@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from spa import pipeline
 from spa.adapters.attempt import Attempt, Frontend
+from spa.adapters.early import check_samples
 from spa.analysis.cost import MEASURES
 from spa.analysis.group import Group
 from spa.analysis.plan import Plan
@@ -79,6 +80,7 @@ def prune(frontend: Frontend, source: Any, inputs: Any, *, even: bool = False, *
             f"scope {chosen.budget.scope!r}: here one number says the size of all layers, which only a plan of "
             "scope='local' can keep equal"
         )
+    check_samples(frontend, source, inputs, chosen)
     traced = frontend.trace(source, inputs)
     dense = normalize_around(traced)
     search = _Search(frontend, source, inputs, traced, dense, chosen.budget, even)

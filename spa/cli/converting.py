@@ -43,9 +43,11 @@ def export(
     target = output or arguments.beside(source, "onnx")
     arguments.check_targets(target)
     options: dict[str, Any] = {} if opset is None else {"opset": opset}
+    if cache:
+        options["cache"] = True
     with progress(err, quiet=quiet) as step:
         step("export")
-        model = sources.export(source, **options, **({"cache": True} if cache else {}))
+        model = sources.export(source, **options)
         arguments.write(model, target)
     say(f"wrote {target}", quiet=quiet, beside=target == PIPE)
 

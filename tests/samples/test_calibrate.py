@@ -78,7 +78,7 @@ def test_types_are_brought_to_the_input_s():
 
 REFUSED = [
     (ONE, {"y": GOOD, "z": GOOD}, "no samples for input 'x'; found 'y', 'z'"),
-    (TWO, {"ids": IDS}, "no samples for input 'mask'"),
+    (TWO, {"mask": IDS}, "no samples for input 'ids'"),
     (ONE, {"x": GOOD, "z": GOOD}, "the model has no input 'z'; its inputs are 'x'"),
     (ONE, {"x": GOOD[:, :2]}, r"takes samples of shape \(3\), found \(2,\)"),
     (ONE, {"x": GOOD[0]}, r"takes samples of shape \(3\), found \(\)"),
