@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 
+from spa import runtime
 from spa.analysis.plan import Plan
 from spa.errors import VerificationError
 from spa.feeds import Feeds
