@@ -145,6 +145,11 @@ def write(model: Any, target: Path) -> None:
     sys.stdout.buffer.flush()
 
 
+def named(target: Path) -> str:
+    """A target in words."""
+    return "standard output" if target == PIPE else str(target)
+
+
 def shapes(items: list[str] | None) -> dict[str, list[int]]:
     """The shapes of inputs, each NAME=SIZES."""
     try:

@@ -49,7 +49,7 @@ def export(
         step("export")
         model = sources.export(source, **options)
         arguments.write(model, target)
-    say(f"wrote {target}", quiet=quiet, beside=target == PIPE)
+    say(f"wrote {arguments.named(target)}", quiet=quiet, beside=target == PIPE)
 
 
 @command
@@ -65,4 +65,4 @@ def normalize(model: Source, *, output: Output = None, quiet: Quiet = False) -> 
         found = arguments.opened(model, step)
         step("normalise")
         arguments.write(pipeline.load_normal(found), target)
-    say(f"wrote {target}", quiet=quiet, beside=target == PIPE)
+    say(f"wrote {arguments.named(target)}", quiet=quiet, beside=target == PIPE)

@@ -97,4 +97,4 @@ def finetune(
         quiet=quiet,
         beside=beside,
     )
-    say(f"wrote {'standard output' if beside else target}", quiet=quiet, beside=beside)
+    say(f"wrote {arguments.named(target)}", quiet=quiet, beside=beside)

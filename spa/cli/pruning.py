@@ -168,4 +168,4 @@ def _show(
         return
     if result.report.status == report.NOT_CHECKED:
         say("not verified", quiet=quiet, beside=beside)
-    say(f"wrote {'standard output' if beside else target}", quiet=quiet, beside=beside)
+    say(f"wrote {arguments.named(target)}", quiet=quiet, beside=beside)
