@@ -53,6 +53,10 @@ class Split:
         """The batches that are fitted or judge, ascending."""
         return sorted({*self.fitted, *self.judging})
 
+    def beside(self, more: Sequence[int]) -> Split:
+        """With more batches that are fitted, and never judge."""
+        return Split([*self.fitted, *more], self.judging, self.unseen) if more else self
+
     def thinned(self, most: int | None) -> Split:
         """At most so many of those that are seen, evenly chosen."""
         seen = self.seen

@@ -38,7 +38,7 @@ class Session:
 
     Attributes:
         baseline: a published way instead of ours.
-        batches: the samples, some at a time, made once.
+        batches: the samples, some at a time, made once; behind the first `judged` of them those that lie beside.
         masks: which rows count.
         seconds: of each step so far, by name.
         notes: what a user should know, in words.
@@ -52,6 +52,7 @@ class Session:
     baseline: Baseline | None
     batches: Sequence[dict[str, np.ndarray]]
     masks: RowWeights
+    judged: int
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -68,9 +69,12 @@ class Session:
     ) -> Session:
         """A session with its batches made: small enough to hold out one in six, and to keep what layers read."""
         batches = data.batches(_batch_size(network, data, threads))
+        judged = len(batches)
+        if data.beside is not None:
+            batches += data.beside.batches(_batch_size(network, data.beside, threads))
         run = partial(_outputs, network, threads, Draft())
         masks = RowWeights.of(network.model, network.coupling, batches, network.compared, run)
-        return cls(network, data, preset, threads, progress, baseline, batches, masks)
+        return cls(network, data, preset, threads, progress, baseline, batches, masks, judged)
 
     @property
     def symmetric(self) -> bool:
@@ -99,7 +103,7 @@ class Session:
     @property
     def split(self) -> Split:
         """Which batches are fitted, which judge, and which only the report sees."""
-        return Split.of(len(self.batches), len(self.data))
+        return Split.of(self.judged, len(self.data)).beside(range(self.judged, len(self.batches)))
 
     def weigh(self, problem: Problem, number: int, shape: tuple[int, ...]) -> np.ndarray | None:
         """(rows,) which rows of a batch count; None: all."""
