@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import onnx_ir as ir
@@ -23,10 +24,11 @@ from spa.passes.choose.selection import select
 from spa.passes.repair import own
 from spa.passes.repair.compensate import compensate
 from spa.passes.repair.packed import opened
-from spa.passes.repair.settings import PRESETS, Preset
+from spa.passes.repair.settings import OURS, PRESETS, Preset
 from spa.passes.samples.calibrate import Calibration
 from spa.passes.samples.datafree import MOST_SAMPLES, Recipe
 from spa.passes.samples.effort import effort, thinned
+from spa.passes.samples.topping import top_up
 from spa.passes.samples.values import MADE_UP, SHIPPED
 from spa.repair import METHODS, calibration
 from spa.report import Report
@@ -57,7 +59,7 @@ def decide(dense: ir.Model, options: PruneOptions, clock: Clock, *, closed: bool
     if not options.repair.own_samples:
         with clock.step("samples"):
             samples = calibration(options.repair, dense, labels=options.learning.labels)
-        return _by_samples(dense, samples, options, clock, closed=closed)
+        return _by_given_samples(dense, samples, options, clock, closed=closed)
     if not runtime.available():
         return _by_weights(dense, options, clock, why="onnxruntime is not installed, and a repair needs it")
     try:
@@ -69,6 +71,26 @@ def decide(dense: ir.Model, options: PruneOptions, clock: Clock, *, closed: bool
             if isinstance(reason, DataError):  # the model runs on nothing so far: that may be why
                 raise reason from None
             raise
+
+
+def _by_given_samples(
+    dense: ir.Model, samples: Calibration, options: PruneOptions, clock: Clock, *, closed: bool
+) -> Decision:
+    """What goes by the caller's samples: few are topped up with those of the tool, where held-out ones gain by it."""
+    alone = _by_samples(dense, samples, options, clock, closed=closed)
+    with clock.step("samples"):
+        beside = top_up(dense, samples, options.run.inputs) if options.repair.method == OURS else None
+    if beside is None:
+        return alone
+    together = _by_samples(dense, replace(samples, beside=beside), options, clock, closed=closed)
+    before, after = (own.mean_loss(found.report.outputs) for found in (alone, together))
+    if not after < own.TOPPED_UP * before:
+        return alone
+    together.report.notes.append(
+        f"{len(samples)} samples are few: {len(beside)} of our own were fitted besides, by which those held out lose "
+        f"{after / before:.2f} of what they lost without"
+    )
+    return together
 
 
 def _by_own_samples(dense: ir.Model, options: PruneOptions, clock: Clock, *, closed: bool) -> Decision:
@@ -84,14 +106,12 @@ def _by_own_samples(dense: ir.Model, options: PruneOptions, clock: Clock, *, clo
         kinds = MADE_UP if options.repair.data_free else SHIPPED
         most = min(preset.samples or MOST_SAMPLES, MOST_SAMPLES)
         samples = recipe.samples(kinds, most=most, widest=preset.widest, progress=clock.share)
-        parts = effort(recipe, samples, widest=preset.widest, probes=preset.probes, probe_flops=preset.probe_flops)
-        seconds = sum(parts.values())
-        if not asked and seconds > own.TARGET:
-            count, share = thinned(parts, len(samples), own.TARGET)
-            preset = replace(preset, probe_flops=share * preset.probe_flops)
-            seconds = parts["solves"] + share * parts["probes"]
-            seconds += (parts["runs"] + parts["grams"]) * count / len(samples)
-            samples = samples.beginning_of(count)
+        known = partial(effort, recipe, widest=preset.widest, probes=preset.probes)
+        if not asked:
+            usual = known(samples, probe_flops=preset.probe_flops, nominal=True)
+            count, share = thinned(usual, len(samples), own.TARGET)
+            samples, preset = samples.beginning_of(count), replace(preset, probe_flops=share * preset.probe_flops)
+        seconds = sum(known(samples, probe_flops=preset.probe_flops).values())
     if seconds > own.PATIENCE and not asked:
         raise own.WeightsDoBetter(f"a repair would take about {own.in_words(seconds)}, and --data builtin asks for it")
     if seconds > own.AT_ONCE:

@@ -21,6 +21,7 @@ class Calibration:
         scalars: inputs without axes (a sampling rate), which are the same for all samples.
         axes: of the model's inputs, along which samples lie, where that is not the first.
         balanced: whether every sample counts as much as any other at each layer, however large its numbers are there.
+        beside: samples of the tool's own, which are fitted besides, but never judge and are in no figure of a report.
         held_out: (windows, tokens) of text that no choice and no fit sees; None: the samples are no texts.
     """
 
@@ -30,6 +31,7 @@ class Calibration:
     scalars: Mapping[str, np.ndarray] = field(default_factory=dict)
     axes: Mapping[str, int] = field(default_factory=dict)
     balanced: bool = False
+    beside: Calibration | None = None
     held_out: np.ndarray | None = None
 
     def __len__(self) -> int:

@@ -36,3 +36,11 @@ def test_what_reports_is_never_fitted_once_others_can_judge(count: int) -> None:
 def test_of_many_samples_fewer_are_kept_for_the_report() -> None:
     split = Split.of(40, 1024)
     assert (split.judging, split.unseen) == ([5, 17, 23, 29], [11, 35])
+
+
+def test_batches_beside_are_fitted_and_judge_nothing() -> None:
+    split = Split.of(8, 8)
+    more = split.beside(range(8, 20))
+    assert set(more.fitted) == {*split.fitted, *range(8, 20)}
+    assert (more.judging, more.unseen) == (split.judging, split.unseen)
+    assert split.beside(range(8, 8)) is split

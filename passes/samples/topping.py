@@ -1,0 +1,44 @@
+"""Samples of the tool's own beside a few that are given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx_ir as ir
+
+from spa.errors import DataError
+from spa.passes.samples.calibrate import Calibration, Recorded
+from spa.passes.samples.datafree import MOST_SAMPLES, Recipe
+from spa.passes.samples.inputs import is_mask
+from spa.passes.samples.values import SHIPPED, is_picture, is_sound
+
+FEW, TOPPED = 64, 24
+"""Samples given up to which they may be topped up, and by how many times as many."""
+
+
+def top_up(
+    model: ir.Model, given: Calibration, inputs: Mapping[str, Sequence[int]] | None = None
+) -> Calibration | None:
+    """Samples to fit beside those given, in their range; None where these are enough, or no pictures or sounds.
+
+    Args:
+        model: normalised.
+        inputs: shapes by input name, where open axes are to be of some length.
+    """
+    if len(given) > FEW or isinstance(given, Recorded):
+        return None
+    shapes = {name: given.sizes(name, 1) for name in given.samples} | dict(inputs or {})
+    bounds = {
+        name: (float(array.min()), float(array.max()))
+        for name, array in given.samples.items()
+        if array.dtype.kind == "f" and float(array.min()) < float(array.max())
+    }
+    try:
+        recipe = Recipe.of(model, inputs=shapes, bounds=bounds)
+        carries_over = (is_picture(one) or is_sound(one.shape) or is_mask(one) for one in recipe.inputs)
+        enough = recipe.enough(MOST_SAMPLES, None)
+        if not all(carries_over) or 2 * len(given) > enough:
+            return None
+        return recipe.samples(SHIPPED).beginning_of(min(enough, TOPPED * len(given)))
+    except DataError:
+        return None
