@@ -7,8 +7,8 @@
 
 cosmic-ray makes the mutants. Places are drawn with a seed, as many in each of the rooms below, one mutation at each. A
 mutant runs in a copy of the tree against the tests that run its line, the fastest first, up to the first that fails.
-Not drawn: annotations, which do not run, and comparisons of identity for equality, which differ for nothing here.
-What was found lies in `build/mutants`.
+Not drawn: annotations, guards that no right call meets (`strict=True` of zip, `frozen`, `slots`, `eq` of a dataclass),
+and comparisons of identity for equality, which differ for nothing here. What was found lies in `build/mutants`.
 
 One file: a script, from the sample to the table.
 """
@@ -50,7 +50,8 @@ EACH = 50
 
 ALIKE = ("Eq_Is", "Is_Eq", "NotEq_IsNot", "IsNot_NotEq")
 BROKEN = 99
-SLOW = 90.0
+GUARDS = ("strict", "slots", "frozen", "eq")
+SLOW = 40.0
 """Seconds of tests after which no more are added to a mutant's first run."""
 
 
@@ -71,12 +72,13 @@ class Mutant:
 
 
 # ------------------------------------------------------------------------------------------------- sampling
-def annotated(tree: ast.AST) -> set[tuple[int, int]]:
-    """(line, column) of all that stands in annotations."""
+def unseen(tree: ast.AST) -> set[tuple[int, int]]:
+    """(line, column) of what computes nothing: annotations, and guards such as `strict=True`."""
     found: set[tuple[int, int]] = set()
     for node in ast.walk(tree):
-        for part in (getattr(node, "annotation", None), getattr(node, "returns", None)):
-            for inner in ast.walk(part) if isinstance(part, ast.AST) else ():
+        guard = node.value if isinstance(node, ast.keyword) and node.arg in GUARDS else None
+        for part in (getattr(node, "annotation", None), getattr(node, "returns", None), guard):
+            for inner in ast.walk(part) if isinstance(part, ast.expr) else ():
                 if isinstance(inner, ast.expr):
                     for line in range(inner.lineno, (inner.end_lineno or inner.lineno) + 1):
                         first = inner.col_offset if line == inner.lineno else 0
@@ -91,7 +93,7 @@ def mutants_of(room: str, file: str) -> list[Mutant]:
     from cosmic_ray.plugins import get_operator, operator_names
 
     source = (ROOT / file).read_text()
-    nodes, hidden, found = list(ast_nodes(get_ast(source))), annotated(ast.parse(source)), []
+    nodes, hidden, found = list(ast_nodes(get_ast(source))), unseen(ast.parse(source)), []
     for name in operator_names():
         if name.endswith(ALIKE) or "Variable" in name:
             continue
@@ -173,8 +175,9 @@ def tests_of(mutant: Mutant, known: dict[str, Any]) -> tuple[list[str], list[str
     """The tests that run a mutant's line, fastest first, and the files of tests that run any of its file."""
     seconds = known["seconds"]
     lines = known["lines"].get(mutant.file, {})
-    near = [name for name in lines.get(str(mutant.line), ()) if name in seconds]
-    files = sorted({name.partition("::")[0] for names in lines.values() for name in names})
+    anywhere = {name for names in lines.values() for name in names}
+    near = [name for name in lines.get(str(mutant.line), ()) or anywhere if name in seconds]  # run by an import: any
+    files = sorted({name.partition("::")[0] for name in anywhere})
     chosen, total = [], 0.0
     for name in sorted(near, key=lambda name: (seconds[name], name)):
         total += seconds[name]
@@ -183,6 +186,17 @@ def tests_of(mutant: Mutant, known: dict[str, Any]) -> tuple[list[str], list[str
         chosen.append(name)
     spent = {file: sum(taken for name, taken in seconds.items() if name.startswith(f"{file}::")) for file in files}
     return chosen, sorted(files, key=lambda file: spent[file])
+
+
+def batches(tests: Sequence[str], seconds: dict[str, float]) -> list[list[str]]:
+    """The tests of the two files that say most for their time, which are soon loaded; then all others."""
+    by_file: dict[str, list[str]] = defaultdict(list)
+    for name in tests:
+        by_file[name.partition("::")[0]].append(name)
+    quick = [file for file, names in by_file.items() if sum(seconds[name] for name in names) < SLOW / 4]
+    first = set(sorted(quick, key=lambda file: -len(by_file[file]))[:2])
+    parts = [[name for name in tests if (name.partition("::")[0] in first) is early] for early in (True, False)]
+    return [part for part in parts if part]
 
 
 # ------------------------------------------------------------------------------------------------ mutation runs
@@ -242,8 +256,8 @@ def try_mutant(mutant: Mutant, tree: Path, known: dict[str, Any], *, whole: bool
     row["tests"], start = len(near), time.monotonic()
     path.write_text(code)
     try:
-        if near:
-            row["killed"] = fails(tree, near, 30 + 4 * sum(known["seconds"][name] for name in near))
+        for batch in batches(near, known["seconds"]):
+            row["killed"] = row["killed"] or fails(tree, batch, 30 + 4 * sum(known["seconds"][name] for name in batch))
         if not row["killed"] and whole:
             row["killed"] = fails(tree, files, 400)
     finally:
