@@ -92,6 +92,12 @@ def _main(
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
+_MISUSE: type[Exception] = next(
+    kind for kind in reversed(typer.BadParameter.__mro__) if hasattr(kind, "format_message")
+)
+"""What typer raises where a command is called wrongly: click's exception, or by version its own."""
+
+
 def main(words: list[str] | None = None) -> None:
     """Run the command; errors a user can cause are one line and an exit status, never a traceback."""
     words = sys.argv[1:] if words is None else words
@@ -99,9 +105,9 @@ def main(words: list[str] | None = None) -> None:
         code = app(args=words, prog_name="spa", standalone_mode=False)
     except SpaError as error:
         code = _refused(error, error.exit_code, words)
-    except typer.exceptions.Abort:
+    except typer.Abort:
         code = INTERRUPTED
-    except typer.exceptions.TyperException as error:
+    except _MISUSE as error:
         code = _refused(UsageError(_misuse(error)), 2, words)
     if code == INTERRUPTED:
         err.print("interrupted; nothing was written", markup=False)

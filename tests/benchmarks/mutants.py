@@ -51,7 +51,7 @@ EACH = 50
 ALIKE = ("Eq_Is", "Is_Eq", "NotEq_IsNot", "IsNot_NotEq")
 BROKEN = 99
 GUARDS = ("strict", "slots", "frozen", "eq")
-SLOW = 40.0
+SLOW = 20.0
 """Seconds of tests after which no more are added to a mutant's first run."""
 
 
