@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from spa.pipeline import PruneResult, apply_plan, prune
     from spa.repair import RepairOptions
     from spa.timing import bench
+    from spa.training import train
 
 __all__ = [
     "Budget",
@@ -36,6 +37,7 @@ __all__ = [
     "finetune",
     "prune",
     "torch_module",
+    "train",
 ]
 
 _HOMES = {
@@ -53,6 +55,7 @@ _HOMES = {
     "SpaPass": "spa.adapters.ir_pass",
     "torch_module": "spa.gradients",
     "finetune": "spa.gradients",
+    "train": "spa.training",
     "bench": "spa.timing",
 }
 

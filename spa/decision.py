@@ -20,6 +20,7 @@ from spa.options import InputShapes, PruneOptions
 from spa.passes.choose.allocation import weighed
 from spa.passes.choose.first import first_widths
 from spa.passes.choose.importance import score_groups
+from spa.passes.choose.importance.trained import trained_for_sparsity
 from spa.passes.choose.selection import select
 from spa.passes.repair import own
 from spa.passes.repair.compensate import compensate
@@ -146,6 +147,9 @@ def _by_weights(dense: ir.Model, options: PruneOptions, clock: Clock, *, why: st
         criterion = None if options.repair.criterion in METHODS else options.repair.criterion
         if options.decided_by == "gradients":
             criterion = criterion_by_gradients(dense, options, clock, notes)
+        elif criterion is None and (said := trained_for_sparsity(analysis.groups)):
+            criterion = "bn_scale"
+            notes.append(said)
         scores = score_groups(analysis.groups, criterion, options.scoring, notes=notes)
     with clock.step("select"), _hint_at_inputs(dense, inputs):
         frozen = find_frozen(analysis.coupling)

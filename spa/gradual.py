@@ -29,10 +29,11 @@ from spa.gradients.options import Spend
 from spa.options import PruneOptions
 from spa.packing import Packing
 from spa.passes.choose.budget import CHANNELS
-from spa.passes.choose.importance import score_groups
+from spa.passes.choose.importance import random, score_groups
 from spa.passes.cut.scatter import scatter
 from spa.passes.repair.biases import drop_zero_biases
 from spa.passes.repair.network import prepare
+from spa.repair import RepairOptions
 from spa.report import Report
 from spa.steps import Analysis, analyse, cut, report_on
 
@@ -75,13 +76,21 @@ def make(dense: ir.Model, options: PruneOptions, clock: Clock, *, closed: bool) 
     Raises:
         NothingToPrune, BudgetError: nothing can go, or not as much as asked for.
     """
+    options = controlled(options)
     if options.learning.steps == 1 and options.learning.finetune is None:
         return _once(dense, options, clock, closed=closed)
     return _Gradual(dense, options, clock, closed).run()
 
 
 def _once(dense: ir.Model, options: PruneOptions, clock: Clock, *, closed: bool) -> Made:
+    untouched = dense.clone()
     analysis, plan, report, base, samples = decide(dense, options, clock, closed=closed)
+    if options.learning.control == "shuffled":
+        notes = [*report.notes, "control: units drawn at random, as many of each group as were chosen"]
+        analysis, base = analyse(untouched, inputs=options.run.inputs), untouched.clone()
+        plan, samples = shuffled(plan, options.learning.seed), None
+        report = report_on(analysis, plan)
+        report.notes = notes
     held_out = None if samples is None else samples.held_out
     reference = analysis.model.clone()  # the analysed model itself is cut: clones share weights, at no cost in memory
     if options.run.dry_run and not plan.repair:
@@ -93,6 +102,32 @@ def _once(dense: ir.Model, options: PruneOptions, clock: Clock, *, closed: bool)
         with clock.step("round"):
             packing.round(analysis.model, reference)
     return Made(analysis.model, reference, plan, report, base, packing, held_out)
+
+
+def controlled(options: PruneOptions) -> PruneOptions:
+    """The options of a control: the same share of every group, or units drawn at random."""
+    control = options.learning.control
+    if control == "uniform":
+        return replace(options, budget=replace(options.budget, scope="local"))
+    if control == "random":
+        trains = options.learning.finetune is not None
+        repair = RepairOptions(
+            criterion=random(options.learning.seed), data=options.repair.data if trains else None,
+            images=options.repair.images if trains else None,
+        )  # fmt: skip
+        kept = options.learning if trains else replace(options.learning, labels=None, loss=None, oracle_budget="5m")
+        return replace(options, repair=repair, learning=kept)
+    return options
+
+
+def shuffled(plan: Plan, seed: int) -> Plan:
+    """As many units of each group, drawn at random; of a repair nothing is left."""
+    drawing = np.random.default_rng(seed)
+    removed = {
+        name: tuple(sorted(map(int, drawing.choice(plan.sizes[name], len(units), replace=False))))
+        for name, units in plan.removed.items()
+    }
+    return Plan(removed, plan.sizes, align=plan.align)
 
 
 class _Gradual:

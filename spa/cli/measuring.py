@@ -1,4 +1,4 @@
-"""`spa bench` and `spa finetune`: how fast files are, and training a pruned one to answer as the dense one does."""
+"""`spa bench`, `spa finetune` and `spa train`: how fast files are, and training them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from spa.cli.arguments import PIPE, Feed, Input, Json, Output, Quiet
 from spa.cli.console import err, out, say
 from spa.cli.progress import progress
 from spa.cli.timing import print_bench
-from spa.gradients.options import FinetuneOptions
+from spa.errors import UsageError
+from spa.frontends.files import onnx_file
+from spa.gradients.options import FinetuneOptions, TrainOptions
 
 
 @command
@@ -97,4 +99,49 @@ def finetune(
         quiet=quiet,
         beside=beside,
     )
-    say(f"wrote {arguments.named(target)}", quiet=quiet, beside=beside)
+    say(f"wrote {'standard output' if beside else target}", quiet=quiet, beside=beside)
+
+
+@command
+@flags.takes_options(TrainOptions)
+def train(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="An ONNX file with the weights to begin with.", show_default=False)
+    ],
+    *,
+    output: Output = None,
+    save_plan: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write what was cut before as a plan.", rich_help_panel=RESULT),
+    ] = None,
+    quiet: Quiet = False,
+    **options: Any,
+) -> None:
+    """Train a graph by labels, from the weights that it has; cut it before, or make it sparse on the way.
+
+    spa train init.onnx --data labelled.npz --epochs 10 --prune snip --ratio 50%
+    """
+    given = flags.values(options, TrainOptions)
+    asked = TrainOptions(**given)  # refused before anything is read
+    if save_plan is not None and asked.prune is None:
+        raise UsageError("--save-plan has no effect without --prune, which makes a plan: leave one of them out")
+    arguments.check_source(model)
+    target = output or arguments.result_beside(model, "trained")
+    arguments.check_targets(target, model, save_plan, like=model)
+    arguments.check_targets(save_plan, model)
+    with progress(err, quiet=quiet) as step:
+        result = spa.train(arguments.opened(model, step), progress=step, **given)
+        step("save")
+        arguments.write(result.model, target)
+    if save_plan is not None and result.plan is not None:
+        onnx_file.save_text(result.plan.to_json(), save_plan)
+    learned, beside = result.report, target == PIPE
+    for note in result.notes:
+        say(f"note: {note}", quiet=quiet, beside=beside)
+    say(
+        f"loss on samples held out: {learned.before:.4g} -> {learned.after:.4g} after {learned.epochs} "
+        f"epoch{'s' * (learned.epochs != 1)}; onnxruntime computes what torch does",
+        quiet=quiet,
+        beside=beside,
+    )
+    say(f"wrote {'standard output' if beside else target}", quiet=quiet, beside=beside)

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from spa.gradients.criteria import criterion, criterion_of_module
     from spa.gradients.module import GraphModule, torch_module
     from spa.gradients.regrowing import regrowth
-    from spa.gradients.samples import Split
-    from spa.gradients.tuning import FinetuneReport, FinetuneResult, finetune
+    from spa.gradients.restarting import restart
+    from spa.gradients.samples import Split, split_samples
+    from spa.gradients.tuning import FinetuneReport, FinetuneResult, finetune, fit
 
 __all__ = [
-    "FinetuneReport", "FinetuneResult", "GraphModule", "Split", "criterion", "criterion_of_module", "finetune",
-    "regrowth", "require", "torch_module",
+    "FinetuneReport", "FinetuneResult", "GraphModule", "Split", "criterion", "criterion_of_module", "finetune", "fit",
+    "regrowth", "require", "restart", "split_samples", "torch_module",
 ]  # fmt: skip
 
 _HOMES = {
@@ -36,7 +37,10 @@ _HOMES = {
     "criterion": "spa.gradients.criteria",
     "criterion_of_module": "spa.gradients.criteria",
     "finetune": "spa.gradients.tuning",
+    "fit": "spa.gradients.tuning",
     "regrowth": "spa.gradients.regrowing",
+    "restart": "spa.gradients.restarting",
+    "split_samples": "spa.gradients.samples",
     "torch_module": "spa.gradients.module",
 }
 

@@ -185,13 +185,18 @@ class GraphModule(nn.Module):
         results = self.outputs({**dict(zip(self.input_names, arguments, strict=False)), **named})
         return next(iter(results.values())) if len(results) == 1 else tuple(results.values())
 
-    def outputs(self, feeds: Mapping[str, Feed]) -> dict[str, Any]:
-        """The outputs by name."""
+    def outputs(self, feeds: Mapping[str, Feed], instead: Mapping[ir.Value, Tensor] | None = None) -> dict[str, Any]:
+        """The outputs by name.
+
+        Args:
+            instead: tensors that are read in the place of stored ones, by these.
+        """
         if missing := [name for name in self.input_names if name not in feeds]:
             raise DataError(f"no value for input {missing[0]!r}; the model takes {', '.join(self.input_names)}")
         if extra := [name for name in feeds if name not in self.input_names]:
             raise DataError(f"the model has no input {extra[0]!r}; it takes {', '.join(self.input_names)}")
         known: dict[ir.Value, Any] = {v: _tensor(feeds[str(v.name)]) for v in self._inputs}
+        known |= instead or {}
         return dict(zip(self.output_names, self._run(self._model.graph, known), strict=True))
 
     def _run(self, graph: ir.Graph, known: dict[ir.Value, Any]) -> list[Any]:

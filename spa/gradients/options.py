@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from spa.errors import UsageError
 from spa.fields import Options, about, any_of, at_least, is_number, number
+from spa.passes.choose.budget import BUDGETS, share
 from spa.passes.choose.importance.scoring import Scoring
 from spa.passes.samples.beside import LABELS
 
@@ -21,6 +22,14 @@ CRITERIA = ("taylor", "fisher", "obd", "gblm", "snip", *FLOW, "synflow", ORACLE)
 """Criteria from gradients, or from the loss itself; `spa.gradients.criteria` says what each is."""
 
 WITHOUT_SAMPLES = ("synflow",)
+
+CONTROLS = ("uniform", "random", "shuffled")
+
+SPARSITY = ("gates", "lasso", "scales")
+"""What makes units small in training; `spa.gradients.sparsity` says how."""
+
+SCORING_SAMPLES = 1024
+"""Of the samples of a training, so many score what goes before it."""
 
 SUBSETS = ("biases", "norms", "scales")
 """Vectors that are added; that a normalisation scales and shifts by; that something is multiplied with."""
@@ -77,6 +86,10 @@ def spend_in(units: str) -> Callable[[Any], str | None]:
             return expected
 
     return check
+
+
+def _not_negative(value: Any) -> str | None:
+    return None if is_number(value) and value >= 0 else "a number, 0 or above"
 
 
 def _positive(value: Any) -> str | None:
@@ -136,7 +149,17 @@ class LearningOptions(Options):
     regrow: bool = field(
         default=False, metadata=about("between steps, let units come back that the training would need (GraNet)")
     )
-    seed: int = field(default=0, metadata=about("of the order of samples in training", metavar="N"))
+    control: str | None = field(
+        default=None,
+        metadata=about(
+            "what the choice is to be held against",
+            metavar="NAME",
+            choices=CONTROLS,
+            more="the same share of every group; units drawn at random; or as many of each group as chosen, drawn at "
+            "random, the weights of those that stay as they were",
+        ),
+    )
+    seed: int = field(default=0, metadata=about("of the order of samples in training, and of controls", metavar="N"))
 
     def __post_init__(self) -> None:
         Options.__post_init__(self)
@@ -203,3 +226,68 @@ class FinetuneOptions(Options):
         for name in self.train:
             if name not in SUBSETS:
                 raise UsageError(f"train {name!r}: expected one of {', '.join(SUBSETS)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainOptions(FinetuneOptions):
+    """What a graph is trained by, what goes before, and what is made sparse on the way.
+
+    Raises:
+        UsageError: an option is out of range, or two do not fit together.
+    """
+
+    PANEL: ClassVar[str] = "What is learned, such as --data labelled.npz --epochs 10 --prune snip --ratio 50%"
+
+    learning_rate: float = field(
+        default=2e-3, metadata=about("of AdamW", metavar="RATE", parse=number, check=_positive)
+    )
+    batch_size: int = field(
+        default=128, metadata=about("samples of a step", metavar="N", parse=number, check=at_least(1, what="1 or more"))
+    )
+    weight_decay: float = field(
+        default=0.05,
+        metadata=about("of matrices and kernels", metavar="RATE", parse=number, check=_not_negative),
+    )
+    prune: str | None = field(
+        default=None,
+        metadata=about(
+            "cut before the training by a criterion of spa prune, such as snip, synflow or l2; some samples score it",
+            metavar="NAME",
+        ),
+    )
+    ratio: float | None = field(
+        default=None,
+        metadata=about("the share that goes then, such as 50%", metavar="SHARE", parse=share),
+    )
+    of: str = field(default="params", metadata=about("what it is a share of", metavar="WHAT", choices=BUDGETS))
+    control: str | None = field(
+        default=None, metadata=about("what that choice is to be held against", metavar="NAME", choices=CONTROLS)
+    )
+    plan: Any = field(
+        default=None,
+        metadata=about("cut by a plan before the training, as with an early checkpoint (rewinding)", metavar="FILE"),
+    )
+    restart: bool = field(default=False, metadata=about("draw all weights anew before the training"))
+    sparsify: str | None = field(
+        default=None,
+        metadata=about(
+            "make whole units small: by gates that are learned, the norms of units, or the scales of normalisations",
+            metavar="NAME",
+            choices=SPARSITY,
+        ),
+    )
+    strength: float = field(
+        default=1.0,
+        metadata=about("of what makes units small, beside the loss", metavar="N", parse=number, check=_positive),
+    )
+
+    def __post_init__(self) -> None:
+        FinetuneOptions.__post_init__(self)
+        if (self.prune is None) != (self.ratio is None):
+            raise UsageError("prune and ratio go together: the criterion, and the share that goes")
+        if self.prune is not None and self.plan is not None:
+            raise UsageError("prune and plan exclude each other: a criterion decides what goes, or a plan")
+        if self.control is not None and self.prune is None:
+            raise UsageError("control has no effect without prune, whose choice it is to be held against")
+        if self.sparsify is None and self.strength != 1.0:
+            raise UsageError("strength has no effect without sparsify")

@@ -49,6 +49,15 @@ class Split:
                 raise DataError(f"{name!r} has {rows}, and there are {len(calibration)} samples")
         return cls(calibration, dict(beside), batch_size)
 
+    def first(self, count: int) -> Split:
+        """At most so many samples, drawn evenly."""
+        total = len(self.calibration)
+        if count >= total:
+            return self
+        chosen = np.linspace(0, total - 1, count).round().astype(int)
+        beside = {name: array[chosen] for name, array in self.beside.items()}
+        return replace(self, calibration=self.calibration.first(count), beside=beside)
+
     @property
     def steps(self) -> int:
         """Steps of an epoch."""

@@ -32,6 +32,11 @@ def chosen(module: GraphModule, names: Sequence[str]) -> list[Any]:
     return kept
 
 
+def is_scale(value: ir.Value) -> bool:
+    """Whether a stored vector is what a normalisation scales by."""
+    return kind(value) == "norms" and any(position == 1 for _, position in value.uses())
+
+
 def kind(value: ir.Value) -> str:
     """Which of `SUBSETS` a stored tensor is; empty: a matrix or a kernel."""
     shape = [size for size in (value.shape or ()) if size != 1]

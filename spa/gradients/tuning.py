@@ -16,8 +16,8 @@ from __future__ import annotations
 import copy
 import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import cos, isfinite, pi
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,15 @@ import torch
 from torch import Tensor
 
 from spa import runtime
+from spa.analysis.group import Group
 from spa.errors import DataError, UsageError, VerificationError
 from spa.fields import takes_options
 from spa.frontends.files import onnx_file
 from spa.gradients.losses import Loss, distillation, labelled, own
 from spa.gradients.module import GraphModule, Source
-from spa.gradients.options import FinetuneOptions
+from spa.gradients.options import FinetuneOptions, TrainOptions
 from spa.gradients.samples import Split, split_samples
+from spa.gradients.sparsity import Sparsity
 from spa.gradients.subsets import chosen
 
 WARM_UP = 0.05
@@ -111,6 +113,35 @@ def finetune(
     return FinetuneResult(model, report)
 
 
+def fit(
+    model: ir.Model, samples: Split, asked: TrainOptions, groups: Sequence[Group], *, progress: Progress | None = None
+) -> FinetuneResult:
+    """Train a model by labels or a loss of one's own; normalisations take the statistics of batches, and learn them.
+
+    Args:
+        groups: whose units are made sparse, where that is asked for.
+
+    Raises:
+        UsageError: there is nothing to train, or to make sparse.
+        ModelError: an operator has no gradient here; names it.
+        VerificationError: onnxruntime does not compute what torch does on the result.
+    """
+    student = GraphModule(model, seed=asked.seed).eval()
+    samples = replace(samples, batch_size=asked.batch_size)
+    loss = _loss(asked, student, None, samples)
+    sparsity = None
+    if asked.sparsify is not None:
+        sparsity = Sparsity(asked.sparsify, asked.strength, student, groups, asked.seed)
+        if not (sparsity.scales if asked.sparsify == "scales" else sparsity.units):
+            raise UsageError(f"sparsify {asked.sparsify!r}: the model has no scales of normalisations or no units")
+    torch.manual_seed(asked.seed)
+    run = _Run(student, samples, loss, asked, progress or _say_nothing, sparsity=sparsity, training=True)
+    report = run.train()
+    trained = student.to_onnx()
+    _verify(trained, student, samples)
+    return FinetuneResult(trained, report)
+
+
 def _say_nothing(step: str, share: float) -> None:
     """No progress is shown."""
 
@@ -132,15 +163,38 @@ class _Run:
     """The loop, and what it keeps between epochs."""
 
     def __init__(
-        self, student: GraphModule, samples: Split, loss: Loss, asked: FinetuneOptions, progress: Progress
+        self,
+        student: GraphModule,
+        samples: Split,
+        loss: Loss,
+        asked: FinetuneOptions,
+        progress: Progress,
+        *,
+        sparsity: Sparsity | None = None,
+        training: bool = False,
     ) -> None:
         self.student, self.samples, self.loss, self.asked, self.progress = student, samples, loss, asked, progress
+        self.sparsity, self.training = sparsity, training
+        self.name = "train" if training else "finetune"
         self.parameters = chosen(student, asked.train)
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=asked.learning_rate, weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(self.grouped(), lr=asked.learning_rate)
         self.epochs, self.seconds = 0, 0.0
         self.history: list[float] = []
         self.before = self.best_loss = self.held_out()
         self.best = self.state()
+
+    def grouped(self) -> list[dict[str, Any]]:
+        """What the optimiser moves: matrices decay where that is asked for, vectors never do."""
+        decay = getattr(self.asked, "weight_decay", 0.0)
+        vectors = [p for p in self.parameters if sum(size > 1 for size in p.shape) < 2]
+        known = {id(p) for p in vectors}
+        matrices = [p for p in self.parameters if id(p) not in known]
+        groups = [
+            {"params": matrices, "weight_decay": decay, "times": 1.0},
+            {"params": vectors, "weight_decay": 0.0, "times": 1.0},
+        ]
+        groups += [] if self.sparsity is None else self.sparsity.trained()
+        return [group for group in groups if group["params"]]
 
     @property
     def budget(self) -> int:
@@ -156,13 +210,15 @@ class _Run:
                 share = self.spent(time.perf_counter() - start, number / self.samples.steps)
                 if share >= 1.0:
                     break
-                self.progress("finetune", share)
+                self.progress(self.name, share)
                 self.step(batch, share)
             self.epochs += 1
             self.keep(self.held_out())
             self.seconds = time.perf_counter() - start
             self.save()
         self.load(self.best)
+        if self.sparsity is not None:
+            self.sparsity.settle()
         total = sum(parameter.numel() for parameter in self.student.parameters())
         trained = sum(parameter.numel() for parameter in self.parameters) / max(total, 1)
         return FinetuneReport(self.before, self.best_loss, self.epochs, self.seconds, trained, tuple(self.history))
@@ -178,9 +234,13 @@ class _Run:
         rising = min(1.0, (share + 1e-3) / WARM_UP)
         rate = self.asked.learning_rate * rising * 0.5 * (1.0 + cos(pi * min(share, 1.0)))
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["times"]
         self.optimizer.zero_grad(set_to_none=True)
+        self.student.train(self.training)
         value = self.measured(batch)
+        if self.sparsity is not None:
+            value = value + self.sparsity.penalty()
+        self.student.eval()
         if not isfinite(float(value.detach())):
             return
         value.backward()
@@ -190,7 +250,10 @@ class _Run:
     def measured(self, batch: Mapping[str, np.ndarray]) -> Tensor:
         """The loss of a batch."""
         feeds = {name: batch[name] for name in self.student.input_names}
-        return self.loss(self.student.outputs(feeds), batch)
+        instead = None
+        if self.sparsity is not None:
+            instead = self.sparsity.instead(training=self.student.training)
+        return self.loss(self.student.outputs(feeds, instead), batch)
 
     def held_out(self) -> float:
         """Mean loss on the samples that no step sees."""
@@ -205,7 +268,8 @@ class _Run:
     def keep(self, value: float) -> None:
         """Note how an epoch went."""
         self.history.append(value)
-        if value < self.best_loss:
+        sparse = self.sparsity is not None  # whose last state is what was asked for
+        if value < self.best_loss or sparse:
             self.best_loss, self.best = value, self.state()
 
     def state(self) -> dict[str, Tensor]:
@@ -228,6 +292,7 @@ class _Run:
             "optimizer": copy.deepcopy(self.optimizer.state_dict()),
             "numbers": [self.epochs, self.seconds, self.before, self.best_loss],
             "history": self.history,
+            "gates": [] if self.sparsity is None else self.sparsity.state(),
         }
         torch.save(kept, part)
         part.replace(path)
@@ -244,6 +309,8 @@ class _Run:
             kept = torch.load(self.asked.resume, weights_only=True)
             self.load(kept["weights"])
             self.optimizer.load_state_dict(kept["optimizer"])
+            if self.sparsity is not None:
+                self.sparsity.load(kept["gates"])
         except (RuntimeError, KeyError, ValueError) as error:
             raise DataError(f"{self.asked.resume}: no state of this model's fine-tuning; remove it to start") from error
         self.best = kept["best"]

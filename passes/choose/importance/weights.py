@@ -64,7 +64,7 @@ def random(seed: int = 0) -> Criterion:
     return scores
 
 
-def _scales(piece: Slice) -> bool:
+def scales(piece: Slice) -> bool:
     """Whether a constant multiplies a normalised channel."""
     running = ((entry_of(node).running, position) for node, position in piece.uses)
     return any(said is not None and said.scale == position for said, position in running)
@@ -75,13 +75,13 @@ def bn_scale(groups: Sequence[Group], context: Context) -> Scores:
 
     A group without one is scored by L2, brought to the mean of those that have one; a note says so.
     """
-    scales = [[p for p in group.slices if is_weight(p) and _scales(p)] for group in groups]
+    scaled = [[p for p in group.slices if is_weight(p) and scales(p)] for group in groups]
     norm = partial(context.norms, power=1)
-    results = [context.gathered(group, norm, found) for group, found in zip(groups, scales, strict=True)]
-    without = [number for number, found in enumerate(scales) if not found]
+    results = [context.gathered(group, norm, found) for group, found in zip(groups, scaled, strict=True)]
+    without = [number for number, found in enumerate(scaled) if not found]
     if not without:
         return results
-    with_scale = [scores for scores, found in zip(results, scales, strict=True) if found]
+    with_scale = [scores for scores, found in zip(results, scaled, strict=True) if found]
     level = float(np.concatenate(with_scale).mean()) if with_scale else 0.0
     for number, scores in zip(without, l2([groups[number] for number in without], context), strict=True):
         mean = float(scores.mean())
