@@ -15,13 +15,16 @@ if TYPE_CHECKING:
     from spa.options import PruneOptions, RunOptions
     from spa.passes.choose.budget import Budget
     from spa.passes.choose.importance import Scoring
+    from spa.passes.latency.options import DeviceOptions
     from spa.pipeline import PruneResult, apply_plan, prune
+    from spa.profiling import profile
     from spa.repair import RepairOptions
     from spa.timing import bench
     from spa.training import train
 
 __all__ = [
     "Budget",
+    "DeviceOptions",
     "ImageOptions",
     "Plan",
     "PruneOptions",
@@ -35,6 +38,7 @@ __all__ = [
     "apply_plan",
     "bench",
     "finetune",
+    "profile",
     "prune",
     "torch_module",
     "train",
@@ -57,6 +61,8 @@ _HOMES = {
     "finetune": "spa.gradients",
     "train": "spa.training",
     "bench": "spa.timing",
+    "profile": "spa.profiling",
+    "DeviceOptions": "spa.passes.latency.options",
 }
 
 

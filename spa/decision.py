@@ -120,7 +120,7 @@ def _by_own_samples(dense: ir.Model, options: PruneOptions, clock: Clock, *, clo
     analysis, plan, report, base, _ = _by_samples(dense, samples, options, clock, closed=closed, settings=preset)
     if not asked:
         with clock.step("compare"):
-            weighed, other, told, *_ = _by_weights(dense.clone(), options, Clock(None))
+            weighed, other, told, *_ = _by_weights(dense.clone(), options.apart(), Clock(None))
             boundary = boundary_of(weighed, other)
             cut(weighed, other)
             names = [name for name in report.outputs if name not in {**report.resized, **told.resized}]
@@ -153,12 +153,23 @@ def _by_weights(dense: ir.Model, options: PruneOptions, clock: Clock, *, why: st
         scores = score_groups(analysis.groups, criterion, options.scoring, notes=notes)
     with clock.step("select"), _hint_at_inputs(dense, inputs):
         frozen = find_frozen(analysis.coupling)
-        scores = weighed(scores, analysis.groups, analysis.cost, options.budget.of)
+        goal = options.device.goal
+        timed = None if goal is None else goal.bound(analysis.groups, analysis.coupling, analysis.cost)
+        cost, device = (analysis.cost, None) if timed is None else (timed.cost, timed.device)
+        scores = weighed(scores, analysis.groups, cost, options.budget.of)
         first = first_widths(dense)
-        selection = select(analysis.groups, scores, analysis.cost, options.budget, first=first, frozen=frozen)
-    report = report_on(analysis, selection.plan)
-    report.notes += [*notes, *selection.limits]
-    return Decision(analysis, selection.plan, report, dense)
+        limits: list[str] = []
+
+        def choose(ratio: float) -> Plan:
+            budget = replace(options.budget, ratio=ratio)
+            found = select(analysis.groups, scores, cost, budget, first=first, frozen=frozen, device=device)
+            limits[:] = found.limits
+            return found.plan
+
+        plan = choose(options.budget.ratio) if timed is None else timed.meet(choose)
+    report = report_on(analysis, plan)
+    report.notes += [*notes, *limits]
+    return Decision(analysis, plan, report, dense)
 
 
 def _by_samples(
@@ -182,7 +193,8 @@ def _by_samples(
         base = opened(dense)
         found = compensate(
             base, samples, options.budget, preset=settings or preset, method=method, made_up=made_up,
-            inputs=_apart(dense, samples, inputs), counted=counted, closed=closed, progress=clock.share,
+            inputs=_apart(dense, samples, inputs), counted=counted, closed=closed, goal=options.device.goal,
+            progress=clock.share,
         )  # fmt: skip
     clock.seconds |= found.seconds
     with clock.step("couple"):

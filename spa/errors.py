@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class SpaError(Exception):
@@ -40,7 +40,15 @@ class NothingToPrune(SpaError):
 
 
 class BudgetError(SpaError):
-    """The budget cannot be met; the message says what could be reached and what holds it back."""
+    """The budget cannot be met; the message says what could be reached and what holds it back.
+
+    Attributes:
+        most: the plan that goes furthest (`spa.Plan`), where one was found.
+    """
+
+    def __init__(self, message: str, *, most: Any = None) -> None:
+        super().__init__(message)
+        self.most = most
 
 
 class VerificationError(SpaError):

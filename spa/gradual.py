@@ -166,6 +166,8 @@ class _Gradual:
 
     def gone(self) -> float:
         """The share of the dense model that has gone."""
+        if not self.plan:
+            return 0.0
         analysis, of = self.analysed(), self.options.budget.of
         if of == CHANNELS:
             taking_part = [group.size for group in analysis.groups if group.off is None]

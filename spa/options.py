@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,8 +19,9 @@ from spa.feeds import parse as parse_feeds
 from spa.fields import Options, about, did_you_mean, options_of
 from spa.gradients.options import CRITERIA as GRADIENTS
 from spa.gradients.options import ORACLE, WITHOUT_SAMPLES, LearningOptions
-from spa.passes.choose.budget import Budget
+from spa.passes.choose.budget import LATENCY, UNSAID, Budget, is_said
 from spa.passes.choose.importance import Scoring
+from spa.passes.latency.options import DeviceOptions
 from spa.repair import METHODS, RepairOptions
 
 InputShapes = Mapping[str, Sequence[int]]
@@ -89,9 +90,11 @@ class PruneOptions:
     scoring: Scoring = field(default_factory=Scoring)
     repair: RepairOptions = field(default_factory=RepairOptions)
     learning: LearningOptions = field(default_factory=LearningOptions)
+    device: DeviceOptions = field(default_factory=DeviceOptions)
     run: RunOptions = field(default_factory=RunOptions)
 
     def __post_init__(self) -> None:
+        self._check_budget()
         decided = self.decided_by
         for part in (self.budget, self.scoring, self.repair, self.run):
             for option in part.given():
@@ -135,6 +138,25 @@ class PruneOptions:
         if criterion != ORACLE and any(option.name == "oracle_budget" for option in self.learning.given()):
             raise UsageError(f"oracle_budget has no effect with criterion {criterion!r}: it is the oracle's")
 
+    def _check_budget(self) -> None:
+        if self.device.target is not None:
+            if is_said(self.budget.ratio):
+                raise UsageError("target and ratio both say how much goes: leave one of them out")
+            if self.budget.of != LATENCY:
+                raise UsageError(f"target counts of latency, not of {self.budget.of}: leave of out, or give ratio")
+        elif not is_said(self.budget.ratio):
+            raise UsageError("nothing says how much is to go: give ratio, or target for a time")
+        if self.budget.of != LATENCY and (given := [option.name for option in self.device.given()]):
+            raise UsageError(
+                f"{given[0]} has no effect on a budget of {self.budget.of}: give of=latency, or leave it out"
+            )
+        if self.budget.of == LATENCY and self.learning.steps > 1:
+            raise UsageError("of latency in several steps: a time is met in one; leave steps out")
+        if self.budget.of == LATENCY and self.budget.scope != "global":
+            raise UsageError(
+                f"of latency with scope {self.budget.scope}: time is shared out over the whole model; leave scope out"
+            )
+
     @property
     def decided_by(self) -> str:
         """What decides what goes: gradients, samples or weights, if one was asked for; else the better of the last two:
@@ -147,18 +169,23 @@ class PruneOptions:
             return "samples"
         return "weights" if any(self.scoring.given()) else "best"
 
+    def apart(self) -> PruneOptions:
+        """The same for a run of which nothing is told: a budget of time is met as well, and its rounds not kept."""
+        goal = self.device.goal
+        return self if goal is None else replace(self, device=replace(self.device, goal=replace(goal, rounds=[])))
+
     def asked(self) -> dict[str, Any]:
         """What decides of the result, by name, as JSON knows it; of samples and functions no more than a name."""
-        parts = (self.budget, self.scoring, self.repair, self.learning)
+        parts = (self.budget, self.scoring, self.repair, self.learning, self.device)
         values = {option.name: getattr(part, option.name) for part in parts for option in options_of(type(part))}
-        return {name: _plain(value) for name, value in values.items() if value is not None}
+        return {name: _plain(value) for name, value in values.items() if value is not None and value is not UNSAID}
 
     @classmethod
     def of(cls, **given: Any) -> PruneOptions:
         """The options given by name; None stands for one that is not given.
 
         Raises:
-            TypeError: there is no option of that name, or ratio is missing; says what is close.
+            TypeError: there is no option of that name, or neither ratio nor target; says what is close.
             UsageError: a value is not what was expected, or two do not fit together.
         """
         chosen: dict[str, dict[str, Any]] = {name: {} for name in PARTS}
@@ -168,6 +195,10 @@ class PruneOptions:
                 raise TypeError(f"prune() got an unexpected keyword argument {name!r}{did_you_mean(name, homes)}")
             if value is not None:
                 chosen[homes[name]][name] = value
+        if given.get("target") is not None:
+            chosen["budget"].setdefault("of", LATENCY)
+        elif given.get("ratio") is None:
+            raise TypeError("prune() missing 1 required keyword-only argument: 'ratio', or 'target' for a time")
         parts: dict[str, Any] = {name: kind(**chosen[name]) for name, kind in PARTS.items()}
         return cls(**parts)
 
@@ -188,7 +219,8 @@ def _plain(value: Any) -> Any:
 
 
 PARTS: Mapping[str, type[Options]] = {
-    "budget": Budget, "scoring": Scoring, "repair": RepairOptions, "learning": LearningOptions, "run": RunOptions,
+    "budget": Budget, "scoring": Scoring, "repair": RepairOptions, "learning": LearningOptions, "device": DeviceOptions,
+    "run": RunOptions,
 }  # fmt: skip
 """The classes of the options of a run, by the name of their part."""
 

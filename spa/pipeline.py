@@ -15,8 +15,10 @@ from spa.clock import Clock, Progress
 from spa.feeds import Feeds
 from spa.fields import takes_options
 from spa.frontends.files import onnx_file
+from spa.latency import Timekeeper
 from spa.options import PARTS, InputShapes, PruneOptions
 from spa.packing import Packing, stored_bytes
+from spa.passes.choose.budget import LATENCY
 from spa.passes.repair.packed import opened
 from spa.provenance import stamp
 from spa.report import Report
@@ -86,13 +88,14 @@ def prune(
     if options.learning.finetune is not None:
         gradients.require()
     verify, inputs = options.run.verify and not options.run.dry_run, options.run.inputs
-    if options.decided_by == "samples" or verify:
+    if options.decided_by == "samples" or verify or (options.budget.of == LATENCY and not options.device.profile):
         runtime.require()
     clock = Clock(progress)
     with clock.step("normalise"):
         dense = load_normal(source)
     closed = isinstance(source, Normal) and source.closed
-    made = gradual.make(dense, options, clock, closed=closed)
+    keeper = Timekeeper(dense, options, clock) if options.budget.of == LATENCY else None
+    made = gradual.make(dense, options if keeper is None else keeper.solved, clock, closed=closed)
     model, reference, report, base = made.model, made.reference, made.report, made.base
     report.seconds = clock.seconds
     plan = replace(made.plan, options=options.asked(), resized=report.resized)
@@ -113,6 +116,9 @@ def prune(
         with clock.step("perplexity"):
             report.perplexity = perplexity(dense, model, made.held_out)
     stamp(model, plan)
+    if keeper is not None:
+        with clock.step("time"):
+            report.latency = keeper.report(model, plan)
     return PruneResult(model, plan, report, dense if refitted else reference, reference)
 
 

@@ -24,7 +24,7 @@ import onnx_ir as ir
 
 from spa import ondevice, runtime
 from spa.analysis.cost import NUMBERS
-from spa.errors import ModelError, UsageError
+from spa.errors import UsageError
 from spa.feeds import Feeds
 from spa.frontends.files import onnx_file
 from spa.options import InputShapes
@@ -92,7 +92,14 @@ def profile(
     return Profile.of({"format": ondevice.FORMAT, "model": job.about, "device": device, "variants": variants})
 
 
-def write_job(source: Source, target: Path, *, inputs: InputShapes | None = None, feeds: Feeds | None = None) -> None:
+def write_job(
+    source: Source,
+    target: Path,
+    *,
+    inputs: InputShapes | None = None,
+    feeds: Feeds | None = None,
+    progress: Progress | None = None,
+) -> None:
     """Write a zip file that Python runs on another machine: ``python3 job.zip -o device.json``.
 
     It holds the script and models at a dozen settings of widths, whose weights repeat so that they take little room.
@@ -112,28 +119,13 @@ def write_job(source: Source, target: Path, *, inputs: InputShapes | None = None
         archive.writestr("feeds.npz", arrays.getvalue())
         for number in range(len(job.settings.removed)):
             archive.writestr(f"{number}.onnx", onnx_file.to_bytes(repeated(job.model(number))))
+            (progress or _say_nothing)("profile", (number + 1) / len(job.settings.removed))
 
 
 def errors_of(found: Profile, source: Source, *, inputs: InputShapes | None = None) -> np.ndarray:
     """(settings - 1,) how far the time of each setting is from what the others foretell, relative."""
     analysis = analyse(load_normal(source), inputs=inputs)
     return leave_one_out(found, analysis.groups, analysis.coupling)
-
-
-def read_profile(path: Path) -> Profile:
-    """The profile in a file.
-
-    Raises:
-        ModelError: there is none.
-    """
-    try:
-        return Profile.from_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelError(f"cannot read the profile {str(path)!r}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise ModelError(f"cannot read the profile {str(path)!r}: it is no text") from error
-    except ModelError as error:
-        raise ModelError(f"{str(path)!r}: {error}") from error
 
 
 def _say_nothing(step: str, share: float) -> None:
@@ -219,7 +211,8 @@ def layers(
     runtime.require()
     dense = _with_names(load_normal(source).clone())
     chosen = provider or (runtime.CUDA if runtime.has_cuda() else runtime.CPU)
-    found = feeds_of(dense, dict(inputs or {}), feeds)
+    sizes = analyse(dense.clone(), inputs=inputs).sizes.inputs
+    found = feeds_of(dense, {**sizes, **(inputs or {})}, feeds)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "0.onnx"
         onnx_file.save(dense, path)

@@ -155,7 +155,7 @@ def bench(
             runtime.session(entry.path, optimize=True, providers=providers, threads=threads, spin=True)
             for entry in entries
         ]
-        times = _timed(sessions, [entry.feeds for entry in entries], seconds, progress or _say_nothing)
+        times = by_turns(sessions, [entry.feeds for entry in entries], seconds, progress)
         rows = [
             _row(entry, times[:, at], *_alone(entry, sessions[at].get_providers(), threads))
             for at, entry in enumerate(entries)
@@ -221,8 +221,12 @@ def feeds_of(
         raise UsageError(f"{name}: {error}; give --input NAME=SHAPE or --feed NAME=VALUES") from error
 
 
-def _timed(
-    sessions: Sequence[Any], feeds: Sequence[Mapping[str, np.ndarray]], seconds: float, progress: Progress
+def by_turns(
+    sessions: Sequence[Any],
+    feeds: Sequence[Mapping[str, np.ndarray]],
+    seconds: float,
+    progress: Progress | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> np.ndarray:
     """(rounds, models) seconds of each run; the order of the models is turned from round to round."""
     rounds: list[list[float]] = []
@@ -234,12 +238,12 @@ def _timed(
         taken = [0.0] * len(sessions)
         for step in range(len(sessions)):
             at = (step + number) % len(sessions)
-            before = time.perf_counter()
+            before = clock()
             runtime.run(sessions[at], feeds[at])
-            taken[at] = time.perf_counter() - before
+            taken[at] = clock() - before
         if number >= 0:
             rounds.append(taken)
-            progress("bench", min(1.0, (time.perf_counter() - start) / max(seconds, 1e-9)))
+            (progress or _say_nothing)("bench", min(1.0, (time.perf_counter() - start) / max(seconds, 1e-9)))
         number += 1
     return np.array(rounds)
 
@@ -293,13 +297,22 @@ def _alone(entry: _Entry, providers: Sequence[str], threads: int | None) -> tupl
 
 
 def _compared(rows: Sequence[Row], times: np.ndarray) -> Comparison:
+    ratio, interval = ratio_of(times)
+    return Comparison(ratio, interval, _exponent(ratio, rows[0].flops, rows[1].flops))
+
+
+def ratio_of(times: np.ndarray) -> tuple[float, tuple[float, float]]:
+    """The time of the second model over that of the first, and the interval in which it lies.
+
+    Args:
+        times: (rounds, 2) of `by_turns`.
+    """
     ratios = times[:, 1] / times[:, 0]
     rng = np.random.default_rng(0)
     drawn = np.median(rng.choice(ratios, (RESAMPLINGS, len(ratios))), axis=1)
     edge = (1 - CONFIDENCE) / 2
     low, high = (float(np.quantile(drawn, share)) for share in (edge, 1 - edge))
-    ratio = float(np.median(ratios))
-    return Comparison(ratio, (low, high), _exponent(ratio, rows[0].flops, rows[1].flops))
+    return float(np.median(ratios)), (low, high)
 
 
 def _exponent(ratio: float, dense: float | None, pruned: float | None) -> float | None:

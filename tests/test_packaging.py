@@ -37,7 +37,9 @@ def test_wheel_holds_every_module_once(wheel: Path) -> None:
         names = archive.namelist()
     library = {f"spa/passes/samples/library/{name}" for name in ("photographs.npz", "glyphs.npz", "SOURCES.md")}
     found = sorted(name for name in names if ".dist-info/" not in name)
-    assert found == sorted({*modules, *library, "spa/py.typed", "spa/schema.json", "spa/operators/applied.txt"})
+    assert found == sorted(
+        {*modules, *library, "spa/py.typed", "spa/profile.schema.json", "spa/schema.json", "spa/operators/applied.txt"}
+    )
 
 
 def test_wheel_metadata(wheel: Path) -> None:

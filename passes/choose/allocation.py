@@ -100,16 +100,18 @@ def allocate(
     cost: Cost,
     of: str,
     select: Callable[[list[np.ndarray]], Plan],
+    steps: Mapping[str, int] | None = None,
 ) -> Plan:
     """A plan whose expected loss is small for what it frees.
 
     Args:
         of: what is freed; channels: every unit counts the same.
         select: the plan for some scores.
+        steps: by group, so many units go at once where the cost has steps; one unless told.
     """
     plan = Plan({}, {})
     for _ in range(ROUNDS):
-        before, plan = plan, select(scores(curves, groups, cost, of, plan))
+        before, plan = plan, select(scores(curves, groups, cost, of, plan, steps=steps))
         if before.removed == plan.removed:
             break
     return plan
@@ -135,7 +137,15 @@ def weighed(found: Sequence[np.ndarray], groups: Sequence[Group], cost: Cost, of
     return [score * factor for score, factor in zip(found, factors, strict=True)]
 
 
-def scores(curves: Mapping[str, Curve], groups: Sequence[Group], cost: Cost, of: str, plan: Plan) -> list[np.ndarray]:
+def scores(
+    curves: Mapping[str, Curve],
+    groups: Sequence[Group],
+    cost: Cost,
+    of: str,
+    plan: Plan,
+    *,
+    steps: Mapping[str, int] | None = None,
+) -> list[np.ndarray]:
     """For each group (units,): the loss of each unit over what it frees while `plan` is gone; zeros without a curve."""
     found = []
     for group in groups:
@@ -143,7 +153,7 @@ def scores(curves: Mapping[str, Curve], groups: Sequence[Group], cost: Cost, of:
         if curve is None or not len(curve.order):
             found.append(np.zeros(group.size))
             continue
-        slopes = curve.slopes() / max(_freed(curve, groups, cost, of, plan), 1e-12)
+        slopes = curve.slopes() / max(_freed(curve, groups, cost, of, plan, (steps or {}).get(group.name, 1)), 1e-12)
         top = float(slopes[-1])
         mine = np.full(group.size, 2.0 * top + 1.0)
         mine[curve.order] = slopes + top * 1e-9 * np.arange(1, len(slopes) + 1) / len(slopes)  # ties leave in order
@@ -151,13 +161,17 @@ def scores(curves: Mapping[str, Curve], groups: Sequence[Group], cost: Cost, of:
     return found
 
 
-def _freed(curve: Curve, groups: Sequence[Group], cost: Cost, of: str, plan: Plan) -> float:
-    """What a unit of a group frees at the present widths, as a mean over the next few."""
+def _freed(curve: Curve, groups: Sequence[Group], cost: Cost, of: str, plan: Plan, step: int) -> float:
+    """What a unit of a group frees at the present widths, as a mean over the next few, from one step to another."""
     if of not in cost.terms:
         return 1.0
     name, size = curve.group.name, curve.group.size
-    later = min(len(plan.removed.get(name, ())) + max(1, size // 16), len(curve.order))
-    earlier = max(0, later - max(1, size // 16))
+    few = -(-max(1, size // 16) // step) * step
+    later = min(len(plan.removed.get(name, ())) + few, len(curve.order))
+    if step > 1:
+        kept = min(size // step * step, -(-(size - later) // step) * step)
+        later = size - kept if size - kept else min(size % step + few, len(curve.order))
+    earlier = max(0, later - few)
     costs = []
     for count in (earlier, later):
         removed = {**plan.removed, name: curve.order[:count].tolist()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import isnan
 from typing import Any, ClassVar
 
 from spa.analysis.cost import MEASURES
@@ -11,16 +12,24 @@ from spa.errors import UsageError
 from spa.fields import Options, about, at_least, between, is_number
 
 CHANNELS = "channels"
+LATENCY = "latency"
+UNSAID = float("nan")
+"""No ratio, where something else says how much goes."""
 AUTO = "auto"
-BUDGETS = (*MEASURES, CHANNELS)
+BUDGETS = (*MEASURES, LATENCY, CHANNELS)
 SCOPES = ("global", "local", "isomorphic")
 
 
 def _is_share(value: Any) -> str | None:
-    if is_number(value) and 0 < value < 1:
+    if (is_number(value) and 0 < value < 1) or value is UNSAID:
         return None
     meant = f"; did you mean {value / 100:g} or, on the command line, {value:g}%?" if _is_percent(value) else ""
     return f"a share between 0 and 1, both excluded{meant}"
+
+
+def is_said(ratio: float) -> bool:
+    """Whether a ratio was given."""
+    return not isnan(ratio)
 
 
 def _is_percent(value: Any) -> bool:
@@ -70,12 +79,14 @@ class Budget(Options):
     PANEL: ClassVar[str] = "What goes, such as --ratio 30% --of flops --align 8"
 
     ratio: float = field(
+        default=UNSAID,
         metadata=about(
             "the share to remove, between 0 and 1",
             metavar="SHARE",
             check=_is_share,
             parse=share,
-        )
+            unset="what target says",
+        ),
     )
     of: str = field(
         default="params",
@@ -83,7 +94,8 @@ class Budget(Options):
             "what it is a share of",
             metavar="WHAT",
             choices=BUDGETS,
-            more="of the whole model; or with channels, of the units of every group that takes part",
+            more="of the whole model; latency is the time of a run on this machine, or where profile was made; or with "
+            "channels, of the units of every group that takes part",
         ),
     )
     scope: str = field(  # global is the least damaging in tests/benchmarks/defaults.md

@@ -18,7 +18,7 @@ from spa.analysis.cost import Cost
 from spa.analysis.group import Frozen, Group
 from spa.analysis.plan import Plan
 from spa.errors import BudgetError, NothingToPrune, UsageError
-from spa.passes.choose.budget import AUTO, BUDGETS, CHANNELS, Budget
+from spa.passes.choose.budget import AUTO, BUDGETS, CHANNELS, LATENCY, Budget
 from spa.passes.choose.candidates import NESTED, OFF, opened, reasons, what_stays
 from spa.passes.choose.problem import ROUNDING, Problem, Terms
 from spa.passes.choose.search import search
@@ -55,6 +55,7 @@ def select(
     norms: bool = False,
     frozen: Sequence[Frozen] = (),
     whole: Mapping[str, float] | None = None,
+    device: int | None = None,
 ) -> Selection:
     """Choose the units to remove.
 
@@ -68,14 +69,17 @@ def select(
         frozen: what stays and why, for messages.
         whole: what shares are of, by measure, where the cost has more than the model came with (biases that a repair
             adds); by default the cost itself.
+        device: channels that the convolutions of the device compute at once, whose time is what the budget counts:
+            kept widths stay multiples of what it likes. A budget of anything else gives them up where it has to.
 
     Raises:
         UsageError: a pattern matches nothing.
         NothingToPrune: no group may be cut.
         BudgetError: not that much can go; says how much could, and what holds the rest.
     """
-    aligned = multiples(groups, budget.align)
-    free = (1,) * len(groups) if budget.align == AUTO else aligned  # what yields holds nothing back
+    aligned = multiples(groups, budget.align, device=device)
+    yields = budget.align == AUTO and budget.of != LATENCY
+    free = (1,) * len(groups) if yields else aligned  # what yields holds nothing back
     terms = Terms(budget, frozenset(unread), norms, free, whole, first or {})
     problem = Problem.of(groups, scores, cost, terms)
     needed = not norms and not problem.may_suffice and any(group.own_norm for group in groups)
@@ -84,25 +88,29 @@ def select(
     if not problem.tracks:
         why = [*reasons(groups, problem.candidates), what_stays(groups, frozen)]
         raise NothingToPrune(f"nothing can be removed: {'; '.join(filter(None, why)) or 'the model stores no weights'}")
-    if budget.of != CHANNELS and not problem.dense[budget.of]:
+    if budget.of != CHANNELS and not problem.dense.get(budget.of):
         raise UsageError(f"of {budget.of!r}: this model has no {budget.of}; choose another of {', '.join(BUDGETS)}")
     if budget.of == CHANNELS:
         _check_large_enough(problem)
         near = near_multiples(problem, aligned)
         counts = _uniform(near)
         problem, counts = (problem, _uniform(problem)) if counts is None else (near, counts)
-    elif budget.align == AUTO:
+    elif yields:
         problem, counts = search_aligned(problem, aligned)
     else:
         counts = search(problem)
     if counts is None or not any(counts):
-        raise BudgetError(_why(problem, frozen))
-    plan = Plan.of(groups, {t.group.name: t.order[:n].tolist() for t, n in zip(problem.tracks, counts, strict=True)})
-    plan = replace(plan, align=max(aligned, default=1))
-    reached = {measure: problem.share(counts, measure) for measure in BUDGETS}
+        raise BudgetError(_why(problem, frozen), most=_plan(problem, problem.all_that_may))
+    plan = replace(_plan(problem, counts), align=max(aligned, default=1))
+    reached = {measure: problem.share(counts, measure) for measure in (*problem.cost.terms, CHANNELS)}
     notes = (*opened(groups, problem.candidates, needed), *reasons(groups, problem.candidates))
     unaligned = given_up(problem, aligned, counts)
     return Selection(plan, reached, (*notes, *unaligned, *_at_their_end(problem, counts)), tuple(unaligned))
+
+
+def _plan(problem: Problem, counts: Sequence[int]) -> Plan:
+    removed = {t.group.name: t.order[:n].tolist() for t, n in zip(problem.tracks, counts, strict=True)}
+    return Plan.of(problem.groups, removed)
 
 
 def _check_large_enough(problem: Problem) -> None:

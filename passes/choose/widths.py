@@ -26,11 +26,15 @@ _OFF = 0.125
 """Of a group's units: how far from an equal share a multiple may be."""
 
 
-def multiples(groups: Sequence[Group], align: int | str) -> tuple[int, ...]:
-    """What the kept widths of each group are multiples of: a number as it is, or what the hardware likes."""
+def multiples(groups: Sequence[Group], align: int | str, *, device: int | None = None) -> tuple[int, ...]:
+    """What the kept widths of each group are multiples of: a number as it is, or what the hardware likes.
+
+    Args:
+        device: channels that convolutions compute at once, where the model runs on another machine.
+    """
     if not isinstance(align, str):
         return (int(align),) * len(groups)
-    return tuple(block(_type_of(group), kernels=_has_kernels(group)) for group in groups)
+    return tuple(block(_type_of(group), kernels=_has_kernels(group), device=device) for group in groups)
 
 
 def _has_kernels(group: Group) -> bool:

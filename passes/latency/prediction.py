@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from math import prod
 from re import sub
 
 import numpy as np
@@ -28,12 +29,12 @@ from spa.passes.latency.variants import plan_of
 
 LATENCY = "latency"
 PADDED = (1, 4, 8, 16, 32)
-SETS = 4
-"""So many blocks of output channels go through onnxruntime's blocked convolutions at once."""
 _MANY = 3
 """With more dims than this, a unit's time has no products: it copies, as Concat does."""
 _SLIGHT = 1e-3
-"""Of a unit's time: what a coefficient is worth at least, or sizes that hardly matter make noise."""
+"""Of the longest time that is fitted: shorter ones weigh as this."""
+_RIDGE = 1e-3
+"""Of a fit's weight: what draws coefficients that two sizes could share to both."""
 
 Axis = tuple[Factor, Step]
 
@@ -52,11 +53,13 @@ class _Fused:
     """A unit at all settings that run it.
 
     Attributes:
+        name: the operator and what the profile calls it.
         axes: the dims of its axes that vary, each once, in order.
         gate: it runs only where the first of these is a multiple, or none: as kernels of a fast path do.
         key: what units that share a fit have in common.
     """
 
+    name: str
     samples: tuple[_Sample, ...]
     axes: tuple[Axis, ...]
     squared: tuple[bool, ...]
@@ -64,10 +67,22 @@ class _Fused:
     key: object
 
 
-def latency_terms(
+@dataclass(frozen=True, slots=True)
+class Foretold:
+    """The time of a fused unit, in milliseconds, as terms over the dims of a graph.
+
+    Attributes:
+        name: the operator, and what the profile calls the unit.
+    """
+
+    name: str
+    terms: Sequence[Term]
+
+
+def foretold_units(
     profile: Profile, groups: Sequence[Group], coupling: Coupling, *, without: int | None = None
-) -> list[Term]:
-    """Milliseconds of a run as terms over the dims of a coupled graph.
+) -> list[Foretold]:
+    """What each unit of a run takes.
 
     Args:
         without: the number of a setting that is left out, to see how well it is foretold.
@@ -76,16 +91,12 @@ def latency_terms(
         ModelError: the profile was made for another model.
     """
     check_made_for(profile, groups)
-    chosen = [number for number in range(len(profile.variants)) if number != without]
-    settings = _Settings.of([profile.variants[number] for number in chosen], groups, coupling)
-    fused = list(_fused_units([profile.variants[number] for number in chosen], settings, profile.device.block))
-    terms: list[Term] = []
+    variants = [variant for number, variant in enumerate(profile.variants) if number != without]
+    settings = _Settings.of(variants, groups, coupling)
     shared: dict[object, list[_Fused]] = defaultdict(list)
-    for unit in fused:
+    for unit in _fused_units(variants, settings, profile.device.block):
         shared[unit.key].append(unit)
-    for units in shared.values():
-        terms += _fitted(units, settings)
-    return terms
+    return [found for units in shared.values() for found in _fitted(units, settings)]
 
 
 def with_latency(cost: Cost, terms: Sequence[Term]) -> Cost:
@@ -113,7 +124,8 @@ def leave_one_out(profile: Profile, groups: Sequence[Group], coupling: Coupling)
     """(settings - 1,) how far the time of each setting is from what the others foretell, relative."""
     errors = []
     for number, variant in enumerate(profile.variants[1:], start=1):
-        terms = latency_terms(profile, groups, coupling, without=number)
+        units = foretold_units(profile, groups, coupling, without=number)
+        terms = [term for unit in units for term in unit.terms]
         masks = plan_of(groups, variant.removed).masks(groups)
         errors.append(Cost({LATENCY: terms}).of(LATENCY, masks) / variant.milliseconds - 1)
     return np.array(errors)
@@ -165,7 +177,7 @@ def _fused_units(variants: Sequence[Variant], settings: _Settings, block: int) -
             samples[name].append(_Sample(number, scaled, (*unit.inputs, *unit.outputs)))
             operators[name] = unit.operator
     for name, found in samples.items():
-        yield _fused(operators[name], found, settings, block, len(variants))
+        yield _fused(name, operators[name], found, settings, block, len(variants))
 
 
 def _named(units: Sequence[Unit]) -> Iterator[tuple[str, Unit]]:
@@ -182,7 +194,7 @@ def _named(units: Sequence[Unit]) -> Iterator[tuple[str, Unit]]:
         yield f"{name} {seen[name]}", unit
 
 
-def _fused(operator: str, samples: Sequence[_Sample], settings: _Settings, block: int, count: int) -> _Fused:
+def _fused(name: str, operator: str, samples: Sequence[_Sample], settings: _Settings, block: int, count: int) -> _Fused:
     numbers = [sample.setting for sample in samples]
     found: dict[Axis, int] = {}
     pattern = []
@@ -198,7 +210,9 @@ def _fused(operator: str, samples: Sequence[_Sample], settings: _Settings, block
     gate = _gate(numbers, settings, block, count) if len(numbers) < count else None
     key = operator, samples[0].shapes if 0 in numbers else id(samples), tuple(pattern), gate is None or gate[1].wanted
     squared = tuple(times > 1 for times in found.values())
-    return _Fused(tuple(samples), axes, squared, gate, key)
+    called = name.removesuffix(" 1")
+    called = called if called.startswith(f"{operator} ") else f"{operator} {called}"
+    return _Fused(called, tuple(samples), axes, squared, gate, key)
 
 
 def _gate(numbers: Sequence[int], settings: _Settings, block: int, count: int) -> tuple[Factor, IsMultiple] | None:
@@ -212,65 +226,50 @@ def _gate(numbers: Sequence[int], settings: _Settings, block: int, count: int) -
 
 
 # --------------------------------------------------------------------------------------------------------- fits
-def _fitted(units: Sequence[_Fused], settings: _Settings) -> list[Term]:
-    """The terms of units that share a fit."""
-    from scipy.optimize import nnls
-
+def _fitted(units: Sequence[_Fused], settings: _Settings) -> list[Foretold]:
+    """The times of units that share a fit."""
     features = _features(units[0].axes, units[0].squared)
     rows, times = [], []
     for unit in units:
         for sample in unit.samples:
-            sizes = {axis: axis[1](int(settings.sizes[axis[0]][sample.setting])) for axis in unit.axes}
-            rows.append([_value(feature, unit.axes, sizes) for feature in features])
+            sizes = [step(int(settings.sizes[root][sample.setting])) for root, step in unit.axes]
+            rows.append([prod(sizes[at] for at in feature) for feature in features])
             times.append(sample.milliseconds)
-    x, y = np.array(rows), np.array(times)
-    scale = np.maximum(x.max(axis=0), 1e-12)
-    weight = 1 / np.sqrt(np.maximum(y, _SLIGHT * y.max() + 1e-9))
-    ridge = np.sqrt(1e-4 * len(y) * y.mean()) * np.eye(len(features))
-    design = np.vstack([x / scale * weight[:, None], ridge / max(float(y.mean()), 1e-9) * 0.1])
-    found, _ = nnls(design, np.concatenate([y * weight, np.zeros(len(features))]))
-    coefficients = found / scale
-    share = len(units[0].samples) / max(len(settings.scale), 1)
-    terms = []
-    for unit in units:
-        gated = unit.gate is not None
-        factor = 1.0 if gated or len(unit.samples) == len(settings.scale) else share
-        for feature, coefficient in zip(features, coefficients, strict=True):
-            if coefficient > 0:
-                dims = [unit.axes[at][0] for at, _ in feature]
-                steps = [_step(unit.axes[at][1], coarse) for at, coarse in feature]
-                if unit.gate is not None:
-                    dims, steps = [*dims, unit.gate[0]], [*steps, unit.gate[1]]
-                terms.append(_term(factor * float(coefficient), dims, steps))
-    return terms
+    coefficients = _least_squares(np.array(rows), np.array(times))
+    return [Foretold(unit.name, _terms(unit, features, coefficients, len(settings.scale))) for unit in units]
 
 
-Feature = tuple[tuple[int, bool], ...]
-"""A product over axes: their numbers, and whether their sizes count in sets of blocks."""
-
-
-def _features(axes: Sequence[Axis], squared: Sequence[bool]) -> list[Feature]:
+def _features(axes: Sequence[Axis], squared: Sequence[bool]) -> list[tuple[int, ...]]:
+    """Products of axes, by their numbers: none, each alone, and pairs."""
     numbers = range(len(axes))
-    found: list[Feature] = [(), *(((at, False),) for at in numbers)]
-    if len(axes) > _MANY:
-        return found
-    found += [((at, False), (at, False)) for at in numbers if squared[at]]
-    for a, b in combinations(numbers, 2):
-        found += [((a, False), (b, False))]
+    found: list[tuple[int, ...]] = [(), *((at,) for at in numbers)]
+    if len(axes) <= _MANY:
+        found += [(at, at) for at in numbers if squared[at]]
+        found += combinations(numbers, 2)
     return found
 
 
-def _value(feature: Feature, axes: Sequence[Axis], sizes: Mapping[Axis, float]) -> float:
-    product = 1.0
-    for at, _ in feature:
-        product *= sizes[axes[at]]
-    return product
+def _least_squares(rows: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """(features,) coefficients, none below zero, of (samples, features) rows; long times weigh as their roots."""
+    from scipy.optimize import nnls
+
+    scale = np.maximum(rows.max(axis=0), 1e-12)
+    weight = 1 / np.sqrt(np.maximum(times, _SLIGHT * times.max() + 1e-9))
+    ridge = _RIDGE * np.sqrt(len(times) * float(times.mean()) + 1e-12) / max(float(times.mean()), 1e-9)
+    design = np.vstack([rows / scale * weight[:, None], ridge * np.eye(rows.shape[1])])
+    found, _ = nnls(design, np.concatenate([times * weight, np.zeros(rows.shape[1])]))
+    return np.asarray(found / scale)
 
 
-def _step(step: Step, coarse: bool) -> Step:
-    return Padded(SETS * step.block) if coarse else step
-
-
-def _term(weight: float, dims: Sequence[Factor], steps: Sequence[Step]) -> Term:
-    exact = all(step == EXACT for step in steps)
-    return Term(weight, tuple(dims), () if exact else tuple(steps))
+def _terms(unit: _Fused, features: Sequence[tuple[int, ...]], coefficients: np.ndarray, settings: int) -> list[Term]:
+    """The fit as terms; a unit that runs in some settings, nobody knows why, counts for its share of them."""
+    factor = 1.0 if unit.gate is not None else len(unit.samples) / settings
+    found = []
+    for feature, coefficient in zip(features, coefficients, strict=True):
+        if coefficient > 0:
+            axes = [unit.axes[at] for at in feature] + ([] if unit.gate is None else [unit.gate])
+            steps = tuple(step for _, step in axes)
+            exact = all(step == EXACT for step in steps)
+            weight = factor * float(coefficient)
+            found.append(Term(weight, tuple(root for root, _ in axes), () if exact else steps))
+    return found

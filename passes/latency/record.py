@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from spa.errors import ModelError
@@ -129,6 +131,22 @@ class Profile:
         except ValueError as error:
             raise ModelError(f"no profile of format {FORMAT!r}: this is no JSON; `spa profile` writes one") from error
         return cls.of(record)
+
+
+def read_profile(path: str | os.PathLike[str]) -> Profile:
+    """The profile in a file.
+
+    Raises:
+        ModelError: there is none.
+    """
+    try:
+        return Profile.from_json(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"cannot read the profile {str(path)!r}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ModelError(f"cannot read the profile {str(path)!r}: it is no text") from error
+    except ModelError as error:
+        raise ModelError(f"{str(path)!r}: {error}") from error
 
 
 _DEVICE: Mapping[str, Any] = {

@@ -21,9 +21,10 @@ import onnx_ir as ir
 from spa.analysis.plan import Plan
 from spa.errors import VerificationError
 from spa.passes.choose.allocation import allocate
-from spa.passes.choose.budget import Budget
+from spa.passes.choose.budget import LATENCY, Budget
 from spa.passes.choose.first import first_widths
 from spa.passes.choose.selection import select
+from spa.passes.latency.goal import Goal
 from spa.passes.layers.workers import one_thread_each
 from spa.passes.repair.batchnorm import batch_statistics
 from spa.passes.repair.biases import drop_zero_biases
@@ -68,6 +69,7 @@ def compensate(
     counted: Mapping[str, Sequence[int]] | None = None,
     made_up: bool = False,
     closed: bool = False,
+    goal: Goal | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Compensation:
@@ -83,6 +85,7 @@ def compensate(
         counted: shapes at which FLOPs are counted; `inputs` unless told.
         made_up: the samples are noise: what batch normalisations know of the training data makes up for that.
         closed: the model gets no new tensors: only biases that are there change.
+        goal: of a budget of latency, on which device how much time may stay.
         progress: called with the step and the share of it that is done.
 
     Raises:
@@ -95,11 +98,16 @@ def compensate(
         model, data, budget, preset=preset, method=method, inputs=inputs, counted=counted, made_up=made_up,
         closed=closed, threads=threads, progress=progress,
     )  # fmt: skip
-    return compensated(groundwork, budget)
+    return compensated(groundwork, budget, goal=goal)
 
 
-def compensated(groundwork: Groundwork, budget: Budget, *, progress: Progress | None = None) -> Compensation:
+def compensated(
+    groundwork: Groundwork, budget: Budget, *, goal: Goal | None = None, progress: Progress | None = None
+) -> Compensation:
     """`compensate` for one ratio of those that share a groundwork, which does not change.
+
+    Args:
+        goal: of a budget of latency.
 
     Raises:
         NothingToPrune, BudgetError: nothing can go, or not as much as asked for.
@@ -110,18 +118,27 @@ def compensated(groundwork: Groundwork, budget: Budget, *, progress: Progress | 
     session.notes[:0] = [*_left_alone(network, curves), *_decisions(network)]
     given_up: list[str] = []
 
-    def choose(scores: list[np.ndarray]) -> Plan:
-        unscored = [group.name for group in network.groups if group.name not in curves]
-        found = select(
-            network.groups, scores, network.cost, wanted, unread=unscored, first=first_widths(network.model),
-            norms=session.baseline is None, whole=network.before,
-        )  # fmt: skip
-        given_up[:] = found.given_up
-        return found.plan
+    timed = None if goal is None else goal.bound(network.groups, network.coupling, network.cost)
+    cost, whole = network.cost, network.before
+    if timed is not None:
+        cost, whole = timed.cost, {**whole, LATENCY: timed.cost.of(LATENCY)}
+
+    def allocated(ratio: float) -> Plan:
+        def choose(scores: list[np.ndarray]) -> Plan:
+            unscored = [group.name for group in network.groups if group.name not in curves]
+            found = select(
+                network.groups, scores, cost, replace(wanted, ratio=ratio), unread=unscored,
+                first=first_widths(network.model), norms=session.baseline is None, whole=whole,
+                device=None if timed is None else timed.device,
+            )  # fmt: skip
+            given_up[:] = found.given_up
+            return found.plan
+
+        return allocate(curves, network.groups, cost, budget.of, choose, None if timed is None else timed.steps)
 
     with one_thread_each():
         with session.step("allocate"):
-            plan = allocate(curves, network.groups, network.cost, budget.of, choose)
+            plan = allocated(budget.ratio) if timed is None else timed.meet(allocated)
         repair = Repair(session, curves, {name: np.array(units) for name, units in plan.removed.items()})
         plan = replace(repair.run(), align=plan.align)
         session.notes.extend(given_up)

@@ -1,8 +1,8 @@
-"""The `spa` command: app.py runs it; pruning.py, looking.py, converting.py and measuring.py hold the commands."""
+"""The `spa` command: app.py runs it, the modules that are imported here add its commands."""
 
 from __future__ import annotations
 
-from spa.cli import converting, looking, measuring, pruning  # noqa: F401 - they add their commands
+from spa.cli import converting, looking, measuring, profiling, pruning  # noqa: F401
 from spa.cli.app import app, main
 
 __all__ = ["app", "main"]

@@ -19,6 +19,7 @@ from spa.analysis.plan import Plan
 from spa.notation.dims import ONE, leaves
 
 if TYPE_CHECKING:
+    from spa.passes.latency.outcome import Latency
     from spa.passes.repair.sequential import LayerReport
     from spa.passes.samples.perplexity import Perplexity
 
@@ -92,6 +93,7 @@ class Report:
         outputs: for each output how far it moved from the dense model's: relative_l2, and kl and top1 where it holds
             probabilities or could hold logits (`spa.passes.repair.difference` defines them).
         outputs_on: what it was measured on: samples held out, shipped or made-up inputs, or random inputs.
+        latency: what a budget of time came to; None: it was of something else.
         perplexity: of the models before and after on texts held out from every choice and fit; None: there are none.
         trained: how fine-tuning went, after each step, in words; empty: there was none.
     """
@@ -116,6 +118,7 @@ class Report:
     trained: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    latency: Latency | None = None
 
     @property
     def verified(self) -> bool:

@@ -65,6 +65,8 @@ def print_verdict(report: Report, console: Console) -> None:
         console.print(line, markup=False, soft_wrap=True)
     if moved := verdict.summary(report.outputs, report.outputs_on, trained=bool(report.trained)):
         console.print(moved, markup=False, soft_wrap=True)
+    if report.latency is not None:
+        console.print(report.latency.sentence, markup=False, soft_wrap=True)
     for note in report.notes:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
 

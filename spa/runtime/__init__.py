@@ -8,11 +8,11 @@
 from __future__ import annotations
 
 from spa.runtime.inputs import is_mask, random_feeds
-from spa.runtime.installed import CPU, CUDA, available, has_cuda, newest_versions, require
+from spa.runtime.installed import CPU, CUDA, available, has_cuda, newest_versions, require, works
 from spa.runtime.sessions import run, session
 from spa.runtime.weights import LARGE_NBYTES, large_weights, serialized_without
 
 __all__ = [
     "CPU", "CUDA", "LARGE_NBYTES", "available", "has_cuda", "is_mask", "large_weights", "newest_versions",
-    "random_feeds", "require", "run", "serialized_without", "session",
+    "random_feeds", "require", "run", "serialized_without", "session", "works",
 ]  # fmt: skip

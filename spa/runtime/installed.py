@@ -112,6 +112,11 @@ def has_cuda() -> bool:
         return False
 
 
+def works(provider: str) -> bool:
+    """Whether onnxruntime has a provider here; of CUDA, whether it computes."""
+    return cuda_works() if provider == CUDA else provider in onnxruntime_here().get_available_providers()
+
+
 @functools.cache
 def cuda_works() -> bool:
     """Whether a CUDA session computes on CUDA. The list of available providers only says what was built."""

@@ -59,6 +59,7 @@ def session(
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # or the threads of one slow another
     options.add_session_config_entry("session.disable_prepacking", "0" if prepack else "1")
     if threads is not None:
         options.intra_op_num_threads = threads

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from spa.analysis.cost import MEASURES, measure
+from spa.analysis.cost import MEASURES, Cost, IsMultiple, Padded, Term, measure
 from spa.analysis.plan import Plan
 from spa.frontends.files import onnx_file
 from spa.pipeline import analyse, cut, load_normal
@@ -132,3 +132,16 @@ def test_cost_of_the_rest_is_the_cost_of_the_smaller_model(name: str) -> None:
     smaller = analyse(analysis.model).cost
     assert {name: smaller.of(name) for name in MEASURES} == expected
     assert measure(analysis.coupling).of("params") == model.cost.of("params")
+
+
+def test_terms_count_sizes_in_blocks() -> None:
+    group = chain(3, 10, 3).groups[0]
+    (leaf,) = group.leaves
+    padded, even = Padded(4), IsMultiple(4)
+    cost = Cost({"time": [Term(2.0, (leaf,), (padded,)), Term(5.0, (leaf,), (IsMultiple(4, wanted=False),))]})
+    for gone in range(group.size):
+        kept = group.size - gone
+        masks = Plan.of([group], {group.name: range(gone)}).masks([group])
+        assert cost.of("time", masks) == 2 * 4 * -(-kept // 4) + 5 * (kept % 4 > 0)
+        assert even(kept) == (kept % 4 == 0)
+    assert Cost({"time": [Term(2.0, (leaf,), (padded,))]}).of_index("time")[leaf] == pytest.approx(2.0, rel=0.5)

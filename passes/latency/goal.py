@@ -1,0 +1,144 @@
+"""A budget of time: solved by what a profile foretells, and corrected by what the chosen widths really take.
+
+Three rounds at most: a plan is chosen, a model of its widths runs beside the dense one, and what the next plan is asked
+for is what the last missed. Only widths matter for time, so that no weights are refitted for that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from spa.analysis.cost import Cost
+from spa.analysis.coupling import Coupling
+from spa.analysis.group import Group
+from spa.analysis.plan import Plan
+from spa.errors import BudgetError
+from spa.passes.choose.tracks import run_length
+from spa.passes.choose.widths import multiples
+from spa.passes.latency.prediction import LATENCY, Foretold, foretold_units, with_latency
+from spa.passes.latency.record import Profile
+
+ROUNDS = 3
+CLOSE = 0.015
+"""A measured time this near to the one asked for is met."""
+_EDGE = 1e-3
+"""Of the dense model's time: no less is asked for, and no more."""
+_HELD = 3
+"""Units named where a time cannot be met."""
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One plan on the way.
+
+    Attributes:
+        foretold, measured: shares of the dense model's time; measured is None on another machine.
+        within: half the interval in which the measured share lies, with 95 % confidence.
+    """
+
+    foretold: float
+    measured: float | None = None
+    within: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What a run may take, and on what.
+
+    Attributes:
+        wanted: the share (0..1) of the dense model's time that may stay.
+        measure: the share that the widths of a plan take, and half the interval in which it lies; None where the device
+            is not here.
+        rounds: what was tried.
+    """
+
+    profile: Profile
+    wanted: float
+    measure: Callable[[Plan], tuple[float, float]] | None
+    rounds: list[Round] = field(default_factory=list)
+
+    def bound(self, groups: Sequence[Group], coupling: Coupling, cost: Cost) -> BoundGoal:
+        """The goal for the groups of one coupled graph.
+
+        Raises:
+            ModelError: the profile was made for another model.
+        """
+        units = foretold_units(self.profile, groups, coupling)
+        return BoundGoal(self, groups, with_latency(cost, [term for unit in units for term in unit.terms]), units)
+
+
+@dataclass(frozen=True, slots=True)
+class BoundGoal:
+    """A goal with the groups that are to meet it.
+
+    Attributes:
+        cost: what the groups free, time included.
+    """
+
+    goal: Goal
+    groups: Sequence[Group]
+    cost: Cost
+    units: Sequence[Foretold]
+
+    @property
+    def device(self) -> int:
+        """Channels that convolutions of the device compute at once."""
+        return self.goal.profile.device.block
+
+    @property
+    def steps(self) -> dict[str, int]:
+        """By group, so many units go at once."""
+        aligned = multiples(self.groups, "auto", device=self.device)
+        return {g.name: max(1, m // run_length(g)) for g, m in zip(self.groups, aligned, strict=True)}
+
+    def foretold(self, plan: Plan) -> float:
+        """The share of the dense model's time that is left."""
+        return self.cost.of(LATENCY, plan.masks(self.groups)) / self.cost.of(LATENCY)
+
+    def meet(self, choose: Callable[[float], Plan]) -> Plan:
+        """The plan whose time is nearest to what is wanted.
+
+        Args:
+            choose: the plan by which a share of the foretold time goes.
+
+        Raises:
+            BudgetError: not that much can go; says what could and what holds it.
+        """
+        goal, asked = self.goal, self.goal.wanted
+        best: tuple[float, Plan] | None = None
+        seen: list[Plan] = []
+        goal.rounds.clear()
+        for _ in range(ROUNDS):
+            try:
+                plan = choose(1 - asked)
+            except BudgetError as error:
+                if best is not None:
+                    break
+                raise BudgetError(f"{error}; {self._floor(error.most)}", most=error.most) from error
+            if plan.removed in [before.removed for before in seen]:
+                break
+            seen.append(plan)
+            foretold = self.foretold(plan)
+            if goal.measure is None:
+                goal.rounds.append(Round(foretold))
+                return plan
+            measured, within = goal.measure(plan)
+            goal.rounds.append(Round(foretold, measured, within))
+            off = abs(measured / goal.wanted - 1)
+            if best is None or off < best[0]:
+                best = off, plan
+            if off <= max(CLOSE, within / goal.wanted):  # nearer, nobody can tell
+                break
+            asked = min(max(asked * goal.wanted / measured, _EDGE), 1 - _EDGE)
+        assert best is not None
+        return best[1]
+
+    def _floor(self, most: Plan) -> str:
+        """How long a run takes at least, and where that goes."""
+        masks, whole = most.masks(self.groups), self.goal.profile.milliseconds
+        least = self.cost.of(LATENCY, masks)
+        times = {unit.name: Cost({LATENCY: unit.terms}).of(LATENCY, masks) for unit in self.units}
+        longest = sorted(times, key=lambda name: -times[name])[:_HELD]
+        named = ", ".join(f"{name} ({times[name]:.3g} ms)" for name in longest)
+        return f"the floor is about {least:.3g} of {whole:.3g} ms, most of it in {named}"

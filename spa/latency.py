@@ -1,0 +1,140 @@
+"""A budget of time: which device counts, what a run may take on it, and how long the result takes, measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+
+from spa import ondevice, runtime
+from spa.analysis.plan import Plan
+from spa.clock import Clock
+from spa.errors import UsageError
+from spa.options import PruneOptions
+from spa.passes.latency.goal import Goal
+from spa.passes.latency.outcome import Latency
+from spa.passes.latency.record import Profile
+from spa.profiling import profile
+from spa.steps import Normal, analyse, cut
+from spa.timing import by_turns, feeds_of, ratio_of
+
+SECONDS = 2.0
+"""That a plan's widths run beside the dense model, about; several times so long where other work disturbs them."""
+LONGEST = 4
+CERTAIN = 0.0075
+"""Half the interval of a ratio of times, of that ratio: narrower, and no more runs are needed."""
+
+
+class Timekeeper:
+    """The goal of a prune with a budget of time, and the measuring of it."""
+
+    def __init__(self, dense: ir.Model, options: PruneOptions, clock: Clock) -> None:
+        """Profile the device, where no profile was given, and find out what share of the time may stay.
+
+        Raises:
+            ModelError, UsageError: a profile cannot be read, or was made for another model; threads or provider do not
+                fit to it; the dense model takes no longer than the target.
+        """
+        self.dense, self.options, self.clock = dense.clone(), options, clock
+        device, given = options.device, options.device.timed
+        if given is None:
+            with clock.step("profile"):
+                given = profile(
+                    Normal(self.dense), threads=device.threads, provider=device.provider, inputs=options.run.inputs,
+                    feeds=options.run.feeds, progress=clock.share,
+                )  # fmt: skip
+        else:
+            _check_agrees(given, options)
+        self.profile = given
+        self.here = is_here(given)
+        self.milliseconds = given.milliseconds
+        wanted = 1 - options.budget.ratio
+        if device.target is not None:
+            self.milliseconds = self._dense_now() if self.here else given.milliseconds
+            wanted = device.target / self.milliseconds
+            if wanted >= 1:
+                raise UsageError(
+                    f"target {device.target:g} ms: the dense model takes {self.milliseconds:.3g} ms on "
+                    f"{given.device.in_words}, so nothing has to go"
+                )
+        self.goal = Goal(given, wanted, self.measure if self.here else None)
+
+    @property
+    def solved(self) -> PruneOptions:
+        """The options with the share of time that is to go."""
+        return replace(
+            self.options,
+            budget=replace(self.options.budget, ratio=1 - self.goal.wanted),
+            device=replace(self.options.device, target=None, goal=self.goal),
+        )
+
+    def measure(self, plan: Plan) -> tuple[float, float]:
+        """The share of the dense model's time that the widths of a plan take, and half the interval of it."""
+        model = self.dense.clone()
+        analysis = analyse(model, inputs=self.options.run.inputs)
+        cut(analysis, plan)
+        ratio, (low, high) = ratio_of(self._times(model))
+        return ratio, (high - low) / 2
+
+    def report(self, model: ir.Model, plan: Plan) -> Latency:
+        """What the result takes, measured now where the device is here."""
+        analysis = analyse(self.dense.clone(), inputs=self.options.run.inputs)
+        foretold = self.goal.bound(analysis.groups, analysis.coupling, analysis.cost).foretold(plan)
+        dense = pruned = interval = None
+        whole = self.milliseconds
+        if self.here:
+            times = 1e3 * self._times(model)
+            dense = float(np.median(times[:, 0]))
+            ratio, interval = ratio_of(times)
+            pruned = ratio * dense
+            whole = dense if self.options.device.target is None else self.milliseconds
+        target = self.options.device.target
+        return Latency(
+            self.profile.device.in_words, self.goal.wanted * whole if target is None else target, foretold * whole,
+            dense, pruned, interval, tuple(self.goal.rounds),
+        )  # fmt: skip
+
+    def _dense_now(self) -> float:
+        return 1e3 * float(np.median(self._times()[:, 0]))
+
+    def _times(self, *others: ir.Model) -> np.ndarray:
+        """(rounds, models) seconds of the dense model and others, by turns."""
+        device = self.profile.device
+        providers = list(dict.fromkeys([device.provider, runtime.CPU]))
+        sessions = [
+            runtime.session(model, optimize=True, providers=providers, threads=device.threads, spin=True)
+            for model in (self.dense, *others)
+        ]
+        feeds = feeds_of(self.dense, self.profile.model["inputs"], self.options.run.feeds)
+        clock = ondevice.clock_of(device.provider, device.threads)
+        times = by_turns(sessions, [feeds] * len(sessions), SECONDS, clock=clock)
+        for _ in range(LONGEST - 1 if others else 0):
+            ratio, (low, high) = ratio_of(times)
+            if (high - low) / 2 <= CERTAIN * ratio:
+                break
+            times = np.vstack([times, by_turns(sessions, [feeds] * len(sessions), SECONDS, clock=clock)])
+        return times
+
+
+def is_here(profile: Profile) -> bool:
+    """Whether a profile was made on a machine like this one, whose provider works here."""
+    device = profile.device
+    if not runtime.available() or not runtime.works(device.provider):
+        return False
+    mine = ondevice.device(device.provider, device.threads)
+    same = (mine["processor"], mine["machine"], mine["onnxruntime"])
+    return same == (device.processor, device.machine, device.onnxruntime) and device.threads <= mine["cores"]
+
+
+def _check_agrees(profile: Profile, options: PruneOptions) -> None:
+    """Refuse threads or a provider other than those of the profile."""
+    device = profile.device
+    for name, wanted, found in (
+        ("threads", options.device.threads, device.threads),
+        ("provider", options.device.provider, device.provider),
+    ):
+        if wanted is not None and wanted != found:
+            raise UsageError(
+                f"{name} {wanted}: the profile was made with {found}; leave it out, or make another profile"
+            )

@@ -1,0 +1,157 @@
+"""Budgets of time: whose device counts, how a goal is met and corrected, and what is said of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+import spa
+from spa.errors import BudgetError, UsageError
+from spa.options import PruneOptions
+from spa.passes.latency.goal import ROUNDS, Goal
+from spa.passes.latency.options import milliseconds
+from spa.steps import analyse, load_normal
+from tests.latency import devices
+from tests.latency.networks import chain
+
+SHAPES = {"first": 64, "second": 96, "third": 128}
+
+
+def pruned(profile, **options):
+    return spa.prune(chain(), of="latency", profile=profile, weights=True, verify=False, **options)
+
+
+def kept(result) -> dict[str, int]:
+    return {name: result.model.graph.initializers[name].shape[0] for name in SHAPES}
+
+
+def test_another_machine_is_foretold_and_said_to_be():
+    found = pruned(devices.profile(chain(), devices.flops), ratio=0.5).report.latency
+    assert found.dense is found.pruned is found.met is None
+    assert found.foretold == pytest.approx(found.wanted, rel=0.2)
+    assert found.foretold <= found.wanted
+    assert "not measured, since this machine is another" in found.sentence
+
+
+def test_kept_widths_stay_on_the_fast_path():
+    for ratio in (0.2, 0.4, 0.6, 0.8):
+        widths = kept(pruned(devices.profile(chain(), devices.flops), ratio=ratio))
+        assert all(width % 16 == 0 for width in widths.values()), widths
+
+
+def test_the_device_of_the_profile_decides_what_goes():
+    """Two threads that help one layer alone make it cheap there, and its channels not worth the loss on samples."""
+
+    def first_is_dear(operator, inputs, outputs):
+        return devices.flops(operator, inputs, outputs) * (20 if operator == "Conv" and inputs[1][1] == 3 else 1)
+
+    def third_is_dear(operator, inputs, outputs):
+        third = operator == "Conv" and inputs[1][1] > 3 and inputs[1][2] == 3
+        return devices.flops(operator, inputs, outputs) * (20 if third else 1)
+
+    one = devices.profile(chain(), first_is_dear)
+    two = devices.elsewhere(devices.profile(chain(), third_is_dear), threads=2)
+    data = {"x": np.random.default_rng(0).standard_normal((48, 3, 32, 32), np.float32)}
+    first, second = (
+        spa.prune(chain(), of="latency", ratio=0.6, profile=profile, data=data, preset="fast", verify=False)
+        for profile in (one, two)
+    )
+    assert first.plan.removed != second.plan.removed
+    assert kept(first)["first"] < kept(second)["first"]
+    assert "2 threads" in str(second.report.latency and second.report.latency.sentence)
+
+
+def test_a_target_that_cannot_be_met_says_what_the_floor_is_and_what_holds_it():
+    profile = devices.profile(chain(), devices.flops)
+    with pytest.raises(BudgetError, match=r"the floor is about [\d.]+ of [\d.]+ ms, most of it in Conv \w+ \("):
+        pruned(profile, target=profile.milliseconds / 1000)
+
+
+def test_a_target_that_the_dense_model_meets_is_refused():
+    profile = devices.profile(chain(), devices.flops)
+    with pytest.raises(UsageError, match=r"the dense model takes .* so nothing has to go"):
+        pruned(profile, target=profile.milliseconds * 2)
+
+
+@pytest.mark.parametrize("drift", [0.9, 1.0, 1.1])
+def test_what_was_missed_is_made_up_for(drift):
+    """A device on which cuts bring less, or more, than the profile says, as a share that does not change."""
+    profile = devices.profile(chain(), devices.flops)
+    analysis = analyse(load_normal(ir.from_proto(chain())))
+    goal = Goal(profile, 0.5, None)
+    bound = goal.bound(analysis.groups, analysis.coupling, analysis.cost)
+    goal = replace(goal, measure=lambda plan: (bound.foretold(plan) * drift, 0.001))
+    bound = goal.bound(analysis.groups, analysis.coupling, analysis.cost)
+    rows = []
+
+    def choose(ratio):
+        rows.append(ratio)
+        return pruned(profile, ratio=ratio, dry_run=True, align=1).plan
+
+    plan = bound.meet(choose)
+    assert len(goal.rounds) == len(rows) <= ROUNDS
+    assert bound.foretold(plan) * drift == pytest.approx(0.5, rel=0.05)
+
+
+def test_a_measured_budget_prints_what_it_measured():
+    pytest.importorskip("onnxruntime")
+    found = spa.profile(chain(), threads=1, seconds=1)
+    result = pruned(found, ratio=0.4)
+    latency = result.report.latency
+    assert latency.pruned < latency.dense
+    assert latency.rounds
+    assert "by turns" in latency.sentence
+    assert f"asked {latency.wanted:.3g} ms" in latency.sentence
+    assert '"latency"' in result.report.to_json()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": 5.0, "ratio": 0.3}, "target and ratio both say"),
+        ({"target": 5.0, "of": "flops"}, "target counts of latency, not of flops"),
+        ({"target": -1.0}, "expected milliseconds above zero"),
+        ({"ratio": 0.3, "threads": 1}, "threads has no effect on a budget of params"),
+        ({"ratio": 0.3, "of": "latency", "scope": "local"}, "time is shared out over the whole model"),
+        ({"ratio": 0.3, "of": "latency", "threads": 0}, "expected a whole number of threads"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(options, message):
+    with pytest.raises(UsageError, match=message):
+        PruneOptions.of(**options)
+
+
+def test_threads_of_the_profile_hold():
+    profile = devices.profile(chain(), devices.flops)
+    with pytest.raises(UsageError, match="threads 2: the profile was made with 1"):
+        pruned(profile, ratio=0.3, threads=2)
+
+
+@pytest.mark.parametrize(("text", "wanted"), [("5ms", 5.0), ("5", 5.0), ("0.005s", 5.0), ("800us", 0.8)])
+def test_times_have_units(text, wanted):
+    assert milliseconds(text) == pytest.approx(wanted)
+    with pytest.raises(UsageError, match="expected a time such as 5ms"):
+        milliseconds("fast")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("provider", ["CUDAExecutionProvider", "TensorrtExecutionProvider"])
+def test_gpus_are_timed(provider):
+    runtime = pytest.importorskip("spa.runtime")
+    if not runtime.available() or not runtime.works(provider):
+        pytest.skip(f"{provider} does not work here")
+    latency = spa.prune(chain(), of="latency", ratio=0.2, provider=provider, weights=True, verify=False).report.latency
+    assert latency is not None
+    assert latency.pruned is not None
+    assert provider in latency.sentence
+
+
+def test_a_provider_that_is_not_here_is_refused_before_any_work():
+    runtime = pytest.importorskip("spa.runtime")
+    if not runtime.available() or runtime.works("CUDAExecutionProvider"):
+        pytest.skip("a GPU works here")
+    with pytest.raises(UsageError, match="CUDAExecutionProvider does not work here; onnxruntime has"):
+        spa.prune(chain(), of="latency", ratio=0.2, provider="CUDAExecutionProvider", weights=True)
