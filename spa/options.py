@@ -145,7 +145,9 @@ class PruneOptions:
             if self.budget.of != LATENCY:
                 raise UsageError(f"target counts of latency, not of {self.budget.of}: leave of out, or give ratio")
         elif not is_said(self.budget.ratio):
-            raise UsageError("nothing says how much is to go: give ratio, or target for a time")
+            raise UsageError(
+                "nothing says how much is to go: give ratio (--ratio 30%), or target for a time (--target 5ms)"
+            )
         if self.budget.of != LATENCY and (given := [option.name for option in self.device.given()]):
             raise UsageError(
                 f"{given[0]} has no effect on a budget of {self.budget.of}: give of=latency, or leave it out"
@@ -185,7 +187,7 @@ class PruneOptions:
         """The options given by name; None stands for one that is not given.
 
         Raises:
-            TypeError: there is no option of that name, or neither ratio nor target; says what is close.
+            TypeError: there is no option of that name; says what is close.
             UsageError: a value is not what was expected, or two do not fit together.
         """
         chosen: dict[str, dict[str, Any]] = {name: {} for name in PARTS}
@@ -197,8 +199,6 @@ class PruneOptions:
                 chosen[homes[name]][name] = value
         if given.get("target") is not None:
             chosen["budget"].setdefault("of", LATENCY)
-        elif given.get("ratio") is None:
-            raise TypeError("prune() missing 1 required keyword-only argument: 'ratio', or 'target' for a time")
         parts: dict[str, Any] = {name: kind(**chosen[name]) for name, kind in PARTS.items()}
         return cls(**parts)
 

@@ -80,7 +80,7 @@ class Problem:
     @property
     def may_suffice(self) -> bool:
         """Whether all that may go meets the budget; a share of the groups that take part needs groups."""
-        if self.options.of == CHANNELS or not self.dense[self.options.of]:
+        if self.options.of == CHANNELS or not self.dense.get(self.options.of):
             return bool(self.tracks)
         return self.share(self.all_that_may, self.options.of) >= self.options.ratio - ROUNDING
 

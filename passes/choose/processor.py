@@ -28,15 +28,12 @@ _NVIDIA, _NVIDIA_BYTES = 8, 32
 _X86 = {"x86_64", "amd64", "i386", "i686", "x86"}
 
 
-def block(dtype: ir.DataType | None, *, kernels: bool, device: int | None = None) -> int:
+def block(dtype: ir.DataType | None, *, kernels: bool) -> int:
     """What the widths of tensors of a type are best multiples of, where a model runs on this machine.
 
     Args:
         kernels: whether one of the tensors is a convolution's of two axes, which is what processors block.
-        device: the block of convolutions on another machine.
     """
-    if device is not None:
-        return device if kernels else min(device, MATRICES)
     if runtime.has_cuda():
         return _NVIDIA_BYTES if dtype is not None and dtype.is_integer() else _NVIDIA
     return processor_block() if kernels else MATRICES

@@ -14,7 +14,7 @@ from spa.analysis.cost import NUMBERS
 from spa.analysis.group import Group
 from spa.passes.choose.budget import AUTO
 from spa.passes.choose.problem import ROUNDING, Problem
-from spa.passes.choose.processor import block
+from spa.passes.choose.processor import MATRICES, block
 from spa.passes.choose.search import search
 from spa.passes.choose.tracks import allowed_removals, run_length
 
@@ -34,7 +34,9 @@ def multiples(groups: Sequence[Group], align: int | str, *, device: int | None =
     """
     if not isinstance(align, str):
         return (int(align),) * len(groups)
-    return tuple(block(_type_of(group), kernels=_has_kernels(group), device=device) for group in groups)
+    if device is not None:
+        return tuple(device if _has_kernels(group) else min(device, MATRICES) for group in groups)
+    return tuple(block(_type_of(group), kernels=_has_kernels(group)) for group in groups)
 
 
 def _has_kernels(group: Group) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from spa.errors import UsageError
 from spa.fields import Options, about, at_least, is_number
+from spa.passes.choose.budget import Budget
 from spa.passes.latency.goal import Goal
 from spa.passes.latency.record import Profile, read_profile
 
@@ -44,7 +45,7 @@ class DeviceOptions(Options):
         UsageError: an option is out of range.
     """
 
-    PANEL: ClassVar[str] = "Whose time counts, such as --target 5ms --threads 1"
+    PANEL: ClassVar[str] = Budget.PANEL
 
     target: float | None = field(
         default=None,

@@ -19,7 +19,7 @@ PRUNE = "prune model.onnx --ratio 0.3"
 # fmt: off
 MISTAKES: dict[str, tuple[str, int, str]] = {
     "a command that there is not": ("prun model.onnx --ratio 0.3", 2, "No such command 'prun'"),
-    "no share": ("prune model.onnx", 2, "Missing option '--ratio'; see spa prune --help"),
+    "no share": ("prune model.onnx", 2, "give ratio (--ratio 30%), or target"),
     "a percentage without its sign": (
         "prune model.onnx --ratio 30",
         2,
@@ -33,7 +33,7 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
     "a measure misspelt": (
         f"{PRUNE} --of flop",
         2,
-        "expected one of params, flops, bytes, channels; did you mean flops?",
+        "expected one of params, flops, bytes, latency, channels; did you mean flops?",
     ),
     "a scope misspelt": (f"{PRUNE} --scope globl", 2, "did you mean global?"),
     "a criterion misspelt": (f"{PRUNE} --criterion fpmg", 2, "did you mean fpgm?"),

@@ -138,7 +138,7 @@ def test_completion(shell: str) -> None:
 def test_choices_are_completed() -> None:
     asked = {"_SPA_COMPLETE": "complete_bash", "COMP_WORDS": "spa prune net.onnx --of ", "COMP_CWORD": "4"}
     done = subprocess.run([sys.executable, "-m", "spa"], env={**os.environ, **asked}, capture_output=True, text=True)
-    assert done.stdout.split() == ["params", "flops", "bytes", "channels"]
+    assert done.stdout.split() == ["params", "flops", "bytes", "latency", "channels"]
 
 
 # ------------------------------------------------------------------------------------------------------- sources
