@@ -1,0 +1,160 @@
+"""What a model loses at equal time: cut for time, and cut for FLOPs with widths of the hardware and without.
+
+    python tests/benchmarks/equal_time.py [TASK ...] [--share 0.6] [--rows FILE.jsonl] [--table FILE.md]
+
+Each task of ../shared/eval is pruned with its calibration samples on one thread: once for a share of the dense time
+(`of="latency"`), and for FLOPs with `align=16` and `align=1` at two ratios each. The time of every result is measured
+beside the dense model; the loss of the plans for FLOPs at the time of the plan for latency is read off the line through
+their two points, in the logarithm of the loss. Where that time lies outside of the two, the row says by how much.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
+
+from spa import pipeline, profiling  # noqa: E402
+from spa.passes.latency.record import Profile  # noqa: E402
+from tests.benchmarks.latency import commit, measured  # noqa: E402
+from tests.benchmarks.zoo import SHARED  # noqa: E402
+
+TASKS = ("lite0", "fmnist_resnet", "ocr_rec")
+RATIOS = {"16": (0.0, 0.06), "1": (0.15, 0.3)}
+"""How much more of the FLOPs goes than of the time, in the two plans for FLOPs: what no time comes of."""
+Row = dict[str, Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("tasks", nargs="*", default=list(TASKS))
+    parser.add_argument("--share", type=float, default=0.65)
+    parser.add_argument("--rows", type=Path, default=Path("equal_time.jsonl"))
+    parser.add_argument("--table", type=Path)
+    arguments = parser.parse_args()
+    rows: list[Row] = []
+    if arguments.rows.exists():
+        rows = [json.loads(line) for line in arguments.rows.read_text().splitlines()]
+    sys.path.insert(0, str(SHARED / "eval"))
+    for task in arguments.tasks:
+        for plan in plans(arguments.share):
+            if any(row["task"] == task and row["plan"] == plan for row in rows):
+                continue
+            command = [sys.executable, "-c", _ONE, task, json.dumps(plan)]
+            done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+            if done.returncode:
+                print(task, plan, done.stderr.strip().splitlines()[-1], file=sys.stderr)
+                continue
+            rows.append(json.loads(done.stdout.splitlines()[-1]))
+            print(rows[-1], flush=True)
+            arguments.rows.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    print(table(rows))
+    if arguments.table:
+        arguments.table.write_text(table(rows))
+
+
+_ONE = """
+import json, sys
+sys.path.insert(0, ".")
+from tests.benchmarks.equal_time import one
+print(json.dumps(one(sys.argv[1], json.loads(sys.argv[2]))))
+"""
+
+
+def plans(share: float) -> list[Row]:
+    """What is asked for: time, and FLOPs with two aligns at two ratios each."""
+    flops = [
+        {"of": "flops", "align": int(align), "ratio": round(1 - share + more, 3)}
+        for align, found in RATIOS.items()
+        for more in found
+    ]
+    return [{"of": "latency", "ratio": round(1 - share, 3)}, *flops]
+
+
+def one(task: str, plan: Row) -> Row:
+    """The time and the loss of one plan."""
+    sys.path.insert(0, str(SHARED / "eval"))
+    import harness
+    import tasks
+
+    dense = harness.dense_model(tasks.TASKS[task], SHARED / "eval")
+    samples = tasks.calibration(task)
+    shapes = {name: (1, *array.shape[1:]) for name, array in samples.items()}
+    profile = _profile(task, dense, shapes)
+    options = {**plan, "data": samples, **({"profile": profile} if plan["of"] == "latency" else {})}
+    start = time.perf_counter()
+    result = pipeline.prune(dense, verify=False, **options)
+    seconds = time.perf_counter() - start
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "pruned.onnx"
+        result.save(path)
+        row = harness.evaluate(tasks.TASKS[task], path, reference=dense, threads=1)
+    metric = next(iter(row["metrics"]))
+    return {
+        "task": task, "plan": plan, "time": measured(pipeline.load_normal(dense), result.model, profile),
+        "loss": next(iter(row["fidelity"].values())), "metric": row["metrics"][metric],
+        "dense": row["reference"]["metrics"][metric], "seconds": seconds, "commit": commit(),
+        "flops": result.report.removed_share("flops"),
+    }  # fmt: skip
+
+
+def _profile(task: str, dense: Path, shapes: Any) -> Profile:
+    """The task's profile on one thread, taken once."""
+    path = Path(tempfile.gettempdir()) / f"equal_time.{task}.json"
+    if path.exists():
+        return Profile.from_json(path.read_text())
+    found = profiling.profile(dense, threads=1, inputs=shapes)
+    path.write_text(found.to_json())
+    return found
+
+
+def at_time(rows: list[Row], when: float) -> tuple[float, float]:
+    """The loss at a time on the line through two plans, and how far outside of the two that time lies."""
+    first, second = sorted(rows, key=lambda row: row["time"])
+    low, high = first["time"], second["time"]
+    slope = (math.log(second["loss"]) - math.log(first["loss"])) / max(high - low, 1e-9)
+    return math.exp(math.log(first["loss"]) + slope * (when - low)), max(low - when, when - high, 0.0)
+
+
+def table(rows: list[Row]) -> str:
+    lines = [
+        "| task | plan | time x | loss | metric (dense) | FLOPs gone | loss of FLOPs plans at this time | commit |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    ratios: dict[int, list[float]] = {16: [], 1: []}
+    for task in dict.fromkeys(row["task"] for row in rows):
+        mine = [row for row in rows if row["task"] == task]
+        for row in mine:
+            said = []
+            if row["plan"]["of"] == "latency":
+                for align, found in ratios.items():
+                    others = [other for other in mine if other["plan"].get("align") == align]
+                    if len(others) == 2:
+                        loss, outside = at_time(others, row["time"])
+                        found.append(row["loss"] / loss)
+                        far = f", {outside:.2f} outside" if outside else ""
+                        said.append(f"align {align}: {loss:.4g} (ratio {row['loss'] / loss:.2f}{far})")
+            plan = " ".join(f"{key}={value}" for key, value in row["plan"].items())
+            lines.append(
+                f"| {task} | {plan} | {row['time']:.3f} | {row['loss']:.4g} | {row['metric']:.4g} ({row['dense']:.4g}) "
+                f"| {row['flops']:.1%} | {'; '.join(said)} | {row['commit']} |"
+            )
+    means = [
+        f"against align {align}: geometric mean {math.exp(sum(map(math.log, found)) / len(found)):.2f} of {len(found)}"
+        for align, found in ratios.items()
+        if found
+    ]
+    body = "\n".join(lines)
+    return f"# Loss at equal time\n\n`python tests/benchmarks/equal_time.py`\n\n{body}\n\n{'; '.join(means)}\n"
+
+
+if __name__ == "__main__":
+    main()

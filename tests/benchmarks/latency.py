@@ -1,0 +1,204 @@
+"""Times asked for and times measured: networks at 70, 50 and 35 % of the dense time, on one thread and two.
+
+    python tests/benchmarks/latency.py [MODEL ...] [--threads 1 2] [--shares 0.7 0.5 0.35] [--rows FILE.jsonl]
+        [--table FILE.md]
+
+Each network is profiled once for each number of threads (`spa.profile`); `spa.prune(of="latency", weights=True)` then
+meets each share with that profile. A cell's time is measured again afterwards, by runs of the dense and the smaller
+file by turns; a share below the floor of a network is no cell. How well times are foretold by themselves is measured at
+settings of widths that are drawn anew (`unseen`). Weights are random, which no time depends on. Graphs are looked for
+in ../shared/graphs beside the project; the detector and BERT are built.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
+
+from spa import ondevice, pipeline, profiling, runtime  # noqa: E402
+from spa.analysis.cost import Cost  # noqa: E402
+from spa.errors import BudgetError  # noqa: E402
+from spa.passes.choose.widths import multiples  # noqa: E402
+from spa.passes.latency.prediction import LATENCY, foretold_units  # noqa: E402
+from spa.passes.latency.record import Profile  # noqa: E402
+from spa.passes.latency.variants import Settings, plan_of  # noqa: E402
+from spa.timing import by_turns, feeds_of, ratio_of  # noqa: E402
+from tests.benchmarks import zoo  # noqa: E402
+from tests.benchmarks.aligned import GRAPHS as NINE  # noqa: E402
+
+GRAPHS = {
+    **NINE,
+    "swin_t": "swin_t.dynamo.onnx",
+    "bert_6": "",
+    "yolov8n": "",
+}
+UNSEEN = 5
+"""Settings drawn anew to see how well times are foretold."""
+COLUMNS = (
+    "model", "threads", "share", "dense ms", "foretold", "measured", "off", "rounds", "profile s", "whole s",
+    "unseen, median", "unseen, worst", "commit",
+)  # fmt: skip
+Row = dict[str, Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("models", nargs="*", default=list(GRAPHS))
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.7, 0.5, 0.35])
+    parser.add_argument("--unseen", type=int, default=UNSEEN)
+    parser.add_argument("--rows", type=Path, default=Path("latency.jsonl"))
+    parser.add_argument("--table", type=Path)
+    arguments = parser.parse_args()
+    rows: list[Row] = []
+    if arguments.rows.exists():
+        rows = [json.loads(line) for line in arguments.rows.read_text().splitlines()]
+    for name in arguments.models:
+        for threads in arguments.threads:
+            if any(row["model"] == name and row["threads"] == threads for row in rows):
+                continue
+            for row in cells(name, threads, arguments.shares, arguments.unseen):
+                rows.append(row)
+                print(" | ".join(shown(row)), flush=True)
+                arguments.rows.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    print(summary(rows))
+    if arguments.table:
+        arguments.table.write_text(table(rows))
+
+
+def graph(name: str) -> ir.Model:
+    """A network with random weights; the detector is built where no graph of it is at hand."""
+    path = zoo.SHARED / "graphs" / GRAPHS[name]
+    if name == "yolov8n":
+        from tests.benchmarks.detector import detector
+
+        return ir.from_proto(detector())
+    if name == "bert_6":
+        from tests.benchmarks.detector import bert
+
+        return ir.from_proto(bert())
+    return zoo.filled(path)
+
+
+def cells(name: str, threads: int, shares: list[float], unseen: int) -> list[Row]:
+    """The rows of one network on so many threads."""
+    dense = graph(name)
+    start = time.perf_counter()
+    profile = profiling.profile(dense, threads=threads)
+    seconds = time.perf_counter() - start
+    errors = unseen_errors(dense, profile, unseen)
+    found = []
+    for share in shares:
+        row: Row = {
+            "model": name, "threads": threads, "share": share, "profile": seconds, "dense": profile.milliseconds,
+            "unseen": errors, "commit": commit(),
+        }  # fmt: skip
+        start = time.perf_counter()
+        try:
+            result = pipeline.prune(
+                dense, of="latency", ratio=1 - share, profile=profile, weights=True, verify=False, criterion="l2"
+            )
+        except BudgetError as error:
+            found.append({**row, "refused": str(error).rpartition("; ")[2], "whole": time.perf_counter() - start})
+            continue
+        latency = result.report.latency
+        assert latency is not None
+        row["whole"] = time.perf_counter() - start
+        row["foretold"] = latency.rounds[-1].foretold
+        row["first"] = latency.rounds[0].measured and latency.rounds[0].measured / latency.rounds[0].foretold - 1
+        row["rounds"] = len(latency.rounds)
+        row["measured"] = measured(dense, result.model, profile)
+        found.append(row)
+    return found
+
+
+def measured(dense: ir.Model, small: ir.Model, profile: Profile) -> float:
+    """The time of a smaller model over that of the dense one, by runs in turn."""
+    device = profile.device
+    sessions = [
+        runtime.session(model, optimize=True, providers=[device.provider], threads=device.threads, spin=True)
+        for model in (pipeline.load_normal(dense), small)
+    ]
+    feeds = feeds_of(small, profile.model["inputs"], None)
+    clock = ondevice.clock_of(device.provider, device.threads)
+    return ratio_of(by_turns(sessions, [feeds, feeds], 4.0, clock=clock))[0]
+
+
+def unseen_errors(dense: ir.Model, profile: Profile, count: int) -> list[float]:
+    """How far the foretold share of the dense time is from the measured one, at settings drawn anew."""
+    analysis = pipeline.analyse(pipeline.load_normal(dense))
+    units = foretold_units(profile, analysis.groups, analysis.coupling)
+    cost = Cost({LATENCY: [term for unit in units for term in unit.terms]})
+    settings = Settings.of(analysis.groups, multiples(analysis.groups, "auto"), count=count + 1, seed=99)
+    errors = []
+    for removed in settings.removed[1:]:
+        plan = plan_of(analysis.groups, removed)
+        small = pipeline.analyse(pipeline.load_normal(dense))
+        pipeline.cut(small, plan)
+        foretold = cost.of(LATENCY, plan.masks(analysis.groups)) / cost.of(LATENCY)
+        errors.append(foretold / measured(dense, small.model, profile) - 1)
+    return errors
+
+
+def commit() -> str:
+    done = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
+    )
+    return done.stdout.strip()
+
+
+def off(row: Row) -> float:
+    """How far a cell's time is from what was asked for."""
+    return float(row["measured"] / row["share"] - 1)
+
+
+def shown(row: Row) -> list[str]:
+    head = [row["model"], str(row["threads"]), f"{row['share']:.0%}", f"{row['dense']:.3g}"]
+    errors = np.abs(row["unseen"] or [np.nan])
+    tail = [
+        f"{row['profile']:.0f}", f"{row['whole']:.0f}", f"{np.median(errors):.1%}", f"{np.max(errors):.1%}",
+        row["commit"],
+    ]  # fmt: skip
+    if "refused" in row:
+        return [*head, row["refused"], "", "", "", *tail]
+    middle = [f"{row['foretold']:.3f}", f"{row['measured']:.3f}", f"{off(row):+.1%}", str(row["rounds"])]
+    return [*head, *middle, *tail]
+
+
+def summary(rows: list[Row]) -> str:
+    """How many cells were met, and how far the rest is."""
+    offs = [abs(off(row)) for row in rows if "measured" in row]
+    errors = np.abs(
+        [error for row in {(r["model"], r["threads"]): r for r in rows}.values() for error in row["unseen"]]
+    )
+    if not offs:
+        return "no cell"
+    within = sum(found <= 0.05 for found in offs) / len(offs)
+    refused = sum("refused" in row for row in rows)
+    return (
+        f"{len(offs)} cells, {within:.0%} within 5 %, worst {max(offs):.1%}, median {statistics.median(offs):.1%}; "
+        f"{refused} below the floor; foretold at unseen widths: median {np.median(errors):.1%} off, 95th percentile "
+        f"{np.quantile(errors, 0.95):.1%}"
+    )
+
+
+def table(rows: list[Row]) -> str:
+    lines = [" | ".join(COLUMNS), " | ".join("---" for _ in COLUMNS), *(" | ".join(shown(row)) for row in rows)]
+    body = "\n".join(f"| {line} |" for line in lines)
+    how = "`python tests/benchmarks/latency.py`; off: measured over asked for."
+    return f"# Times asked for and times measured\n\n{how}\n\n{body}\n\n{summary(rows)}\n"
+
+
+if __name__ == "__main__":
+    main()
