@@ -13,6 +13,7 @@ from spa.clock import Clock
 from spa.errors import UsageError
 from spa.options import PruneOptions
 from spa.passes.latency.goal import Goal
+from spa.passes.latency.options import AskedDevice
 from spa.passes.latency.outcome import Latency
 from spa.passes.latency.record import Profile
 from spa.profiling import profile
@@ -66,7 +67,7 @@ class Timekeeper:
         return replace(
             self.options,
             budget=replace(self.options.budget, ratio=1 - self.goal.wanted),
-            device=replace(self.options.device, target=None, goal=self.goal),
+            device=AskedDevice(goal=self.goal),
         )
 
     def measure(self, plan: Plan) -> tuple[float, float]:

@@ -21,7 +21,7 @@ from spa.gradients.options import CRITERIA as GRADIENTS
 from spa.gradients.options import ORACLE, WITHOUT_SAMPLES, LearningOptions
 from spa.passes.choose.budget import LATENCY, UNSAID, Budget, is_said
 from spa.passes.choose.importance import Scoring
-from spa.passes.latency.options import DeviceOptions
+from spa.passes.latency.options import AskedDevice, DeviceOptions
 from spa.repair import METHODS, RepairOptions
 
 InputShapes = Mapping[str, Sequence[int]]
@@ -174,7 +174,7 @@ class PruneOptions:
     def apart(self) -> PruneOptions:
         """The same for a run of which nothing is told: a budget of time is met as well, and its rounds not kept."""
         goal = self.device.goal
-        return self if goal is None else replace(self, device=replace(self.device, goal=replace(goal, rounds=[])))
+        return self if goal is None else replace(self, device=AskedDevice(goal=replace(goal, rounds=[])))
 
     def asked(self) -> dict[str, Any]:
         """What decides of the result, by name, as JSON knows it; of samples and functions no more than a name."""

@@ -206,10 +206,6 @@ def feeds_of(
 ) -> Mapping[str, np.ndarray]:
     """Inputs that a model runs on.
 
-    Args:
-        shapes, feeds: by input name, as far as they are known.
-        name: what messages call the model.
-
     Raises:
         UsageError: it ran on nothing that was tried.
     """
@@ -302,11 +298,7 @@ def _compared(rows: Sequence[Row], times: np.ndarray) -> Comparison:
 
 
 def ratio_of(times: np.ndarray) -> tuple[float, tuple[float, float]]:
-    """The time of the second model over that of the first, and the interval in which it lies.
-
-    Args:
-        times: (rounds, 2) of `by_turns`.
-    """
+    """The time of the second model over that of the first, by (rounds, 2) times, and the interval in which it lies."""
     ratios = times[:, 1] / times[:, 0]
     rng = np.random.default_rng(0)
     drawn = np.median(rng.choice(ratios, (RESAMPLINGS, len(ratios))), axis=1)

@@ -15,8 +15,19 @@ import pytest
 import spa
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = ("prune", "groups", "apply", "verify", "export", "normalize", "rule", "bench", "finetune", "train",
-    "profile")
+COMMANDS = (
+    "prune",
+    "groups",
+    "apply",
+    "verify",
+    "export",
+    "normalize",
+    "rule",
+    "bench",
+    "finetune",
+    "train",
+    "profile",
+)
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 FRAMEWORKS = ROOT / "docs" / "howto" / "frameworks.md"
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)

@@ -86,8 +86,10 @@ class DeviceOptions(Options):
         ),
     )
 
-    goal: Goal | None = field(default=None, compare=False)
-    """What the options come to on the device: a run fills it in."""
+    @property
+    def goal(self) -> Goal | None:
+        """What the options come to on the device; None: nobody has asked it yet."""
+        return None
 
     @property
     def timed(self) -> Profile | None:
@@ -97,3 +99,10 @@ class DeviceOptions(Options):
             ModelError: the file holds none.
         """
         return self.profile if self.profile is None or isinstance(self.profile, Profile) else read_profile(self.profile)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedDevice(DeviceOptions):
+    """The options with what they come to on the device, for the steps of one run."""
+
+    goal: Goal | None = None
