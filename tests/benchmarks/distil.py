@@ -1,0 +1,108 @@
+"""Distillation without labels after a repair: how far outputs are from the dense network's, before and after it.
+
+    python tests/benchmarks/distil.py [TASK ...] [--cut 0.5] [--minutes 10] [--train biases ...] [--rows FILE.jsonl]
+        [--table FILE.md]
+
+Each network loses a share of its FLOPs by spa with the task's calibration samples, then learns the dense outputs on the
+same samples (`spa.finetune`, one thread, one sample in six held out). Fidelity and metric are those of the task, on its
+test samples, which nothing else sees. Rows that FILE.jsonl has are not measured again. Needs torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
+
+import spa  # noqa: E402
+from tests.benchmarks.recovery import tree  # noqa: E402
+from tests.benchmarks.zoo import SHARED  # noqa: E402
+
+HEAD = (
+    "task", "cut", "minutes", "trained", "epochs", "fidelity", "repaired", "distilled", "metric", "dense", "repaired",
+    "distilled", "tree",
+)  # fmt: skip
+TASKS = ("lite0", "nsnet2", "fmnist_vit", "crepe_tiny", "ocr_rec")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("tasks", nargs="*", default=TASKS)
+    parser.add_argument("--cut", type=float, default=0.5)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--train", nargs="*", default=[])
+    parser.add_argument("--rows", type=Path, default=Path("distil.jsonl"))
+    parser.add_argument("--table", type=Path)
+    arguments = parser.parse_args()
+    rows = [json.loads(line) for line in arguments.rows.read_text().splitlines()] if arguments.rows.exists() else []
+    for task in arguments.tasks:
+        cell = {"task": task, "cut": arguments.cut, "minutes": arguments.minutes, "train": arguments.train}
+        if any(all(row[name] == value for name, value in cell.items()) for row in rows):
+            continue
+        rows.append(cell | measured(**cell))
+        print(json.dumps(rows[-1]), flush=True)
+        with arguments.rows.open("a") as file:
+            file.write(json.dumps(rows[-1]) + "\n")
+    print(table(rows))
+    if arguments.table:
+        arguments.table.write_text(table(rows))
+
+
+def measured(task: str, cut: float, minutes: float, train: list[str]) -> dict[str, Any]:
+    """Of one network."""
+    sys.path.append(str(SHARED / "eval"))
+    import harness
+    import tasks
+    import torch
+
+    torch.set_num_threads(1)
+    dense = harness.dense_model(tasks.TASKS[task], SHARED / "eval")
+    data = tasks.calibration(task)
+    start = time.perf_counter()
+    small = spa.prune(dense, ratio=cut, of="flops", data=data, verify=False)
+    between = time.perf_counter()
+    tuned = spa.finetune(small.model, teacher=dense, data=data, minutes=minutes, train=train)
+    end = time.perf_counter()
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for when, result in (("before", small), ("after", tuned)):
+            path = Path(folder) / f"{when}.onnx"
+            result.save(path)
+            row = harness.evaluate(tasks.TASKS[task], path, reference=dense, threads=1)
+            metric = next(iter(row["metrics"]))
+            found |= {"metric": metric, "fidelity": next(iter(row["fidelity"]))}
+            found |= {when: next(iter(row["fidelity"].values())), f"{metric} {when}": row["metrics"][metric]}
+            found |= {"dense": row["reference"]["metrics"][metric]}
+    report = tuned.report
+    return found | {
+        "held_out": [report.before, report.after], "epochs": report.epochs, "trained": round(report.trained, 4),
+        "seconds": [round(between - start, 1), round(end - between, 1)], "tree": tree(),
+    }  # fmt: skip
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """A line for each network."""
+    lines = [
+        "`python tests/benchmarks/distil.py`: test samples; repair alone, then distillation without labels", "",
+        f"| {' | '.join(HEAD)} |",
+        "|---|--:|--:|--:|--:|---|--:|--:|---|--:|--:|--:|---|",
+    ]  # fmt: skip
+    for row in rows:
+        metric = row["metric"]
+        cells = [
+            row["task"], f"{row['cut']:.0%}", f"{row['minutes']:g}", f"{row['trained']:.1%}", str(row["epochs"]),
+            row["fidelity"], f"{row['before']:.4g}", f"{row['after']:.4g}", metric, f"{row['dense']:.4f}",
+            f"{row[f'{metric} before']:.4f}", f"{row[f'{metric} after']:.4f}", row["tree"],
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
