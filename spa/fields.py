@@ -17,6 +17,7 @@ that reads it, here a whole number that `spa prune --patience 3` and ``spa.prune
 | `RepairOptions` | spa/repair.py | samples, and the work that goes into choosing and refitting by them |
 | `ImageOptions` | spa/frontends/samples.py | how images become samples |
 | `TextOptions` | spa/frontends/texts.py | how texts become samples |
+| `LearningOptions` | spa/gradients/options.py | criteria from gradients, fine-tuning, steps, controls |
 | `RunOptions` | spa/options.py | shapes to analyse with, checks, dry run |
 
 `spa.options.PruneOptions` puts them together and checks what two of them say of each other.

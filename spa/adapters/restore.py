@@ -25,6 +25,7 @@ from spa.analysis.plan import Plan
 from spa.errors import BudgetError, NothingToPrune, UsageError
 from spa.fields import takes_options
 from spa.frontends.exporting.exported import RebuildError, Traced, close_inputs, open_arrays
+from spa.gradients.options import LearningOptions
 from spa.options import PARTS, PruneOptions
 from spa.passes.choose.budget import Budget
 from spa.passes.normalize.normalize import normalize
@@ -147,9 +148,9 @@ def _rehearsed(options: PruneOptions) -> list[PruneOptions]:
 
     A repair takes minutes where a plan by weights takes seconds, and one is made for every group that has to stay.
     """
-    if not options.repair.has_samples:
+    if not options.repair.has_samples and options.learning.finetune is None:
         return [options]
-    return [replace(options, repair=RepairOptions(weights=True)), options]
+    return [replace(options, repair=RepairOptions(weights=True), learning=LearningOptions()), options]
 
 
 def _plan(dense: ir.Model, options: PruneOptions, *, even: bool) -> tuple[pipeline.PruneResult, float]:

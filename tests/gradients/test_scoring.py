@@ -232,6 +232,19 @@ def test_mistakes_in_torch(options: dict[str, Any], message: str) -> None:
         door.prune(Net().eval(), IMAGES[:2], ratio=0.3, **options)
 
 
+@pytest.mark.filterwarnings("ignore")  # of the exporter
+@pytest.mark.parametrize("options", [{"criterion": "l2"}, {"criterion": "l2", "steps": 2}, {}])
+def test_a_module_comes_back_trained(options: dict[str, Any]) -> None:
+    net = Net().eval()
+    (key,) = (str(value.name) for value in door.export(net, IMAGES[:2]).graph.inputs)
+    data = {key: IMAGES.numpy()}
+    plain = door.prune(net, IMAGES[:2], ratio=0.3, align=1, weights=True)
+    small = door.prune(net, IMAGES[:2], ratio=0.3, align=1, data=data, finetune="30e", **options)
+    assert type(small) is Net
+    distances = [float((each(IMAGES) - net(IMAGES)).square().mean()) for each in (plain, small)]
+    assert distances[1] < distances[0]
+
+
 # ------------------------------------------------------------------------------------------------- the module
 def test_constants_of_nodes_are_parameters_in_a_fresh_process(tmp_path: Path) -> None:
     """The operators' registry says what a Constant holds; nothing else may have filled it before."""
