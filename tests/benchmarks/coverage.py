@@ -1,6 +1,6 @@
 """Half of every group of units, out of each family of networks that the project builds, with no help.
 
-    python tests/benchmarks/coverage.py [--ratio 0.5] [--table FILE.md]
+    python tests/benchmarks/coverage.py [NETWORK ...] [--ratio 0.5] [--table FILE.md]
 
 The networks come from models/networks.py and models/decoder.py, so nothing beside the project is needed; a row is what
 `spa.prune` reports after its own verification: every output of the pruned model against the dense model in which what
@@ -13,7 +13,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import onnx
@@ -28,10 +28,13 @@ from spa import pipeline
 COLUMNS = ("network", "params", "params removed", "flops removed", "removed of each kind", "difference", "seconds")
 
 
-def networks() -> Iterator[tuple[str, onnx.ModelProto]]:
-    """Every network by name."""
+def networks(wanted: Sequence[str]) -> Iterator[tuple[str, onnx.ModelProto]]:
+    """The networks by name; all where none is asked for."""
     for name, make in NETWORKS.items():
-        yield name, make()
+        if name in wanted or not wanted:
+            yield name, make()
+    if wanted and "decoder" not in wanted:
+        return
     with tempfile.TemporaryDirectory() as folder:
         yield "decoder", onnx.load(build(PRESETS["tiny"], Path(folder), dtype="float32"))
 
@@ -53,11 +56,14 @@ def row(name: str, model: onnx.ModelProto, ratio: float) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help="by default all")
     parser.add_argument("--ratio", type=float, default=0.5)
     parser.add_argument("--table", type=Path)
     arguments = parser.parse_args()
+    if unknown := set(arguments.networks) - {*NETWORKS, "decoder"}:
+        parser.error(f"there is no network {sorted(unknown)[0]}; there are {', '.join(NETWORKS)}, decoder")
     lines = [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
-    for name, model in networks():
+    for name, model in networks(arguments.networks):
         lines.append(f"| {' | '.join(row(name, model, arguments.ratio))} |")
         print(lines[-1], flush=True)
     if arguments.table:

@@ -1,6 +1,6 @@
 """Which defaults of `spa prune` damage real models least: criterion, gathering, roles, normalisation, scope.
 
-    python tests/benchmarks/defaults.py [--rows FILE.jsonl] [--table FILE.md]
+    python tests/benchmarks/defaults.py [--tasks fmnist_resnet ...] [--first] [--rows FILE.jsonl] [--table FILE.md]
 
 Six pretrained models are pruned by weights alone, nothing is repaired, and their outputs on unlabelled calibration
 samples (never the test samples) are compared with the dense model's: KL divergence or relative L2.  Coarse to
@@ -75,6 +75,8 @@ Losses = dict[tuple[Setting, Budget], float]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--tasks", nargs="+", choices=SAMPLES, default=list(SAMPLES), help="models; by default all six")
+    parser.add_argument("--first", action="store_true", help="stop after the first round")
     parser.add_argument("--rows", type=Path, help="keep each measurement here, and use those that are there")
     parser.add_argument("--table", type=Path)
     arguments = parser.parse_args()
@@ -87,13 +89,15 @@ def main() -> None:
     def round_of(title: str, settings: Iterable[Setting], budgets: Iterable[tuple[str, float]]) -> list[Setting]:
         nonlocal text
         settings = list(dict.fromkeys(settings))
-        losses = bench.measure(settings, [budget_of(task, *b) for task in SAMPLES for b in budgets])
+        losses = bench.measure(settings, [budget_of(task, *b) for task in arguments.tasks for b in budgets])
         ranked, lines = ranking(settings, losses)
         text += f"## {title}\n\n{lines}\n"
         print(f"{title}\n{lines}", flush=True)
         return ranked
 
     best = round_of("Normalisation and scope", scopes(first), SCREENING)
+    if arguments.first:
+        return
     better = [s._replace(gather=g, roles=r) for s in best[:2] for g, r in itertools.product(GATHERS, ROLES)]
     best = round_of("Gathering and roles", better, SCREENING)
     better = [s._replace(criterion=c) for s in best[:3] for c in CRITERIA]
