@@ -40,3 +40,7 @@ def test_linked_files_exist() -> None:
     targets = [part.partition(")")[0] for part in README.split("](")[1:]]
     assert targets
     assert all(target.startswith("https://") or (ROOT / target).is_file() for target in targets)
+
+
+def test_it_is_read_in_one_go() -> None:
+    assert len(README.splitlines()) <= 150

@@ -31,7 +31,6 @@ from tests.benchmarks.pictures import PICTURES  # noqa: E402
 SESSION = (
     "spa prune models/fashion_resnet.onnx --ratio 0.3 --weights --align 8",
     "spa groups models/fashion_resnet.onnx",
-    "spa rule Conv",
 )
 DIFFERENCE = re.compile(r"(differs by |largest output \(|relative L2 |KL )[^\s,]+")
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}  # this working copy, whatever is installed
