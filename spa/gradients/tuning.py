@@ -9,6 +9,8 @@ Distillation (Hinton et al. 2015) is the default: a KL divergence where an outpu
 the share of its variance that is lost. Every sixth sample is held out; the state that does best on those is kept, and
 what came in is one of the candidates. With `train=("biases", "norms", "scales")` only vectors are trained, about 0.3 %
 of the parameters (PERP, Zimmer et al. 2023). Normalisations keep their running statistics.
+
+One file: the loop of training, what it is told and what it reports.
 """
 
 from __future__ import annotations
