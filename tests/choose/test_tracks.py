@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spa.passes.choose.tracks import allowed_removals, family_of, find_tracks, masks_of, run_length, schedule
+from spa.passes.choose.tracks import _means, allowed_removals, family_of, find_tracks, masks_of, run_length, schedule
 from tests.grouped import attention, chain, mlp, residual, shuffled
 
 
@@ -76,3 +76,9 @@ def test_families() -> None:
     assert family_of(outer) != family_of(inner)
     first, second, _ = chain(5, 4, 4, 6, 3).groups
     assert family_of(first) == family_of(second)
+
+
+def test_a_step_of_several_units_costs_their_mean() -> None:
+    times = np.array([1.0, 2.0, 4.0, 8.0, 9.0])
+    np.testing.assert_allclose(_means(times, np.array([0, 2, 4])), [1.5, 6.0])
+    np.testing.assert_allclose(_means(times, np.array([0, 1, 2])), [1.0, 2.0])

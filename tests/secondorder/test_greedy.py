@@ -183,6 +183,7 @@ def test_what_must_stay_stays() -> None:
     with pytest.raises(ValueError, match="below the number of units"):
         remove_units(consumers, units=7, remove=1)
     assert remove_units(consumers, units=8, remove=0).kept.tolist() == list(range(8))
+    assert len(remove_units(consumers, units=8, remove=7).kept) == 1
 
 
 def test_held_out_curve_is_the_error_on_unseen_rows() -> None:
