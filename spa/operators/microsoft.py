@@ -13,8 +13,9 @@ from spa.operators.linear import WINDOW, addend, gemm_mix, gemm_product, matrice
 from spa.operators.movement import reshape
 from spa.operators.norm import MOMENTS, ROOT_MEAN_SQUARE, scale_pattern
 from spa.operators.pointwise import RANDOM, broadcast, unary
-from spa.operators.pool import grid_sample
+from spa.operators.pool import REGION, grid_sample
 from spa.operators.reduce import ALONG
+from spa.operators.sizes import cropped
 
 operator("Gelu", "QuickGelu", domain=MICROSOFT)(unary)
 operator("ExpandDims", domain=MICROSOFT)(reshape)
@@ -143,6 +144,13 @@ def transposed_convolution(operation: Operation) -> Rule:
 def pool_channels_last(_: Operation) -> Rule:
     """`n *s c -> n *t c`."""
     return rule("n *s c -> n *t c", frozen={"s t": WINDOW})
+
+
+@operator("CropAndResize", domain=MICROSOFT, completes=cropped, counts=True)
+def crop_and_resize(operation: Operation) -> Rule:
+    """`n c *s, r f, r, _ -> r c *t`: the regions r lie anywhere in the batch; outside of it stands one number."""
+    filled = float(operation.attribute("extrapolation_value", 0.0)) != 0.0
+    return rule("n c *s, r f, r, _ -> r c *t", frozen={"n s f t": REGION}, linear=() if filled else ((0,),))
 
 
 # --------------------------------------------------------------------------------------------------- matrices

@@ -129,6 +129,14 @@ def sliced(node: Partial) -> Dims | None:
     return tuple(dims)
 
 
+def cropped(node: Partial) -> Dims | None:
+    """A picture for each region: its channels, and the size that the last operand lists."""
+    source, regions = node.of(0), node.of(1)
+    if source is None or regions is None:
+        return None
+    return (regions[0], source[1], *(node.elements(3) or (None, None)))
+
+
 def same_as_operand(node: Partial) -> Dims | None:
     """The dims of the first operand."""
     return node.of(0)

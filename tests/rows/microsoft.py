@@ -14,6 +14,7 @@ from tests.soundness import Given, Row, Tensor, constant, given, random, row, we
 
 IMAGE = (2, 4, 5, 5)
 IDS = given([[1, 2], [0, 3]], np.int32)
+REGIONS = [[0, 0, 1, 1], [0.1, 0.2, 0.7, 0.9], [-0.5, 0.1, 0.6, 1.5]]  # the last one reaches beyond the image
 EXPERTS = [weight(5, 6, 4), weight(5, 6), weight(5, 4, 6), weight(5, 4)]
 
 
@@ -59,6 +60,21 @@ ROWS: list[Row] = [
         "GridSample",
         [(2, 3, 6, 6), random(2, 4, 5, 2)],
         "n c *s, n *t f -> n c *t | frozen s f: positions of an image that is resampled",
+    ),
+    *(
+        ours(
+            "CropAndResize",
+            [IMAGE, given(REGIONS, np.float32), given([0, 1, 0], np.int32), constant([3, 2], np.int32)],
+            "n c *s, r f, r, _ -> r c *t | frozen n s f t: positions that regions of interest are cut from | linear 0",
+            mode=mode,
+        )
+        for mode in ("bilinear", "nearest")
+    ),
+    ours(
+        "CropAndResize",
+        [IMAGE, given(REGIONS, np.float32), given([0, 1, 0], np.int32), constant([3, 2], np.int32)],
+        "n c *s, r f, r, _ -> r c *t | frozen n s f t: positions that regions of interest are cut from",
+        extrapolation_value=0.5,
     ),
     # norms
     ours(

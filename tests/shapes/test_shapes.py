@@ -68,6 +68,13 @@ GRAPHS: dict[str, tuple[str, dict[str, tuple[int, ...]], dict[str, str | None]]]
         {},
         {"r": "S", "y": "N,S"},
     ),
+    "regions of one size": (
+        """(float[N,8,H,W] x, float[R,4] rois, int32[R] at) => (float[R,8,3,5] y) <int32[2] size = {3, 5}> {
+            c = com.microsoft.CropAndResize(x, rois, at, size)  y = Relu(c)
+        }""",
+        {},
+        {"c": "R,8,3,5"},
+    ),
     "one of two branches": (
         """(float[N,8] x, bool c) => (float[N,D] y) {
             y = If (c) <then_branch = a () => (float[N,D] p) { p = Concat<axis=1>(x, x) },
@@ -367,6 +374,20 @@ def test_operator_of_the_runtime() -> None:
     model = parse("(float[N,8] x, float[8] b) => (float[N,8] y) { y = com.microsoft.BiasGelu(x, b) }")
     shapes = infer_shapes(model)
     assert shape_of(model, shapes, "y") == (shapes.binding["N"], 8)
+
+
+def test_a_size_of_regions_that_is_an_input_is_some_number() -> None:
+    model = parse(
+        """(float[N,8,H,W] x, float[R,4] rois, int32[R] at, int32[2] size) => (float[R,8,A,B] y) {
+            c = com.microsoft.CropAndResize(x, rois, at, size)  y = Relu(c)
+        }"""
+    )
+    shapes = infer_shapes(model)
+    found = shape_of(model, shapes, "c")
+    assert found is not None
+    assert found[:2] == (shapes.binding["R"], 8)
+    assert len(found) == 4
+    assert all(size > 1 for size in found[2:])
 
 
 def test_without_the_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
