@@ -179,7 +179,7 @@ class Entry:
         quantises: it is part of what a quantised model consists of: a runtime looks for it, no value may stand for it.
         bodies: the graphs in it.
         contradicts: whether operands of such sizes cannot meet, although onnx's own inference lets them.
-        completes: dims of the first result that follow from known elements of operands.
+        completes: dims of the results, which are alike, where neither onnx nor onnxruntime infers them all.
         adds: the result is the sum of the operands.
         permutes: the attribute that lists the result's axes by their number in the operand, which are all that moves.
         running: it normalises by stored statistics.

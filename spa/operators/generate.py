@@ -6,7 +6,7 @@ from spa.notation.operation import Draws, Lists, Operation, letters, operator, p
 from spa.notation.patterns import parse_terms
 from spa.notation.rule import Observed, Rule, Sizes, rule
 from spa.operators.pointwise import RANDOM
-from spa.operators.sizes import listed
+from spa.operators.sizes import listed_in
 
 COUNTED = "counted off when the graph runs"
 
@@ -32,7 +32,7 @@ def size(_: Operation) -> Rule:
     return rule("*a -> ()", frozen={"a": "its positions are counted"}, unseen=(0,))
 
 
-@operator("ConstantOfShape", completes=listed)
+@operator("ConstantOfShape", completes=listed_in(0))
 def constant_of_shape(operation: Operation) -> Rule:
     """`_ -> a b c`, the operand lists the sizes."""
     names = letters(len(operation.result()))

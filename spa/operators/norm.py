@@ -67,7 +67,7 @@ def scale_pattern(scale: tuple[int, ...], shape: tuple[int, ...], names: list[st
     return pattern(["1" if size == 1 and shape[at] != 1 else names[at] for at, size in enumerate(scale, first)])
 
 
-@operator("MeanVarianceNormalization")
+@operator("MeanVarianceNormalization", completes=same_as_operand)
 def mean_variance_norm(operation: Operation) -> Rule:
     """`n c h w -> n c h w`: `axes` (all but channels) share a mean and a variance."""
     names = letters(len(operation.shape(0)))

@@ -10,7 +10,7 @@ from spa.notation.rule import Rule, Sizes, rule
 from spa.operators.linear import WINDOW, text_of
 from spa.operators.movement import COMPUTED
 from spa.operators.reduce import ZEROS_COUNT
-from spa.operators.sizes import reflects_too_far, window_is_too_wide
+from spa.operators.sizes import listed_in, reflects_too_far, window_is_too_wide
 
 RESAMPLED = "positions of an image that is resampled"
 ADDRESSED = "the indices count through all axes"
@@ -32,7 +32,7 @@ def max_pool(operation: Operation) -> Rule:
     return rule("n c *s -> n c *t, n c *t", frozen={"s t": WINDOW, "n c": ADDRESSED})
 
 
-@operator("MaxUnpool")
+@operator("MaxUnpool", completes=listed_in(2))
 def max_unpool(operation: Operation) -> Rule:
     """`n c *s, n c *s -> n c *t`."""
     others = ", _" * (len(operation.inputs) - 2)

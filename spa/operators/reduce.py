@@ -5,6 +5,7 @@ from __future__ import annotations
 from spa.notation.operation import Operation, Refusal, letters, operator, pattern
 from spa.notation.rule import Rule, rule
 from spa.operators.norm import MEAN
+from spa.operators.sizes import ranked
 
 # Zeros change nothing in the other reductions: their axes are contracted.
 ZEROS_COUNT = {
@@ -62,7 +63,7 @@ def position_of_extreme(operation: Operation) -> Rule:
     return rule(line, frozen={names[axis]: "its positions are the result"} if names else {})
 
 
-@operator("TopK", counts=True)
+@operator("TopK", completes=ranked, counts=True)
 def top(operation: Operation) -> Rule:
     """`a b, _ -> a k, a k`: k of b's positions, picked by value."""
     names = letters(len(operation.shape(0)), avoid="k")

@@ -7,7 +7,7 @@ that follow from the known elements of a target, and contradictions that tell th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from spa.notation.partial import Dim, Dims, Partial, static
 
@@ -104,10 +104,14 @@ def _broadcast(one: Dim, two: Dim) -> Dim:
     return next((dim for dim in (one, two) if isinstance(dim, int)), None)
 
 
-def listed(node: Partial) -> Dims | None:
-    """What the operand lists."""
-    target = node.elements(0)
-    return None if target is None else tuple(target)
+def listed_in(position: int) -> Callable[[Partial], Dims | None]:
+    """What an operand lists."""
+
+    def listed(node: Partial) -> Dims | None:
+        target = node.elements(position)
+        return None if target is None else tuple(target)
+
+    return listed
 
 
 def sliced(node: Partial) -> Dims | None:
@@ -135,6 +139,16 @@ def cropped(node: Partial) -> Dims | None:
     if source is None or regions is None:
         return None
     return (regions[0], source[1], *(node.elements(3) or (None, None)))
+
+
+def ranked(node: Partial) -> Dims | None:
+    """The operand's dims, but for the axis that is ranked: as many as the second operand says."""
+    source, count = node.of(0), node.elements(1)
+    if source is None:
+        return None
+    dims = list(source)
+    dims[node.attribute("axis", -1)] = count[0] if count else None
+    return tuple(dims)
 
 
 def same_as_operand(node: Partial) -> Dims | None:

@@ -80,7 +80,11 @@ class NodeInference:
         if not answer.contradiction and entry.contradicts is not None and entry.contradicts(partial):
             return replace(answer, contradiction=True)
         dims = None if entry.completes is None or first.static is not None else entry.completes(partial)
-        return answer if dims is None else replace(answer, types=(first._replace(dims=dims), *answer.types[1:]))
+        return (
+            answer
+            if dims is None
+            else replace(answer, types=tuple(type_._replace(dims=dims) for type_ in answer.types))
+        )
 
     def _ask(self, call: Call, types: Types, data: Sequence[bytes | None]) -> Answer:
         named = {str(position): type_proto(type_) for position, type_ in enumerate(types) if type_ is not None}
@@ -93,6 +97,9 @@ class NodeInference:
                 function = ir.serde.serialize_function(self._functions[call.domain, call.op_type])
                 return _through(function, node, named)
             schema = onnx.defs.get_schema(call.op_type, call.version, call.domain)
+            if schema.deprecated:  # onnx infers nothing for these, and its checker raises; runtimes still run them
+                return _through(schema.function_body, node, named) if schema.function_body.node else unknown
+            _write_out_defaults(node, schema)
             inferred = onnx.shape_inference.infer_node_outputs(schema, node, named, known, opset_imports=imports)
             shaped = any(type_.tensor_type.HasField("shape") for type_ in inferred.values())
             if not shaped and schema.function_body.node:
@@ -105,6 +112,14 @@ class NodeInference:
         if any(isinstance(dim, int) and dim < 0 for type_ in answer.types for dim in type_.dims or ()):
             return replace(unknown, contradiction=True)
         return answer
+
+
+def _write_out_defaults(node: onnx.NodeProto, schema: onnx.defs.OpSchema) -> None:
+    """State the attributes that are left at their defaults: some inference functions take them for zero (STFT)."""
+    given = {attribute.name for attribute in node.attribute}
+    for name, attribute in schema.attributes.items():
+        if name not in given and attribute.default_value.type != onnx.AttributeProto.UNDEFINED:
+            node.attribute.append(attribute.default_value)
 
 
 def _partial(call: Call, types: Types, contents: Contents, first: Type) -> Partial:

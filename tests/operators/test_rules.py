@@ -16,6 +16,7 @@ from spa.notation.parsing import parse
 from spa.notation.patterns import parse_terms
 from spa.notation.products import Product, Window
 from spa.notation.rule import Rule, Sizes, rule
+from spa.shapes import infer_shapes
 from tests.oracles import check_linearity, check_products
 from tests.rows import ROWS
 from tests.soundness import Case, Given, Row, Unsound, check, constant, random, row, weight
@@ -64,6 +65,26 @@ def test_says(row: Row) -> None:
 @pytest.mark.parametrize("row", labelled(row for row in ROWS if row.engine and not row.refused))
 def test_is_sound(row: Row) -> None:
     check(row)
+
+
+@pytest.mark.parametrize("row", labelled(row for row in ROWS if row.engine and not row.refused))
+def test_shapes_of_results_are_inferred(row: Row) -> None:
+    """A rule is of use only where the shapes of operands and results are known before anything runs.
+
+    Sizes that an input of the graph lists may be unknown, or numbers that stand for any.
+    """
+    case = Case(row)
+    model = case.model(case.dense)
+    shapes = infer_shapes(model)
+    sized_by_data = any(not each.constant and each.array.ndim < 2 for each in case.tensors.values())
+    node = next(node for node in model.graph if node.name == "node")
+    for value, shape in zip(node.outputs, case.result_shapes(), strict=False):
+        inferred = shapes.of.get(value)
+        assert inferred is not None or sized_by_data, (
+            f"give the entry of {row.operator} completes= (see operators/sizes.py)"
+        )
+        for axis, (size, counted) in enumerate(zip(shape, inferred or shape, strict=True)):
+            assert size == counted or (value, axis) in shapes.counted, f"{row}: {inferred} inferred, {shape} computed"
 
 
 @pytest.mark.parametrize("row", labelled(row for row in ROWS if row.engine and "| product " in row.rule))

@@ -75,6 +75,11 @@ GRAPHS: dict[str, tuple[str, dict[str, tuple[int, ...]], dict[str, str | None]]]
         {},
         {"c": "R,8,3,5"},
     ),
+    "an attribute left at its default": (
+        "(float[N,16,1] x) => (float[N,F,B,2] y) <int64 step = {4}> { y = STFT(x, step, w) }",
+        {"w": (8,)},
+        {"y": "N,3,5,2"},
+    ),
     "one of two branches": (
         """(float[N,8] x, bool c) => (float[N,D] y) {
             y = If (c) <then_branch = a () => (float[N,D] p) { p = Concat<axis=1>(x, x) },
@@ -388,6 +393,15 @@ def test_a_size_of_regions_that_is_an_input_is_some_number() -> None:
     assert found[:2] == (shapes.binding["R"], 8)
     assert len(found) == 4
     assert all(size > 1 for size in found[2:])
+
+
+def test_what_is_ranked_keeps_its_other_axes() -> None:
+    model = parse("(float[N,8] x, int64[1] k) => (float[N,K] y) { y, i = TopK(x, k)  j = Cast<to=1>(i) }")
+    shapes = infer_shapes(model)
+    values, indices = shape_of(model, shapes, "y"), shape_of(model, shapes, "j")
+    assert values is not None
+    assert indices is not None
+    assert values[0] == indices[0] == shapes.binding["N"]
 
 
 def test_without_the_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
