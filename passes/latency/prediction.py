@@ -12,16 +12,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from math import prod
 from re import sub
 
 import numpy as np
 
-from spa.analysis.cost import EXACT, Cost, IsMultiple, Padded, Step, Term
+from spa.analysis.cost import EXACT, Cost, IsMultiple, Padded, Step, Term, measure
 from spa.analysis.coupling import Coupling
-from spa.analysis.group import Group
+from spa.analysis.group import Group, Masks
 from spa.errors import ModelError
 from spa.notation.dims import Factor
 from spa.passes.latency.record import Profile, Unit, Variant
@@ -33,6 +33,8 @@ _MANY = 3
 """With more dims than this, a unit's time has no products: it copies, as Concat does."""
 _SLIGHT = 1e-3
 """Of the longest time that is fitted: shorter ones weigh as this."""
+_EXPLAINED = 0.5
+"""Of the variance of times over settings: what units leave unexplained at most, or the graph is taken as a whole."""
 _RIDGE = 1e-3
 """Of a fit's weight: what draws coefficients that two sizes could share to both."""
 
@@ -96,7 +98,27 @@ def foretold_units(
     shared: dict[object, list[_Fused]] = defaultdict(list)
     for unit in _fused_units(variants, settings, profile.device.block):
         shared[unit.key].append(unit)
-    return [found for units in shared.values() for found in _fitted(units, settings)]
+    found = [foretold for units in shared.values() for foretold in _fitted(units, settings)]
+    masks = [plan_of(groups, variant.removed).masks(groups) for variant in variants]
+    whole = np.array([variant.milliseconds for variant in variants])
+    cost = Cost({LATENCY: [term for unit in found for term in unit.terms]})
+    off = whole - [cost.of(LATENCY, mask) for mask in masks]
+    return found if np.var(off) <= _EXPLAINED * np.var(whole) else [_as_a_whole(whole, masks, coupling)]
+
+
+def _as_a_whole(whole: np.ndarray, masks: Sequence[Masks], coupling: Coupling) -> Foretold:
+    """The time of all of a run by its FLOPs and stored numbers, where a provider runs the graph as a node or two."""
+    known = measure(coupling).terms
+    kinds = [[Term(1.0, ())], known["flops"], known["params"]]
+    rows = np.array([[Cost({LATENCY: terms}).of(LATENCY, mask) for terms in kinds] for mask in masks])
+    coefficients = _least_squares(rows, whole)
+    terms = [
+        replace(term, weight=float(coefficient) * term.weight)
+        for coefficient, found in zip(coefficients, kinds, strict=True)
+        for term in found
+        if coefficient > 0
+    ]
+    return Foretold("the whole graph", terms)
 
 
 def with_latency(cost: Cost, terms: Sequence[Term]) -> Cost:

@@ -50,6 +50,20 @@ def test_unseen_widths_are_foretold(network, time):
         )
 
 
+def test_a_provider_that_runs_the_graph_as_one_node_is_foretold_by_flops():
+    proto = chain()
+    profile = devices.profile(proto, devices.flops)
+    one = [
+        replace(v, units=(Unit("engine", "TRTKernel", ((1, 3, 32, 32),), ((1, 10),), v.milliseconds),))
+        for v in profile.variants
+    ]
+    whole = replace(profile, variants=one)
+    analysis = analyse(load_normal(ir.from_proto(proto)))
+    (unit,) = foretold_units(whole, analysis.groups, analysis.coupling)
+    assert unit.name == "the whole graph"
+    assert np.abs(leave_one_out(whole, analysis.groups, analysis.coupling)).max() < 0.03
+
+
 def test_the_error_is_that_of_settings_left_out():
     analysis = analyse(load_normal(ir.from_proto(chain())))
     exact = leave_one_out(devices.profile(chain(), devices.flops), analysis.groups, analysis.coupling)
