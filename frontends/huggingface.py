@@ -15,18 +15,23 @@ from spa.frontends.exporting.huggingface import (
     Source,
     example_inputs,
     export,
+    fits,
     load,
     opened,
     rebuild,
     run,
     save,
+    signature,
     trace,
 )  # fmt: skip
 
 if TYPE_CHECKING:
     import transformers
 
-__all__ = ["EVEN", "Source", "example_inputs", "export", "load", "prune", "rebuild", "run", "save", "trace"]
+__all__ = [
+    "EVEN", "Source", "example_inputs", "export", "fits", "load", "prune", "rebuild", "run", "save", "signature",
+    "trace",
+]  # fmt: skip
 
 
 def prune(

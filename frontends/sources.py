@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -36,14 +37,21 @@ def is_framework(source: str | os.PathLike[str]) -> bool:
     return path.suffix in (".keras", ".pt2") or (not path.exists() and _is_factory(str(source)))
 
 
-def export(source: str | os.PathLike[str], **options: Any) -> ir.Model:
+def export(
+    source: str | os.PathLike[str], *, before: Callable[[Opened], None] | None = None, **options: Any
+) -> ir.Model:
     """A source as an ONNX model, checked against its framework.
+
+    Args:
+        before: called with what the framework holds before anything is exported.
 
     Raises:
         MissingExtra: the framework is not installed; names the extra.
         ModelError, UsageError: there is no such source, or it cannot be exported.
     """
     opened = open_source(source)
+    if before is not None:
+        before(opened)
     try:
         model: ir.Model = opened.frontend.export(opened.model, opened.inputs, **options)
     except TypeError as error:
@@ -72,7 +80,8 @@ def open_source(source: str | os.PathLike[str]) -> Opened:
                 f"{str(path)!r} is a folder without config.json: expected a Hugging Face model, or a folder of "
                 "onnxruntime-genai or optimum"
             )
-        return Opened(_frontend("huggingface"), str(path))
+        transformers = _frontend("huggingface")
+        return Opened(transformers, transformers.load(path))
     if not path.exists() and _is_factory(str(source)):
         return _call(str(source))
     refuse_address(source)

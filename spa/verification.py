@@ -11,19 +11,19 @@ import onnx_ir as ir
 
 from spa import runtime
 from spa.analysis.plan import Plan
-from spa.errors import DataError, VerificationError
+from spa.errors import VerificationError
 from spa.feeds import Feeds
 from spa.frontends.files import onnx_file
 from spa.mapped import release
 from spa.options import InputShapes
 from spa.passes.cut.boundary import Boundary
-from spa.passes.cut.graphs import reached, seeded
+from spa.passes.cut.graphs import reached
 from spa.passes.cut.likeness import check_same, different, digest
 from spa.passes.cut.masking import mask_consumers
-from spa.passes.cut.rounding import RANGE_TOLERANCE, tolerance
+from spa.passes.cut.rounding import RANGE_TOLERANCE, tolerances
 from spa.passes.cut.structure import check_structure
-from spa.passes.cut.trials import Inputs, NoTrial
-from spa.passes.cut.verify import Comparison, compare, find_culprit
+from spa.passes.cut.trials import Inputs
+from spa.passes.cut.verify import Comparison, compare, find_culprit, run_both
 from spa.passes.repair.biases import drop_zero_biases
 from spa.passes.repair.moved import logits_of, moved
 from spa.passes.repair.network import prepare
@@ -76,7 +76,7 @@ def verify_files(
         return report
     report.reference = f"the dense model, whose weights were refitted ({plan.repair})"
     found = verify_plan(before, after, plan, report, inputs=inputs, feeds=feeds, exact=False, masked=False)
-    _check_distance(plan, found, report, tolerance(before))
+    _check_distance(plan, found, report)
     if not known:
         report.status, report.give = NOT_COMPARED, []
         report.missing = [*report.missing, "this plan holds no digests of the refitted weights: make it anew"]
@@ -109,7 +109,7 @@ def _planned(dense: ir.Model, plan: Plan, inputs: InputShapes | None) -> ir.Mode
     return model
 
 
-def _check_distance(plan: Plan, found: Comparison, report: Report, limit: float) -> None:
+def _check_distance(plan: Plan, found: Comparison, report: Report) -> None:
     """Hold the distance from the dense model to what the plan foretells.
 
     Raises:
@@ -120,7 +120,7 @@ def _check_distance(plan: Plan, found: Comparison, report: Report, limit: float)
         return
     for name, expected in plan.distance.items():
         distance = found.moved.get(name, float("inf"))
-        if not abs(distance - expected) <= limit * (1 + expected):
+        if not abs(distance - expected) <= found.limits[name] * (1 + expected):
             raise VerificationError(
                 f"output {name!r} is {distance:.3g} from the dense model's (relative L2); the plan says {expected:.3g}"
             )
@@ -193,15 +193,16 @@ def _moved(
 ) -> tuple[dict[str, dict[str, float]], str]:
     """How far the outputs are from those of the dense model itself, and on what."""
     shapes = infer_shapes(dense, inputs=inputs)
-    run = partial(runtime.run, runtime.session(seeded(dense), optimize=False))
     try:
-        trials = Inputs.of(dense.graph, shapes, inputs, feeds).trials(run)
-        after = runtime.session(seeded(pruned), optimize=False)
-        found = [runtime.run(after, boundary.cut(trial.feeds)) for trial in trials]
-    except (NoTrial, DataError):  # units read as zero ran, all of them do not
+        trials = Inputs.of(dense.graph, shapes, inputs, feeds)
+        ran = run_both(dense, pruned, inputs=trials, boundary=boundary)
+    except VerificationError:  # units read as zero ran, all of them do not
         return {}, RANDOM
-    expected = [boundary.cut(trial.outputs) for trial in trials]
-    return moved(expected, found, logits=logits_of(dense, shapes)), GIVEN if trials[0].fixed else RANDOM
+    release(dense)
+    if isinstance(ran, str):
+        return {}, RANDOM
+    expected = [trial.outputs for trial in ran[0]]
+    return moved(expected, ran[1], logits=logits_of(dense, shapes)), GIVEN if ran[0][0].fixed else RANDOM
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,19 +224,19 @@ class _Check:
         boundary = boundary_of(analysis, plan)
         notes = check_structure(self.dense, pruned, boundary)
         trials = Inputs.of(masked.graph, analysis.shapes, self.inputs, self.feeds)
+        ranged = any(group.ranged and group.name in plan.removed for group in analysis.groups)
+        limits = tolerances(masked, analysis.shapes.dtypes, least=RANGE_TOLERANCE if ranged else 0.0)
         if self.masked:
             mask_consumers(masked, analysis.coupling, plan.masks(analysis.groups), dtypes=analysis.shapes.dtypes)
-        ranged = any(group.ranged and group.name in plan.removed for group in analysis.groups)
-        limit = max(tolerance(self.dense), RANGE_TOLERANCE if ranged else 0.0)
         release(self.dense)
         watched = reached(pruned, _cut_names(self.dense, pruned))
         found = compare(
-            masked, pruned, inputs=trials, limit=limit, watched=watched or None, exact=self.exact, boundary=boundary
+            masked, pruned, inputs=trials, limits=limits, watched=watched or None, exact=self.exact, boundary=boundary
         )
-        if self.exact and not found.agrees(limit):
+        if self.exact and not found.agrees:
             raise VerificationError(
                 f"the pruned model differs from the masked dense model by {found.channel:.1e} of its own size in "
-                f"{found.place}, more than {limit:.0e}"
+                f"{found.place}, more than {found.limit:.0e}"
             )
         return replace(found, notes=(*notes, *found.notes))
 

@@ -175,3 +175,17 @@ def test_what_weights_prune_the_default_prunes(model: Any) -> None:
         assert len(lines) == 1
         assert "\n" not in lines[0]
     assert isinstance(result.model, ir.Model)
+
+
+@pytest.mark.parametrize("options", [{}, {"data_free": True}, {"data": {"x": np.ones((40, 6), np.float32)}}], ids=str)
+def test_outputs_that_are_stored(options: dict[str, Any]) -> None:
+    """A deviation that no input changes, as policies have: the file gives a stored tensor as an output."""
+    text = (
+        "(float[N,6] x) => (float[N,3] y, float[3] z) { a = MatMul(x, w)  r = Relu(a)  y = MatMul(r, v)  z = Exp(s) }"
+    )
+    model = build(text, {"w": [6, 40], "v": [40, 3], "s": [3]})
+    if "data" in options:
+        options = {"data": {"x": np.random.default_rng(0).standard_normal((40, 6)).astype(np.float32)}}
+    result = spa.prune(model, ratio=0.3, preset="fast" if options else None, **options)
+    assert result.report.verified
+    assert 1 - result.report.after["params"] / result.report.before["params"] >= 0.3

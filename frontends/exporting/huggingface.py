@@ -12,7 +12,7 @@ import onnx_ir as ir
 from spa.frontends.exporting import torch as torch_frontend
 from spa.frontends.exporting.exported import Traced
 from spa.frontends.exporting.huggingface_cache import name_cache, with_cache
-from spa.frontends.exporting.huggingface_config import rebuild
+from spa.frontends.exporting.huggingface_config import fits, rebuild
 from spa.frontends.exporting.huggingface_models import Source, example, example_inputs, load, opened, run, without_cache
 
 if TYPE_CHECKING:
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
     import transformers
 
-__all__ = ["EVEN", "Source", "example_inputs", "export", "load", "opened", "rebuild", "run", "save", "trace"]
+__all__ = [
+    "EVEN", "Source", "example_inputs", "export", "fits", "load", "opened", "rebuild", "run", "save", "signature",
+    "trace",
+]  # fmt: skip
 
 EVEN = True  # one number of a config says the size of all layers
 _SKIPPED = ("config.json", "generation_config.json")
@@ -58,6 +61,18 @@ def export(
     inputs, axes = example(model, inputs)
     with without_cache(model) as plain:
         return torch_frontend.export(plain, inputs, opset=opset, dynamic=axes)
+
+
+def signature(source: Source, inputs: Mapping[str, Any] | None = None) -> ir.Model:
+    """A graph of no nodes with the inputs that an export would have: what samples have to fit."""
+    found, axes = example(opened(source), inputs)
+    named = axes if isinstance(axes, Mapping) else {name: {0: "batch"} for name in found}
+    values = []
+    for name, tensor in found.items():
+        shape = [named.get(name, {}).get(axis, size) for axis, size in enumerate(tensor.shape)]
+        dtype = ir.DataType.from_numpy(tensor.detach().cpu().numpy().dtype)
+        values.append(ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype)))
+    return ir.Model(ir.Graph(values, [], nodes=[], opset_imports={"": 20}), ir_version=10)
 
 
 def trace(source: Source, inputs: Mapping[str, Any] | None = None) -> Traced:

@@ -46,6 +46,17 @@ def rebuild(
     return smaller
 
 
+def fits(source: Source, shapes: Mapping[str, tuple[int, ...]], parts: Mapping[str, Parts]) -> bool:
+    """Whether some config of the model's class gives arrays of these shapes."""
+    model = opened(source)
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()} | _aliases(model, shapes)
+    try:
+        _fit(type(model), model.config, wanted, parts)
+    except RebuildError:
+        return False
+    return True
+
+
 def _same_shapes(model: Any, smaller: Any) -> dict[str, Any]:
     shapes = {name: tensor.shape for name, tensor in smaller.state_dict().items()}
     return {name: tensor for name, tensor in model.state_dict().items() if shapes.get(name) == tensor.shape}

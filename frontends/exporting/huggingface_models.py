@@ -88,7 +88,10 @@ class without_cache:  # noqa: N801 - a context
 
 def example(model: Any, inputs: Mapping[str, Any] | None) -> tuple[Mapping[str, Any], Any]:
     """Example inputs and their open axes."""
-    made = dict(inputs) if inputs is not None else example_inputs(model)
+    import torch
+
+    given = example_inputs(model) if inputs is None else inputs
+    made = {name: torch.as_tensor(each) if isinstance(each, np.ndarray) else each for name, each in given.items()}
     text = {name: TEXT_AXES for name in made if name.endswith(("input_ids", "attention_mask", "token_type_ids"))}
     return made, text or True
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isnan
 from typing import Any, ClassVar
@@ -136,3 +136,5 @@ class Budget(Options):
     only: Sequence[str] = field(
         default=(), metadata=about("groups to prune, and no others, by group, kind, tensor or node", metavar="PATTERN")
     )
+    widths: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """By group, the numbers of units that it may keep besides all: no option, but what a framework takes."""

@@ -55,7 +55,10 @@ class Problem:
             chosen = [groups[number] for number in numbers]
             mine = [scores[number] for number in numbers]
             multiples = [terms.multiples[number] if aligned else 1 for number in numbers]
-            return find_tracks(chosen, mine, min_keep=options.min_keep, multiples=multiples, first=terms.first)
+            return find_tracks(
+                chosen, mine, min_keep=options.min_keep, multiples=multiples, first=terms.first,
+                widths=options.widths,
+            )  # fmt: skip
 
         def reaches(number: int) -> bool:
             (track,) = tracks_of([number], aligned=options.align != AUTO)  # what yields decides no nest

@@ -55,6 +55,7 @@ def find_tracks(
     min_keep: float = 0.0,
     multiples: Sequence[int] | None = None,
     first: Mapping[str, int] | None = None,
+    widths: Mapping[str, Sequence[int]] | None = None,
 ) -> list[Track]:
     """The track of each group.
 
@@ -65,6 +66,7 @@ def find_tracks(
         scores: for each group (units,), the smallest leave first.
         min_keep: the share of its units that a group keeps at least.
         first: by group, the units that it had before it was ever cut: `min_keep` is a share of those.
+        widths: of groups that may keep some numbers of units only, these, by name; besides, all may stay.
         multiples: for each group what its kept widths are a multiple of, or all of it stays; one unless told.
     """
     tracks = []
@@ -75,7 +77,10 @@ def find_tracks(
         before = max(group.size, (first or {}).get(group.name, 0))
         least = max(ceil(min_keep * before - _ROUNDING), int(kept.sum()), 1)
         step = 1 if multiple == 1 else multiple // gcd(multiple, run_length(group))
-        tracks.append(Track(group, order, step, allowed_removals(group.size, least=least, step=step)))
+        allowed = allowed_removals(group.size, least=least, step=step)
+        if widths and group.name in widths:
+            allowed = allowed[np.isin(group.size - allowed, [*widths[group.name], group.size])]
+        tracks.append(Track(group, order, step, allowed))
     return tracks
 
 

@@ -9,7 +9,7 @@ far the slice moves when every weight is off by a rounding error or two.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,22 +32,33 @@ class Gap:
         channel: the largest distance in the slice, relative to the largest value in it, or to what stands for that
             where rounding is larger.
         whole: the largest distance in any output, relative to the largest value of that output.
+        limit: what `channel` may be in that output.
     """
 
     place: str = ""
     channel: float = 0.0
     whole: float = 0.0
+    limit: float = 1.0
+
+    @property
+    def within(self) -> bool:
+        """Whether every slice is as near as it has to be."""
+        return self.channel <= self.limit
 
 
 def largest_gap(
-    expected: Sequence[Outputs], found: Sequence[Outputs], moved: Sequence[Sequence[Outputs]], *, limit: float
+    expected: Sequence[Outputs],
+    found: Sequence[Outputs],
+    moved: Sequence[Sequence[Outputs]],
+    *,
+    limits: Mapping[str, float],
 ) -> Gap:
     """Where two models differ most, over several runs.
 
     Args:
         expected, found: of each run.
         moved: of each run the reference's outputs with weights that are off by a rounding error, several times.
-        limit: the share of its own size that a slice may be off by; zero for whole numbers.
+        limits: the share of its own size that a slice may be off by, by output; whole numbers may not be off at all.
 
     Raises:
         VerificationError: outputs have other shapes or types.
@@ -56,12 +67,11 @@ def largest_gap(
     for number, (left, right) in enumerate(zip(expected, found, strict=True)):
         off = [shaken[number] for shaken in moved]
         for name in left:
+            limit = limits[name]
             for gap in _gaps(name, left[name], right[name], [outputs[name] for outputs in off], limit):
-                worst = Gap(
-                    gap.place if gap.channel > worst.channel else worst.place,
-                    max(gap.channel, worst.channel),
-                    max(gap.whole, worst.whole),
-                )
+                whole = max(gap.whole, worst.whole)
+                worse = gap.channel / limit > worst.channel / worst.limit
+                worst = Gap(gap.place, gap.channel, whole, limit) if worse else replace(worst, whole=whole)
     return worst
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx_ir as ir
+
+from spa.notation.operation import entry_of
 
 TOLERANCE = {"float16": 2e-2, "bfloat16": 1e-1, "float64": 1e-6}
 
@@ -49,11 +53,41 @@ def _eps(dtype: ir.DataType) -> float:
     return 2.0**-7 if dtype == ir.DataType.BFLOAT16 else float(np.finfo(dtype.numpy()).eps)
 
 
-def tolerance(model: ir.Model) -> float:
-    """How far from the reference rounding may take a model of this precision."""
-    kinds = {
-        v.const_value.dtype.numpy().name
-        for v in model.graph.initializers.values()
-        if v.const_value is not None and v.const_value.dtype.is_floating_point() and v.const_value.size > 1
+def tolerances(
+    model: ir.Model, dtypes: Mapping[ir.Value, ir.DataType] | None = None, *, least: float = 0.0
+) -> dict[str, float]:
+    """How far from the reference rounding may take each output: by the coarsest type that is computed in before it.
+
+    What is only stored is exact in whatever type: weights of half precision that are cast to float32 loosen nothing,
+    and neither does a branch that another output is made of.
+
+    Args:
+        dtypes: of values that do not tell their own.
+        least: what each is at least.
+    """
+    known = dtypes or {}
+    coarsest: dict[ir.Value | None, float] = {value: 0.0 for value in model.graph.inputs if not value.is_initializer()}
+    for node in model.graph:
+        inside = [each for body in _bodies(node) for each in ir.traversal.RecursiveGraphIterator(body)]
+        read = {*node.inputs, *(value for each in inside for value in each.inputs)}
+        if not coarsest.keys() & read and not inside and entry_of(node).draws is None:
+            continue  # made of stored tensors alone
+        made = [*node.outputs, *(value for each in inside for value in each.outputs)]
+        found = [coarsest[value] for value in read if value in coarsest]
+        own = [_tolerance(value.dtype or known.get(value)) for value in made]
+        coarsest.update(dict.fromkeys(node.outputs, max([*found, *own])))
+    return {
+        str(value.name): max(coarsest.get(value, 0.0) or _tolerance(value.dtype) or DEFAULT_TOLERANCE, least)
+        for value in model.graph.outputs
     }
-    return max((TOLERANCE.get(kind, DEFAULT_TOLERANCE) for kind in kinds), default=DEFAULT_TOLERANCE)
+
+
+def _bodies(node: ir.Node) -> list[ir.Graph]:
+    return [each.as_graph() for each in node.attributes.values() if each.type == ir.AttributeType.GRAPH]
+
+
+def _tolerance(dtype: ir.DataType | None) -> float:
+    """Of numbers of a type; zero for whole numbers, and where the type is not known."""
+    if dtype is None or not dtype.is_floating_point():
+        return 0.0
+    return TOLERANCE.get(dtype.numpy().name, DEFAULT_TOLERANCE)

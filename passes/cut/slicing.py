@@ -16,13 +16,15 @@ from spa.analysis.application import Application
 from spa.analysis.coupling import Coupling
 from spa.analysis.group import Masks, keep_mask
 from spa.errors import ModelError
-from spa.mapped import map_of
+from spa.mapped import map_of, release
 from spa.notation.dims import Factor, show
 from spa.notation.patterns import Term
 from spa.notation.rule import Observed, Positions, Sizes
 from spa.passes.cut.boundary import resized
 from spa.passes.normalize.fold import Names
 from spa.shapes import Shapes
+
+_LARGE_NBYTES = 1 << 22
 
 
 def slice_model(model: ir.Model, coupling: Coupling, shapes: Shapes, masks: Masks) -> None:
@@ -170,6 +172,8 @@ def _cut_value(value: ir.Value, cuts: Sequence[np.ndarray | None]) -> None:
         for axis, mask in enumerate(cuts):
             if mask is not None:
                 array = np.compress(mask, array, axis=axis)
+        if array.nbytes >= _LARGE_NBYTES:  # what lies in a file is read again when it is wanted again
+            release(dense)
         return ir.Tensor(np.ascontiguousarray(array), dtype=dense.dtype, name=value.name)
 
     lazy = ir.LazyTensor(cut, dtype=dense.dtype, shape=shape, name=value.name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from spa import feeds as feeding
 from spa import runtime
 from spa.errors import DataError, UsageError
 from spa.feeds import Feeds
+from spa.passes.cut.difference import tells
 from spa.shapes import Shapes
 from spa.shapes.binding import Binding, bindings, open_lengths, resized
 
@@ -105,8 +106,20 @@ class Inputs:
                 except DataError as error:
                     reason = str(error) if sizes is self.start or not reason else reason  # what says most
                     continue
+                if not any(map(tells, first.outputs.values())):
+                    choice, first = self._turned(run, sizes, choice, first)
                 return [first, *self._more(run, sizes, choice)]
         raise NoTrial(f"the dense model does not run on random inputs ({reason})", last)
+
+    def _turned(self, run: Run, sizes: Binding, choice: _Choice, first: Trial) -> tuple[_Choice, Trial]:
+        """Masks the other way round, if that says something: ones may stand for what is hidden."""
+        other = replace(choice, shown=False)
+        try:
+            feeds = self._made(sizes, other, SEEDS[0])
+            trial = Trial(feeds, run(feeds), self._fixed)
+        except (DataError, UsageError):
+            return choice, first
+        return (other, trial) if any(map(tells, trial.outputs.values())) else (choice, first)
 
     @property
     def _fixed(self) -> bool:
@@ -159,8 +172,15 @@ class Inputs:
             made = runtime.random_feeds(self.graph, shapes=free, seed=seed, high=high, skip=tuple(self.feeds))
         except UsageError as error:
             raise _Unmade(str(error)) from error
+        if not choice.shown:
+            made |= {name: np.zeros_like(array) for name, array in made.items() if self._is_switch(name, array)}
         counts = self._counts(sizes, choice.scheme)
         return {**made, **{name: np.full_like(made[name], count) for name, count in counts.items()}, **found}
+
+    @staticmethod
+    def _is_switch(name: str, array: np.ndarray) -> bool:
+        """Whether an input is made up of ones alone, for being a mask or of truth values."""
+        return array.dtype == np.bool_ or runtime.is_mask(name)
 
     def _choices(self, sizes: Binding) -> Iterator[_Choice]:
         """Values to try: counts of positions where an input may hold one, then ever smaller whole numbers."""
@@ -206,10 +226,15 @@ _SHORT = (1, 0)
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """Of values: whole numbers below a limit, and counts of positions by one of several schemes."""
+    """Of values: whole numbers below a limit, counts of positions by one of several schemes, and what masks are.
+
+    Attributes:
+        shown: masks and truth values are ones; else zeros.
+    """
 
     limit: int
     scheme: int | None = None
+    shown: bool = True
 
 
 def _totals(graph: ir.Graph, sizes: Binding) -> list[int]:

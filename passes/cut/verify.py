@@ -21,8 +21,9 @@ from spa.errors import DataError, ModelError, VerificationError
 from spa.passes.cut.boundary import UNCHANGED, Boundary
 from spa.passes.cut.difference import Outputs, largest_gap, relative_l2, same_form, tells
 from spa.passes.cut.graphs import seeded
-from spa.passes.cut.rounding import shaken, tolerance
+from spa.passes.cut.rounding import shaken, tolerances
 from spa.passes.cut.trials import Inputs, NoTrial, Trial
+from spa.shapes import infer_shapes
 
 SHAKES = 2
 
@@ -35,7 +36,9 @@ class Comparison:
         difference: the largest difference of an output relative to its largest value; None: not compared.
         channel: the largest difference of a slice of an output relative to the slice's own largest value, or to what
             stands for that where rounding is larger (`spa.passes.cut.difference`).
-        place: that slice.
+        place: that slice, the one that is farthest off for what it may be off by.
+        limit: what it may be off by.
+        limits: the same for each output.
         missing: what was not compared, and why; empty: everything was.
         notes: what a user should know besides.
         moved: the distance of each output of numbers over all runs, relative L2.
@@ -49,10 +52,13 @@ class Comparison:
     notes: tuple[str, ...] = ()
     moved: Mapping[str, float] = field(default_factory=dict)
     fed: str = ""
+    limit: float = 0.0
+    limits: Mapping[str, float] = field(default_factory=dict)
 
-    def agrees(self, limit: float) -> bool:
+    @property
+    def agrees(self) -> bool:
         """Whether nothing but rounding separates the two, as far as they were compared."""
-        return self.channel is None or self.channel <= limit
+        return self.channel is None or self.channel <= self.limit
 
 
 def compare(
@@ -60,7 +66,7 @@ def compare(
     pruned: ir.Model,
     *,
     inputs: Inputs,
-    limit: float | None = None,
+    limits: Mapping[str, float] | None = None,
     watched: Collection[str] | None = None,
     exact: bool = True,
     boundary: Boundary = UNCHANGED,
@@ -68,7 +74,7 @@ def compare(
     """Run both models, one after the other, on inputs that the reference runs on.
 
     Args:
-        limit: the share of its own size that a slice may be off by; by default `tolerance`.
+        limits: the share of its own size that a slice may be off by, by output; by default `tolerances`.
         watched: the outputs that the cut reaches, and that have to say something; by default all.
         exact: whether nothing but rounding may separate the two; else the distance is measured, and outputs whose sizes
             the data decide may have others.
@@ -79,31 +85,51 @@ def compare(
         VerificationError: the pruned model does not load or run where the reference does, or the other way round; or an
             output's shape or type differs.
     """
-    limit = tolerance(reference) if limit is None else limit
-    reference, pruned = seeded(reference), seeded(pruned)
-    trials = _reference_trials(reference, pruned, inputs, boundary)
-    if isinstance(trials, str):
-        return Comparison(None, missing=(trials,))
-    found = _outputs(pruned, [boundary.cut(trial.feeds) for trial in trials], "the pruned model")
-    trials = [replace(trial, outputs=boundary.cut(trial.outputs)) for trial in trials]
+    limits = tolerances(reference, infer_shapes(reference).dtypes) if limits is None else limits
+    ran = run_both(reference, pruned, inputs=inputs, boundary=boundary)
+    if isinstance(ran, str):
+        return Comparison(None, missing=(ran,))
+    trials, found = ran
     expected = [trial.outputs for trial in trials]
     missing = tuple(_untold(trials, watched))
     if not any(tells(value) for outputs in expected for value in outputs.values()):
         return Comparison(None, missing=missing)
     if not exact:
-        return _distance(trials, found, limit, missing)
+        return _distance(trials, found, limits, missing)
     try:
-        gap = largest_gap(expected, found, (), limit=limit)
+        gap = largest_gap(expected, found, (), limits=limits)
     except VerificationError:
         if not _sizes_depend_on_rounding(reference, trials, boundary):
             raise
         return Comparison(None, missing=("the sizes of outputs depend on rounding, on the inputs tried",))
-    if gap.channel <= limit:
-        return Comparison(gap.whole, gap.channel, gap.place, missing)
-    return _beside_rounding(reference, trials, found, limit, missing, boundary)
+    if gap.within:
+        return Comparison(gap.whole, gap.channel, gap.place, missing, limit=gap.limit)
+    return _beside_rounding(reference, trials, found, limits, missing, boundary)
 
 
-def _distance(trials: Sequence[Trial], found: Sequence[Outputs], limit: float, missing: tuple[str, ...]) -> Comparison:
+def run_both(
+    reference: ir.Model, pruned: ir.Model, *, inputs: Inputs, boundary: Boundary = UNCHANGED
+) -> tuple[list[Trial], list[Outputs]] | str:
+    """Run both models, one after the other: the reference's trials, and what the pruned one gives; or why it does not.
+
+    Args:
+        boundary: the inputs and outputs that the cut makes smaller: outputs of the trials are as the pruned model's.
+
+    Raises:
+        UsageError: a feed does not fit its input.
+        VerificationError: the pruned model does not load or run where the reference does, or the other way round.
+    """
+    reference, pruned = seeded(reference), seeded(pruned)
+    trials = _reference_trials(reference, pruned, inputs, boundary)
+    if isinstance(trials, str):
+        return trials
+    found = _outputs(pruned, [boundary.cut(trial.feeds) for trial in trials], "the pruned model")
+    return [replace(trial, outputs=boundary.cut(trial.outputs)) for trial in trials], found
+
+
+def _distance(
+    trials: Sequence[Trial], found: Sequence[Outputs], limits: Mapping[str, float], missing: tuple[str, ...]
+) -> Comparison:
     """How far two models are apart that need not agree, in the outputs that have the same shapes."""
     expected = [trial.outputs for trial in trials]
     names = [
@@ -112,9 +138,9 @@ def _distance(trials: Sequence[Trial], found: Sequence[Outputs], limit: float, m
     left, right = ([{name: outputs[name] for name in names} for outputs in each] for each in (expected, found))
     others = [name for name in expected[0] if name not in names]
     missing += tuple(f"output {name!r} has another size than the dense model's, on the inputs tried" for name in others)
-    gap = largest_gap(left, right, (), limit=limit)
+    gap = largest_gap(left, right, (), limits=limits)
     moved, fed = relative_l2(left, right), _fed_digest(trials)
-    return Comparison(gap.whole, gap.channel, gap.place, missing, moved=moved, fed=fed)
+    return Comparison(gap.whole, gap.channel, gap.place, missing, moved=moved, fed=fed, limit=gap.limit, limits=limits)
 
 
 def _fed_digest(trials: Sequence[Trial]) -> str:
@@ -130,24 +156,24 @@ def _beside_rounding(
     reference: ir.Model,
     trials: Sequence[Trial],
     found: Sequence[Outputs],
-    limit: float,
+    limits: Mapping[str, float],
     missing: tuple[str, ...],
     boundary: Boundary,
 ) -> Comparison:
     """The comparison with what rounding does to each slice of the reference."""
     expected = [trial.outputs for trial in trials]
-    plain = largest_gap(expected, found, (), limit=limit)
+    plain = largest_gap(expected, found, (), limits=limits)
     try:
         moved = [_shaken_outputs(reference, trials, seed, boundary) for seed in range(SHAKES)]
-        gap = largest_gap(expected, found, moved, limit=limit)
+        gap = largest_gap(expected, found, moved, limits=limits)
     except VerificationError:
         reason = "rounding decides whether the model runs, on the inputs tried"
         return Comparison(None, missing=(reason,))
     notes: tuple[str, ...] = ()
-    if gap.channel <= limit:
+    if gap.within:
         size = f"{plain.place} differs by {plain.channel:.1e} of its own size"
         notes = (f"this model amplifies rounding: {size}, which weights that are off by a rounding error do as well",)
-    return Comparison(gap.whole, gap.channel, gap.place, missing, notes)
+    return Comparison(gap.whole, gap.channel, gap.place, missing, notes, limit=gap.limit)
 
 
 def _reference_trials(reference: ir.Model, pruned: ir.Model, inputs: Inputs, boundary: Boundary) -> list[Trial] | str:
@@ -179,15 +205,17 @@ def _outputs(model: ir.Model, feeds: Sequence[Mapping[str, np.ndarray]], what: s
 def _shaken_outputs(
     reference: ir.Model, trials: Sequence[Trial], seed: int, boundary: Boundary
 ) -> list[dict[str, Any]]:
-    feeds = [trial.feeds for trial in trials]
-    return [boundary.cut(outputs) for outputs in _outputs(shaken(reference, seed), feeds, "the reference")]
+    feeds, moved = [trial.feeds for trial in trials], shaken(seeded(reference), seed)
+    return [boundary.cut(outputs) for outputs in _outputs(moved, feeds, "the reference")]
 
 
 def _sizes_depend_on_rounding(reference: ir.Model, trials: Sequence[Trial], boundary: Boundary) -> bool:
     expected = [trial.outputs for trial in trials]
     try:
         for seed in range(SHAKES):
-            largest_gap(expected, _shaken_outputs(reference, trials, seed, boundary), (), limit=1.0)
+            largest_gap(
+                expected, _shaken_outputs(reference, trials, seed, boundary), (), limits=dict.fromkeys(expected[0], 1.0)
+            )
     except VerificationError:
         return True
     return False

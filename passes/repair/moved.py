@@ -38,10 +38,15 @@ def moved(
         for name, array in expected.items():
             pairs.setdefault(name, []).append((array, found[name]))
     return {
-        name: output_difference([a for a, _ in both], [b for _, b in both], logits=name in logits)
+        name: output_difference([_rows(a) for a, _ in both], [_rows(b) for _, b in both], logits=name in logits)
         for name, both in pairs.items()
-        if all(_comparable(a, b) for a, b in both) and len({a.shape[-1:] for a, _ in both}) == 1
+        if all(_comparable(a, b) for a, b in both) and len({_rows(a).shape[-1] for a, _ in both}) == 1
     }
+
+
+def _rows(array: np.ndarray) -> np.ndarray:
+    """One number a sample as rows of one, of which there may be any number."""
+    return array.reshape(-1, 1) if array.ndim < 2 else array
 
 
 def _comparable(left: Any, right: Any) -> bool:

@@ -113,7 +113,7 @@ def _values(
     """Some values of a model, by name, batch by batch."""
     part = model.clone()
     known = {str(value.name): value for node in part.graph for value in node.outputs}
-    known |= {str(value.name): value for value in part.graph.inputs}
+    known |= {str(value.name): value for value in (*part.graph.inputs, *part.graph.initializers.values())}
     if missing := [name for name in names if name not in known]:
         raise DataError(f"the model has no value {missing[0]!r}")
     there = {value.name for value in part.graph.outputs}

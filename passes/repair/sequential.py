@@ -15,6 +15,8 @@ from spa.passes.choose.allocation import Curve
 from spa.passes.layers.consumers import Layer
 from spa.passes.layers.problems import Key, Problem, Statistics
 from spa.passes.layers.statistics import collect
+from spa.passes.repair.affine import Affine, find_affines
+from spa.passes.repair.affine import refit as refit_affine
 from spa.passes.repair.difference import NEXT_TO_NOTHING
 from spa.passes.repair.draft import Draft
 from spa.passes.repair.drift import Drift
@@ -78,7 +80,10 @@ class Repair:
         if apart:
             self.draft.sliced = Sliced.of(network, apart)
         batches = session.batches
-        stages = cut(network.model, [layer.after for layer in layers], network.compared)
+        affines = find_affines(network, self.groups()) if session.baseline is None else []
+        targets = [*(layer.after for layer in layers), *(affine.result for affine in affines)]
+        stages = cut(network.model, targets, network.compared)
+        rescaled = 0
         with (
             Stream(stages, batches, threads=session.threads) as dense,
             Stream(
@@ -97,9 +102,12 @@ class Repair:
                 with session.step("run"):
                     there = set(dense.advance(only))
                     pruned.advance(only)
+                rescaled += 0 if last else self.rescale([a for a in affines if a.result in there], dense, pruned)
                 self.stage([layer for layer in layers if layer.after in there], dense, pruned)
                 dense.forget()
                 pruned.forget()
+            if rescaled:
+                session.notes.append(f"{rescaled} of {len(affines)} scales behind norms of hidden widths were refitted")
             numbers = session.split.unseen
             for at, value in enumerate(network.compared):
                 ours, theirs = ([stream.value(value, n) for n in numbers] for stream in (pruned, dense))
@@ -123,6 +131,13 @@ class Repair:
         dense, pruned = (session.outputs(batches, used) for used in (None, draft))
         names = [str(value.name) for value in session.network.compared]
         return {name: session.difference(at, dense[at], pruned[at], batches) for at, name in enumerate(names)}
+
+    def rescale(self, affines: Sequence[Affine], dense: Stream, pruned: Stream) -> int:
+        """Refit the scales and shifts of values that are there now; how many it helped."""
+        split = self.session.split
+        judges = split.judging or split.unseen
+        numbers = {"fitted": split.fitted, "held_out": judges}
+        return sum(refit_affine(affine, dense, pruned, self.draft, **numbers) for affine in affines)
 
     def stage(self, layers: Sequence[Layer], dense: Stream, pruned: Stream) -> None:
         """Choose and refit what is fed by the values that are there now."""

@@ -91,6 +91,11 @@ class Sliced:
                 array = wide
         return array
 
+    def narrowed(self, value: ir.Value, axis: int, shape: Sequence[int]) -> np.ndarray | None:
+        """Which positions of an axis of a value are there; None: all."""
+        keeps = self.keeps(value, shape)
+        return None if keeps is None else keeps[axis]
+
     def keeps(self, value: ir.Value, shape: Sequence[int]) -> Keeps | None:
         """What stays along each axis of a value; None: all of it. An axis of several samples may be of any length."""
         if value not in self._keeps:

@@ -31,6 +31,7 @@ class Smaller(Protocol):
     def nodes(self, dense: Sequence[ir.Node]) -> list[ir.Node]: ...
     def narrow(self, weights: Weights) -> Weights: ...
     def widen(self, value: ir.Value, array: np.ndarray) -> np.ndarray: ...
+    def narrowed(self, value: ir.Value, axis: int, shape: Sequence[int]) -> np.ndarray | None: ...
 
 
 class Stream:
@@ -95,6 +96,20 @@ class Stream:
         if self.base is not None and value not in self.changed:
             return self.base.value(value, batch)
         return self.store.get(value, batch)
+
+    def rescale(self, value: ir.Value, axis: int, slope: np.ndarray, offset: np.ndarray) -> None:
+        """Scale and shift a value that waits and differs from the base's, in every batch; both are (dense units,)."""
+        for number in range(len(self.batches)):
+            if (value, number) not in self.store:
+                continue
+            array = self.store.get(value, number)
+            shape = [1] * array.ndim
+            shape[axis] = -1
+            keep = None if self.sliced is None else self.sliced.narrowed(value, axis, array.shape)
+            factor, addend = (each if keep is None else each[keep] for each in (slope, offset))
+            made = (array * factor.reshape(shape) + addend.reshape(shape)).astype(array.dtype)
+            self.store.drop(value, number)
+            self.store.put(value, number, made)
 
     def has(self, value: ir.Value) -> bool:
         """Whether a value is there now."""

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from spa.errors import DataError
 from spa.passes.samples.calibrate import Calibration, Given, Recorded
 from spa.passes.samples.feeds import are_apart, same_sizes, whole_feeds
+from spa.passes.samples.masks import ones
 
 
 def sample_axes(inputs: Iterable[ir.Value]) -> dict[str, int]:
@@ -55,13 +56,12 @@ def check_samples(given: Given, model: ir.Model) -> Calibration:
     if feeds is not None and not ((alone or same_sizes(feeds, inputs, axes)) and are_apart(model, inputs, axes)):
         return _recorded(feeds, inputs)
     ranks = {str(value.name): None if value.shape is None else len(value.shape) for value in inputs}
-    arrays = _by_name(given, ranks, axes)
+    arrays, notes = _by_name(given, ranks, axes, inputs)
     scalars = {str(v.name): _scalar(arrays[str(v.name)], v) for v in inputs if v.shape is not None and not len(v.shape)}
     inputs = [value for value in inputs if value.name not in scalars]
     if not inputs:
         raise DataError(f"input {next(iter(scalars))!r} is a scalar, so the model takes no samples")
     sizes: set[int] = set()
-    notes: list[str] = []
     checked = {}
     for value in inputs:
         checked[str(value.name)], size, said = _fit(arrays[str(value.name)], value, axes[str(value.name)])
@@ -100,8 +100,10 @@ def _recorded(feeds: Sequence[Mapping[str, np.ndarray]], inputs: Sequence[ir.Val
     return Recorded({}, 1, tuple(dict.fromkeys(notes)), feeds=checked)
 
 
-def _by_name(given: Given, ranks: Mapping[str, int | None], axes: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """Arrays by input name; `ranks` are those of the inputs, None where unknown, `axes` those of their samples."""
+def _by_name(
+    given: Given, ranks: Mapping[str, int | None], axes: Mapping[str, int], inputs: Sequence[ir.Value]
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Arrays by input name, and notes; `ranks` are those of the inputs, None where unknown, `axes` of their samples."""
     names = list(ranks)
     if not names:
         raise DataError("the model has no inputs, so there is nothing to calibrate it with")
@@ -114,6 +116,9 @@ def _by_name(given: Given, ranks: Mapping[str, int | None], axes: Mapping[str, i
     found = {str(name): _array(array, str(name)) for name, array in given.items()}
     if len(found) == 1 and len(names) == 1 and not set(found) & set(names) and next(iter(found)) in ("", "arr_0"):
         found = {names[0]: next(iter(found.values()))}
+    masks = ones(found, inputs, axes)
+    notes = [f"{name} is one everywhere, since no samples of it were given" for name in masks]
+    found |= masks
     if missing := [name for name in names if name not in found]:
         raise DataError(
             f"calibration data: no samples for input {missing[0]!r}; found {', '.join(map(repr, found)) or 'nothing'}"
@@ -122,7 +127,7 @@ def _by_name(given: Given, ranks: Mapping[str, int | None], axes: Mapping[str, i
         raise DataError(
             f"calibration data: the model has no input {extra[0]!r}; its inputs are {', '.join(map(repr, names))}"
         )
-    return found
+    return found, notes
 
 
 def _array(given: Any, name: str) -> np.ndarray:

@@ -305,7 +305,8 @@ class Recipe:
         """A session of what gives some values."""
         if names not in self.sessions:
             part = self.model.clone()
-            known = {str(value.name): value for value in (*part.graph.inputs, *_results(part))}
+            stored = part.graph.initializers.values()  # an output may be one
+            known = {str(value.name): value for value in (*part.graph.inputs, *stored, *_results(part))}
             part.graph.outputs[:] = [known[name] for name in names]
             RemoveUnusedNodesPass()(part)
             self.sessions[names] = runtime.session(part, optimize=True)

@@ -5,15 +5,17 @@ check_samples([{"x": nodes, "adjacency": matrix}, ...], model)       one diction
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from spa.analysis.coupling import couple
+from spa.analysis.coupling import Coupling, couple
 from spa.errors import UsageError
-from spa.notation.dims import ONE, leaves
+from spa.notation.dims import ONE, Factor, leaves
+from spa.notation.operation import Moves, entry_of
+from spa.notation.patterns import names_in
 from spa.shapes import infer_shapes
 
 Feed = Mapping[str, np.ndarray]
@@ -83,7 +85,11 @@ def same_sizes(feeds: Sequence[Feed], inputs: Sequence[ir.Value], axes: Mapping[
 
 
 def are_apart(model: ir.Model, inputs: Sequence[ir.Value], axes: Mapping[str, int]) -> bool:
-    """Whether nothing sums over the axis of samples, or lays it beside itself, as a graph's matrix does its nodes."""
+    """Whether nothing sums over the axis of samples, or lays it beside itself, as a graph's matrix does its nodes.
+
+    What is looked up along it at places that inputs name (the ends of edges) may be another sample; at places that are
+    counted (0, 1, 2 ... for each sample) it is not.
+    """
     try:
         coupling = couple(model, infer_shapes(model))
     except UsageError:  # one name for axes that differ
@@ -97,7 +103,25 @@ def are_apart(model: ir.Model, inputs: Sequence[ir.Value], axes: Mapping[str, in
         for name in found.names
         for leaf in leaves(application.factors[name])
     )
-    if not samples.isdisjoint(summed):
+    if not samples.isdisjoint(summed) or _looked_up(coupling, inputs, samples):
         return False
     every = ([leaf for dim in dims for leaf in leaves(dim)] for dims in coupling.axes.values())
     return all(found.count(leaf) < 2 for found in every for leaf in samples)
+
+
+def _looked_up(coupling: Coupling, inputs: Sequence[ir.Value], samples: Set[Factor]) -> bool:
+    """Whether a node moves elements along the axis of samples to where the values of inputs say."""
+    told: set[ir.Value | None] = set(inputs)
+    for application in coupling.applications:
+        node, rule = application.node, application.rule
+        seen = {value for at, value in enumerate(node.inputs) if at not in rule.unseen}
+        if not told & seen:
+            continue
+        told.update(node.outputs)
+        if entry_of(node).moves is not Moves.FIRST or not told & set(node.inputs[1:]):
+            continue
+        names = {name.name for axes in rule.operands[:1] for name in names_in(axes)} & rule.contracted
+        dims = [dim for name in names for dim in application.named(name)]
+        if any(leaf in samples for dim in dims for leaf in leaves(dim)):
+            return True
+    return False

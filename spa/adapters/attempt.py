@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import onnx_ir as ir
 
 from spa import pipeline
-from spa.analysis.group import Group, Masks, keep_mask
+from spa.adapters.sizes import parts_of, shapes_of
+from spa.analysis.group import Group
 from spa.analysis.plan import Plan
 from spa.frontends.exporting.exported import Parts, RebuildError, Traced, run_model
-from spa.notation.dims import Factor, Kind
 from spa.passes.cut.verify import find_culprit
 
-_MOST_PARTS = 32  # of one axis; beyond, only the whole axis is a size that code would carry
+_MOST_WIDTHS = 128  # of a group: so many are tried one by one
 
 
 class Frontend(Protocol):
-    """What a framework's file in frontends/ has for this."""
+    """What a framework's file in frontends/ has for this.
+
+    One that can tell without building anything has ``fits(source, shapes, parts)`` besides: whether `rebuild` takes
+    arrays of these shapes.
+    """
 
     def trace(self, source: Any, inputs: Any) -> Traced:
         """The graph whose weights are the framework's arrays."""
@@ -43,18 +47,13 @@ class Attempt:
         self.analysis = pipeline.analyse(dense.clone())
 
     def rebuild(self, plan: Plan, pruned: ir.Model) -> Any:
-        masks = plan.masks(self.analysis.groups)
         stored = pruned.graph.initializers
         arrays = {
             name: tensor.numpy()
             for name in sorted(self.traced.arrays)
             if name in stored and (tensor := stored[name].const_value) is not None
         }
-        parts = {
-            str(value.name): {key: sizes for axis, dim in enumerate(dims) for key, sizes in _parts(axis, dim, masks)}
-            for value, dims in self.analysis.coupling.axes.items()
-            if value.name in arrays
-        }
+        parts = parts_of(self.analysis.coupling, arrays, plan.masks(self.analysis.groups))
         expected = run_model(pruned, self.traced.feeds, what="the pruned graph")
         return self.frontend.rebuild(self.source, arrays, parts, self.inputs, expected)
 
@@ -77,6 +76,21 @@ class Attempt:
             if group.kind in kinds and _whole(group, path)
         ]
         return list(dict.fromkeys(group.name for group in (*found, *alike)))
+
+    def widths(self, names: Sequence[str]) -> tuple[int, ...]:
+        """How many units some groups of one size may keep together, fewer than all; none where nobody can tell."""
+        groups = [group for group in self.analysis.groups if group.name in names]
+        fits = getattr(self.frontend, "fits", None)
+        if fits is None or len({group.size for group in groups}) != 1 or groups[0].size > _MOST_WIDTHS:
+            return ()
+        coupling, found = self.analysis.coupling, []
+        for kept in range(1, groups[0].size):
+            plan = Plan.of(groups, {group.name: range(kept, group.size) for group in groups})
+            masks = plan.masks(groups)
+            shapes, parts = (of(coupling, self.traced.arrays, masks) for of in (shapes_of, parts_of))
+            if fits(self.source, shapes, parts):
+                found.append(kept)
+        return tuple(found)
 
     def fails(self, plan: Plan) -> Callable[[Sequence[str]], bool]:
         def test(names: Sequence[str]) -> bool:
@@ -103,49 +117,3 @@ def _whole(group: Group, path: str) -> bool:
     """Whether a group lies in the arrays under a path and nowhere else."""
     start = f"{path}." if path else ""
     return all(str(piece.value.name).startswith(start) for piece in group.slices)
-
-
-def _parts(axis: int, dim: Factor, masks: Masks) -> Iterator[tuple[tuple[int, int, int], tuple[int, int]]]:
-    """The sizes of an axis and of all its parts that stand side by side, before and after."""
-
-    def kept(factor: Factor) -> int:
-        mask = keep_mask(factor, masks)
-        return factor.size if mask is None else int(mask.sum())
-
-    def spread(factor: Factor, start: int) -> tuple[int, list[tuple[int, int, int, int]]]:
-        """Where the factor ends, counted in leaves, and its runs: (start, end, before, after)."""
-        root = factor.root
-        if root.kind is Kind.LEAF:
-            return start + 1, [(start, start + 1, root.size, kept(root))]
-        ends, inner, at = [], [], start
-        for part in root.parts:
-            end, runs = spread(part, at)
-            ends.append((at, end, part.size, kept(part)))
-            inner += runs
-            at = end
-        if root.kind is Kind.SUM:
-            return at, [*inner, (start, at, root.size, kept(root))]
-        joined = []
-        for first in range(len(ends)):
-            before = after = 1
-            for _, end, old, new in ends[first:]:
-                before, after = before * old, after * new
-                joined.append((ends[first][0], end, before, after))
-        return at, [*inner, *joined]
-
-    if sum(1 for _ in _leaves(dim)) > _MOST_PARTS:
-        yield (axis, 0, _MOST_PARTS + 1), (dim.size, kept(dim))
-        return
-    end, runs = spread(dim, 0)
-    whole = (0, end)
-    for first, last, before, after in sorted(runs, key=lambda run: run[:2] != whole):
-        yield (axis, first, last), (before, after)
-
-
-def _leaves(dim: Factor) -> Iterator[Factor]:
-    root = dim.root
-    if root.kind is Kind.LEAF:
-        yield root
-        return
-    for part in root.parts:
-        yield from _leaves(part)

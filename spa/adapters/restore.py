@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from spa import pipeline
 from spa.adapters.attempt import Attempt, Frontend
+from spa.adapters.early import check_samples
 from spa.analysis.cost import MEASURES
 from spa.analysis.group import Group
 from spa.analysis.plan import Plan
@@ -44,11 +45,13 @@ class Restored:
     Attributes:
         source: the framework's model, of the class it was.
         left: groups that the framework cannot express, with the reason.
+        widths: for groups of which it takes some numbers of units only, these.
     """
 
     source: Any
     result: pipeline.PruneResult
     left: Mapping[str, str] = field(default_factory=dict)
+    widths: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
 @takes_options(*PARTS.values())
@@ -78,20 +81,20 @@ def prune(frontend: Frontend, source: Any, inputs: Any, *, even: bool = False, *
             f"scope {chosen.budget.scope!r}: here one number says the size of all layers, which only a plan of "
             "scope='local' can keep equal"
         )
+    check_samples(frontend, source, inputs, chosen)
     traced = frontend.trace(source, inputs)
     dense = normalize_around(traced)
     search = _Search(frontend, source, inputs, traced, dense, chosen.budget, even)
     start = chosen.budget.ratio
     for trial in _rehearsed(chosen):
         smaller, result, start = search.settle(start, trial)
-    left = search.left
-    result.report.notes += [f"left alone: {reason}" for reason in dict.fromkeys(left.values())]
+    result.report.notes += search.notes()
     if chosen.run.verify:
         pipeline.verify_plan(
             result.reference, result.model, result.plan, result.report,
             inputs=chosen.run.inputs, feeds=chosen.run.feeds,
         )  # fmt: skip
-    return Restored(smaller, result, left)
+    return Restored(smaller, result, search.left, search.widths)
 
 
 def prune_model(model: ir.Model, **options: Any) -> ir.Model:
@@ -112,12 +115,21 @@ class _Search:
     budget: Budget
     even: bool
     left: dict[str, str] = field(default_factory=dict)
+    widths: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def notes(self) -> list[str]:
+        """What the framework could not express, in lines."""
+        taken = {f"of {_listed(numbers)} units alone" for numbers in self.widths.values()}
+        names = list(self.widths)
+        some = [f"{len(names)} groups such as {names[0]!r} keep numbers {' or '.join(sorted(taken))}"] if names else []
+        return [*some, *(f"left alone: {reason}" for reason in dict.fromkeys(self.left.values()))]
 
     def settle(self, start: float, options: PruneOptions) -> tuple[Any, pipeline.PruneResult, float]:
         """The framework's smaller model, its graph, and the share that its plan took; tried first with some share."""
         while True:
             try:
-                budget = replace(self.budget, ratio=start, exclude=(*self.budget.exclude, *self.left))
+                excluded = (*self.budget.exclude, *self.left)
+                budget = replace(self.budget, ratio=start, exclude=excluded, widths=self.widths)
                 result, reached = _plan(self.dense, replace(options, budget=budget), even=self.even)
             except (NothingToPrune, BudgetError) as error:
                 if start > self.budget.ratio:  # less may do
@@ -132,6 +144,12 @@ class _Search:
                 return attempt.rebuild(result.plan, result.model), result, reached
             except RebuildError as error:
                 found = attempt.culprits(result.plan, error)
+                if self.even:
+                    found = _with_likes(found, attempt.analysis.groups)
+                if not self.widths.keys() & set(found) and (numbers := attempt.widths(found)):
+                    self.widths.update(dict.fromkeys(found, numbers))
+                    start = self.budget.ratio
+                    continue
                 reason = f"{len(found)} group{'s' * (len(found) != 1)} such as {found[0]!r}: {error}"
                 self.left.update(dict.fromkeys(found, reason))
                 start = self.budget.ratio
@@ -175,7 +193,7 @@ def _level(analysis: pipeline.Analysis, plan: Plan, of: str) -> float | None:
     like: dict[tuple[str, str, int], list[Group]] = defaultdict(list)
     for group in analysis.groups:
         if group.name in plan.removed:
-            like[re.sub(r"\d+", "0", group.name.partition("#")[0]), group.kind, group.size].append(group)
+            like[_likeness(group)].append(group)
     removed = {name: list(units) for name, units in plan.removed.items()}
     for groups in like.values():
         most = max(len(plan.removed[group.name]) for group in groups)
@@ -188,7 +206,22 @@ def _level(analysis: pipeline.Analysis, plan: Plan, of: str) -> float | None:
     if of not in MEASURES:
         total = sum(group.size for group in analysis.groups if group.off is None)
         return sum(map(len, levelled.removed.values())) / total
-    return 1 - analysis.cost.of(of, levelled.masks(analysis.groups)) / analysis.cost.of(of)
+    return 1 - analysis.cost.of(of, levelled.masks(analysis.groups)) / analysis.cost.before(of)
+
+
+def _likeness(group: Group) -> tuple[str, str, int]:
+    """The same for groups in the same place of other layers."""
+    return re.sub(r"\d+", "0", group.name.partition("#")[0]), group.kind, group.size
+
+
+def _with_likes(names: Sequence[str], groups: Sequence[Group]) -> list[str]:
+    """Groups with all that are like them: one number says the size of all."""
+    wanted = {_likeness(group) for group in groups if group.name in names}
+    return list(dict.fromkeys([*names, *(group.name for group in groups if _likeness(group) in wanted)]))
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers[:8])) + (" ..." if len(numbers) > 8 else "")
 
 
 def normalize_around(traced: Traced) -> ir.Model:

@@ -75,8 +75,8 @@ class Application:
         operands = [at for at, terms in enumerate(self.terms) for found in names_in(terms) if found.name == name]
         results = any(_stem(name) == made.name for axes in self.rule.results for made in names_in(axes))
         moves = entry_of(self.node).moves
-        if moves is not None:  # the positions of others are only counted
-            moved = set(operands) if moves is Moves.ALL else set(operands) & {0}
+        if moves is not None:  # where to, others say: not to the same place for each index, where they have it too
+            moved = bool(operands) if moves is Moves.ALL else set(operands) == {0}
             return Passing.SAME if results and moved and len(set(operands)) == len(operands) else None
         rule = self.rule
         return passing(operands, results=results, terms=self._terms(), meets=rule.meets, unseen=rule.unseen)

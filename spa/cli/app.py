@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 import spa
 from spa import document
@@ -27,8 +27,26 @@ RESULT = RunOptions.PANEL
 _QUIET = ("onnx_ir", "onnxscript", "spa")
 """Loggers of which nothing reaches the user: what matters is in the report or the error."""
 
+
+def _without_types(options: list[Any]) -> list[Any]:
+    """Parameters whose switches, which take no value, say no type of one."""
+    for option in options:
+        if getattr(option, "is_flag", False) and option.metavar is None:
+            option.metavar = ""
+    return options
+
+
+class Commands(TyperGroup):
+    """All commands."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """The options of `spa` itself."""
+        return _without_types(super().get_params(ctx))
+
+
 app = typer.Typer(
     name="spa",
+    cls=Commands,
     help="Structurally prune any ONNX model: whole channels, heads and FFN units are removed, not zeroed. "
     "Start with: spa prune model.onnx --ratio 30%",
     no_args_is_help=True,
@@ -40,6 +58,10 @@ app = typer.Typer(
 
 class Command(TyperCommand):
     """A command whose --help stands in the panel of results."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """The arguments and options."""
+        return _without_types(super().get_params(ctx))
 
     def get_help_option(self, ctx: Any) -> Any:
         """The option, told where it belongs."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from spa.adapters.early import check_samples
 from spa.analysis.plan import Plan
 from spa.cli.app import RESULT
 from spa.clock import Progress
@@ -18,7 +19,7 @@ from spa.feeds import parse as parse_feeds
 from spa.frontends import sources
 from spa.frontends.addresses import hub_hint, refuse_address
 from spa.frontends.files import folder, onnx_file
-from spa.options import input_shapes
+from spa.options import PruneOptions, input_shapes
 
 PIPE = Path("-")
 """Standard input for a model or a plan, standard output for a result."""
@@ -83,14 +84,23 @@ def check_source(source: Path) -> None:
         raise ModelError(f"cannot read {str(source)!r}: No such file or directory{hub_hint(source)}")
 
 
-def opened(source: Path, step: Progress) -> Any:
-    """What the pipeline takes: a path to ONNX as it is, standard input read, what a framework holds exported."""
+def opened(source: Path, step: Progress, options: PruneOptions | None = None) -> Any:
+    """What the pipeline takes: a path to ONNX as it is, standard input read, what a framework holds exported.
+
+    Args:
+        options: whose samples are tried on what a framework holds, before it is exported.
+    """
     if source == PIPE:
         return onnx_file.load_stream(sys.stdin.buffer)
     if not sources.is_framework(source):
         return source
     step("export")
-    return sources.export(source)
+
+    def tried(found: sources.Opened) -> None:
+        if options is not None:
+            check_samples(found.frontend, found.model, found.inputs, options)
+
+    return sources.export(source, before=tried)
 
 
 def beside(source: Path, ending: str) -> Path:
@@ -133,6 +143,11 @@ def write(model: Any, target: Path) -> None:
         return
     sys.stdout.buffer.write(onnx_file.to_bytes(model))
     sys.stdout.buffer.flush()
+
+
+def named(target: Path) -> str:
+    """A target in words."""
+    return "standard output" if target == PIPE else str(target)
 
 
 def shapes(items: list[str] | None) -> dict[str, list[int]]:

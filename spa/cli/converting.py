@@ -43,11 +43,13 @@ def export(
     target = output or arguments.beside(source, "onnx")
     arguments.check_targets(target)
     options: dict[str, Any] = {} if opset is None else {"opset": opset}
+    if cache:
+        options["cache"] = True
     with progress(err, quiet=quiet) as step:
         step("export")
-        model = sources.export(source, **options, **({"cache": True} if cache else {}))
+        model = sources.export(source, **options)
         arguments.write(model, target)
-    say(f"wrote {target}", quiet=quiet, beside=target == PIPE)
+    say(f"wrote {arguments.named(target)}", quiet=quiet, beside=target == PIPE)
 
 
 @command
@@ -63,4 +65,4 @@ def normalize(model: Source, *, output: Output = None, quiet: Quiet = False) -> 
         found = arguments.opened(model, step)
         step("normalise")
         arguments.write(pipeline.load_normal(found), target)
-    say(f"wrote {target}", quiet=quiet, beside=target == PIPE)
+    say(f"wrote {arguments.named(target)}", quiet=quiet, beside=target == PIPE)

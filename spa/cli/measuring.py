@@ -99,7 +99,7 @@ def finetune(
         quiet=quiet,
         beside=beside,
     )
-    say(f"wrote {'standard output' if beside else target}", quiet=quiet, beside=beside)
+    say(f"wrote {arguments.named(target)}", quiet=quiet, beside=beside)
 
 
 @command
@@ -144,4 +144,4 @@ def train(
         quiet=quiet,
         beside=beside,
     )
-    say(f"wrote {'standard output' if beside else target}", quiet=quiet, beside=beside)
+    say(f"wrote {arguments.named(target)}", quiet=quiet, beside=beside)

@@ -48,7 +48,7 @@ def prune(
     spa prune net.onnx --ratio 30% --of flops --data samples.npz -o small.onnx
     """
     given = flags.values(options, *PARTS.values())
-    PruneOptions.of(**given)  # refused before anything is read
+    chosen = PruneOptions.of(**given)  # refused before anything is read
     arguments.check_source(model)
     target = output or arguments.result_beside(model, "pruned")
     dry_run = "dry_run" in given
@@ -69,7 +69,7 @@ def prune(
         if back is not None:
             result = _give_back(back, model, target, given)
         else:
-            result = pipeline.prune(arguments.opened(model, step), progress=step, **given)
+            result = pipeline.prune(arguments.opened(model, step, chosen), progress=step, **given)
             if save_plan is not None:
                 onnx_file.check_target(save_plan, model=result.dense)
             if not dry_run:
@@ -168,4 +168,4 @@ def _show(
         return
     if result.report.status == report.NOT_CHECKED:
         say("not verified", quiet=quiet, beside=beside)
-    say(f"wrote {'standard output' if beside else target}", quiet=quiet, beside=beside)
+    say(f"wrote {arguments.named(target)}", quiet=quiet, beside=beside)

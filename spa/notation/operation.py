@@ -183,6 +183,7 @@ class Entry:
         adds: the result is the sum of the operands.
         permutes: the attribute that lists the result's axes by their number in the operand, which are all that moves.
         running: it normalises by stored statistics.
+        affine: (scale, shift): operands by which each index of the first result is scaled and shifted, after all else.
         continues: (operand, result) pairs: the result is the operand with what this call adds, a cache or a state.
     """
 
@@ -201,6 +202,7 @@ class Entry:
     adds: bool = False
     permutes: str = ""
     running: Running | None = None
+    affine: tuple[int, int | None] | None = None
     continues: tuple[tuple[int, int], ...] = ()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spa.notation.operation import Operation, letters, operator, pattern
+from spa.notation.operation import Moves, Operation, letters, operator, pattern
 from spa.notation.rule import Rule, rule
 
 LOOKED_UP = "looked up by index"
@@ -10,7 +10,7 @@ WRITTEN = "written by index"
 CHOSEN = "chosen by value when the graph runs"
 
 
-@operator("GatherElements")
+@operator("GatherElements", moves=Moves.FIRST)
 def gather_elements(operation: Operation) -> Rule:
     """`a b, a x -> a x`: b is looked up."""
     data, index, frozen = _elementwise(operation, LOOKED_UP)
@@ -48,7 +48,7 @@ def _elementwise(operation: Operation, reason: str) -> tuple[list[str], list[str
     return names, picked, {names[axis]: reason} | ({short: "only the first positions take part"} if short else {})
 
 
-@operator("GatherND")
+@operator("GatherND", moves=Moves.FIRST)
 def gather_nd(operation: Operation) -> Rule:
     """`b a c, b q m -> b q c`: m numbers say where in the axes after the batch."""
     data, index = operation.shape(0), operation.shape(1)

@@ -69,7 +69,8 @@ def bias_softmax(operation: Operation) -> Rule:
 
 
 # ------------------------------------------------------------------------------------------------------ norms
-@operator("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain=MICROSOFT)
+@operator("SkipLayerNormalization", domain=MICROSOFT, affine=(2, 3))
+@operator("SkipSimplifiedLayerNormalization", domain=MICROSOFT, affine=(2, None))
 def skip_layer_norm(operation: Operation) -> Rule:
     """`a b w, b w, w, w, w -> a b w, a b 1, a b 1, a b w`: of the sum of two operands and a bias."""
     shape = operation.shape(0)
@@ -82,7 +83,7 @@ def skip_layer_norm(operation: Operation) -> Rule:
     return rule(f"{', '.join(given)} -> {', '.join(results)}", statistic={"w": reason}, kinds={"w": "width"})
 
 
-@operator("SimplifiedLayerNormalization", domain=MICROSOFT)
+@operator("SimplifiedLayerNormalization", domain=MICROSOFT, affine=(1, None))
 def simplified_layer_norm(operation: Operation) -> Rule:
     """`*a w, w -> *a w, *a 1`."""
     results = ["*a w", "*a 1"][: len(operation.outputs)]

@@ -26,13 +26,13 @@ def batch_norm(operation: Operation) -> Rule:
     return rule(f"n c *s, c, c, c, c -> {results}", statistic={"n s": MOMENTS} if trains else {})
 
 
-@operator("InstanceNormalization")
+@operator("InstanceNormalization", affine=(1, 2))
 def instance_norm(_: Operation) -> Rule:
     """`n c *s, c, c -> n c *s`."""
     return rule("n c *s, c, c -> n c *s", statistic={"s": MOMENTS})
 
 
-@operator("GroupNormalization", completes=same_as_operand)
+@operator("GroupNormalization", completes=same_as_operand, affine=(1, 2))
 def group_norm(operation: Operation) -> Rule:
     """`n (g c) *s, (g c), (g c) -> n (g c) *s`; before opset 21 scale and bias had one number a group."""
     scale = "(g c)" if operation.version >= 21 else "g"
@@ -44,7 +44,7 @@ def group_norm(operation: Operation) -> Rule:
     )
 
 
-@operator("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
+@operator("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", affine=(1, 2))
 def layer_norm(operation: Operation) -> Rule:
     """`a c, c, c -> a c, a 1, a 1`: all axes from `axis` on are normalised together."""
     shape = operation.shape(0)

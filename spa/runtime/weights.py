@@ -94,12 +94,17 @@ def to_file(model: ir.Model, options: Any) -> tuple[bytes, _Folder] | None:
         return None
     folder = _Folder()
     offsets: dict[ir.Value, int] = {}
+    held = 0
     try:
         with (Path(folder.name) / "weights").open("wb") as file:
             for value, tensor in weights.items():
                 file.write(bytes(-file.tell() % _ALIGNMENT))
                 offsets[value] = file.tell()
                 file.write(np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8).data)
+                held += tensor.nbytes
+                if held > _SPILLED_NBYTES:  # what is written is not read again
+                    release(model)
+                    held = 0
         release(model)
     except OSError:
         return None

@@ -21,6 +21,10 @@ from onnx import TensorProto, helper
 WIDTH, HIDDEN = 2048, 8192
 BLOCK_NBYTES = 2 * WIDTH * HIDDEN * 4
 GB = 1e9
+BASE = (
+    "In GB. Base: the same command on a model of a megabyte, that is the interpreter and its libraries. Times the "
+    "model: all of the peak, base included."
+)
 
 _PEAK = """
 import sys
@@ -44,27 +48,44 @@ def main() -> None:
     arguments = parser.parse_args()
     lines = [
         f"`python tests/benchmarks/verification.py --sizes {' '.join(map(str, arguments.sizes))}`", "",
-        "| model, GB | prune --no-verify, GB | prune, GB | times the model | verify, GB | times the model |",
-        "|---|---|---|---|---|---|",
+        BASE, "",
+        "| commit | model | base | prune --no-verify | prune | times the model | verify | times the model |",
+        "|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     print("\n".join(lines), flush=True)
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+        base = peaks(Path(name), 1, width=128)[-1][-1]
     for size in arguments.sizes:
         with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
-            lines.append(row(Path(name), max(1, round(size * GB / BLOCK_NBYTES))))
+            lines.append(row(Path(name), max(1, round(size * GB / BLOCK_NBYTES)), base))
         print(lines[-1], flush=True)
     if arguments.table:
         arguments.table.write_text("\n".join(lines) + "\n")
 
 
-def row(folder: Path, blocks: int) -> str:
+def row(folder: Path, blocks: int, base: int) -> str:
+    size, (alone, with_check, verify) = peaks(folder, blocks)
+    figures = [
+        f"{size / GB:.2f}", f"{base / GB:.2f}", f"{alone / GB:.2f}", f"{with_check / GB:.2f}",
+        f"{with_check / size:.2f}", f"{verify / GB:.2f}", f"{verify / size:.2f}",
+    ]  # fmt: skip
+    return f"| {commit()} | {' | '.join(figures)} |"
+
+
+def peaks(folder: Path, blocks: int, *, width: int = WIDTH) -> tuple[int, list[int]]:
+    """The size of a model in bytes, and the peaks of a prune without a check, of one with it, and of a verification."""
     dense, pruned, plan = folder / "dense.onnx", folder / "pruned.onnx", folder / "plan.json"
-    build(dense, blocks)
+    build(dense, blocks, width=width)
     size = sum(file.stat().st_size for file in folder.iterdir())
-    prune = ["prune", str(dense), "--ratio", "0.3", "-o", str(pruned), "--save-plan", str(plan)]
-    peaks = [peak([*prune, "--no-verify"]), peak(prune), peak(["verify", str(dense), str(pruned), "--plan", str(plan)])]
-    alone, with_check, verify = (number / GB for number in peaks)
-    times = f"{with_check * GB / size:.2f} | {verify:.2f} | {verify * GB / size:.2f}"
-    return f"| {size / GB:.2f} | {alone:.2f} | {with_check:.2f} | {times} |"
+    prune = ["prune", str(dense), "--ratio", "0.3", "--weights", "-o", str(pruned), "--save-plan", str(plan)]
+    check = ["verify", str(dense), str(pruned), "--plan", str(plan)]
+    return size, [peak(words) for words in ([*prune, "--no-verify"], prune, check)]
+
+
+def commit() -> str:
+    """The tree that is measured."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent).stdout.strip()
 
 
 def peak(words: list[str]) -> int:
@@ -75,15 +96,16 @@ def peak(words: list[str]) -> int:
     return int(done.stderr.rpartition("peak ")[2])
 
 
-def build(path: Path, blocks: int) -> None:
+def build(path: Path, blocks: int, *, width: int = WIDTH) -> None:
     """Write the model, a matrix at a time."""
+    hidden = width * HIDDEN // WIDTH
     rng = np.random.default_rng(0)
     nodes, stored, at = [], [], 0
     with (path.parent / "dense.data").open("wb") as file:
         for number in range(blocks):
             value = "x" if not number else f"z{number - 1}"
             result = "y" if number == blocks - 1 else f"z{number}"
-            for name, shape in ((f"up{number}", (WIDTH, HIDDEN)), (f"down{number}", (HIDDEN, WIDTH))):
+            for name, shape in ((f"up{number}", (width, hidden)), (f"down{number}", (hidden, width))):
                 array = rng.standard_normal(shape, np.float32) / np.float32(shape[0] ** 0.5)
                 file.write(array.tobytes())
                 tensor = TensorProto(
@@ -99,7 +121,7 @@ def build(path: Path, blocks: int) -> None:
                 helper.make_node("MatMul", [f"r{number}", f"down{number}"], [f"b{number}"]),
                 helper.make_node("Add", [value, f"b{number}"], [result]),
             ]
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", WIDTH]) for name in ("x", "y")]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width]) for name in ("x", "y")]
     graph = helper.make_graph(nodes, "stack", ends[:1], ends[1:], stored)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
 

@@ -37,6 +37,19 @@ def test_the_best_unit_stays_and_the_smallest_goes_first() -> None:
     assert list(track.masks(0)) == []
 
 
+def test_some_widths_alone_are_taken() -> None:
+    groups = mlp(units=8).groups
+    scores = [np.arange(group.size, dtype=float) for group in groups]
+    (track,) = find_tracks(groups, scores, widths={groups[0].name: [2, 4, 99]})
+    assert track.allowed.tolist() == [0, 4, 6]
+    (track,) = find_tracks(groups, scores, min_keep=0.5, widths={groups[0].name: [2, 4]})
+    assert track.allowed.tolist() == [0, 4]
+    (track,) = find_tracks(groups, scores, widths={groups[0].name: []})
+    assert track.allowed.tolist() == [0]
+    (track,) = find_tracks(groups, scores, widths={"another": [1]})
+    assert len(track.allowed) == 8
+
+
 def test_every_piece_of_a_group_keeps_a_unit() -> None:
     groups = shuffled().groups
     tracks = find_tracks(groups, [np.arange(group.size, dtype=float) for group in groups])

@@ -219,6 +219,9 @@ def test_help(run: Callable[..., Ran], command: str) -> None:
     assert (ran.code, ran.err) == (0, "")
     assert f"Usage: spa {command} " in ran.out
     assert command in run("--help").out
+    for shown in (ran.out, run("--help").out):  # a switch takes no value
+        assert "--help" in shown
+        assert "<bool>" not in shown
 
 
 def test_version(run: Callable[..., Ran]) -> None:

@@ -35,6 +35,7 @@ def test_a_model_through_a_pipe(here: Path) -> None:
     assert b"verified: " in done.stderr
     assert done.stderr.endswith(b"wrote standard output\n")
     assert entries(here) == ["model.onnx"]
+    assert piped("normalize - -o -", done.stdout).stderr.endswith(b"wrote standard output\n")
     again = piped("normalize - -o normal.onnx -q", done.stdout)
     assert (again.returncode, again.stdout, again.stderr) == (0, b"", b"")
     assert entries(here) == ["model.onnx", "normal.onnx"]
@@ -152,7 +153,7 @@ def test_every_command_takes_what_prune_takes(
 
     seen: list[str] = []
 
-    def export(source: object) -> object:
+    def export(source: object, **_: object) -> object:
         seen.append(str(source))
         return onnx.load("model.onnx")
 

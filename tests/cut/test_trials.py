@@ -155,3 +155,27 @@ def test_a_table_that_only_the_user_knows() -> None:
     with pytest.raises(NoTrial, match="the dense model does not run on random inputs"):
         inputs.trials(run)  # type: ignore[arg-type]
     assert trials(proto, feeds={"i": 5001})[0].outputs["y"].shape[1] == 4
+
+
+HIDING = {
+    "truth values, as torch has them": ("bool[N,5] padding", "f = Cast<to=1>(padding)  i = Div(f, nothing)", False),
+    "whole numbers": ("int64[N,5] hidden_mask", "f = Cast<to=1>(hidden_mask)  i = Div(f, nothing)", 0),
+    "truth values that show": ("bool[N,5] seen", "f = Cast<to=1>(seen)  o = Sub(one, f)  i = Div(o, nothing)", True),
+}
+
+
+@pytest.mark.parametrize("name", HIDING)
+def test_masks_that_hide_where_they_are_one(name: str) -> None:
+    """What hides is minus infinity, so that nothing is left where all is hidden."""
+    declared, body, expected = HIDING[name]
+    text = f"""(float[N,5,6] x, {declared}) => (float[N,5,3] y) {{
+        a = MatMul(x, w)  {body}  n = IsNaN(i)  z = Where(n, none, i)  m = Neg(z)  u = Unsqueeze(m, last)
+        b = Add(a, u)  s = Softmax<axis=1>(b)  y = MatMul(s, v) }}"""
+    numbers = {"one": np.float32(1), "none": np.float32(0), "nothing": np.float32(0), "last": np.array([-1])}
+    model = build(text, {"w": [6, 8], "v": [8, 3], **{name: np.array(value) for name, value in numbers.items()}})
+    for trial in trials(model):
+        mask = next(array for name, array in trial.feeds.items() if name != "x")
+        assert np.all(mask == expected)
+        assert np.isfinite(trial.outputs["y"]).all()
+    result = spa.prune(model, ratio=0.3, weights=True, align=1)
+    assert result.report.verified

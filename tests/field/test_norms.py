@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from spa.errors import BudgetError, NothingToPrune
+from spa.passes.repair import sequential
 from spa.pipeline import prune
 from tests.field.cases import case, cut
 from tests.models import build, positive
@@ -60,3 +62,42 @@ def test_a_softmax_over_units_is_not_opened() -> None:
     text = "(float[N,6] x) => (float[N,4] y) { a = MatMul(x, w0)  s = Softmax(a)  y = MatMul(s, w1) }"
     with pytest.raises(NothingToPrune, match="enters a softmax"):
         prune(build(text, {"w0": [6, 16], "w1": [16, 4]}), ratio=0.3, weights=True)
+
+
+# ------------------------------------------------------------------------------------------------ scales refitted
+def samples(model: onnx.ModelProto, count: int = 128) -> np.ndarray:
+    """Of the only input, with numbers that hang together."""
+    random = np.random.default_rng(0)
+    shape = [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]
+    mixed = random.standard_normal((shape[-1], shape[-1])) / shape[-1] ** 0.5
+    return (random.standard_normal((count, *shape[1:])) @ mixed).astype(np.float32)
+
+
+SKIPPED = """(float[N,6] x) => (float[N,4] y) {
+    a = MatMul(x, w1)  z = MatMul(x, w3)  n = com.microsoft.SkipLayerNormalization(a, z, g, h)  r = Relu(n)
+    y = MatMul(r, w2) }"""
+RESCALED: dict[str, Any] = {
+    **{name: NORMED[name] for name in NORMED},
+    "instances": (
+        """(float[N,6,9] x) => (float[N,4,9] y) {
+        a = Conv(x, c1)  n = LayerNormalization<axis=1>(a, g1, h1)  r = Relu(n)  y = Conv(r, c2) }""",
+        {"c1": [32, 6, 1], "g1": positive("g1", 32).reshape(32, 1), "h1": [32, 1], "c2": [4, 32, 1]},
+    ),
+    "with a skip": (SKIPPED, {"w1": [6, 32], "w3": [6, 32], "g": positive("g", 32), "h": [32], "w2": [32, 4]}),
+}
+
+
+@pytest.mark.parametrize("name", ["layer_norm_mlp", *RESCALED])
+def test_scales_and_shifts_are_refitted_with_the_readers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On samples that nothing was fitted to, outputs are no farther off than with the dense scale and shift."""
+    model = case(name) if name not in RESCALED else build(*RESCALED[name], opset=21)
+    options: dict[str, Any] = {"data": {model.graph.input[0].name: samples(model)}, "align": 1}
+    found = prune(model, ratio=0.3, **options)
+    assert found.report.verified
+    assert any("scales behind norms of hidden widths were refitted" in note for note in found.report.notes)
+    assert any(value.startswith("g") for value in found.plan.refitted)
+    monkeypatch.setattr(sequential, "find_affines", lambda *_: [])
+    kept = prune(model, ratio=0.3, **options)
+    assert kept.plan.removed == found.plan.removed
+    ours, theirs = (next(iter(result.report.outputs.values()))["relative_l2"] for result in (found, kept))
+    assert ours < 1.002 * theirs

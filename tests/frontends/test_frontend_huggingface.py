@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 from spa.adapters import restore
-from spa.errors import ModelError, UsageError
+from spa.cli import main
+from spa.errors import DataError, ModelError, UsageError
 from spa.frontends import huggingface as frontend
 from spa.frontends.exporting.exported import difference, run_model
+from spa.passes.normalize.normalize import normalize
+from spa.passes.samples.checking import check_samples
 
 pytest.importorskip("torch", reason="the extra huggingface is not installed")
 transformers = pytest.importorskip("transformers", reason="the extra huggingface is not installed")
@@ -87,3 +90,99 @@ def test_with_samples_the_smaller_model_is_repaired() -> None:
             assert smaller.num_parameters() < 0.82 * dense.num_parameters()
             off.append(float(torch.linalg.norm(smaller.eval()(**feeds).logits - expected)))
     assert off[1] < 0.5 * off[0]
+
+
+# --------------------------------------------------------------------------------------- sizes that a config takes
+def test_heads_go_by_default_in_numbers_that_the_config_takes() -> None:
+    """Of eight heads in four groups three groups would do, which no config with a width of 32 takes: two have to."""
+    transformers.set_seed(0)
+    found = restore.prune(frontend, llama().eval(), None, ratio=0.3, even=frontend.EVEN)
+    config = found.source.config
+    assert config.num_attention_heads < 8
+    assert config.hidden_size % config.num_attention_heads == 0
+    assert config.num_attention_heads % config.num_key_value_heads == 0
+    removed = {name: len(units) for name, units in found.result.plan.removed.items()}
+    assert set(found.widths).isdisjoint(found.left)
+    for name, kept in found.widths.items():
+        size = found.result.plan.sizes.get(name, 0)
+        assert not removed.get(name) or size - removed[name] in kept
+    feeds = frontend.trace(found.source).feeds
+    assert difference(frontend.run(found.source), run_model(found.result.model, feeds, what="the pruned graph")) < 1e-4
+
+
+@pytest.mark.parametrize("make", [llama, bert])
+def test_like_layers_are_levelled_at_once(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What each plan is measured by is what the next one is asked for: one more after a level was found."""
+    levels: list[float | None] = []
+    measured = restore._level
+
+    def level(*given: Any) -> float | None:
+        levels.append(measured(*given))
+        return levels[-1]
+
+    monkeypatch.setattr(restore, "_level", level)
+    restore.prune(frontend, make().eval(), None, ratio=0.2, even=frontend.EVEN)
+    assert levels.count(None) >= 1
+    runs = "".join("." if found is None else "x" for found in levels).split(".")
+    assert max(map(len, runs)) <= 4
+
+
+# ---------------------------------------------------------------------------------------------- samples, at once
+BAD = {
+    "a wrong name": ({"pixels": np.zeros((4, 3))}, "no samples for input 'input_ids'; found 'pixels'"),
+    "a wrong rank": ({"input_ids": np.ones((4, 8, 2), int)}, "input_ids"),
+    "tokens that there are not": (
+        {"input_ids": np.full((4, 8), 64)},
+        "the model does not run on these samples .*: index out of range",
+    ),
+    "fractions": ({"input_ids": np.full((4, 8), 0.5)}, "input 'input_ids' is INT64, found fractions"),
+    "other sizes": (
+        {"input_ids": np.ones((4, 8), int), "attention_mask": np.ones((4, 5), int)},
+        "the model does not run on these samples",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_samples_are_refused_before_anything_is_exported(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples, message = BAD[name]
+
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("exported before the samples were looked at")
+
+    monkeypatch.setattr(frontend, "trace", never)
+    with pytest.raises(DataError, match=message):
+        restore.prune(frontend, llama().eval(), None, ratio=0.2, even=frontend.EVEN, data=samples)
+
+
+@pytest.mark.parametrize("output", ["small", "small.onnx"])
+def test_data_at_the_command_line(
+    output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tokens alone: the mask is ones; the result is repaired, as a folder or as ONNX."""
+    monkeypatch.chdir(tmp_path)
+    transformers.set_seed(0)
+    llama().save_pretrained("dense")
+    np.savez("ids.npz", input_ids=np.random.default_rng(0).integers(0, 64, (48, 12)))
+    asked = ["--ratio", "0.2", "--data", "ids.npz", "--preset", "fast", "--json"]
+    with pytest.raises(SystemExit, match="0"):
+        main(["prune", "dense", *asked, "-o", output])
+    found = json.loads(capsys.readouterr().out)
+    assert found["status"] == "verified"
+    assert found["layers"]
+    assert any(note.startswith("attention_mask is one everywhere") for note in found["notes"])
+    assert (tmp_path / output).exists()
+    np.savez("wrong.npz", input_ids=np.full((48, 12), 99))
+    with pytest.raises(SystemExit, match="2"):
+        main(["prune", "dense", "--ratio", "0.2", "--data", "wrong.npz", "-o", "other"])
+    assert "the model does not run on these samples" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
+def test_batches_for_a_decoder_are_samples() -> None:
+    """All inputs given: the exporter looks the mask up along the batch, at counted places."""
+    model = frontend.export(llama().eval())
+    ids = np.random.default_rng(0).integers(0, 64, (10, 12))
+    found = check_samples({"input_ids": ids, "attention_mask": np.ones_like(ids)}, normalize(model))
+    assert len(found) == 10
+    assert not found.notes

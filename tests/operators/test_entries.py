@@ -157,6 +157,26 @@ def test_what_continues_an_operand_depends_on_it_and_is_as_large_or_longer() -> 
     assert len(seen) > 8
 
 
+def test_what_scales_and_shifts_last_does_so() -> None:
+    """Twice the scale and twice the shift, and a half more: twice the result, and a half."""
+    seen = set()
+    for row in ROWS:
+        affine = entry_of(node_of(row.operator)).affine
+        if row.refused or not row.engine or affine is None or affine[0] not in (case := Case(row)).dense:
+            continue
+        scale, shift = affine
+        if "(g c), g, g" in row.rule:  # one number a group
+            continue
+        shifted = shift is not None and shift in case.dense
+        other = {**case.dense, scale: 2 * case.dense[scale]}
+        if shift is not None and shifted:
+            other[shift] = (2 * case.dense[shift] + 0.5).astype(case.dense[shift].dtype)
+        before, after = (case.run(case.model(dense), dense)[0] for dense in (case.dense, other))
+        np.testing.assert_allclose(after, 2 * before + 0.5 * shifted, rtol=1e-3, atol=1e-3, err_msg=str(row))
+        seen.add(row.operator)
+    assert len(seen) >= 6
+
+
 def test_an_unknown_operator_has_no_facts() -> None:
     entry = entry_of(node_of("Mystery", "com.example"))
     assert all(getattr(entry, field.name) in (None, False, "", ()) for field in fields(Entry) if field.name != "rule")

@@ -11,7 +11,9 @@ import pytest
 
 from spa.errors import DataError
 from spa.frontends.samples import ImageOptions, read_samples
-from spa.passes.samples.checking import check_samples
+from spa.passes.samples.checking import check_samples, sample_axes
+from spa.passes.samples.feeds import are_apart
+from tests.models import build
 
 
 def model_of(inputs: str) -> ir.Model:
@@ -56,6 +58,66 @@ def test_batches_of_loaders_and_readers_are_put_one_behind_the_other():
     assert found.samples["mask"].shape == (3, 4)
 
 
+MASKED = {
+    "named axes": ("int64[n,s] ids, int64[n,s] attention_mask", (3, 4), np.int64),
+    "stored sizes": ("int64[n,4] ids, bool[n,1,4] mask", (3, 1, 4), np.bool_),
+    "samples along the second axis": ("float[n,4] ids, int32[4,n] src_key_padding_mask", (3, 4), np.int32),
+}
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_masks_that_nobody_gave_are_ones(name):
+    inputs, shape, dtype = MASKED[name]
+    found = check_samples({"ids": IDS}, model_of(inputs))
+    (mask,) = (array for key, array in found.samples.items() if key != "ids")
+    assert mask.shape == shape
+    assert mask.dtype == np.dtype(dtype)
+    assert mask.all()
+    assert any("is one everywhere, since no samples of it were given" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("mask", ["int64[n,t] mask", "float[n,s] mask"])
+def test_masks_of_unknown_size_or_of_scores_are_asked_for(mask):
+    with pytest.raises(DataError, match="no samples for input 'mask'"):
+        check_samples({"ids": IDS}, model_of(f"int64[n,s] ids, {mask}"))
+
+
+# ------------------------------------------------------------------------------------------------ whole feeds
+LOOKED_UP = {
+    "edges that an input names": (
+        """(float[n,5] x, int64[e] ends) => (float[e,3] y) {
+        a = MatMul(x, w)  r = Relu(a)  h = Gather<axis=0>(r, ends)  y = MatMul(h, v) }""", False,
+    ),
+    "edges as pairs": (
+        """(float[n,5] x, int64[e,1] ends) => (float[e,3] y) {
+        a = MatMul(x, w)  r = Relu(a)  h = GatherND(r, ends)  y = MatMul(h, v) }""", False,
+    ),
+    "each sample's own row, by its number": (
+        """(float[n,s] x, float[n,5] z) => (float[n,3] y) {
+        sh = Shape(x)  nn = Gather<axis=0>(sh, zero)
+        count = Range(zero, nn, one)  at = Unsqueeze(count, last)  first = Mul(at, zero)  i = Concat<axis=1>(at, first)
+        p = GatherND(x, i)  q = Unsqueeze(p, last)  b = Mul(z, q)  a = MatMul(b, w)  r = Relu(a)  y = MatMul(r, v) }""",
+        True,
+    ),
+    "tokens": (
+        """(int64[n,s] x, float[n,5] z) => (float[n,s,3] y) {
+        h = Gather<axis=0>(w, x)  a = MatMul(h, u)  r = Relu(a)  y = MatMul(r, v) }""", True,
+    ),
+}  # fmt: skip
+NUMBERS = {
+    "zero": np.array(0), "one": np.array(1), "last": np.array([-1])
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LOOKED_UP)
+def test_what_is_looked_up_along_the_axis_of_samples(name):
+    text, expected = LOOKED_UP[name]
+    weights: dict[str, Any] = {"w": [5, 32], "u": [32, 32], "v": [32, 3], **NUMBERS}
+    model = ir.from_proto(build(text, {k: v for k, v in weights.items() if k in text}))
+    inputs = [value for value in model.graph.inputs if not value.is_initializer()]
+    assert are_apart(model, inputs, sample_axes(inputs)) is expected
+
+
 def test_scalars_are_the_same_for_all_samples():
     model = model_of("float[n,3] x, int64 rate")
     for given in ({"x": GOOD, "rate": 8000}, [{"x": row, "rate": 8000} for row in GOOD], [(GOOD, np.array(8000))]):
@@ -78,7 +140,7 @@ def test_types_are_brought_to_the_input_s():
 
 REFUSED = [
     (ONE, {"y": GOOD, "z": GOOD}, "no samples for input 'x'; found 'y', 'z'"),
-    (TWO, {"ids": IDS}, "no samples for input 'mask'"),
+    (TWO, {"mask": IDS}, "no samples for input 'ids'"),
     (ONE, {"x": GOOD, "z": GOOD}, "the model has no input 'z'; its inputs are 'x'"),
     (ONE, {"x": GOOD[:, :2]}, r"takes samples of shape \(3\), found \(2,\)"),
     (ONE, {"x": GOOD[0]}, r"takes samples of shape \(3\), found \(\)"),
