@@ -41,8 +41,7 @@ def drop_zero_biases(model: ir.Model, names: Iterable[str]) -> None:
         for node, position in list(value.uses()):
             result, total = node.inputs[0], node.outputs[0]
             if entry_of(node).adds and node.name == name and result is not None:
-                if total.is_graph_output():
-                    total.name, result.name = result.name, total.name
+                total.name, result.name = result.name, total.name
                 ir.convenience.replace_all_uses_with(total, result, replace_graph_outputs=True)
                 model.graph.remove(node, safe=True)
             else:
@@ -72,14 +71,14 @@ def _add(model: ir.Model, layer: Layer) -> str:
     result = node.outputs[0]
     add = ir.node("Add", [result, value], name=name)
     total = add.outputs[0]
-    total.name, total.type, total.shape = f"{name}/sum", result.type, result.shape
+    total.type, total.shape = result.type, result.shape
+    total.name, result.name = result.name, f"{name}/product"  # what others know, a report too, keeps its name
     for user, at in list(result.uses()):
         if user is not add:
             user.replace_input_with(at, total)
     for at, output in enumerate(model.graph.outputs):
-        if output is result:  # the graph's output keeps its name
+        if output is result:
             model.graph.outputs[at] = total
-            total.name, result.name = result.name, total.name
     model.graph.insert_after(node, add)
     return name
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
+import pytest
 
+import spa
 from spa import runtime
 from spa.analysis.coupling import couple
 from spa.passes.layers.finding import find_layers
@@ -75,3 +79,19 @@ def test_layers_that_have_one_get_no_other() -> None:
     text = "(float[2,5] x) => (float[2,3] y) { a = Gemm(x, u, c)  b = Relu(a)  d = MatMul(b, v)  y = Add(d, e) }"
     model = ir.from_proto(build(text, {"u": [5, 4], "c": [4], "v": [4, 3], "e": [3]}))
     assert add_biases(model, find_layers(model, couple(model, infer_shapes(model)))) == []
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["own samples", "samples"])
+@pytest.mark.parametrize("end", ["v, i = TopK<axis=-1>(s, k)", "i = ArgMax<axis=-1>(s)"])
+def test_what_is_judged_before_a_decision_keeps_its_name(end: str, given: bool) -> None:
+    """A bias is put behind s; what others know it by, is the sum."""
+    outputs = "float[N,7,2] v, int64[N,7,2] i" if "v," in end else "int64[N,7,1] i"
+    text = f"(float[N,7,10] x) => ({outputs}) {{ a = MatMul(x, u)  r = Relu(a)  s = MatMul(r, w)  {end} }}"
+    model = build(text, {"u": [10, 32], "w": [32, 6], "k": np.array([2])}, opset=20)
+    samples = np.random.default_rng(0).standard_normal((64, 7, 10)).astype(np.float32)
+    options: dict[str, Any] = {"data": {"x": samples}} if given else {}
+    found = spa.prune(model, ratio=0.3, align=1, **options)
+    assert found.report.verified
+    assert not any("bias/" in note for note in found.report.notes)
+    if given:  # else weights alone may do as well
+        assert set(found.report.outputs) == ({"v", "s"} if "v," in end else {"s"})
