@@ -107,7 +107,10 @@ def read_samples(
 
 def _holds_images(path: Path) -> bool:
     files = path.rglob("*") if path.is_dir() else [path]
-    return any(file.suffix.lower() in IMAGES for file in files)
+    try:
+        return any(file.suffix.lower() in IMAGES for file in files)
+    except OSError:  # it is told when the folder is read
+        return True
 
 
 def _call(module: str, function: str) -> Mapping[str, np.ndarray] | Iterable[Any]:
@@ -115,7 +118,12 @@ def _call(module: str, function: str) -> Mapping[str, np.ndarray] | Iterable[Any
         target = function_of(f"{module}:{function}")
     except UsageError as error:
         raise DataError(f"calibration data {module}:{function}: {error}") from error
-    found: Mapping[str, np.ndarray] | Iterable[Any] = target()
+    try:
+        found: Mapping[str, np.ndarray] | Iterable[Any] = target()
+    except Exception as error:  # somebody's code
+        reason = " ".join(str(error).split())[:200]
+        raised = f"{type(error).__name__} ({reason})" if reason else type(error).__name__
+        raise DataError(f"calibration data {module}:{function}: the function raised {raised}") from error
     return found
 
 
@@ -137,7 +145,11 @@ def _folder(
     folder: Path, declared: Declared, images: ImageOptions, most: int | None
 ) -> dict[str, np.ndarray] | list[dict[str, np.ndarray]]:
     known = {".npz", ".npy"} | IMAGES
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in known and path.is_file())
+    try:
+        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in known and path.is_file())
+    except OSError as error:  # it may not be read, or files come and go
+        where = f" ({error.filename})" if error.filename else ""
+        raise DataError(f"calibration data {folder}: the folder cannot be read: {error.strerror}{where}") from error
     if not files:
         raise DataError(f"calibration data {folder}: the folder holds no .npy, .npz or image")
     kinds = {"image" if path.suffix.lower() in IMAGES else path.suffix.lower() for path in files}
@@ -217,15 +229,16 @@ def _image(path: Path, shape: Sequence[int | None], options: ImageOptions) -> np
     last = shape[3] in (1, 3) and shape[1] not in (1, 3)
     channels, height, width = (shape[3], shape[1], shape[2]) if last else (shape[1], shape[2], shape[3])
     height, width = (height, width) if options.size is None else options.size
-    with Image.open(path) as image:
-        colours = image.convert("L" if channels == 1 else "RGB")
-        if height is not None and width is not None:
-            colours = colours.resize((width, height))
-        elif options.size is None:
-            raise DataError(
-                f"calibration data {path}: the input's height and width are open; give the size of the images"
-            )
-        values = np.asarray(colours, np.float32).reshape(colours.height, colours.width, -1) / np.float32(255)
+    try:
+        with Image.open(path) as image:
+            colours = image.convert("L" if channels == 1 else "RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # whatever formats raise for damaged files
+        raise DataError(f"calibration data {path}: this is no image that can be read: {error}") from error
+    if height is not None and width is not None:
+        colours = colours.resize((width, height))
+    elif options.size is None:
+        raise DataError(f"calibration data {path}: the input's height and width are open; give the size of the images")
+    values = np.asarray(colours, np.float32).reshape(colours.height, colours.width, -1) / np.float32(255)
     mean, std = (np.array(numbers, np.float32) for numbers in (options.mean, options.std))
     normal = np.asarray((values - mean) / std, np.float32)
     return normal if last else np.ascontiguousarray(normal.transpose(2, 0, 1))

@@ -143,6 +143,10 @@ def bench(
     """
     if not models:
         raise UsageError("bench: expected one model or more, found none")
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads {threads}: expected a whole number of threads, 1 or more")
+    if not 0 <= seconds < float("inf"):
+        raise UsageError(f"seconds {seconds:g}: expected a time of 0 or more")
     runtime.require()
     called = list(names) or [_name(model, number) for number, model in enumerate(models)]
     with tempfile.TemporaryDirectory() as folder:

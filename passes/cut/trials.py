@@ -123,7 +123,7 @@ class Inputs:
 
     @property
     def _fixed(self) -> bool:
-        return all(isinstance(self.feeds.get(str(v.name), ""), np.ndarray) for v in self._values())
+        return all(_is_settled(self.feeds.get(str(value.name))) for value in self._values())
 
     def _values(self) -> list[ir.Value]:
         return [value for value in self.graph.inputs if not value.is_initializer()]
@@ -210,6 +210,11 @@ class Inputs:
         total = _totals(self.graph, sizes)[scheme // len(_SHORT)]
         short = _SHORT[scheme % len(_SHORT)]
         return {str(v.name): total - (short if sizes.inputs[str(v.name)] else 0) for v in self._counters(sizes)}
+
+
+def _is_settled(feed: Any) -> bool:
+    """Whether a feed is the same however often it is made."""
+    return feed is not None and not (isinstance(feed, str) and feed.startswith("range"))
 
 
 def _named(binding: Binding) -> bool:

@@ -197,6 +197,9 @@ def _fit(array: np.ndarray, value: ir.Value, axis: int) -> tuple[np.ndarray, int
             text = ", ".join("?" if dim is None else str(dim) for dim in declared[1:])
             whole = len(declared) + 1 == array.ndim and all(map(_meets, declared, array.shape[1:]))
             hint = f"{f'axis {axis}' if axis else 'the first axis'} of an array counts the samples"
+            sizes = [size for size in declared[1:] if size is not None]
+            if len(sizes) + 1 == len(declared) and sorted(array.shape[1:]) == sorted(sizes):
+                hint = "the axes are in another order: transpose the samples (channels first, or last)"
             if whole:
                 hint = "that is the whole input: a model without an axis of samples has to be exported with one"
             raise DataError(

@@ -65,6 +65,15 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
     "samples given and made up": (f"{PRUNE} --data x.npz --data-free", 2, "exclude each other"),
     "samples and weights alone": (f"{PRUNE} --data x.npz --weights", 2, "weights and data exclude each other"),
     "a range without its end": (f"{PRUNE} --input-range x=255", 2, "--input-range 'x=255': expected NAME=LOW:HIGH"),
+    "channels last": (f"{PRUNE} --data hwc.npz", 2, "the axes are in another order: transpose the samples"),
+    "a damaged picture": (f"{PRUNE} --data photos", 2, "this is no image that can be read"),
+    "samples of words": (f"{PRUNE} --data words.npz", 2, "input 'x' takes samples of shape (3, 8, 8)"),
+    "a function that fails": (
+        f"{PRUNE} --data failing:samples",
+        2,
+        "the function raised ZeroDivisionError (division by zero)",
+    ),
+    "fewer threads than one": ("bench model.onnx --threads 0", 2, "threads 0: expected a whole number of threads"),
     "samples of another input": (f"{PRUNE} --data other.npz", 2, "no samples for input 'x'"),
     "samples that say nothing": (f"{PRUNE} --data zero.npz", 2, "all samples of input 'x' are zero"),
     "a name where no model is written": (
@@ -106,6 +115,11 @@ def there(here: Path) -> Path:
     (here / "plan.json").write_text('{"format": "spa-plan-1", "groups": [{"group": "q", "size": 4, "removed": [1]}]}')
     np.savez(here / "x.npz", x=np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32))
     np.savez(here / "other.npz", z=np.ones((4, 3, 8, 8), np.float32))
+    np.savez(here / "hwc.npz", x=np.ones((4, 8, 8, 3), np.float32))
+    np.savez(here / "words.npz", x=np.array(["cat", "dog"]))
+    (here / "photos").mkdir()
+    (here / "photos" / "cat.jpg").write_bytes(b"\xff\xd8 no picture")
+    (here / "failing.py").write_text("def samples():\n    return 1 / 0\n")
     np.savez(here / "zero.npz", x=np.zeros((4, 3, 8, 8), np.float32))
     return here
 

@@ -179,3 +179,14 @@ def test_masks_that_hide_where_they_are_one(name: str) -> None:
         assert np.isfinite(trial.outputs["y"]).all()
     result = spa.prune(model, ratio=0.3, weights=True, align=1)
     assert result.report.verified
+
+
+@pytest.mark.parametrize(("feed", "same"), [("ones", True), (0.5, True), ([[0.5, 1, 2]], True), ("range:9", False)])
+def test_outputs_are_the_same_where_a_user_says_what_goes_in(feed: object, same: bool) -> None:
+    """Ones give the same however often they are given, which is no reason not to compare."""
+    model = build("(float[1,3] x) => (float[1,2] y) { a = MatMul(x, u)  r = Relu(a)  y = MatMul(r, v) }", U_V)
+    assert all(trial.fixed == same for trial in trials(model, feeds={"x": feed}))
+    assert spa.prune(model, ratio=0.3, weights=True, align=1, feeds={"x": feed}).report.verified
+
+
+U_V: dict[str, list[int]] = {"u": [3, 24], "v": [24, 2]}
