@@ -303,9 +303,12 @@ class _Solver:
     ) -> None:
         shape = self.shapes.of.get(value)
         if shape is None:
-            if not value.uses() and not value.is_graph_output():
-                return
-            raise Refusal(f"the shape of {_named(value)} is unknown")
+            if value.uses():
+                raise Refusal(f"the shape of {_named(value)} is unknown")
+            if value.is_graph_output():  # the rule tells, where all of its names are known from operands
+                terms = expand(pattern or (), len(pattern or ()))
+                self.axes[value] = tuple(build(term, None, factors, sizes) for term in terms)
+            return
         terms = expand(pattern or (), len(shape))
         dims = tuple(build(term, size, factors, sizes) for term, size in zip(terms, shape, strict=True))
         for dim, size in zip(dims, shape, strict=True):

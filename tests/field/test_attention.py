@@ -293,6 +293,44 @@ def test_a_cache_of_fixed_length() -> None:
     assert len({tuple(shapes["after"]) for shapes in result.report.resized.values()}) == 1
 
 
+def packed_heads(parts: int, *, quantised: bool) -> onnx.ModelProto:
+    """MultiHeadAttention with a cache: queries, keys and values (or keys and values) of a head beside each other."""
+    stored: dict[str, np.ndarray] = {"to": np.array([0, 0, HEADS, parts, SIZE])}
+    width = HEADS * parts * SIZE
+    if quantised:
+        attributes: dict[str, Any] = {"K": WIDTH, "N": width, "bits": 4, "block_size": 16, "domain": MICROSOFT}
+        nodes = [node("MatMulNBits", ["x", "w", "scales"], ["made"], **attributes)]
+        stored["w"] = RANDOM.integers(0, 255, (width, WIDTH // 16, 8)).astype(np.uint8)
+        stored["scales"] = (0.02 * RANDOM.random(width * WIDTH // 16)).astype(np.float32)
+    else:
+        nodes, stored["w"] = [node("MatMul", ["x", "w"], ["made"])], matrix(WIDTH, width)
+    nodes.append(node("Reshape", ["made", "to"], ["packed"]))
+    operands = ["packed", ""] if parts == 3 else ["q", "packed"]
+    if parts == 2:
+        nodes, stored["wq"] = [node("MatMul", ["x", "wq"], ["q"]), *nodes], matrix(WIDTH, HEADS * SIZE)
+    operands += ["", "", "", "", "pk", "pv"]
+    nodes.append(node("MultiHeadAttention", operands, ["a", "nk", "nv"], domain=MICROSOFT, num_heads=HEADS))
+    return headed(nodes, stored, ["b", HEADS, "p", SIZE])
+
+
+@pytest.mark.parametrize("quantised", [False, True], ids=["floats", "four bits"])
+@pytest.mark.parametrize("parts", [3, 2], ids=["queries, keys and values", "keys and values"])
+def test_packed_heads_go_with_their_cache(parts: int, quantised: bool) -> None:
+    """No kernel of onnxruntime's runs them on a CPU: what is left of the weights is those of the heads that stay."""
+    model = packed_heads(parts, quantised=quantised)
+    result = prune(model, ratio=0.25, only=["heads"], weights=True, align=1)
+    assert result.report.status == "not compared"
+    assert tuple(result.report.resized) == CACHE
+    (units,) = result.plan.removed.values()
+    kept = [head for head in range(HEADS) if head not in units]
+    dense, pruned = (each.graph.initializers["w"].const_value for each in (result.dense, result.model))
+    assert dense is not None
+    assert pruned is not None
+    before, after = ((each.numpy() if quantised else each.numpy().T) for each in (dense, pruned))
+    by_head = before.reshape(HEADS, parts * SIZE, -1)[kept]
+    np.testing.assert_array_equal(after.reshape(by_head.shape), by_head)
+
+
 # ------------------------------------------------------------------------------------- what binds others
 def test_a_cache_is_left_alone_where_it_is_named() -> None:
     model = group_query()
