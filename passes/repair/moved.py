@@ -28,6 +28,7 @@ def moved(
     """For each output of numbers how far it moved, as `difference.output_difference` says.
 
     Outputs of whole numbers were decided, and are left out; so are those whose sizes differ, which the data decide.
+    Rows that are of other lengths from run to run (scores of pairs, one number a sample) are taken number by number.
 
     Args:
         dense, pruned: results by name, of the same runs.
@@ -37,16 +38,14 @@ def moved(
     for expected, found in zip(dense, pruned, strict=True):
         for name, array in expected.items():
             pairs.setdefault(name, []).append((array, found[name]))
-    return {
-        name: output_difference([_rows(a) for a, _ in both], [_rows(b) for _, b in both], logits=name in logits)
-        for name, both in pairs.items()
-        if all(_comparable(a, b) for a, b in both) and len({_rows(a).shape[-1] for a, _ in both}) == 1
-    }
-
-
-def _rows(array: np.ndarray) -> np.ndarray:
-    """One number a sample as rows of one, of which there may be any number."""
-    return array.reshape(-1, 1) if array.ndim < 2 else array
+    found = {}
+    for name, both in pairs.items():
+        if not all(_comparable(left, right) for left, right in both):
+            continue
+        whole = len({left.shape[-1:] for left, _ in both}) == 1 and both[0][0].ndim > 1
+        left, right = ([array if whole else array.reshape(-1, 1) for array in each] for each in zip(*both, strict=True))
+        found[name] = output_difference(left, right, logits=whole and name in logits)
+    return found
 
 
 def _comparable(left: Any, right: Any) -> bool:

@@ -9,6 +9,7 @@ import pytest
 from spa.passes.repair import difference
 from spa.passes.repair.difference import evened, lost, lost_share, output_difference
 from spa.passes.repair.kinds import WHOLE, Part, parts_of
+from spa.passes.repair.moved import moved
 from spa.passes.repair.network import prepare
 from spa.pipeline import load_normal
 from tests import models
@@ -193,3 +194,14 @@ def test_probabilities_are_of_one_kind() -> None:
     rows = np.array([[0.9, 0.0999, 0.0001]] * 6) + np.random.default_rng(0).uniform(-1e-5, 1e-5, (6, 3))
     rows /= rows.sum(1, keepdims=True)
     assert set(output_difference([rows], [rows[::-1]])) == {"relative_l2", "kl", "top1"}
+
+
+def test_outputs_of_any_length_say_how_far_they_moved() -> None:
+    """Scores of pairs are as many as there are pairs; a score of each sample has no rows."""
+    random = np.random.default_rng(0)
+    runs = [{"pairs": random.standard_normal((n, m)), "scores": random.standard_normal(n)} for n, m in ((4, 5), (6, 9))]
+    off = [{name: 1.1 * array for name, array in run.items()} for run in runs]
+    found = moved(runs, off, logits={"pairs"})
+    assert found.keys() == {"pairs", "scores"}
+    assert all(set(measures) == {"relative_l2"} for measures in found.values())
+    assert found["pairs"]["relative_l2"] == pytest.approx(0.1, rel=0.2)
