@@ -34,6 +34,7 @@ SMALLEST: dict[str, tuple[list[str], str, str]] = {
         "torch torchvision torch_pruning onnxscript",
         "resnet50",
     ),
+    "verdicts.py": ([GRAPH, "--table", "{folder}/verdicts.md"], "graphs", "1 of 1 graphs: 1 verified"),
     "zoo.py": ([GRAPH], "graphs", GRAPH),
 }  # fmt: skip
 ROWS = {"frameworks.py": "LSTM", "gradients.py": GRAPH, "plans.py": GRAPH, "repair.py": "fmnist_resnet"}
@@ -70,7 +71,7 @@ def test_smallest_case(script: str, tmp_path: Path) -> None:
     assert ROWS.get(script, "") in "".join(path.read_text() for path in tmp_path.glob("rows.jsonl"))
 
 
-@pytest.mark.parametrize("script", ["defaults.py", "repair.py", "row_statistics.py", "zoo.py"])
+@pytest.mark.parametrize("script", ["defaults.py", "repair.py", "row_statistics.py", "verdicts.py", "zoo.py"])
 def test_without_models_it_says_where_they_are_looked_for(script: str, tmp_path: Path) -> None:
     environment = os.environ | {"SPA_SHARED": str(tmp_path), "PYTHONPATH": str(HERE.parents[1])}
     command = [sys.executable, str(HERE / script)]
