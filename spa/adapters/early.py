@@ -26,8 +26,14 @@ def check_samples(frontend: Any, source: Any, inputs: Any, options: PruneOptions
     can_be_read_twice = isinstance(data, (str, os.PathLike, Mapping, np.ndarray)) and not options.repair.is_builtin
     if not can_be_read_twice or not hasattr(frontend, "signature"):
         return
-    found = calibration(options.repair, frontend.signature(source, inputs))
-    first = found.first(2).batches(2)[0]
+    signature = frontend.signature(source, inputs)
+    first = calibration(options.repair, signature).first(2).batches(2)[0]
+    sizes: dict[str, tuple[int, str]] = {}
+    for value in signature.graph.inputs:
+        for axis, size in zip(value.shape, first[value.name].shape, strict=True):
+            other, name = sizes.setdefault(str(axis), (size, value.name))
+            if not isinstance(axis, int) and other != size:
+                raise DataError(f"calibration data: {axis} is {other} in input {name!r} and {size} in {value.name!r}")
     try:
         frontend.run(source, first)
     except SpaError:

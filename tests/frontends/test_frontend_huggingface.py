@@ -138,7 +138,7 @@ BAD = {
     "fractions": ({"input_ids": np.full((4, 8), 0.5)}, "input 'input_ids' is INT64, found fractions"),
     "other sizes": (
         {"input_ids": np.ones((4, 8), int), "attention_mask": np.ones((4, 5), int)},
-        "the model does not run on these samples",
+        "sequence is 8 in input 'input_ids' and 5 in 'attention_mask'",
     ),
 }
 
