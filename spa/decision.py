@@ -103,7 +103,9 @@ def _by_own_samples(dense: ir.Model, options: PruneOptions, clock: Clock, *, clo
     """
     preset, asked = PRESETS[options.repair.preset], options.decided_by == "samples"
     with clock.step("samples"):
-        recipe = Recipe.of(dense, inputs=options.run.inputs, bounds=options.repair.input_ranges)
+        recipe = Recipe.of(
+            dense, inputs=options.run.inputs, bounds=options.repair.input_ranges, feeds=options.run.feeds
+        )
         kinds = MADE_UP if options.repair.data_free else SHIPPED
         most = min(preset.samples or MOST_SAMPLES, MOST_SAMPLES)
         samples = recipe.samples(kinds, most=most, widest=preset.widest, progress=clock.share)

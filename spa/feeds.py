@@ -76,7 +76,7 @@ def fill(
         return values.astype(dtype)
     array = numbers(name, feed)
     if array.size == 1 or array.ndim < len(shape):
-        flat = np.broadcast_to(array.reshape(-1), shape) if array.size == 1 else array
+        flat = np.broadcast_to(array.reshape(()), shape) if array.size == 1 else array
         array = flat if flat.size != np.prod(shape, dtype=int) else flat.reshape(shape)
     if array.shape != tuple(shape):
         raise UsageError(

@@ -32,6 +32,8 @@ from spa import runtime
 from spa.analysis.cost import measure
 from spa.analysis.coupling import Coupling, couple
 from spa.errors import DataError
+from spa.feeds import Feeds
+from spa.feeds import sizes as sizes_of
 from spa.passes.layers.consumers import Layer
 from spa.passes.layers.finding import find_layers
 from spa.passes.layers.problems import Problem
@@ -47,7 +49,9 @@ from spa.passes.samples.inputs import (
     Run,
     declared_shape,
     described,
+    held,
     is_mask,
+    of_scalar,
     open_sizes,
     runs_on,
     scalar_choices,
@@ -112,6 +116,7 @@ class Recipe:
         run: the model, on samples that lie along the first axis.
         bounds: what inputs take, as the user said.
         decoder: of a model that takes the keys and values of earlier tokens; None: it takes none.
+        feeds: what some inputs hold in every sample, as the user said.
     """
 
     model: ir.Model
@@ -121,17 +126,28 @@ class Recipe:
     run: Run
     bounds: Bounds
     decoder: Decoder | None = None
+    feeds: Feeds = field(default_factory=dict)
     sessions: dict[tuple[str, ...], Any] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, model: ir.Model, *, inputs: Mapping[str, Sequence[int]] | None = None, bounds: Bounds | None = None
+        cls,
+        model: ir.Model,
+        *,
+        inputs: Mapping[str, Sequence[int]] | None = None,
+        bounds: Bounds | None = None,
+        feeds: Feeds | None = None,
     ) -> Recipe:
         """Find sizes that the model runs with.
 
+        Args:
+            feeds: what some inputs hold in every sample, as the user said.
+
         Raises:
             DataError: there are none, or an input is of no type that samples can be made of.
+            UsageError: a feed does not fit its input.
         """
+        fed = dict(feeds or {})
         session = runtime.session(model, optimize=True)
         given = [value for value in model.graph.inputs if not value.is_initializer()]
         if unknown := sorted((bounds or {}).keys() - {str(value.name) for value in given}):
@@ -150,7 +166,11 @@ class Recipe:
         given = [value for value in given if value not in single]
         if not given:
             raise DataError("the model has no inputs with axes, so there is nothing to make samples for")
-        choices = [scalar_choices(value) for value in single]
+        choices = [scalar_choices(value) for value in single if value.name not in fed]
+        ranks = {str(value.name): len(value.shape or ()) for value in given}
+        inputs = sizes_of(fed, ranks) | dict(inputs or {})
+        told = {str(v.name): of_scalar(v, fed[str(v.name)]) for v in single if v.name in fed}
+        single = [value for value in single if value.name not in fed]
         for fills in OPEN:
             sizes = open_sizes(given, inputs or {}, axes)
             found = [described(value, inputs or {}, sizes, axes[str(value.name)], fills) for value in given]
@@ -158,17 +178,20 @@ class Recipe:
                 known = {
                     str(value.name): options[0] if number is None else number
                     for value, options, number in zip(single, choices, choice, strict=True)
-                }
+                } | told
 
                 def run(
-                    feeds: Mapping[str, np.ndarray], known: Mapping[str, np.ndarray] = known
+                    feeds: Mapping[str, np.ndarray],
+                    known: Mapping[str, np.ndarray] = known,
+                    found: Sequence[Input] = found,
                 ) -> Mapping[str, np.ndarray]:
+                    feeds = {**feeds, **held(found, fed, len(next(iter(feeds.values()))))}
                     moved = {name: np.moveaxis(array, 0, axes[name]) for name, array in feeds.items()}
                     return runtime.run(session, {**moved, **known})
 
                 if runs_on(run, found, {}):
-                    found = [with_rows(one, found, run) for one in found]
-                    return cls(model, found, known, axes, run, bounds or {})
+                    found = [one if one.name in fed else with_rows(one, found, run) for one in found]
+                    return cls(model, found, known, axes, run, bounds or {}, feeds=fed)
         raise DataError(
             f"the model does not run on inputs of zeros and ones, of shapes "
             f"{[declared_shape(one, 1) for one in found]} or others: give shapes with --input NAME=SIZES, "
@@ -226,6 +249,7 @@ class Recipe:
             return self.decoder.feeds(rng.integers(0, tokens.rows, (count, *tokens.shape[1:])))
         with one_thread_each():
             found = {one.name: values(one, count, self.ranges[one.name], kinds, rng) for one in self.inputs}
+        found |= held(self.inputs, self.feeds, count)
         return unhidden(self.run, [one for one in self.inputs if is_mask(one)], self.inputs[0].shape[0], found)
 
     def checked(self, samples: Mapping[str, np.ndarray], said: str) -> Calibration:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from spa.errors import DataError
+from spa.feeds import Feed, Feeds, fill
 
 Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 """The model, on samples that lie along the first axis of every input."""
@@ -91,6 +92,41 @@ def scalar_choices(value: ir.Value) -> list[np.ndarray]:
     dtype = np.dtype(value.dtype.numpy()) if value.dtype is not None else np.dtype(np.float32)
     numbers = {"b": (True, False), "i": (16000, 1, 8000, 0), "u": (16000, 1, 0)}.get(dtype.kind, (1.0, 0.5, 0.0))
     return [np.asarray(number, dtype) for number in numbers if dtype.itemsize > 1 or number <= 1]
+
+
+def of_scalar(value: ir.Value, feed: Feed) -> np.ndarray:
+    """What the user says that an input without axes holds.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    dtype = np.dtype(value.dtype.numpy()) if value.dtype is not None else np.dtype(np.float32)
+    return fill(str(value.name), feed, (), dtype, np.random.default_rng(0))
+
+
+def held(inputs: Sequence[Input], feeds: Feeds, count: int) -> dict[str, np.ndarray]:
+    """What the user says that some inputs hold, by name, for so many samples along the first axis.
+
+    An array with an axis of samples is taken again from its beginning where there are more; one without is the same for
+    all.
+
+    Raises:
+        UsageError: an input cannot hold it.
+    """
+    found = {}
+    for one in inputs:
+        if one.name not in feeds:
+            continue
+        feed = feeds[one.name]
+        array = None if isinstance(feed, str) else np.asarray(feed)
+        if array is not None and array.ndim == len(one.shape) and array.shape[one.axis] != count:
+            rows = np.moveaxis(array, one.axis, 0)
+            feed = np.moveaxis(rows[np.arange(count) % len(rows)], 0, one.axis)
+        shape = list(one.shape[1:])
+        shape.insert(one.axis, count)
+        filled = fill(one.name, feed, shape, one.dtype, np.random.default_rng(0))
+        found[one.name] = np.moveaxis(filled, one.axis, 0)
+    return found
 
 
 def declared_shape(one: Input, count: int) -> tuple[int, ...]:

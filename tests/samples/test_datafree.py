@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from spa import runtime
 from spa.errors import DataError
 from spa.passes.normalize.normalize import normalize
-from spa.passes.samples.datafree import make_samples
+from spa.passes.samples.datafree import Recipe, make_samples
 from spa.passes.samples.pictures import films, pictures
 from tests.models import Weight, build
 
@@ -164,3 +166,20 @@ def _passes(film: np.ndarray, down: int, right: int) -> bool:
 def test_open_sides_are_those_that_the_model_takes() -> None:
     model = model_of("(float[n,3,h,w] x) => (float[n,3,h,5] y) { y = MatMul(x, v) }", {"v": [48, 5]})
     assert make_samples(model, most=20).samples["x"].shape[1:] == (3, 48, 48)
+
+
+@pytest.mark.parametrize(
+    ("feed", "wanted"),
+    [(np.full((1, 4), 7), {7}), ("range:3", {0, 1, 2}), (5, {5}), (np.array([[1] * 4, [2] * 4]), {1, 2})],
+    ids=["array", "word", "number", "rows"],
+)
+def test_an_input_that_is_fed_holds_what_the_user_says(feed: Any, wanted: set[int]) -> None:
+    text = """(int64[n,4] ids, float[n,6] x, float gain) => (float[n,3] y) {
+        e = Gather(t, ids) r = ReduceSum(e, axes) f = Flatten(r) m = Concat<axis=1>(f, x) g = Mul(m, gain)
+        y = MatMul(g, w) }"""
+    weights: dict[str, Weight] = {"t": [9, 5], "axes": np.array([1]), "w": [11, 3]}
+    model = normalize(ir.from_proto(build(text, weights)))
+    found = Recipe.of(model, feeds={"ids": feed, "gain": 2.5}).samples(most=40)
+    assert set(np.unique(found.samples["ids"])) == wanted
+    assert found.scalars["gain"] == np.float32(2.5)
+    assert np.unique(found.samples["x"]).size > 40
