@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from spa import runtime
 from spa.analysis.cost import measure
 from spa.analysis.group import find_groups
 from spa.passes.layers.problems import Problem
@@ -19,6 +20,9 @@ RUNS = 6.0
 
 GRAMS, SOLVES = 4.0, 12.0
 """Products of all rows with themselves, for each layer; and those of a solution of its normal equations."""
+
+LOADED = 3.0
+"""Loads of a whole model that each group costs: at some levels, what lies behind it is loaded to be measured."""
 
 SIDE = 512
 """Of the matrices by whose product the machine is measured."""
@@ -47,7 +51,7 @@ def effort(
 ) -> dict[str, float]:
     """Seconds that a repair of a model on samples will take, within a factor of two or so.
 
-    By part: runs of the model, probes, Gram matrices, and solves of equations.
+    By part: runs of the model, probes, Gram matrices, solves of equations, and loads of parts of the model.
 
     Args:
         widest, probes, probe_flops: as of a preset (`spa.passes.repair.settings.Preset`).
@@ -56,12 +60,13 @@ def effort(
     size = min(2 if one.open else one.shape[0] for one in recipe.inputs)
     groups = sum(group.off is None for group in find_groups(recipe.coupling))
     flops = measure(recipe.coupling).of("flops") / size
-    seconds, rate = flops / RUN_FLOPS, PRODUCT_FLOPS
+    seconds, rate, load = flops / RUN_FLOPS, PRODUCT_FLOPS, 0.0
     if not nominal:
         few = samples.first(max(2, samples.batch_size or 0)).batches(samples.batch_size or 2)[0]
         seconds = _timed(lambda: recipe.whole(few)) / max(1, samples.count(few))
         square = np.random.default_rng(0).standard_normal((SIDE, SIDE))
         rate = 2 * SIDE**3 / _timed(lambda: square @ square)
+        load = _timed(lambda: runtime.session(recipe.model, optimize=True))
     seen: dict[object, float] = {}
     solved = 0.0
     for layer in recipe.layers:
@@ -79,6 +84,7 @@ def effort(
         "probes": probing,
         "grams": GRAMS * grams / rate,
         "solves": SOLVES * solved / rate,
+        "loads": (LOADED * groups + len(recipe.layers)) * load,
     }
 
 
