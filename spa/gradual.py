@@ -149,8 +149,8 @@ class _Gradual:
         first: Made | None = None
         for number, share in enumerate(shares(self.options.budget.ratio, self.steps), 1):
             last = number == self.steps
-            ratio = self.further(share)
-            if ratio > CLOSE or (last and ratio > 0):
+            ratio = self.options.budget.ratio if self.steps == 1 else self.further(share)
+            if self.steps == 1 or ratio > CLOSE or (last and ratio > 0):
                 made = self.step(ratio)
                 first = first or made
             self.train(number)

@@ -20,6 +20,8 @@ from spa.options import PruneOptions  # noqa: E402
 from spa.pipeline import verify_files  # noqa: E402
 from tests import models  # noqa: E402
 from tests.gradients.test_scoring import run  # noqa: E402
+from tests.latency import devices  # noqa: E402
+from tests.latency.networks import chain  # noqa: E402
 
 RNG = np.random.default_rng(2)
 IMAGES = RNG.standard_normal((60, 3, 8, 8)).astype(np.float32)
@@ -178,6 +180,18 @@ def test_what_is_silenced_is_not_read() -> None:
         assert piece.value.const_value is not None
         first = np.moveaxis(piece.value.const_value.numpy(), piece.axis, 0)[piece.unit_of == 0]
         assert bool(np.any(first)) != piece.consumer or not piece.consumer
+
+
+@pytest.mark.parametrize("goal", ["ratio", "target"])
+def test_a_budget_of_time_is_trained_behind_the_cut(goal: str) -> None:
+    profile = devices.profile(chain(), devices.flops)
+    asked = {"ratio": 0.5} if goal == "ratio" else {"target": 0.6 * profile.milliseconds}
+    data = np.random.default_rng(0).standard_normal((12, 3, 32, 32)).astype(np.float32)
+    options: dict[str, Any] = {"of": "latency", "profile": profile, "criterion": "l2", "data": data, **asked}
+    result = spa.prune(chain(), finetune="1e", **options)
+    assert result.report.verified
+    assert len(result.report.trained) == 1
+    assert result.report.latency is not None
 
 
 MISTAKES = {
