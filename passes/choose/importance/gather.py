@@ -188,6 +188,20 @@ class Context:
         found = by_unit(piece, units, sums)
         return np.sqrt(found) if power == 2 else found
 
+    def weights(self, piece: Slice) -> np.ndarray:
+        """(axis size, weights at a position) what a slice's tensor holds, as finite floats, the units' axis first.
+
+        Integers as they are, unsigned ones from the middle of their range; zeros for a mask.
+
+        Raises:
+            ModelError: the tensor holds NaN or infinite values.
+        """
+        return rows_of(piece)
+
+    def by_unit(self, piece: Slice, units: int, numbers: np.ndarray) -> np.ndarray:
+        """(units,) numbers (axis size,), one for each position, added up by the unit that they belong to."""
+        return by_unit(piece, units, numbers)
+
 
 Scores = list[np.ndarray]
 
@@ -209,6 +223,19 @@ def by_unit(piece: Slice, units: int, numbers: np.ndarray) -> np.ndarray:
     if held.all():
         return np.bincount(piece.unit_of, weights=numbers, minlength=units)
     return np.bincount(piece.unit_of[held], weights=numbers[held], minlength=units)
+
+
+def rows_of(piece: Slice) -> np.ndarray:
+    """What `Context.weights` gives."""
+    array = stored(piece.value)
+    with np.errstate(over="ignore"):
+        numbers = as_floats(array, piece.value.const_value)
+    if not float(np.abs(numbers).max(initial=0.0)) < LARGE:
+        if is_mask(array):
+            numbers = np.zeros_like(numbers)
+        else:
+            check_finite(piece.value, array)
+    return np.moveaxis(numbers, piece.axis, 0).reshape(array.shape[piece.axis], -1)
 
 
 def positions(piece: Slice, units: int) -> np.ndarray:

@@ -17,13 +17,10 @@ from spa.passes.choose.importance.gather import (
     Context,
     Criterion,
     Scores,
-    as_floats,
-    check_finite,
     is_weight,
     positions,
-    stored,
+    rows_of,
 )
-from spa.passes.choose.importance.masks import LARGE, is_mask
 
 _DISTANCES = 1 << 24  # distances held at a time
 
@@ -108,13 +105,11 @@ def distance_sums(piece: Slice, units: int) -> np.ndarray:
     Raises:
         ModelError: the tensor holds NaN or infinite values.
     """
-    present, vectors = _unit_vectors(piece, units)
+    present, vectors = _padded_unit_vectors(piece, units)
     size = float(np.abs(vectors).max(initial=0.0))
     result = np.zeros(units)
-    if not size or (not size < LARGE and is_mask(stored(piece.value))):
+    if not size:
         return result
-    if not np.isfinite(size):
-        check_finite(piece.value, stored(piece.value))
     vectors /= size  # squares stay in range
     vectors -= vectors.mean(axis=0)  # distances stay; their rounding shrinks with the vectors
     squares = np.einsum("ij,ij->i", vectors, vectors)
@@ -132,17 +127,15 @@ def distance_sums(piece: Slice, units: int) -> np.ndarray:
     return result
 
 
-def _unit_vectors(piece: Slice, units: int) -> tuple[np.ndarray, np.ndarray]:
+def _padded_unit_vectors(piece: Slice, units: int) -> tuple[np.ndarray, np.ndarray]:
     """(the units in a slice, their weights as float32 (units there, weights)); shorter ones filled up with zeros."""
-    array = np.moveaxis(stored(piece.value), piece.axis, 0)
-    array = array.reshape(len(array), -1)
+    rows = rows_of(piece)
     counts = positions(piece, units)
     present = np.flatnonzero(counts)
     most = int(counts.max(initial=0))
-    vectors = np.zeros((len(present), most, array.shape[1]), np.float32)
+    vectors = np.zeros((len(present), most, rows.shape[1]), np.float32)
     order = np.argsort(piece.unit_of, kind="stable")[int(np.sum(piece.unit_of < 0)) :]
     row = np.repeat(np.arange(len(present)), counts[present])
     place = np.arange(len(order)) - np.repeat(np.cumsum(counts[present]) - counts[present], counts[present])
-    with np.errstate(over="ignore"):
-        vectors[row, place] = as_floats(array[order], piece.value.const_value)
+    vectors[row, place] = rows[order]
     return present, vectors.reshape(len(present), -1)
