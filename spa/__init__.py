@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from spa.passes.choose.budget import Budget
     from spa.passes.choose.importance import Scoring
     from spa.passes.latency.options import DeviceOptions
-    from spa.pipeline import PruneResult, apply_plan, prune
+    from spa.pipeline import apply_plan, prune
     from spa.profiling import profile
     from spa.repair import RepairOptions
+    from spa.result import PruneResult
+    from spa.sweeping import SweepReport, sweep
     from spa.timing import bench
     from spa.training import train
 
@@ -33,6 +35,7 @@ __all__ = [
     "RunOptions",
     "Scoring",
     "SpaPass",
+    "SweepReport",
     "TextOptions",
     "__version__",
     "apply_plan",
@@ -40,6 +43,7 @@ __all__ = [
     "finetune",
     "profile",
     "prune",
+    "sweep",
     "torch_module",
     "train",
 ]
@@ -47,7 +51,9 @@ __all__ = [
 _HOMES = {
     "prune": "spa.pipeline",
     "apply_plan": "spa.pipeline",
-    "PruneResult": "spa.pipeline",
+    "PruneResult": "spa.result",
+    "sweep": "spa.sweeping",
+    "SweepReport": "spa.sweeping",
     "Budget": "spa.passes.choose.budget",
     "Scoring": "spa.passes.choose.importance",
     "RepairOptions": "spa.repair",

@@ -45,3 +45,13 @@ class Clock:
         """Say how much of a step is done."""
         if self.progress is not None:
             self.progress(name, share)
+
+
+def within(progress: Progress | None, prefix: str) -> Progress:
+    """Progress whose steps are of one part of the work."""
+
+    def step(name: str, share: float | None = None, /) -> None:
+        if progress is not None:
+            progress(name if name.startswith(NOTE) else f"{prefix}{name}", share)
+
+    return step

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import onnx_ir as ir
 
 from spa import runtime, verdict
 from spa.analysis.group import find_frozen
 from spa.analysis.plan import Plan
 from spa.clock import Clock
-from spa.errors import BudgetError, DataError, ModelError, NothingToPrune, UsageError, VerificationError
+from spa.errors import BudgetError, DataError, ModelError, NothingToPrune, SpaError, UsageError, VerificationError
 from spa.learning import criterion_by_gradients
 from spa.options import InputShapes, PruneOptions
 from spa.passes.choose.allocation import weighed
@@ -23,7 +25,8 @@ from spa.passes.choose.importance import score_groups
 from spa.passes.choose.importance.trained import trained_for_sparsity
 from spa.passes.choose.selection import select
 from spa.passes.repair import own
-from spa.passes.repair.compensate import compensate
+from spa.passes.repair.compensate import compensated
+from spa.passes.repair.groundwork import Groundwork
 from spa.passes.repair.packed import opened
 from spa.passes.repair.settings import OURS, PRESETS, Preset
 from spa.passes.samples.calibrate import Calibration
@@ -36,6 +39,8 @@ from spa.report import Report
 from spa.shapes import infer_shapes
 from spa.shapes.sizes import count_sizes
 from spa.steps import Analysis, analyse, boundary_of, cut, report_on
+
+Result = TypeVar("Result")
 
 
 class Decision(NamedTuple):
@@ -53,21 +58,57 @@ class Decision(NamedTuple):
     samples: Calibration | None = None
 
 
-def decide(dense: ir.Model, options: PruneOptions, clock: Clock, *, closed: bool) -> Decision:
-    """What goes: by what was asked for, else by the better of our samples and weights alone."""
+@dataclass(slots=True)
+class Shared:
+    """What prunes of one model to several ratios find out once.
+
+    Attributes:
+        ratios: near which losses are measured; empty: near that of the budget.
+        seconds: that went into it.
+    """
+
+    ratios: Sequence[float] = ()
+    seconds: float = 0.0
+    known: dict[str, Any] = field(default_factory=dict)
+
+    def once(self, name: str, make: Callable[[], Result]) -> Result:
+        """What is called so, made when it is first asked for; an error that came of it comes again."""
+        if name not in self.known:
+            start = time.perf_counter()
+            try:
+                self.known[name] = make()
+            except SpaError as error:
+                self.known[name] = error
+            self.seconds += time.perf_counter() - start
+        found = self.known[name]
+        if isinstance(found, SpaError):
+            raise found
+        return found  # type: ignore[no-any-return] # made by `make` of that name
+
+
+def decide(
+    dense: ir.Model, options: PruneOptions, clock: Clock, *, closed: bool, shared: Shared | None = None
+) -> Decision:
+    """What goes: by what was asked for, else by the better of our samples and weights alone.
+
+    Args:
+        shared: with other ratios.
+    """
+    shared = shared or Shared()
     if options.decided_by in ("weights", "gradients"):
-        return _by_weights(dense, options, clock)
+        return _by_weights(dense, options, clock, shared)
     if not options.repair.own_samples:
         with clock.step("samples"):
-            samples = calibration(options.repair, dense, labels=options.learning.labels)
-        return _by_given_samples(dense, samples, options, clock, closed=closed)
+            labels = options.learning.labels
+            samples = shared.once("samples", lambda: calibration(options.repair, dense, labels=labels))
+        return _by_given_samples(dense, samples, options, clock, shared, closed=closed)
     if not runtime.available():
-        return _by_weights(dense, options, clock, why="onnxruntime is not installed, and a repair needs it")
+        return _by_weights(dense, options, clock, shared, why="onnxruntime is not installed, and a repair needs it")
     try:
-        return _by_own_samples(dense, options, clock, closed=closed)
+        return _by_own_samples(dense, options, clock, shared, closed=closed)
     except (NothingToPrune, BudgetError, DataError, ModelError, VerificationError, own.WeightsDoBetter) as reason:
         try:
-            return _by_weights(dense, options, clock, why=str(reason))
+            return _by_weights(dense, options, clock, shared, why=str(reason))
         except NothingToPrune:
             if isinstance(reason, DataError):  # the model runs on nothing so far: that may be why
                 raise reason from None
@@ -75,15 +116,17 @@ def decide(dense: ir.Model, options: PruneOptions, clock: Clock, *, closed: bool
 
 
 def _by_given_samples(
-    dense: ir.Model, samples: Calibration, options: PruneOptions, clock: Clock, *, closed: bool
+    dense: ir.Model, samples: Calibration, options: PruneOptions, clock: Clock, shared: Shared, *, closed: bool
 ) -> Decision:
     """What goes by the caller's samples: few are topped up with those of the tool, where held-out ones gain by it."""
-    alone = _by_samples(dense, samples, options, clock, closed=closed)
+    alone = _by_samples(dense, samples, options, clock, shared, closed=closed)
     with clock.step("samples"):
-        beside = top_up(dense, samples, options.run.inputs) if options.repair.method == OURS else None
+        ours = options.repair.method == OURS
+        beside = shared.once("beside", lambda: top_up(dense, samples, options.run.inputs)) if ours else None
     if beside is None:
         return alone
-    together = _by_samples(dense, replace(samples, beside=beside), options, clock, closed=closed)
+    topped_up = replace(samples, beside=beside)
+    together = _by_samples(dense, topped_up, options, clock, shared, closed=closed, name="groundwork, topped up")
     before, after = (own.mean_loss(found.report.outputs) for found in (alone, together))
     if not after < own.TOPPED_UP * before:
         return alone
@@ -94,35 +137,27 @@ def _by_given_samples(
     return together
 
 
-def _by_own_samples(dense: ir.Model, options: PruneOptions, clock: Clock, *, closed: bool) -> Decision:
+def _by_own_samples(dense: ir.Model, options: PruneOptions, clock: Clock, shared: Shared, *, closed: bool) -> Decision:
     """What goes by samples of the tool's own.
 
     Raises:
         NothingToPrune, BudgetError, DataError, ModelError, VerificationError: there are none, or no repair by them.
         WeightsDoBetter: nobody asked for them, and they gain little, or take long.
     """
-    preset, asked = PRESETS[options.repair.preset], options.decided_by == "samples"
+    asked = options.decided_by == "samples"
     with clock.step("samples"):
-        recipe = Recipe.of(
-            dense, inputs=options.run.inputs, bounds=options.repair.input_ranges, feeds=options.run.feeds
-        )
         kinds = MADE_UP if options.repair.data_free else SHIPPED
-        most = min(preset.samples or MOST_SAMPLES, MOST_SAMPLES)
-        samples = recipe.samples(kinds, most=most, widest=preset.widest, progress=clock.share)
-        known = partial(effort, recipe, widest=preset.widest, probes=preset.probes)
-        if not asked:
-            usual = known(samples, probe_flops=preset.probe_flops, nominal=True)
-            count, share = thinned(usual, len(samples), own.TARGET)
-            samples, preset = samples.beginning_of(count), replace(preset, probe_flops=share * preset.probe_flops)
-        seconds = sum(known(samples, probe_flops=preset.probe_flops).values())
+        recipe, samples, seconds, preset = shared.once("own samples", lambda: _own_samples(dense, options, clock))
     if seconds > own.PATIENCE and not asked:
         raise own.WeightsDoBetter(f"a repair would take about {own.in_words(seconds)}, and --data builtin asks for it")
-    if seconds > own.AT_ONCE:
+    if seconds > own.AT_ONCE and "groundwork" not in shared.known:
         clock.say(f"a repair takes about {own.in_words(seconds)}; --weights cuts at once")
-    analysis, plan, report, base, _ = _by_samples(dense, samples, options, clock, closed=closed, settings=preset)
+    analysis, plan, report, base, _ = _by_samples(
+        dense, samples, options, clock, shared, closed=closed, settings=preset
+    )
     if not asked:
         with clock.step("compare"):
-            weighed, other, told, *_ = _by_weights(dense.clone(), options.apart(), Clock(None))
+            weighed, other, told, *_ = _by_weights(dense.clone(), options.apart(), Clock(None), shared)
             boundary = boundary_of(weighed, other)
             cut(weighed, other)
             names = [name for name in report.outputs if name not in {**report.resized, **told.resized}]
@@ -135,7 +170,26 @@ def _by_own_samples(dense: ir.Model, options: PruneOptions, clock: Clock, *, clo
     return Decision(analysis, plan, report, base, samples)
 
 
-def _by_weights(dense: ir.Model, options: PruneOptions, clock: Clock, *, why: str = "") -> Decision:
+def _own_samples(dense: ir.Model, options: PruneOptions, clock: Clock) -> tuple[Recipe, Calibration, float, Preset]:
+    """How samples are made up, as many as do, the seconds that a repair with them takes, and its settings.
+
+    Where nobody asked for a repair, fewer samples and probes keep it within `own.TARGET`.
+    """
+    preset = PRESETS[options.repair.preset]
+    recipe = Recipe.of(dense, inputs=options.run.inputs, bounds=options.repair.input_ranges, feeds=options.run.feeds)
+    kinds = MADE_UP if options.repair.data_free else SHIPPED
+    most = min(preset.samples or MOST_SAMPLES, MOST_SAMPLES)
+    samples = recipe.samples(kinds, most=most, widest=preset.widest, progress=clock.share)
+    known = partial(effort, recipe, widest=preset.widest, probes=preset.probes)
+    if options.decided_by != "samples":
+        usual = known(samples, probe_flops=preset.probe_flops, nominal=True)
+        count, share = thinned(usual, len(samples), own.TARGET)
+        samples, preset = samples.beginning_of(count), replace(preset, probe_flops=share * preset.probe_flops)
+    seconds = sum(known(samples, probe_flops=preset.probe_flops).values())
+    return recipe, samples, seconds, preset
+
+
+def _by_weights(dense: ir.Model, options: PruneOptions, clock: Clock, shared: Shared, *, why: str = "") -> Decision:
     """What goes by the size of weights; nothing else changes.
 
     Args:
@@ -146,13 +200,8 @@ def _by_weights(dense: ir.Model, options: PruneOptions, clock: Clock, *, why: st
     with clock.step("couple"):
         analysis = analyse(dense, inputs=inputs)
     with clock.step("score"):
-        criterion = None if options.repair.criterion in METHODS else options.repair.criterion
-        if options.decided_by == "gradients":
-            criterion = criterion_by_gradients(dense, options, clock, notes)
-        elif criterion is None and (said := trained_for_sparsity(analysis.groups)):
-            criterion = "bn_scale"
-            notes.append(said)
-        scores = score_groups(analysis.groups, criterion, options.scoring, notes=notes)
+        scores, said = shared.once("scores", lambda: _scores(analysis, dense, options, clock))
+        notes += said
     with clock.step("select"), _hint_at_inputs(dense, inputs):
         frozen = find_frozen(analysis.coupling)
         goal = options.device.goal
@@ -174,37 +223,55 @@ def _by_weights(dense: ir.Model, options: PruneOptions, clock: Clock, *, why: st
     return Decision(analysis, plan, report, dense)
 
 
+def _scores(
+    analysis: Analysis, dense: ir.Model, options: PruneOptions, clock: Clock
+) -> tuple[list[np.ndarray], list[str]]:
+    """For each group (units,) what a unit is worth, and what a user should know of it."""
+    notes: list[str] = []
+    criterion = None if options.repair.criterion in METHODS else options.repair.criterion
+    if options.decided_by == "gradients":
+        criterion = criterion_by_gradients(dense, options, clock, notes)
+    elif criterion is None and (said := trained_for_sparsity(analysis.groups)):
+        criterion = "bn_scale"
+        notes.append(said)
+    return score_groups(analysis.groups, criterion, options.scoring, notes=notes), notes
+
+
 def _by_samples(
     dense: ir.Model,
     samples: Calibration,
     options: PruneOptions,
     clock: Clock,
+    shared: Shared,
     *,
     closed: bool,
     settings: Preset | None = None,
+    name: str = "groundwork",
 ) -> Decision:
     """What goes by what its readers lose on samples; the model analysed has the refitted weights.
 
     Args:
         settings: other than those of the preset that the options name.
+        name: of what is found out once for all ratios.
     """
     inputs, preset, method = options.run.inputs, options.repair.preset, options.repair.method
     made_up = options.repair.own_samples
     with _hint_at_inputs(dense, inputs):
         counted = inputs if made_up else _sampled(dense, samples, inputs)
         base = opened(dense)
-        found = compensate(
-            base, samples, options.budget, preset=settings or preset, method=method, made_up=made_up,
-            inputs=_apart(dense, samples, inputs), counted=counted, closed=closed, goal=options.device.goal,
-            progress=clock.share,
-        )  # fmt: skip
+        given: dict[str, Any] = {
+            "preset": settings or preset, "method": method, "made_up": made_up, "closed": closed, "counted": counted,
+            "inputs": _apart(dense, samples, inputs), "ratios": shared.ratios, "progress": clock.share,
+        }  # fmt: skip
+        groundwork = shared.once(name, lambda: Groundwork.of(base, samples, options.budget, **given))
+        found = compensated(groundwork, options.budget, goal=options.device.goal, progress=clock.share)
     clock.seconds |= found.seconds
     with clock.step("couple"):
         analysis = analyse(found.model, inputs=inputs, counted=counted)
     repair = f"{method}, {preset}, {len(samples)} samples"
     plan = replace(found.plan, repair=repair, opened=base is not dense)
     report = report_on(analysis, plan)
-    report.before, report.layers = found.before, found.layers
+    report.before, report.layers, report.curves = found.before, found.layers, found.curves
     report.outputs = {name: moved for name, moved in found.difference.items() if name not in report.resized}
     report.outputs_on = verdict.MADE_UP if made_up else verdict.HELD_OUT
     report.notes += [*samples.notes, *found.notes]

@@ -1,20 +1,28 @@
-"""What commands print with --json, as `spa/schema.json` says: a result, verdict, inventory, timing or error."""
+"""What commands print with --json, as `spa/schema.json` says, and what pages are drawn from: one object for each."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import platform
+import shlex
 from collections.abc import Mapping, Sequence
-from importlib import resources
+from dataclasses import asdict
+from importlib import metadata, resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
 from spa.errors import SpaError
-from spa.pipeline import PruneResult
 from spa.report import FrozenAxes, Report, inventory_json
+from spa.result import PruneResult
+from spa.sweeping import SweepReport
 from spa.timing import BenchReport
 from spa.version import __version__
+
+if TYPE_CHECKING:
+    from spa.gradients.tuning import FinetuneReport
 
 FORMAT = "spa-result-1"
 
@@ -57,6 +65,16 @@ def of_timing(report: BenchReport, paths: Mapping[str, Path | None]) -> dict[str
     return _head("timing", paths) | found
 
 
+def of_sweep(report: SweepReport, paths: Mapping[str, Path | None]) -> dict[str, Any]:
+    """What `spa sweep` found."""
+    return _head("sweep", paths) | report.data()
+
+
+def of_training(report: FinetuneReport, paths: Mapping[str, Path | None]) -> dict[str, Any]:
+    """How `spa finetune` went."""
+    return _head("training", paths) | asdict(report)
+
+
 def of_error(error: Exception, exit_code: int) -> dict[str, Any]:
     """Why a command did nothing."""
     kind = type(error).__name__ if isinstance(error, SpaError) else "UsageError"
@@ -66,6 +84,31 @@ def of_error(error: Exception, exit_code: int) -> dict[str, Any]:
 def text(document: Mapping[str, Any]) -> str:
     """A document as it is printed."""
     return json.dumps(document, indent=1, allow_nan=False)
+
+
+LIBRARIES = ("onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "numpy", "scipy", "torch")
+
+
+def repeat(words: Sequence[str], files: Mapping[str, Path | None]) -> dict[str, Any]:
+    """How the same comes out again: the command, what it ran with, and digests of files.
+
+    Args:
+        words: of the command, behind `spa`.
+        files: by what they are; None, or one that is not there: none.
+    """
+    versions = {"Python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
+    for name in LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    digests = {name: _digest(path) for name, path in files.items() if path is not None and path.is_file()}
+    return {"command": shlex.join(["spa", *map(str, words)]), "versions": versions, "sha256": digests}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def widths(before: ir.Model, after: ir.Model) -> list[dict[str, Any]]:

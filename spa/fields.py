@@ -109,6 +109,13 @@ class Option:
         return self.about.flag or f"--{self.name.replace('_', '-')}"
 
     @property
+    def keyword_default(self) -> Any:
+        """What a signature shows: nothing where it has to be given, None where something else may say it."""
+        if self.default is dataclasses.MISSING:
+            return inspect.Parameter.empty
+        return None if self.default != self.default else self.default
+
+    @property
     def many(self) -> bool:
         """Whether it holds any number of texts."""
         return isinstance(self.default, tuple) and not self.default
@@ -255,7 +262,7 @@ def takes_options(*kinds: type[Options]) -> Callable[[Function], Function]:
             inspect.Parameter(
                 option.name,
                 inspect.Parameter.KEYWORD_ONLY,
-                default=inspect.Parameter.empty if option.default is dataclasses.MISSING else option.default,
+                default=option.keyword_default,
                 annotation=option.type,
             )
             for option in known

@@ -23,7 +23,7 @@ from spa import learning
 from spa.analysis.group import Group
 from spa.analysis.plan import Plan
 from spa.clock import Clock
-from spa.decision import decide
+from spa.decision import Shared, decide
 from spa.errors import ModelError, UsageError
 from spa.gradients.options import Spend
 from spa.options import PruneOptions
@@ -70,21 +70,24 @@ def shares(ratio: float, steps: int) -> list[float]:
     return [ratio * (1 - (1 - number / steps) ** 3) for number in range(1, steps + 1)]
 
 
-def make(dense: ir.Model, options: PruneOptions, clock: Clock, *, closed: bool) -> Made:
+def make(dense: ir.Model, options: PruneOptions, clock: Clock, *, closed: bool, shared: Shared | None = None) -> Made:
     """Prune in as many steps as were asked for, and train between and after them.
+
+    Args:
+        shared: with other ratios, where there is one step.
 
     Raises:
         NothingToPrune, BudgetError: nothing can go, or not as much as asked for.
     """
     options = controlled(options)
     if options.learning.steps == 1 and options.learning.finetune is None:
-        return _once(dense, options, clock, closed=closed)
+        return _once(dense, options, clock, shared, closed=closed)
     return _Gradual(dense, options, clock, closed).run()
 
 
-def _once(dense: ir.Model, options: PruneOptions, clock: Clock, *, closed: bool) -> Made:
+def _once(dense: ir.Model, options: PruneOptions, clock: Clock, shared: Shared | None, *, closed: bool) -> Made:
     untouched = dense.clone()
-    analysis, plan, report, base, samples = decide(dense, options, clock, closed=closed)
+    analysis, plan, report, base, samples = decide(dense, options, clock, closed=closed, shared=shared)
     if options.learning.control == "shuffled":
         notes = [*report.notes, "control: units drawn at random, as many of each group as were chosen"]
         analysis, base = analyse(untouched, inputs=options.run.inputs), untouched.clone()
@@ -180,7 +183,7 @@ class _Gradual:
     def step(self, ratio: float) -> Made:
         """One cut of the model as it is."""
         budget = replace(self.options.budget, ratio=ratio)
-        made = _once(self.model.clone(), replace(self.options, budget=budget), self.clock, closed=self.closed)
+        made = _once(self.model.clone(), replace(self.options, budget=budget), self.clock, None, closed=self.closed)
         if made.packing is not None:
             raise UsageError("weights of few bits are opened, cut and packed in one step: leave steps and finetune out")
         self.plan = composed(self.plan, made.plan)

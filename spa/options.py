@@ -19,6 +19,7 @@ from spa.feeds import parse as parse_feeds
 from spa.fields import Options, about, did_you_mean, options_of
 from spa.gradients.options import CRITERIA as GRADIENTS
 from spa.gradients.options import ORACLE, WITHOUT_SAMPLES, LearningOptions
+from spa.limit import LimitOptions
 from spa.passes.choose.budget import LATENCY, UNSAID, Budget, is_said
 from spa.passes.choose.importance import Scoring
 from spa.passes.latency.options import AskedDevice, DeviceOptions
@@ -92,9 +93,11 @@ class PruneOptions:
     learning: LearningOptions = field(default_factory=LearningOptions)
     device: DeviceOptions = field(default_factory=DeviceOptions)
     run: RunOptions = field(default_factory=RunOptions)
+    limit: LimitOptions = field(default_factory=LimitOptions)
 
     def __post_init__(self) -> None:
         self._check_budget()
+        self._check_limit()
         decided = self.decided_by
         for part in (self.budget, self.scoring, self.repair, self.run):
             for option in part.given():
@@ -144,9 +147,10 @@ class PruneOptions:
                 raise UsageError("target and ratio both say how much goes: leave one of them out")
             if self.budget.of != LATENCY:
                 raise UsageError(f"target counts of latency, not of {self.budget.of}: leave of out, or give ratio")
-        elif not is_said(self.budget.ratio):
+        elif not is_said(self.budget.ratio) and self.limit.max_loss is None:
             raise UsageError(
-                "nothing says how much is to go: give ratio (--ratio 30%), or target for a time (--target 5ms)"
+                "nothing says how much is to go: give ratio (--ratio 30%), target for a time (--target 5ms), or "
+                "max_loss for what may be lost (--max-loss 0.01)"
             )
         if self.budget.of != LATENCY and (given := [option.name for option in self.device.given()]):
             raise UsageError(
@@ -158,6 +162,14 @@ class PruneOptions:
             raise UsageError(
                 f"of latency with scope {self.budget.scope}: time is shared out over the whole model; leave scope out"
             )
+
+    def _check_limit(self) -> None:
+        if self.limit.max_loss is None:
+            for option in self.limit.given():
+                raise UsageError(f"{option.name} has no effect without max_loss: give it, or ask spa sweep")
+        elif is_said(self.budget.ratio) or self.device.target is not None:
+            other = "ratio" if is_said(self.budget.ratio) else "target"
+            raise UsageError(f"{other} and max_loss both say how much goes: leave one of them out")
 
     @property
     def decided_by(self) -> str:
@@ -176,10 +188,17 @@ class PruneOptions:
         goal = self.device.goal
         return self if goal is None else replace(self, device=AskedDevice(goal=replace(goal, rounds=[])))
 
+    def at(self, ratio: float) -> PruneOptions:
+        """The same for a ratio, in the place of what else says how much goes."""
+        budget = replace(self.budget, ratio=ratio)
+        return replace(self, budget=budget, limit=LimitOptions(), run=replace(self.run, dry_run=False))
+
     def asked(self) -> dict[str, Any]:
         """What decides of the result, by name, as JSON knows it; of samples and functions no more than a name."""
-        parts = (self.budget, self.scoring, self.repair, self.learning, self.device)
+        parts = (self.budget, self.scoring, self.repair, self.learning, self.device, self.limit)
         values = {option.name: getattr(part, option.name) for part in parts for option in options_of(type(part))}
+        if self.limit.metric is None:
+            values.pop("lower_is_better")
         return {name: _plain(value) for name, value in values.items() if value is not None and value is not UNSAID}
 
     @classmethod
@@ -188,7 +207,8 @@ class PruneOptions:
 
         Raises:
             TypeError: there is no option of that name; says what is close.
-            UsageError: a value is not what was expected, or two do not fit together.
+            UsageError: neither a ratio nor a limit is given, or both; a value is not what was expected, or two
+                do not fit together.
         """
         chosen: dict[str, dict[str, Any]] = {name: {} for name in PARTS}
         homes = {option.name: name for name, kind in PARTS.items() for option in options_of(kind)}
@@ -220,7 +240,7 @@ def _plain(value: Any) -> Any:
 
 PARTS: Mapping[str, type[Options]] = {
     "budget": Budget, "scoring": Scoring, "repair": RepairOptions, "learning": LearningOptions, "device": DeviceOptions,
-    "run": RunOptions,
+    "run": RunOptions, "limit": LimitOptions,
 }  # fmt: skip
 """The classes of the options of a run, by the name of their part."""
 

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-import onnx
 import onnx_ir as ir
 
 from spa import gradients, gradual, runtime
 from spa.analysis.plan import Plan
-from spa.clock import Clock, Progress
+from spa.clock import Clock, Progress, within
+from spa.decision import Shared
 from spa.feeds import Feeds
 from spa.fields import takes_options
-from spa.frontends.files import onnx_file
+from spa.judging import Jury, metric_of
+from spa.largest import largest
 from spa.latency import Timekeeper
+from spa.limit import LOSSES, LimitReport, LimitTrial, loss_of
 from spa.options import PARTS, InputShapes, PruneOptions
 from spa.packing import Packing, stored_bytes
 from spa.passes.choose.budget import LATENCY
+from spa.passes.latency.record import Profile
 from spa.passes.repair.packed import opened
+from spa.profiling import profile
 from spa.provenance import stamp
-from spa.report import Report
+from spa.result import PruneResult
 from spa.steps import Analysis, Normal, Source, analyse, cut, is_exact, load_normal, report_on
 from spa.verification import foretell, perplexity, seal, verify_files, verify_plan
 
@@ -31,29 +35,8 @@ __all__ = [
 ]  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class PruneResult:
-    """A smaller model, the plan that made it, and what happened on the way.
-
-    Attributes:
-        dense: the model that went in, normalised.
-        reference: as large as the dense model, and what the smaller one was cut from: the dense model itself, or with
-            the weights that a repair refitted.
-    """
-
-    model: ir.Model
-    plan: Plan
-    report: Report
-    dense: ir.Model = field(repr=False)
-    reference: ir.Model = field(repr=False)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model; the target appears whole or not at all."""
-        onnx_file.save(self.model, path)
-
-    def to_proto(self) -> onnx.ModelProto:
-        """The model as onnx has it in memory; its weights are copied."""
-        return ir.to_proto(self.model)
+SEARCHED = (0.1, 0.3, 0.6)
+"""Ratios near which losses are measured where the share is searched for."""
 
 
 @takes_options(*PARTS.values())
@@ -78,7 +61,7 @@ def prune(
 
     Raises:
         ModelError, UsageError, DataError: the source, an option or the samples are wrong.
-        NothingToPrune, BudgetError: nothing can go, or not as much as asked for.
+        NothingToPrune, BudgetError: nothing can go, or not as much as asked for, or nothing keeps to a limit.
         VerificationError: the result failed its checks; names the group at fault.
         MissingExtra: it is to be checked, and onnxruntime is not installed.
     """
@@ -87,6 +70,29 @@ def prune(
     options = PruneOptions.of(**keywords) if options is None else options
     if options.learning.finetune is not None:
         gradients.require()
+    if options.limit.max_loss is not None:
+        return _prune_within(source, options, progress)
+    return _prune(source, options, progress)
+
+
+def prune_shared(dense: ir.Model, options: PruneOptions, shared: Shared, *, progress: Progress | None) -> PruneResult:
+    """`prune` of a normalised model, whose copies are pruned to other ratios too.
+
+    Args:
+        dense: cut in place; a clone of its own for every ratio.
+        shared: what is found out once for all of them.
+    """
+    return _prune(Normal(dense), options, progress, shared)
+
+
+def _prune(
+    source: Source | Normal,
+    options: PruneOptions,
+    progress: Progress | None,
+    shared: Shared | None = None,
+    *,
+    asked: Mapping[str, Any] | None = None,
+) -> PruneResult:
     verify, inputs = options.run.verify and not options.run.dry_run, options.run.inputs
     if options.decided_by == "samples" or verify or (options.budget.of == LATENCY and not options.device.profile):
         runtime.require()
@@ -94,11 +100,13 @@ def prune(
     with clock.step("normalise"):
         dense = load_normal(source)
     closed = isinstance(source, Normal) and source.closed
+    if shared is not None and options.budget.of == LATENCY and options.device.profile is None:
+        options = replace(options, device=replace(options.device, profile=_profiled(dense, options, clock, shared)))
     keeper = Timekeeper(dense, options, clock) if options.budget.of == LATENCY else None
-    made = gradual.make(dense, options if keeper is None else keeper.solved, clock, closed=closed)
+    made = gradual.make(dense, options if keeper is None else keeper.solved, clock, closed=closed, shared=shared)
     model, reference, report, base = made.model, made.reference, made.report, made.base
     report.seconds = clock.seconds
-    plan = replace(made.plan, options=options.asked(), resized=report.resized)
+    plan = replace(made.plan, options=asked or options.asked(), resized=report.resized)
     refitted = bool(plan.repair)
     plan = seal(plan, base, reference, model) if refitted else plan
     if options.run.dry_run:
@@ -120,6 +128,64 @@ def prune(
         with clock.step("time"):
             report.latency = keeper.report(model, plan)
     return PruneResult(model, plan, report, dense if refitted else reference, reference)
+
+
+def _profiled(dense: ir.Model, options: PruneOptions, clock: Clock, shared: Shared) -> Profile:
+    """What the parts of the dense model cost on this device, timed once for all ratios."""
+    device, run = options.device, options.run
+    with clock.step("profile"):
+        return shared.once(
+            "profile",
+            lambda: profile(
+                Normal(dense.clone()), threads=device.threads, provider=device.provider, inputs=run.inputs,
+                feeds=run.feeds, progress=clock.share,
+            ),
+        )  # fmt: skip
+
+
+def _prune_within(source: Source | Normal, options: PruneOptions, progress: Progress | None) -> PruneResult:
+    """Prune by as much as keeps the loss within the limit, and say how near it is.
+
+    Raises:
+        BudgetError: no share does; says the smallest loss that was reached.
+    """
+    limit = options.limit
+    assert limit.max_loss is not None
+    runtime.require()
+    dense = load_normal(source)
+    closed, clock = isinstance(source, Normal) and source.closed, Clock(progress)
+    with clock.step("judge"):
+        jury = Jury.of(dense, options, limit, outputs=limit.metric is None)
+    shared = Shared(SEARCHED)
+    measure, metrics = "", {}
+
+    def made(ratio: float, *, verify: bool) -> PruneResult:
+        chosen = options.at(ratio)
+        chosen = replace(chosen, run=replace(chosen.run, verify=verify))
+        asked = {**options.asked(), "ratio": ratio}
+        step = within(progress, f"ratio {ratio:.3g}: ")
+        return _prune(Normal(dense.clone(), closed=closed), chosen, step, shared, asked=asked)
+
+    def attempt(ratio: float) -> tuple[float, None]:
+        nonlocal measure
+        trial = made(ratio, verify=False)
+        if jury.metric is not None and jury.dense_metric is not None:
+            measure, metrics[ratio] = jury.metric.name, metric_of(trial.model, jury.metric)
+            return jury.metric.worse_by(jury.dense_metric, metrics[ratio]), None
+        measure, loss = loss_of(jury.outputs(trial)[0], limit.distance)
+        return loss, None
+
+    found = largest(attempt, limit.max_loss)
+    result = made(found.ratio, verify=options.run.verify and not options.run.dry_run)
+    if jury.judge is not None:
+        result.report.outputs, result.report.outputs_on = jury.outputs(result)
+    trials = [LimitTrial(trial.ratio, trial.loss, metrics.get(trial.ratio), trial.said) for trial in found.trials]
+    result.report.limit = LimitReport(
+        limit.max_loss, LOSSES.get(measure, measure), found.ratio, found.loss, jury.said, trials, jury.dense_metric,
+        metrics.get(found.ratio),
+    )  # fmt: skip
+    result.report.notes.insert(0, result.report.limit.in_words)
+    return result
 
 
 def apply_plan(

@@ -95,6 +95,7 @@ class BenchReport:
     Attributes:
         inputs: shapes that the models ran on, by model.
         comparison: of two models; None for another number.
+        comparisons: of every model behind the first with it.
     """
 
     rows: Sequence[Row]
@@ -103,15 +104,24 @@ class BenchReport:
     threads: int | None
     inputs: Mapping[str, Mapping[str, tuple[int, ...]]]
     comparison: Comparison | None
+    comparisons: Sequence[Comparison] = ()
 
     def to_json(self) -> str:
         """The report as one JSON object."""
         found: dict[str, Any] = asdict(self)
         for row in found["rows"]:
             row["load_seconds"] = row["load_seconds"] if isfinite(row["load_seconds"]) else None
+        for comparison, data in zip(self.comparisons, found["comparisons"], strict=True):
+            data["verdict"] = comparison.verdict
         if self.comparison is not None:
             found["comparison"]["verdict"] = self.comparison.verdict
         return json.dumps(found, indent=1)
+
+    def _repr_html_(self) -> str:
+        """A table, for notebooks."""
+        from spa.pages.notebook import bench_html
+
+        return bench_html(json.loads(self.to_json()))
 
 
 def bench(
@@ -165,8 +175,9 @@ def bench(
             for at, entry in enumerate(entries)
         ]
     shapes = {entry.name: {k: tuple(v.shape) for k, v in entry.feeds.items()} for entry in entries}
-    comparison = _compared(rows, times) if len(rows) == 2 else None
-    return BenchReport(rows, len(times), sessions[0].get_providers()[0], threads, shapes, comparison)
+    comparisons = [_compared(rows, times, at) for at in range(1, len(rows))]
+    comparison = comparisons[0] if len(rows) == 2 else None
+    return BenchReport(rows, len(times), sessions[0].get_providers()[0], threads, shapes, comparison, comparisons)
 
 
 def _say_nothing(step: str, share: float) -> None:
@@ -296,9 +307,10 @@ def _alone(entry: _Entry, providers: Sequence[str], threads: int | None) -> tupl
     return float(seconds), int(float(nbytes))
 
 
-def _compared(rows: Sequence[Row], times: np.ndarray) -> Comparison:
-    ratio, interval = ratio_of(times)
-    return Comparison(ratio, interval, _exponent(ratio, rows[0].flops, rows[1].flops))
+def _compared(rows: Sequence[Row], times: np.ndarray, at: int = 1) -> Comparison:
+    """A model beside the first."""
+    ratio, interval = ratio_of(times[:, [0, at]])
+    return Comparison(ratio, interval, _exponent(ratio, rows[0].flops, rows[at].flops))
 
 
 def ratio_of(times: np.ndarray) -> tuple[float, tuple[float, float]]:

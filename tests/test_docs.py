@@ -27,6 +27,7 @@ COMMANDS = (
     "finetune",
     "train",
     "profile",
+    "sweep",
 )
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 FRAMEWORKS = ROOT / "docs" / "howto" / "frameworks.md"

@@ -29,7 +29,7 @@ KNOWN = [option for kind in PARTS.values() for option in options_of(kind)]
 def test_every_option_is_a_flag_and_a_keyword_with_its_meaning(option: Option) -> None:
     parameter = inspect.signature(spa.prune).parameters[option.name]
     assert parameter.kind is inspect.Parameter.KEYWORD_ONLY
-    assert parameter.default is (inspect.Parameter.empty if option.default is dataclasses.MISSING else option.default)
+    assert parameter.default is option.keyword_default
     assert option.name in inspect.signature(restore.prune).parameters
     documented = " ".join((spa.prune.__doc__ or "").split())
     assert f" {option.name}: {option.about.sentence}" in documented

@@ -35,10 +35,19 @@ def test_wheel_holds_every_module_once(wheel: Path) -> None:
         modules |= {f"spa/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / folder).rglob("*.py")}
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
+    templates = [f"spa/pages/templates/{path.name}" for path in (ROOT / "spa/pages/templates").iterdir()]
     library = {f"spa/passes/samples/library/{name}" for name in ("photographs.npz", "glyphs.npz", "SOURCES.md")}
     found = sorted(name for name in names if ".dist-info/" not in name)
     assert found == sorted(
-        {*modules, *library, "spa/py.typed", "spa/profile.schema.json", "spa/schema.json", "spa/operators/applied.txt"}
+        {
+            *modules,
+            *library,
+            *templates,
+            "spa/py.typed",
+            "spa/profile.schema.json",
+            "spa/schema.json",
+            "spa/operators/applied.txt",
+        }
     )
 
 

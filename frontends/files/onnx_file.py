@@ -20,13 +20,23 @@ from spa.errors import ModelError
 from spa.frontends.addresses import refuse_address
 from spa.frontends.files import check, folder, upgrade, wire
 from spa.frontends.files.weights import Fingerprint, Origin, Weights, open_mapped, origin_of, set_origin
-from spa.frontends.files.writing import check_target, save_text
+from spa.frontends.files.writing import check_target, save_bytes, save_text
 from spa.frontends.files.writing import save as save_file
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
-__all__ = ["check_target", "graph_path", "load", "load_stream", "origin_of", "save", "save_text", "to_bytes"]
+__all__ = [
+    "check_target",
+    "graph_path",
+    "load",
+    "load_stream",
+    "origin_of",
+    "save",
+    "save_bytes",
+    "save_text",
+    "to_bytes",
+]
 
 _HEAD_NBYTES = 40
 _IR_WITHOUT_LISTS = 4  # before it, every initializer had to be listed as an input

@@ -79,7 +79,12 @@ def check_target(path: str | os.PathLike[str], *, model: ir.Model | None = None)
 
 
 def save_text(text: str, path: str | os.PathLike[str], *, model: ir.Model | None = None) -> None:
-    """Write a text file, atomically.
+    """Write a text file, atomically; raises as `save_bytes`."""
+    save_bytes(text.encode(), path, model=model)
+
+
+def save_bytes(content: bytes, path: str | os.PathLike[str], *, model: ir.Model | None = None) -> None:
+    """Write a file that is no model, atomically.
 
     Raises:
         UsageError: if it cannot be written, or is one of the files that the model was read from.
@@ -88,7 +93,7 @@ def save_text(text: str, path: str | os.PathLike[str], *, model: ir.Model | None
     try:
         with terminated_by_exception(), _Staging(target, ()) as staging:
             with staging.model() as file:
-                file.write(text.encode())
+                file.write(content)
             staging.commit()
     except OSError as error:
         raise UsageError(f"cannot write {str(path)!r}: {error.strerror or error}") from None

@@ -85,7 +85,7 @@ class Budget(Options):
             metavar="SHARE",
             check=_is_share,
             parse=share,
-            unset="what target says",
+            unset="what target or max_loss says",
         ),
     )
     of: str = field(

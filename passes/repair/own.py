@@ -80,7 +80,7 @@ def share_lost(
     counts = [others.count(batch) for batch in batches]
     smaller = [boundary.cut(batch) for batch in batches]
     pairs = ((dense, batches), (repaired, batches), (weighed, smaller))
-    wanted, ours, theirs = (_values(model, names, feeds) for model, feeds in pairs)
+    wanted, ours, theirs = (values_of(model, names, feeds) for model, feeds in pairs)
     mine, other = (
         float(np.sum([_loss(wanted[name], found[name], counts) for name in names])) for found in (ours, theirs)
     )
@@ -107,7 +107,7 @@ def _loss(dense: Sequence[np.ndarray], other: Sequence[np.ndarray], counts: Sequ
     return lost(output_difference(*evened(dense, other, counts)))
 
 
-def _values(
+def values_of(
     model: ir.Model, names: Sequence[str], batches: Sequence[Mapping[str, np.ndarray]]
 ) -> dict[str, list[np.ndarray]]:
     """Some values of a model, by name, batch by batch."""

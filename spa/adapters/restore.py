@@ -74,6 +74,8 @@ def prune(frontend: Frontend, source: Any, inputs: Any, *, even: bool = False, *
     if even and options.get("scope") is None:
         options["scope"] = "local"
     chosen = PruneOptions.of(**options)
+    if chosen.limit.max_loss is not None:
+        raise UsageError("max_loss gives ONNX, whose outputs can be judged: give a ratio, or let the output be ONNX")
     if chosen.decided_by == "best":  # what a framework holds is trained on: no samples of ours
         chosen = replace(chosen, repair=replace(chosen.repair, weights=True))
     if even and chosen.budget.scope != "local":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spa.cli import converting, looking, measuring, profiling, pruning  # noqa: F401
+from spa.cli import converting, looking, measuring, profiling, pruning, sweeping  # noqa: F401
 from spa.cli.app import app, main
 
 __all__ = ["app", "main"]

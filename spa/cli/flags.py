@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import MISSING
 from typing import Annotated, Any
 
@@ -13,16 +13,21 @@ from spa.errors import UsageError
 from spa.fields import Option, Options, options_of
 
 
-def takes_options(*kinds: type[Options]) -> Callable[[Any], Any]:
+def takes_options(*kinds: type[Options], without: Collection[str] = ()) -> Callable[[Any], Any]:
     """A decorator for a command that takes ``**options``: a flag for each option of some classes, a panel a class.
 
     The command gets those that were given, as texts; `values` makes of them what the classes take.
+
+    Args:
+        without: names of options that it does not take.
     """
 
     def decorate(command: Any) -> Any:
         signature = inspect.signature(command, eval_str=True)
         own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-        flags = [_flag(name, option, kind.PANEL) for kind in kinds for name, option in _flat(kind)]
+        flags = [
+            _flag(name, option, kind.PANEL) for kind in kinds for name, option in _flat(kind) if name not in without
+        ]
         positional = [p for p in own if p.kind is not inspect.Parameter.KEYWORD_ONLY]
         keywords = [p for p in own if p.kind is inspect.Parameter.KEYWORD_ONLY]
         command.__signature__ = signature.replace(parameters=[*positional, *flags, *keywords])

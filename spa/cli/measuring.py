@@ -13,6 +13,7 @@ from spa.cli import arguments, flags
 from spa.cli.app import RESULT, command
 from spa.cli.arguments import PIPE, Feed, Input, Json, Output, Quiet
 from spa.cli.console import err, out, say
+from spa.cli.paging import Page, check_page, write_page
 from spa.cli.progress import progress
 from spa.cli.timing import print_bench
 from spa.errors import UsageError
@@ -43,6 +44,7 @@ def bench(
     ] = 10.0,
     input_: Input = None,
     feed: Feed = None,
+    page: Page = None,
     json: Json = False,
 ) -> None:
     """Time files side by side: medians of runs in turn, and for two files their ratio.
@@ -51,17 +53,23 @@ def bench(
     """
     for model in models:
         arguments.check_source(model)
+    arguments.check_targets(page, *models)
+    check_page(page)
     with progress(err) as step:
         step("bench")
         found = spa.bench(
             models, threads=threads, provider=provider, seconds=seconds, inputs=arguments.shapes(input_),
             feeds=arguments.feeds(feed), progress=step,
         )  # fmt: skip
+    paths: dict[str, Path | None] = {f"model_{number}": path for number, path in enumerate(models, 1)}
+    data = document.of_timing(found, paths)
+    write_page(page, data, paths)
     if json:
-        paths = {f"model_{number}": path for number, path in enumerate(models, 1)}
-        typer.echo(document.text(document.of_timing(found, paths)))
-    else:
-        print_bench(found, out)
+        typer.echo(document.text(data))
+        return
+    print_bench(found, out)
+    if page is not None:
+        say(f"wrote {page}")
 
 
 @command
@@ -74,6 +82,7 @@ def finetune(
         typer.Option(metavar="MODEL", help="The dense model, whose outputs are learned.", rich_help_panel=RESULT),
     ] = None,
     output: Output = None,
+    page: Page = None,
     quiet: Quiet = False,
     **options: Any,
 ) -> None:
@@ -85,6 +94,8 @@ def finetune(
     arguments.check_source(model)
     target = output or arguments.result_beside(model, "tuned")
     arguments.check_targets(target, model, teacher, like=model)
+    arguments.check_targets(page, model, teacher, target)
+    check_page(page)
     with progress(err, quiet=quiet) as step:
         found = arguments.opened(model, step)
         step("finetune")
@@ -93,6 +104,8 @@ def finetune(
         arguments.write(result.model, target)
     learned = result.report
     beside = target == PIPE
+    paths = {"source": model, "teacher": teacher, "output": None if beside else target}
+    write_page(page, document.of_training(learned, paths), paths)
     say(
         f"loss on samples held out: {learned.before:.4g} -> {learned.after:.4g} after {learned.epochs} epochs, "
         f"{learned.trained:.1%} of the parameters trained; onnxruntime computes what torch does",
@@ -100,6 +113,8 @@ def finetune(
         beside=beside,
     )
     say(f"wrote {arguments.named(target)}", quiet=quiet, beside=beside)
+    if page is not None:
+        say(f"wrote {page}", quiet=quiet, beside=beside)
 
 
 @command

@@ -13,6 +13,7 @@ from spa.cli import arguments, flags
 from spa.cli.app import RESULT, command
 from spa.cli.arguments import PIPE, Feed, Input, Json, NoVerify, Output, Quiet, Source
 from spa.cli.console import err, out, say
+from spa.cli.paging import Page, check_page, measured, write_page
 from spa.cli.progress import progress
 from spa.errors import UsageError
 from spa.frontends import sources
@@ -37,6 +38,7 @@ def prune(
         bool,
         typer.Option("-v", "--verbose", help="List every group, not only the kinds.", rich_help_panel=RESULT),
     ] = False,
+    page: Page = None,
     quiet: Quiet = False,
     json: Json = False,
     **options: Any,
@@ -65,6 +67,8 @@ def prune(
     if back is None and not dry_run:
         arguments.check_targets(target, save_plan, like=model)
     arguments.check_targets(save_plan, model)
+    arguments.check_targets(page, model, save_plan, None if dry_run else target)
+    check_page(page)
     with progress(err, quiet=quiet) as step:
         if back is not None:
             result = _give_back(back, model, target, given)
@@ -78,7 +82,15 @@ def prune(
     if save_plan is not None:
         onnx_file.save_text(result.plan.to_json(), save_plan, model=None if back else result.dense)
     paths = {"source": model, "output": None if dry_run else target, "plan": save_plan}
-    _show(result, paths, json=json, verbose=verbose, quiet=quiet)
+    data = document.of_result(result, paths)
+    if page is not None:
+        with progress(err, quiet=quiet) as step:
+            step("bench")
+            data |= {} if dry_run else measured(result, given, step)
+        write_page(page, data, paths)
+    _show(result, data, paths, json=json, verbose=verbose, quiet=quiet)
+    if page is not None and not json:
+        say(f"wrote {page}", quiet=quiet, beside=target == PIPE)
 
 
 @command
@@ -115,7 +127,8 @@ def apply(
             found, read, inputs=arguments.shapes(input_), feeds=arguments.feeds(feed), verify=not no_verify
         )
         arguments.write(result.model, target)
-    _show(result, {"source": model, "output": target, "plan": plan}, json=json, quiet=quiet)
+    paths = {"source": model, "output": target, "plan": plan}
+    _show(result, document.of_result(result, paths), paths, json=json, quiet=quiet)
 
 
 def _gives_back(source: Path, output: Path | None, onnx_only: list[str]) -> sources.Opened | None:
@@ -154,10 +167,11 @@ def _give_back(opened: sources.Opened, source: Path, target: Path, options: Mapp
 
 
 def _show(
-    result: pipeline.PruneResult, paths: Mapping[str, Path | None], *, json: bool, quiet: bool, verbose: bool = False
-) -> None:
+    result: pipeline.PruneResult, data: Mapping[str, Any], paths: Mapping[str, Path | None], *, json: bool, quiet: bool,
+    verbose: bool = False,
+) -> None:  # fmt: skip
     if json:
-        typer.echo(document.text(document.of_result(result, paths)))
+        typer.echo(document.text(data))
         return
     target = paths["output"]
     beside = target == PIPE

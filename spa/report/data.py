@@ -19,7 +19,9 @@ from spa.analysis.plan import Plan
 from spa.notation.dims import ONE, leaves
 
 if TYPE_CHECKING:
+    from spa.limit import LimitReport
     from spa.passes.latency.outcome import Latency
+    from spa.passes.repair.curves import LossCurve
     from spa.passes.repair.sequential import LayerReport
     from spa.passes.samples.perplexity import Perplexity
 
@@ -90,6 +92,8 @@ class Report:
         missing: what was not compared, and why.
         give: the options with which it may be.
         layers: what was refitted, layer by layer; empty where weights did not change.
+        curves: what each group loses as its units go; empty where weights decided.
+        limit: what was found to go within a limit; None: a share was asked for.
         outputs: for each output how far it moved from the dense model's: relative_l2, and kl and top1 where it holds
             probabilities or could hold logits (`spa.passes.repair.difference` defines them).
         outputs_on: what it was measured on: samples held out, shipped or made-up inputs, or random inputs.
@@ -112,6 +116,8 @@ class Report:
     missing: Sequence[str] = ()
     give: Sequence[str] = ()
     layers: Sequence[LayerReport] = ()
+    curves: Sequence[LossCurve] = ()
+    limit: LimitReport | None = None
     outputs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     outputs_on: str = verdict.HELD_OUT
     perplexity: Perplexity | None = None

@@ -19,7 +19,33 @@ PRUNE = "prune model.onnx --ratio 0.3"
 # fmt: off
 MISTAKES: dict[str, tuple[str, int, str]] = {
     "a command that there is not": ("prun model.onnx --ratio 0.3", 2, "No such command 'prun'"),
-    "no share": ("prune model.onnx", 2, "give ratio (--ratio 30%), or target"),
+    "no share": ("prune model.onnx", 2, "give ratio (--ratio 30%), target"),
+    "a share and a limit": (f"{PRUNE} --max-loss 0.1", 2, "ratio and max_loss both say how much goes"),
+    "a limit of nothing": ("prune model.onnx --max-loss 0", 2, "max_loss 0: expected a number above 0"),
+    "a limit in words": ("prune model.onnx --max-loss little", 2, "--max-loss 'little': expected a number"),
+    "a limit that cannot be met": (
+        "prune model.onnx --max-loss 1e-9 --weights",
+        1,
+        "cannot be met: the smallest reached is",
+    ),
+    "a metric without a limit": (f"{PRUNE} --metric math:sqrt", 2, "metric has no effect without max_loss"),
+    "a metric that is nowhere": ("prune model.onnx --max-loss 1 --metric no:where", 2, "--metric No module named 'no'"),
+    "a metric that raises": (
+        "prune model.onnx --max-loss 1 --weights --metric math:sqrt",
+        2,
+        "metric sqrt, called with the path of model.onnx, raised TypeError",
+    ),
+    "a metric that gives a name": (
+        "sweep model.onnx --ratios 0.3 --weights --metric os.path:basename",
+        2,
+        "expected a finite number, found 'model.onnx'",
+    ),
+    "no ratios": ("sweep model.onnx", 2, "Missing option '--ratios'"),
+    "ratios the wrong way round": ("sweep model.onnx --ratios 0.7:0.1", 2, "--ratios '0.7:0.1': expected LOW:HIGH"),
+    "ratios in percent without a sign": ("sweep model.onnx --ratios 10,30", 2, "expected shares between 0 and 1"),
+    "a picture of no kind": ("sweep model.onnx --ratios 0.3 --plot x.pdf", 2, "ends in .svg or .png"),
+    "a page of no kind": (f"{PRUNE} --report page.pdf", 2, "expected a name that ends in .html"),
+    "a page over the model": ("bench model.onnx --report model.onnx", 2, "choose another name"),
     "a percentage without its sign": (
         "prune model.onnx --ratio 30",
         2,

@@ -1,0 +1,326 @@
+"""Prunes to several ratios, side by side: what is found out of the network once serves all of them.
+
+import spa
+report = spa.sweep("net.onnx", ratios="0.1:0.7", of="flops", data="samples.npz")
+report.save_plot("sweep.svg")
+print(report.to_csv())
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from spa import runtime
+from spa.clock import Progress, within
+from spa.decision import Shared
+from spa.errors import BudgetError, NothingToPrune, SpaError, UsageError
+from spa.fields import takes_options
+from spa.frontends.files import onnx_file
+from spa.judging import Jury
+from spa.limit import LimitOptions
+from spa.options import PARTS, PruneOptions
+from spa.passes.choose.budget import LATENCY
+from spa.pipeline import prune_shared
+from spa.provenance import digest
+from spa.ratios import SweepOptions
+from spa.steps import Source, load_normal
+from spa.timing import BenchReport, bench
+from spa.verdict import unusable
+
+DENSE = "dense"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One ratio.
+
+    Attributes:
+        ratio: as asked for.
+        removed: the share (0..1) of each measure that went.
+        decided_by: what chose what went: a repair by samples, or weights.
+        outputs: for each output how far it is from the dense model's, as in a report.
+        metric: the user's, of the pruned model.
+        milliseconds: of a run, the median; `low` and `high` bound the middle half.
+        time: over that of the dense model, round by round, and the interval that holds it with 95 %.
+        seconds: that it took to make.
+        file: where it was written, if it was.
+        said: why there is no such model; empty where there is.
+        notes: what a user should know of it.
+    """
+
+    ratio: float
+    removed: Mapping[str, float] = field(default_factory=dict)
+    decided_by: str = ""
+    outputs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    usable: bool | None = None
+    metric: float | None = None
+    milliseconds: float | None = None
+    low: float | None = None
+    high: float | None = None
+    time: float | None = None
+    interval: tuple[float, float] | None = None
+    seconds: float = 0.0
+    file: str | None = None
+    said: str = ""
+    notes: Sequence[str] = ()
+
+    def figure(self, name: str) -> float | None:
+        """A figure of the output that is furthest off: relative_l2 or kl the largest, top1 the least."""
+        values = [figures[name] for figures in self.outputs.values() if name in figures]
+        if not values:
+            return None
+        return min(values) if name == "top1" else max(values)
+
+
+FIGURES = ("kl", "relative_l2", "top1")
+COLUMNS = (
+    "ratio", "params", "flops", "bytes", "milliseconds", "low", "high", "time", *FIGURES, "metric", "file", "said",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class SweepReport:
+    """All ratios of a model.
+
+    Attributes:
+        source: the name of the model; `sha256` of its file, where it came from one.
+        of: what ratios are shares of.
+        before: params, flops and bytes of the dense model.
+        outputs_on: what distances were measured on, in words.
+        metric: the name of the user's metric, and `dense_metric` of the dense model.
+        timing: how times were taken: the report of all files side by side; None: they were not.
+        shared_seconds: that went into what all ratios share.
+    """
+
+    source: str
+    sha256: str | None
+    of: str
+    before: Mapping[str, float]
+    points: Sequence[Point]
+    outputs_on: str
+    metric: str | None
+    dense_metric: float | None
+    timing: BenchReport | None
+    options: Mapping[str, Any]
+    seconds: float
+    shared_seconds: float
+    notes: Sequence[str] = ()
+
+    @property
+    def made(self) -> list[Point]:
+        """The points of which there is a model."""
+        return [point for point in self.points if not point.said]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for the dense model and for each point, with the columns of `COLUMNS`."""
+        dense = Point(0.0, dict.fromkeys(self.before, 0.0), metric=self.dense_metric)
+        if self.timing is not None:
+            first = self.timing.rows[0]
+            dense = replace(dense, milliseconds=first.milliseconds, low=first.low, high=first.high, time=1.0)
+        return [_row(point) for point in (dense, *self.points)]
+
+    def to_csv(self) -> str:
+        """A line for the dense model and for each point."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows())
+        return text.getvalue()
+
+    def to_json(self) -> str:
+        """The report as one JSON object."""
+        return json.dumps(self.data(), indent=1)
+
+    def data(self) -> dict[str, Any]:
+        """The report as JSON knows it."""
+        found = asdict(self)
+        found["timing"] = None if self.timing is None else json.loads(self.timing.to_json())
+        return found
+
+    def save_plot(self, path: str | os.PathLike[str]) -> None:
+        """Draw what is lost and gained over what went, into an .svg or .png.
+
+        Raises:
+            UsageError: the name ends in something else.
+            MissingExtra: the library that draws is not installed.
+        """
+        from spa.pages.pictures import save
+
+        save(self.data(), Path(path))
+
+    def _repr_html_(self) -> str:
+        """A table, for notebooks."""
+        from spa.pages.notebook import sweep_html
+
+        return sweep_html(self.data())
+
+
+@takes_options(SweepOptions, *PARTS.values())
+def sweep(source: Source, *, progress: Progress | None = None, **keywords: Any) -> SweepReport:
+    """Prune a model to several ratios: ``sweep("net.onnx", ratios="0.1:0.7", of="flops", data="samples.npz")``.
+
+    What does not depend on the ratio is found out once: samples, their moments, what each group loses. Losses are
+    measured at shares that serve all ratios, so that a point may differ a little from `spa.prune` to its ratio alone.
+
+    Args:
+        source: as for `spa.prune`; never changed.
+        progress: called with the name of each step before it, and on the way with the share (0..1) of it that is done.
+        options: of the sweep, and those of `spa.prune`.
+
+    Raises:
+        UsageError, DataError, ModelError: an option, the samples, the metric or the source are wrong.
+        NothingToPrune, BudgetError: no ratio can be met.
+        MissingExtra: onnxruntime is not installed.
+    """
+    chosen, options, limit, device = _options(keywords)
+    runtime.require()
+    start = time.perf_counter()
+    report = progress or _say_nothing
+    report("normalise", None)
+    dense = load_normal(source)
+    name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else "model"
+    shared = Shared(chosen.ratios)
+    with ExitStack() as stack:
+        folder = Path(chosen.keep) if chosen.keep is not None else None
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        place = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        jury = Jury.of(dense, options, limit)
+        maker = _Maker(dense, options, shared, jury, place, Path(name).stem, kept=folder is not None, progress=report)
+        points = [maker.point(ratio, number, len(chosen.ratios)) for number, ratio in enumerate(chosen.ratios)]
+        if not maker.files:
+            raise maker.last or BudgetError("no ratio can be met")
+        timing = None
+        if chosen.seconds:
+            report("bench", None)
+            timing = _timed(source, dense, maker, options, {**device, "seconds": chosen.seconds}, stack, report)
+            points = _with_times(points, maker, timing)
+    of, before = options.budget.of, maker.before
+    asked = {**options.asked(), **chosen.asked(), **{name: value for name, value in device.items() if value}}
+    asked.pop("ratio", None)
+    return SweepReport(
+        name, digest(dense), of, before, points, jury.said, None if jury.metric is None else jury.metric.name,
+        jury.dense_metric, timing, asked, time.perf_counter() - start, shared.seconds, tuple(maker.notes),
+    )  # fmt: skip
+
+
+def _say_nothing(step: str, share: float | None = None, /) -> None:
+    """No progress is shown."""
+
+
+def _options(keywords: Mapping[str, Any]) -> tuple[SweepOptions, PruneOptions, LimitOptions, dict[str, Any]]:
+    """The options of the sweep, of each prune, of what judges, and the device on which all are timed.
+
+    Raises:
+        UsageError: one cannot be used, or has no effect in a sweep.
+    """
+    own, others = SweepOptions.taken_from(keywords)
+    for vain, why in (
+        ("ratio", "ratios say how much"),
+        ("target", "ratios say how much"),
+        ("max_loss", "prune takes it"),
+        ("distance", "all are shown"),
+    ):
+        if others.get(vain) is not None:
+            raise UsageError(f"{vain} has no effect in a sweep ({why}): leave it out")
+    if others.get("dry_run"):
+        raise UsageError("dry_run has no effect in a sweep, which measures what it makes: leave it out")
+    judged = {name: others.pop(name) for name in ("metric", "lower_is_better", "held_out") if name in others}
+    limit = LimitOptions(**{name: value for name, value in judged.items() if value is not None})
+    device = {name: others.get(name) for name in ("threads", "provider")}
+    if others.get("of") != LATENCY:  # there they say whose time is a budget
+        others = {name: value for name, value in others.items() if name not in device}
+    return own, PruneOptions.of(ratio=own.ratios[0], **others), limit, device
+
+
+@dataclass(slots=True)
+class _Maker:
+    """Makes the points, and writes their models."""
+
+    dense: ir.Model
+    options: PruneOptions
+    shared: Shared
+    jury: Jury
+    place: Path
+    stem: str
+    kept: bool
+    progress: Progress
+    files: dict[float, Path] = field(default_factory=dict)
+    before: Mapping[str, float] = field(default_factory=dict)
+    notes: dict[str, None] = field(default_factory=dict)
+    last: SpaError | None = None
+
+    def point(self, ratio: float, number: int, total: int) -> Point:
+        """Prune to one ratio, judge and write."""
+        start = time.perf_counter()
+        options = replace(self.options, budget=replace(self.options.budget, ratio=ratio))
+        step = within(self.progress, f"ratio {ratio:g} ({number + 1} of {total}): ")
+        try:
+            result = prune_shared(self.dense.clone(), options, progress=step, shared=self.shared)
+        except (BudgetError, NothingToPrune) as error:
+            self.last = error
+            return Point(ratio, seconds=time.perf_counter() - start, said=str(error))
+        outputs, on = self.jury.outputs(result)
+        path = self.place / f"{self.stem}.{self.options.budget.of}-{ratio:g}.onnx"
+        onnx_file.save(result.model, path)
+        self.files[ratio] = path
+        self.before = dict(result.report.before)
+        metric = None if self.jury.metric is None else self.jury.metric.of(path)
+        self.notes.update(dict.fromkeys(result.report.notes))
+        return Point(
+            ratio, {name: result.report.removed_share(name) for name in result.report.before},
+            result.plan.repair or "weights", outputs, None if not outputs else not unusable(outputs, on), metric,
+            seconds=time.perf_counter() - start, file=str(path) if self.kept else None,
+            notes=tuple(result.report.notes),
+        )  # fmt: skip
+
+
+def _timed(
+    source: Source, dense: ir.Model, maker: _Maker, options: PruneOptions, device: Mapping[str, Any], stack: ExitStack,
+    progress: Callable[..., None],
+) -> BenchReport:  # fmt: skip
+    """All files side by side, the dense one as it came."""
+    first: Any = source
+    if not isinstance(source, (str, os.PathLike)):
+        first = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "dense.onnx"
+        onnx_file.save(dense, first)
+    names = [DENSE, *(f"{ratio:g}" for ratio in maker.files)]
+    return bench(
+        [first, *maker.files.values()], names=names, inputs=options.run.inputs, feeds=options.run.feeds,
+        progress=progress, **device,
+    )  # fmt: skip
+
+
+def _with_times(points: Sequence[Point], maker: _Maker, timing: BenchReport) -> list[Point]:
+    rows = dict(zip(maker.files, zip(timing.rows[1:], timing.comparisons, strict=True), strict=True))
+    found = []
+    for point in points:
+        if point.ratio in rows:
+            row, beside = rows[point.ratio]
+            point = replace(
+                point, milliseconds=row.milliseconds, low=row.low, high=row.high, time=beside.ratio,
+                interval=beside.interval,
+            )  # fmt: skip
+        found.append(point)
+    return found
+
+
+def _row(point: Point) -> dict[str, Any]:
+    removed = {name: point.removed.get(name) for name in ("params", "flops", "bytes")}
+    figures = {name: point.figure(name) for name in FIGURES}
+    return {
+        "ratio": point.ratio, **removed, "milliseconds": point.milliseconds, "low": point.low, "high": point.high,
+        "time": point.time, **figures, "metric": point.metric, "file": point.file, "said": point.said,
+    }  # fmt: skip

@@ -1,0 +1,99 @@
+"""`spa sweep` and `--max-loss` as they are typed: tables, files and documents."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.cli.conftest import Ran
+from tests.cli.test_documents import valid
+
+METRIC = "def size(path):\n    with open(path, 'rb') as file:\n        return len(file.read())\n"
+
+
+@pytest.fixture
+def folder(here: Path) -> Path:
+    (here / "own_metric.py").write_text(METRIC)
+    np.savez(here / "samples.npz", x=np.random.default_rng(0).standard_normal((48, 3, 8, 8)).astype(np.float32))
+    return here
+
+
+def test_a_sweep_prints_a_row_for_each_ratio(folder: Path, run: Callable[..., Ran]) -> None:
+    ran = run(
+        "sweep", "model.onnx", "--ratios", "0.2:0.4", "--data", "samples.npz", "--preset", "fast", "--seconds", "0.2",
+        "--metric", "own_metric:size", "--csv", "sweep.csv", "--keep", "kept",
+    )  # fmt: skip
+    assert ran.code == 0
+    lines = ran.out.splitlines()
+    assert lines[0].split()[:3] == ["ratio", "params", "flops"]
+    assert [line.split()[0] for line in lines[1:5]] == ["dense", "0.2", "0.3", "0.4"]
+    assert "outputs on samples held out" in ran.out
+    with (folder / "sweep.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    sizes = [float(row["metric"]) for row in rows]
+    assert sizes == sorted(sizes, reverse=True)
+    kept = sorted((folder / "kept").iterdir())
+    assert [path.name for path in kept] == ["model.params-0.2.onnx", "model.params-0.3.onnx", "model.params-0.4.onnx"]
+    for path, row in zip(kept, rows[1:], strict=True):
+        onnx.checker.check_model(onnx.load(path), full_check=True)
+        assert row["file"] == str(Path("kept") / path.name)
+    assert f"wrote {'sweep.csv'}" in ran.out
+
+
+def test_a_sweep_as_a_document(folder: Path, run: Callable[..., Ran]) -> None:
+    ran = run("sweep", "model.onnx", "--ratios", "0.3,0.97", "--weights", "--seconds", "0.1", "--json")
+    found = valid(ran.out, "sweep")
+    assert [point["ratio"] for point in found["points"]] == [0.3, 0.97]
+    assert "cannot be met" in found["points"][1]["said"]
+    assert len(found["timing"]["rows"]) == 2
+    assert found["options"]["ratios"] == [0.3, 0.97]
+    assert "ratio" not in found["options"]
+    assert (folder / "model.onnx").exists()
+
+
+def test_a_sweep_without_times(folder: Path, run: Callable[..., Ran]) -> None:
+    ran = run(
+        "sweep", folder / "model.onnx", "--ratios", "30%", "--of", "flops", "--weights", "--seconds", "0", "--json"
+    )
+    found = valid(ran.out, "sweep")
+    assert found["timing"] is None
+    assert found["points"][0]["time"] is None
+    assert found["points"][0]["removed"]["flops"] >= 0.3
+
+
+def test_a_limit_at_the_command_line(folder: Path, run: Callable[..., Ran]) -> None:
+    ran = run("prune", "model.onnx", "--max-loss", "5", "--distance", "relative_l2", "--weights", "--json")
+    found = valid(ran.out, "result")
+    assert found["limit"]["loss"] <= 5
+    assert found["limit"]["measure"] == "relative L2"
+    assert found["options"]["max_loss"] == 5
+    assert found["options"]["ratio"] == found["limit"]["ratio"]
+    assert (folder / "model.pruned.onnx").exists()
+
+
+def test_a_limit_of_a_metric(folder: Path, run: Callable[..., Ran]) -> None:
+    ran = run("prune", folder / "model.onnx", "--max-loss", "900", "--metric", "own_metric:size", "--weights")
+    assert ran.code == 0
+    assert "largest share within the limit" in ran.out
+    assert "fall of size" in ran.out
+
+
+@pytest.mark.parametrize("command", ["prune", "sweep", "bench"])
+def test_a_page_is_written_beside_the_rest(command: str, folder: Path, run: Callable[..., Ran]) -> None:
+    for module in ("jinja2", "vl_convert"):
+        pytest.importorskip(module, reason="needs the extra report")
+    words = {
+        "prune": ["--ratio", "30%", "--weights"],
+        "sweep": ["--ratios", "0.3", "--weights", "--seconds", "0.1", "--plot", "sweep.svg"],
+        "bench": ["--seconds", "0.1"],
+    }[command]
+    ran = run(command, "model.onnx", *words, "--report", "page.html")
+    assert ran.code == 0
+    assert "wrote page.html" in ran.out
+    assert (folder / "page.html").read_text().startswith("<!doctype html>")
+    assert (folder / "sweep.svg").exists() == (command == "sweep")
