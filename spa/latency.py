@@ -13,11 +13,11 @@ from spa.clock import Clock
 from spa.errors import UsageError
 from spa.options import PruneOptions
 from spa.passes.latency.goal import Goal
-from spa.passes.latency.options import AskedDevice
+from spa.passes.latency.options import AskedDevice, DeviceOptions
 from spa.passes.latency.outcome import Latency
 from spa.passes.latency.record import Profile
-from spa.profiling import profile
-from spa.steps import Normal, analyse, cut
+from spa.profiling import Progress, profile
+from spa.steps import Normal, Source, analyse, cut
 from spa.timing import by_turns, feeds_of, ratio_of
 
 SECONDS = 2.0
@@ -25,6 +25,18 @@ SECONDS = 2.0
 LONGEST = 4
 CERTAIN = 0.0075
 """Half the interval of a ratio of times, of that ratio: narrower, and no more runs are needed."""
+
+
+def profiled(source: Source | Normal, options: PruneOptions, progress: Progress | None = None) -> DeviceOptions:
+    """The options of the device with its profile, which is made where none was given: for several prunes of a model."""
+    device = options.device
+    if device.profile is not None:
+        return device
+    found = profile(
+        source, threads=device.threads, provider=device.provider, inputs=options.run.inputs, feeds=options.run.feeds,
+        progress=progress,
+    )  # fmt: skip
+    return replace(device, profile=found)
 
 
 class Timekeeper:
@@ -38,15 +50,13 @@ class Timekeeper:
                 fit to it; the dense model takes no longer than the target.
         """
         self.dense, self.options, self.clock = dense.clone(), options, clock
-        device, given = options.device, options.device.timed
-        if given is None:
+        device = options.device
+        if device.profile is None:
             with clock.step("profile"):
-                given = profile(
-                    Normal(self.dense), threads=device.threads, provider=device.provider, inputs=options.run.inputs,
-                    feeds=options.run.feeds, progress=clock.share,
-                )  # fmt: skip
-        else:
-            _check_agrees(given, options)
+                device = profiled(Normal(self.dense), options, clock.share)
+        given = device.timed
+        assert given is not None
+        _check_agrees(given, options)
         self.profile = given
         self.here = is_here(given)
         self.milliseconds = given.milliseconds

@@ -27,8 +27,9 @@ from spa.errors import BudgetError, NothingToPrune, UsageError
 from spa.fields import takes_options
 from spa.frontends.exporting.exported import RebuildError, Traced, close_inputs, open_arrays
 from spa.gradients.options import LearningOptions
+from spa.latency import profiled
 from spa.options import PARTS, PruneOptions
-from spa.passes.choose.budget import Budget
+from spa.passes.choose.budget import LATENCY, Budget
 from spa.passes.normalize.normalize import normalize
 from spa.repair import RepairOptions
 
@@ -71,6 +72,11 @@ def prune(frontend: Frontend, source: Any, inputs: Any, *, even: bool = False, *
         NothingToPrune, BudgetError: nothing can go, or not as much as asked for.
         VerificationError: the smaller model does not compute what the pruned graph does.
     """
+    if even and (options.get("of") == LATENCY or options.get("target") is not None):
+        raise UsageError(
+            "of latency: here one number says the size of all layers, so that time cannot decide which gives more; "
+            "give another measure, or prune the exported ONNX file"
+        )
     if even and options.get("scope") is None:
         options["scope"] = "local"
     chosen = PruneOptions.of(**options)
@@ -86,6 +92,8 @@ def prune(frontend: Frontend, source: Any, inputs: Any, *, even: bool = False, *
     check_samples(frontend, source, inputs, chosen)
     traced = frontend.trace(source, inputs)
     dense = normalize_around(traced)
+    if chosen.budget.of == LATENCY and chosen.device.profile is None:  # once for all trials
+        chosen = replace(chosen, device=profiled(pipeline.Normal(dense.clone()), chosen))
     search = _Search(frontend, source, inputs, traced, dense, chosen.budget, even)
     start = chosen.budget.ratio
     for trial in _rehearsed(chosen):
