@@ -12,6 +12,8 @@ calibration samples, which the default has not seen: the worst output of each.
 A convention puts a picture network behind a preprocessing, so that it takes bytes, 0 to 1, or other means and
 deviations for each channel; it is told nothing, and measured as the network without it is.
 With --rows a run that was stopped goes on where it was.
+
+One file: a script, from a row to its table.
 """
 
 from __future__ import annotations
@@ -173,7 +175,7 @@ def behind(model: onnx.ModelProto, mean: list[float], deviation: list[float], *,
     for node in model.graph.node:
         for place, name in enumerate(node.input):
             if name == entry.name:
-                node.input[place] = "entry_of_the_network"
+                node.input[place] = f"entry_{taken_back}"
     for name, values in (("front_mean", mean), ("front_deviation", deviation)):
         array = np.array(values, np.float32)
         array = array.reshape(()) if array.size == 1 else array.reshape(-1, 1, 1)
@@ -182,7 +184,7 @@ def behind(model: onnx.ModelProto, mean: list[float], deviation: list[float], *,
     first, second = ("Mul", "Add") if taken_back else ("Sub", "Div")
     front = [
         helper.make_node(first, [entry.name, names[taken_back]], [f"scaled_{taken_back}"]),
-        helper.make_node(second, [f"scaled_{taken_back}", names[not taken_back]], ["entry_of_the_network"]),
+        helper.make_node(second, [f"scaled_{taken_back}", names[not taken_back]], [f"entry_{taken_back}"]),
     ]
     for at, node in enumerate(front):
         model.graph.node.insert(at, node)
@@ -290,6 +292,16 @@ def summary(groups: dict[tuple[str, float, str], dict[str, Row]]) -> str:
         ratios = [distance(a) / distance(b) for a, b in pairs if "loss" in a and "loss" in b]
         if ratios:
             lines.append(f"- fidelity loss of the default over that of `--{method}`: {mean(ratios)}")
+    known = [json.loads(line) for line in (Path(__file__).parent / "repair.jsonl").read_text().splitlines()]
+    before = {(row["task"], row["cut"], row["method"]): row for row in known if "loss" in row}
+    for method, name in (("spa", "given samples"), ("spa, data-free", "made-up samples as they were")):
+        ratios = [
+            distance(found["default"]) / distance(before[*at, method])
+            for at, found in plain.items()
+            if "loss" in found.get("default", {}) and (*at, method) in before
+        ]
+        if ratios:
+            lines.append(f"- over that of {name}, rows of repair.jsonl, at their commits: {mean(ratios)}")
     behind_one = [
         distance(found["default"]) / distance(plain[at[:2]]["default"])
         for at, found in groups.items()

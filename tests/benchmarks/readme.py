@@ -124,21 +124,37 @@ def repair() -> str:
     return table(header, rows)
 
 
+def by_default() -> str:
+    """The table of by_default.py, and what sums it up."""
+    header, *rows = cells("by_default.md")
+    text = (HERE / "by_default.md").read_text()
+    said = [line for line in text.splitlines() if line.startswith("- ")]
+    return "\n".join([table(header, rows), "", *said])
+
+
+def harm() -> str:
+    """The table of small.py, and what sums it up."""
+    header, *rows = cells("small.md")
+    return f"{table(header, rows)}\n\n{(HERE / 'small.md').read_text().rstrip().splitlines()[-1]}"
+
+
 def summary() -> str:
-    """Half of each model gone: the task's metric, dense and after three ways."""
+    """Half of each model gone: the task's metric, dense and after some ways."""
     rows = [json.loads(row) for row in (HERE / "repair.jsonl").read_text().splitlines()]
+    rows += [json.loads(row) for row in (HERE / "by_default.jsonl").read_text().splitlines()]
     metric = {(row["task"], row["method"]): row for row in rows if row["cut"] == 0.5}
-    lines = [
-        [f"{task} ({metric[task, 'spa']['metric']})", *(f"{metric[task, method][key]:.4g}" for method, key in SUMMARY)]
-        for task in dict.fromkeys(task for task, _ in metric)
-    ]
-    return table(["task (metric)", "dense", "L2 of weights", "OBSPA", "SPA", "SPA, no data"], lines)
+    lines = []
+    for task in dict.fromkeys(task for task, _ in metric):
+        found = [metric.get((task, method), {}).get(key) for method, key in SUMMARY]
+        shown = ["" if number is None else f"{number:.4g}" for number in found]
+        lines.append([f"{task} ({metric[task, 'spa']['metric']})", *shown])
+    return table(["task (metric)", "dense", "L2 of weights", "OBSPA", "SPA, data", "SPA, default"], lines)
 
 
-SUMMARY = (("spa", "dense"), ("l2", "pruned"), ("obspa", "pruned"), ("spa", "pruned"), ("spa, data-free", "pruned"))
+SUMMARY = (("spa", "dense"), ("l2", "pruned"), ("obspa", "pruned"), ("spa", "pruned"), ("default", "pruned"))
 SECTIONS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"session": session, "summary": summary},
-    "docs/results.md": {"repair": repair, "speed": speed, "defaults": defaults},
+    "docs/results.md": {"by_default": by_default, "harm": harm, "repair": repair, "speed": speed, "defaults": defaults},
 }
 
 if __name__ == "__main__":

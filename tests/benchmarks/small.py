@@ -141,10 +141,12 @@ def table(rows: list[dict[str, Any]]) -> str:
     if {"default", "weights"} <= set(methods):
         further = [row for row in rows if row["default"]["distance"] > NOISE * row["weights"]["distance"]]
         ratios = [row["default"]["distance"] / max(row["weights"]["distance"], 1e-9) for row in rows]
+        less = [row["weights"]["score"] - row["default"]["score"] for row in rows]
         said = (
             f"\nOf {len(rows)} rows, {sum(map(harm, rows))} are harmed, and {len(further)} are further from the dense "
             f"network than weights alone. Distance of the default over that of weights: "
-            f"{np.exp(np.mean(np.log(np.maximum(ratios, 1e-9)))):.2f} (geometric mean), {max(ratios):.2f} at most.\n"
+            f"{np.exp(np.mean(np.log(np.maximum(ratios, 1e-9)))):.2f} (geometric mean), {max(ratios):.2f} at most. "
+            f"In {sum(gap > 0 for gap in less)} the default scores less than weights, by {max(less):.3f} at most.\n"
         )
     commits = ", ".join(sorted({row["tree"] for row in rows}))
     head = (
