@@ -109,9 +109,12 @@ def report_on(analysis: Analysis, plan: Plan) -> Report:
     notes = [*origin.notes, *(folder.notes(origin) if plan.removed else [])]
     if resized:
         notes.append(resized_note(resized))
-    return Report(before, after, rows, shares, sizes=analysis.sizes.inputs, resized=resized, exact=exact, notes=notes)
+    found = Report(before, after, rows, shares, sizes=analysis.sizes.inputs, resized=resized, exact=exact, notes=notes)
+    if any(group.barred for group in analysis.groups if group.name in plan.removed):
+        found.reference += ", and scores of experts as minus infinity"
+    return found
 
 
 def is_exact(groups: Sequence[Group], plan: Plan) -> bool:
     """Whether the exactness theorem covers a plan: no unit of it enters a norm, mean or softmax."""
-    return all(group.off is None for group in groups if group.name in plan.removed)
+    return all(group.off is None or group.barred for group in groups if group.name in plan.removed)

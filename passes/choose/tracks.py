@@ -75,7 +75,7 @@ def find_tracks(
         order = np.argsort(score, kind="stable")
         order = order[~kept[order]]
         before = max(group.size, (first or {}).get(group.name, 0))
-        least = max(ceil(min_keep * before - _ROUNDING), int(kept.sum()), 1)
+        least = max(ceil(min_keep * before - _ROUNDING), int(kept.sum()), group.least)
         step = 1 if multiple == 1 else multiple // gcd(multiple, run_length(group))
         allowed = allowed_removals(group.size, least=least, step=step)
         if widths and group.name in widths:

@@ -14,10 +14,11 @@ import numpy as np
 import onnx_ir as ir
 
 from spa.analysis.application import Application, Sum
-from spa.analysis.coupling import Coupling
+from spa.analysis.coupling import EXPERTS, Coupling
 from spa.analysis.group import Masks, keep_mask
 from spa.notation.dims import Kind
 from spa.notation.patterns import Compound, Name, Term
+from spa.operators.reduce import BARRED
 from spa.passes.normalize.fold import Names
 from spa.passes.normalize.normalize import RemoveUnusedInitializers
 
@@ -45,7 +46,29 @@ def mask_consumers(
                 _zero(application.node, position, summed.axis, rank, mask, names, point, known)
             if not summed.again:
                 done |= summed.names
+        _bar(application, coupling, masks, names, known)
     RemoveUnusedInitializers()(model)
+
+
+def _bar(
+    application: Application, coupling: Coupling, masks: Masks, names: Names, dtypes: dict[ir.Value, ir.DataType]
+) -> None:
+    """Let a choice among experts read minus infinity where one is gone."""
+    rule = application.rule
+    barred = {
+        name
+        for name, reason in rule.statistic.items()
+        if reason in BARRED
+        and any(EXPERTS in coupling.kinds.get(factor.root, ()) for factor in application.named(name))
+    }
+    for position, value in enumerate(application.node.inputs if barred else ()):
+        if value is None or position in application.weights or value.const_value is not None:
+            continue
+        terms = application.operand_axes(position)
+        for axis, term in enumerate(terms):
+            mask = _term_mask(application, term, barred, masks)
+            if mask is not None:
+                _zero(application.node, position, axis, len(terms), mask, names, None, dtypes, fill=-np.inf)
 
 
 def _is_stored(application: Application, summed: Sum) -> bool:
@@ -96,6 +119,7 @@ def _zero(
     names: Names,
     point: tuple[ir.Value, tuple[int, ...]] | None,
     dtypes: dict[ir.Value, ir.DataType],
+    fill: float = 0.0,
 ) -> None:
     value = node.inputs[position]
     graph = node.graph
@@ -115,7 +139,7 @@ def _zero(
     if point is not None and told is None:
         zero = point[0]  # computed when the graph runs: a scalar
     else:
-        nothing = np.zeros((), dtype.numpy()) if told is None else told.astype(dtype.numpy())
+        nothing = np.full((), fill).astype(dtype.numpy()) if told is None else told.astype(dtype.numpy())
         zero = _stored(graph, names.free(f"{what}/zero"), ir.Tensor(nothing, dtype=dtype))
     where = ir.node("Where", [keep, value, zero], name=names.free(f"{what}/masked"))
     where.outputs[0].name = where.name

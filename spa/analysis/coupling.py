@@ -20,6 +20,7 @@ import spa.operators  # noqa: F401  (fills the registry)
 from spa.analysis.application import Application
 from spa.analysis.caches import cached_heads
 from spa.analysis.matching import build, expand, meet
+from spa.analysis.numbering import Numbering
 from spa.notation.dims import ONE, Factor, Kind, Misfit, leaves, show
 from spa.notation.equations import unify
 from spa.notation.operation import Operation, Refusal, rule_of
@@ -27,9 +28,12 @@ from spa.notation.patterns import Pattern, Term
 from spa.notation.rule import Rule
 from spa.operators.norm import AVERAGES
 from spa.operators.quantize import RANGE
+from spa.operators.reduce import RANKED
 from spa.shapes import Shapes
 
 Axes = tuple[Factor, ...]
+EXPERTS = "experts"
+"""The kind of what is chosen among by value, and looked up."""
 INPUT, OUTPUT = "graph input", "graph output"
 
 
@@ -65,6 +69,8 @@ class Coupling:
     frozen: dict[Factor, Reason] = field(default_factory=dict)
     statistic: dict[Factor, Reason] = field(default_factory=dict)
     kinds: dict[Factor, set[str]] = field(default_factory=dict)
+    reasons: dict[Factor, set[str]] = field(default_factory=dict)  # all that statistics say of a leaf
+    least: dict[Factor, int] = field(default_factory=dict)  # how many positions of a leaf stay at least
     cached: dict[Factor, list[ir.Value]] = field(default_factory=dict)
     weights: set[ir.Value] = field(default_factory=set)  # computed from constants alone
 
@@ -89,6 +95,8 @@ class _Solver:
         self.weights = self.result.weights
         self.notes: dict[str, list[tuple[Factor, Reason]]] = {"frozen": [], "statistic": []}
         self.kinds: list[tuple[Factor, str]] = []
+        self.numbering = Numbering()
+        self.least: list[tuple[Factor, int]] = []
         self.versions = dict(model.graph.opset_imports)
 
     def solve(self) -> Coupling:
@@ -99,6 +107,10 @@ class _Solver:
         self.couple_graph(graph)
         for value in graph.outputs:
             self.freeze(value, Reason(OUTPUT, _named(value)))
+        self.settle_choices()
+        for factor, reason in self.notes["statistic"]:
+            for leaf in leaves(factor):
+                self.result.reasons.setdefault(leaf, set()).add(reason.text)
         for factor, kind in self.kinds:
             for leaf in leaves(factor):
                 self.result.kinds.setdefault(leaf, set()).add(kind)
@@ -111,6 +123,19 @@ class _Solver:
                         found.setdefault(leaf, reason)
         self.freeze_open_sums()
         return self.result
+
+    def settle_choices(self) -> None:
+        """What is chosen among by value may go where the numbers of the choice do nothing but look up."""
+        for pick in self.numbering.picks:
+            dim = pick.factor.root
+            if pick.is_closed and dim.kind is Kind.LEAF:
+                self.kinds.append((dim, EXPERTS))
+            else:
+                reason = Reason(RANKED, _called(pick.node))
+                self.notes["frozen"] += [(factor, reason) for factor in (pick.factor, *pick.looked)]
+        for factor, number in self.least:
+            for leaf in leaves(factor):
+                self.result.least[leaf] = max(number, self.result.least.get(leaf, 1))
 
     def freeze_open_sums(self) -> None:
         """What lies beside positions whose number no stored tensor tells (learned tokens before a sequence) stays.
@@ -188,6 +213,7 @@ class _Solver:
         bodies = [attribute for attribute in node.attributes.values() if _is_body(attribute)]
         if bodies:
             self.couple_bodies(node, bodies)
+            self.numbering.follow(node, None, set())
             return
         if any(value is not None for value in node.inputs) and all(
             value is None or value in self.weights for value in node.inputs
@@ -198,6 +224,7 @@ class _Solver:
             application = self.apply(node, rule_of(operation), operation.weights)
         except (Refusal, Misfit) as reason:
             self.opaque(node, str(reason))
+            self.numbering.follow(node, None, set())
         else:
             self.result.applications.append(application)
 
@@ -277,8 +304,13 @@ class _Solver:
                 continue
             self.result_axes(value, pattern, factors, found.sizes)
         application = Application(node, found, factors, operands, weights)
+        looked = self.numbering.looked_up(application)
+        self.numbering.follow(node, application, looked)
+        self.least += [(dim, number) for name, number in found.least.items() for dim in application.named(name)]
         for word, reasons in (("frozen", found.frozen), ("statistic", found.statistic)):
             for name, text in reasons.items():
+                if word == "frozen" and name in looked:
+                    continue
                 self.notes[word] += [(dim, Reason(text, _called(node))) for dim in application.named(name)]
         self.kinds += [(dim, kind) for name, kind in found.kinds.items() for dim in application.named(name)]
         return application

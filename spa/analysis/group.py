@@ -16,7 +16,7 @@ import networkx as nx
 import numpy as np
 import onnx_ir as ir
 
-from spa.analysis.coupling import Coupling, Reason, _named
+from spa.analysis.coupling import EXPERTS, Coupling, Reason, _named
 from spa.analysis.pieces import gather_pieces, pieces_of_axes
 from spa.analysis.stream import is_stream
 from spa.analysis.unit_layers import UnitLayers, dims_with, thin_axes
@@ -24,10 +24,11 @@ from spa.notation.dims import ONE, Factor, Kind, leaves, show
 from spa.notation.positions import Masks, keep_mask, leaf_positions
 from spa.operators.norm import AVERAGES
 from spa.operators.quantize import RANGE
+from spa.operators.reduce import BARRED
 
 __all__ = ["Frozen", "Group", "Masks", "Slice", "find_frozen", "find_groups", "keep_mask", "leaf_positions"]
 
-KINDS = ("heads", "kv_heads", "head_dim", "experts", "conv_groups", "hidden", "channels", "ffn")
+KINDS = ("experts", "heads", "kv_heads", "head_dim", "conv_groups", "hidden", "channels", "ffn")
 ADDED = "spa.added"
 """Mark in the metadata of a stored tensor that the model did not come with: no group is named after it."""
 
@@ -70,6 +71,8 @@ class Group:
         cached: names of inputs and outputs that hold the units too, and change with them (`spa.analysis.caches`).
         own_norm: it is off for a norm or mean of its own alone (the units are no residual stream): a selection may
             open it, and does where nothing else meets the budget.
+        barred: what it is off for knows nothing of units that read minus infinity, so that removing them is exact.
+        least: how many units stay at least.
         ranged: with others the units set the range of numbers that are quantised when the graph runs: without them what
             stays is rounded otherwise.
     """
@@ -86,6 +89,8 @@ class Group:
     cached: tuple[str, ...] = ()
     own_norm: bool = False
     ranged: bool = False
+    barred: bool = False
+    least: int = 1
 
     @property
     def size(self) -> int:
@@ -137,7 +142,10 @@ def find_groups(coupling: Coupling) -> list[Group]:
         ranged = statistic is not None and statistic.text == RANGE
         statistic = None if ranged else statistic
         called = set().union(*(coupling.kinds.get(leaf, set()) for leaf in group))
-        kind = WIDTH if statistic else next((kind for kind in KINDS if kind in called), "channels")
+        experts = EXPERTS in called
+        barred = experts and all(coupling.reasons.get(leaf, set()) <= BARRED for leaf in group)
+        named_so = next((kind for kind in KINDS if kind in called), "channels")
+        kind = WIDTH if statistic and not experts else named_so
         outside = frozenset(names[k] for k in outer[number] if slices[k])
         mine = tuple(group), tuple(slices[number])
         own = statistic is not None and statistic.text in AVERAGES and not is_stream(coupling, slices[number])
@@ -145,7 +153,8 @@ def find_groups(coupling: Coupling) -> list[Group]:
         named.append(
             Group(
                 names[number], kind, *mine, statistic, outside, dict(group), tuple(thin[number]), held,
-                cached=_cached(coupling, group), own_norm=own, ranged=ranged,
+                cached=_cached(coupling, group), own_norm=own, ranged=ranged, barred=barred,
+                least=max((coupling.least.get(leaf, 1) for leaf in group), default=1),
             )
         )  # fmt: skip
     return named

@@ -34,6 +34,9 @@ def parse(text: str) -> Rule:
     unseen: tuple[int, ...] = ()
     zeros: list[tuple[int, int]] = []
     products: list[Product] = []
+    picks: list[tuple[int, str]] = []
+    looks: list[tuple[int, str]] = []
+    least: dict[str, int] = {}
     for note in notes:
         if match := _NOTE.fullmatch(note):
             reasons[match["word"]].update(dict.fromkeys(match["names"].split(), match["reason"]))
@@ -45,6 +48,12 @@ def parse(text: str) -> Rule:
             follows.append(Observed(int(match[1]), _parse_list(match[2])))
         elif match := re.fullmatch(r"operand (\d+) counts (.+)", note):
             follows.append(Positions(int(match[1]), parse_terms(match[2])[0]))
+        elif match := re.fullmatch(r"result (\d+) picks (\w+)", note):
+            picks.append((int(match[1]), match[2]))
+        elif match := re.fullmatch(r"operand (\d+) looks up (\w+)", note):
+            looks.append((int(match[1]), match[2]))
+        elif match := re.fullmatch(r"(\w+) is at least (\d+)", note):
+            least[match[1]] = int(match[2])
         elif match := re.fullmatch(r"(\w+) is (\w+)", note):
             kinds[match[1]] = match[2]
         elif match := re.fullmatch(r"(\w+)=(\d+)", note):
@@ -82,6 +91,9 @@ def parse(text: str) -> Rule:
         linear,
         tuple(meets),
         unseen,
+        tuple(picks),
+        tuple(looks),
+        least,
     )
 
 

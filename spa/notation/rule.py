@@ -109,6 +109,9 @@ class Rule:
         reads: axes of operands that are summed over although their factors go on in a result.
         zeros: (operand, operand) pairs: where the first holds zero is told by the second (a zero point).
         products: of data and a stored weight, see `spa.notation.products`.
+        picks, looks: results and operands whose whole numbers are positions of a factor: chosen by value, or looked
+            up, so that where one node picks and others look up, the factor may go.
+        least: how many positions of a factor a node needs at least.
         linear, meets, unseen: how the results depend on the operands, see `spa.notation.linearity`; the sums and
             products of operands that they are linear in (of `products` and of what only moves it is known), products
             inside something else, operands of which no element is looked at.
@@ -128,6 +131,9 @@ class Rule:
     linear: Terms = ()
     meets: Terms = ()
     unseen: tuple[int, ...] = ()
+    picks: tuple[tuple[int, str], ...] = ()
+    looks: tuple[tuple[int, str], ...] = ()
+    least: Mapping[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         line = ", ".join(map(show_pattern, self.operands)) + " -> " + ", ".join(map(show_pattern, self.results))
@@ -142,6 +148,9 @@ class Rule:
         notes += [str(read) for read in self.reads]
         notes += [f"operand {operand} is zero at operand {point}" for operand, point in self.zeros]
         notes += [str(product) for product in self.products]
+        notes += [f"result {result} picks {name}" for result, name in self.picks]
+        notes += [f"operand {operand} looks up {name}" for operand, name in self.looks]
+        notes += [f"{name} is at least {number}" for name, number in self.least.items()]
         notes += [f"linear {show_terms(self.linear)}"] * bool(self.linear)
         notes += [f"meets {' '.join(map(str, pair))}" for pair in self.meets]
         notes += [f"unseen {' '.join(map(str, self.unseen))}"] * bool(self.unseen)
@@ -178,6 +187,9 @@ def rule(
     linear: Terms = (),
     meets: Terms = (),
     unseen: tuple[int, ...] = (),
+    picks: tuple[tuple[int, str], ...] = (),
+    looks: tuple[tuple[int, str], ...] = (),
+    least: Mapping[str, int] | None = None,
 ) -> Rule:
     """A rule from its line of patterns; keys of `statistic`, `frozen`, and names in `reads`, may be several, spaced."""
     operands, results = parse_line(text)
@@ -196,6 +208,9 @@ def rule(
         linear,
         meets,
         unseen,
+        picks,
+        looks,
+        dict(least or {}),
     )
 
 

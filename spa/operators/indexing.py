@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from spa.notation.operation import Moves, Operation, letters, operator, pattern
-from spa.notation.rule import Rule, rule
+from spa.notation.patterns import parse_terms
+from spa.notation.rule import Rule, Sizes, rule
 
 LOOKED_UP = "looked up by index"
 WRITTEN = "written by index"
@@ -58,7 +59,8 @@ def gather_nd(operation: Operation) -> Rule:
     queries = [f"q{k}" for k in range(len(index) - batch - 1)]
     looked = " ".join(names[batch:rest])
     index_text, result = pattern([*names[:batch], *queries, "m"]), pattern([*names[:batch], *queries, *names[rest:]])
-    return rule(f"{pattern(names)}, {index_text} -> {result}", frozen={f"{looked} m".strip(): LOOKED_UP})
+    looks = ((1, names[batch]),) if index[-1] == 1 else ()
+    return rule(f"{pattern(names)}, {index_text} -> {result}", frozen={f"{looked} m".strip(): LOOKED_UP}, looks=looks)
 
 
 @operator("ScatterND", continues=((0, 0),))
@@ -89,8 +91,12 @@ def one_hot(operation: Operation) -> Rule:
     """`a b, _, _ -> a b o`."""
     names = letters(len(operation.shape(0)), avoid="o")
     axis = int(operation.attribute("axis", -1)) % (len(names) + 1)
+    known = 1 in operation.constants
     return rule(
-        f"{pattern(names)}, _, _ -> {pattern([*names[:axis], 'o', *names[axis:]])}", frozen={"o": "classes counted off"}
+        f"{pattern(names)}, _, _ -> {pattern([*names[:axis], 'o', *names[axis:]])}",
+        frozen={"o": "classes counted off"},
+        follows=(Sizes(1, tuple(parse_terms("o"))),) if known else (),
+        looks=((0, "o"),) if known else (),
     )
 
 

@@ -8,7 +8,7 @@ from spa.notation.operation import MICROSOFT, Draws, Operation, Refusal, Shape, 
 from spa.notation.patterns import parse_terms
 from spa.notation.products import Product
 from spa.notation.rule import Rule, Sizes, rule
-from spa.operators.indexing import CHOSEN, LOOKED_UP
+from spa.operators.indexing import LOOKED_UP
 from spa.operators.linear import WINDOW, addend, gemm_mix, gemm_product, matrices, sliding, sliding_products
 from spa.operators.movement import reshape
 from spa.operators.norm import MOMENTS, ROOT_MEAN_SQUARE, scale_pattern
@@ -250,7 +250,9 @@ def mixture_of_experts(operation: Operation) -> Rule:
     return rule(
         f"{', '.join(given)} -> {rows} w",
         sizes={"p": 2} if fusion else {},
-        frozen={"e": CHOSEN} | ({"p": "a gate and what it gates"} if fusion else {}),
+        statistic={"e": ALONG["Softmax"]},
+        frozen={"p": "a gate and what it gates"} if fusion else {},
+        least={"e": int(operation.attribute("k", 1))},
         kinds={"e": "experts", "i": "ffn"},
         reads=((0, len(rows.split())), (4, 2)),  # a bias keeps an inner unit alive: what reads it counts
     )

@@ -251,7 +251,8 @@ def gather(operation: Operation) -> Rule:
         index = [f"p{k}" for k in range(len(picked))]
         line = f"{' '.join(names)}, {' '.join(index) or '()'} -> {' '.join([*before, *index, *after]) or '()'}"
         reason = "looked up by index" if chosen is None else "picked by a table of positions"
-        return rule(line, frozen={names[axis]: reason})
+        looks = ((1, names[axis]),) if chosen is None else ()
+        return rule(line, frozen={names[axis]: reason}, looks=looks)
     whole, part, sizes = selection
     operand = " ".join([*before, whole, *after])
     follows = (Positions(1, parse_terms(whole)[0]),)

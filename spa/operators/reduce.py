@@ -15,6 +15,9 @@ ZEROS_COUNT = {
     "ReduceMin": "enters a minimum",
     "ReduceProd": "enters a product",
 }
+RANKED = "ranked by value"
+"""Of positions that compete for being among the largest."""
+
 ALONG = {
     "CumProd": "enters a running product",
     "CumSum": "enters a running sum",
@@ -22,6 +25,9 @@ ALONG = {
     "LogSoftmax": "enters a softmax",
     "Softmax": "enters a softmax",
 }
+
+BARRED = frozenset({RANKED, ALONG["Softmax"], ALONG["LogSoftmax"]})
+"""Statistics in which a position that reads minus infinity is as good as gone."""
 
 
 @operator("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceSum", "ReduceSumSquare", *ZEROS_COUNT)
@@ -70,7 +76,14 @@ def top(operation: Operation) -> Rule:
     axis = operation.axis(-1)
     result = pattern([*names[:axis], "k", *names[axis + 1 :]])
     others = ", _" * (len(operation.inputs) - 1)
-    return rule(f"{pattern(names)}{others} -> {result}, {result}", frozen={f"{names[axis]} k": "ranked by value"})
+    count = operation.numbers(1, "k")
+    return rule(
+        f"{pattern(names)}{others} -> {result}, {result}",
+        statistic={names[axis]: RANKED},
+        frozen={"k": RANKED},
+        picks=((1, names[axis]),),
+        least={names[axis]: count[0]} if count else {},
+    )
 
 
 @operator("CumProd", "CumSum")

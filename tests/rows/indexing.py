@@ -25,11 +25,16 @@ ROWS: list[Row] = [
         axis=-2,
     ),
     row("GatherND", [CUBE, given([[0, 2], [1, 1], [1, 0]])], "a b c, q0 m -> q0 c | frozen a b m: looked up by index"),
-    row("GatherND", [CUBE, given([[0], [1]])], "a b c, q0 m -> q0 b c | frozen a m: looked up by index", opset=11),
+    row(
+        "GatherND",
+        [CUBE, given([[0], [1]])],
+        "a b c, q0 m -> q0 b c | frozen a m: looked up by index | operand 1 looks up a",
+        opset=11,
+    ),
     row(
         "GatherND",
         [CUBE, given([[[0], [2]], [[1], [1]]])],
-        "a b c, a q0 m -> a q0 c | frozen b m: looked up by index",
+        "a b c, a q0 m -> a q0 c | frozen b m: looked up by index | operand 1 looks up b",
         batch_dims=1,
     ),
     row("GatherND", [CUBE, given([[0, 2, 1], [1, 1, 3]])], "a b c, q0 m -> q0 | frozen a b c m: looked up by index"),
@@ -79,12 +84,12 @@ ROWS: list[Row] = [
     row(
         "OneHot",
         [given([[1, 2, 0]]), constant(4), constant([0, 1], np.float32)],
-        "a b, _, _ -> a b o | frozen o: classes counted off",
+        "a b, _, _ -> a b o | frozen o: classes counted off | operand 1=[o] | operand 0 looks up o",
     ),
     row(
         "OneHot",
         [given([[1, 2], [0, 1]]), constant(4), constant([0, 1], np.float32)],
-        "a b, _, _ -> o a b | frozen o: classes counted off",
+        "a b, _, _ -> o a b | frozen o: classes counted off | operand 1=[o] | operand 0 looks up o",
         axis=0,
     ),
     row(

@@ -308,14 +308,14 @@ ROWS: list[Row] = [
     ours(
         "MoE",
         [(2, 3, 4), (6, 5), *EXPERTS],
-        "b s w, (b s) e, e i w, e i, e w i, e w -> b s w | frozen e: chosen by value when the graph runs | e is experts | i is ffn | operand 0 sums over axis 2 | operand 4 sums over axis 2",
+        "b s w, (b s) e, e i w, e i, e w i, e w -> b s w | statistic e: enters a softmax | e is experts | i is ffn | operand 0 sums over axis 2 | operand 4 sums over axis 2 | e is at least 2",
         k=2,
         activation_type="gelu",
     ),
     ours(
         "MoE",
         [(6, 4), (6, 5), weight(5, 12, 4), weight(5, 12), weight(5, 4, 6), weight(5, 4)],
-        "t w, t e, e (i p) w, e (i p), e w i, e w -> t w | p=2 | frozen e: chosen by value when the graph runs | frozen p: a gate and what it gates | e is experts | i is ffn | operand 0 sums over axis 1 | operand 4 sums over axis 2",
+        "t w, t e, e (i p) w, e (i p), e w i, e w -> t w | p=2 | statistic e: enters a softmax | frozen p: a gate and what it gates | e is experts | i is ffn | operand 0 sums over axis 1 | operand 4 sums over axis 2 | e is at least 2",
         k=2,
         activation_type="swiglu",
         swiglu_fusion=1,

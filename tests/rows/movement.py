@@ -206,7 +206,11 @@ ROWS: list[Row] = [
     ),
     row("Slice", [(2, 6), given([0]), given([4])], "a b, _, _ -> a b"),
     # picking
-    row("Gather", [weight(7, 4), given([[1, 2, 0]])], "a b, p0 p1 -> p0 p1 b | frozen a: looked up by index"),
+    row(
+        "Gather",
+        [weight(7, 4), given([[1, 2, 0]])],
+        "a b, p0 p1 -> p0 p1 b | frozen a: looked up by index | operand 1 looks up a",
+    ),
     row(
         "Gather",
         [(2, 5, 4), constant([0, 1, 2])],
@@ -260,7 +264,7 @@ ROWS: list[Row] = [
         [(6, 4), constant([[0, 1], [2, 3]])],
         "a b, p0 p1 -> p0 p1 b | frozen a: picked by a table of positions",
     ),
-    row("Gather", [(6, 4), given(2)], "a b, () -> b | frozen a: looked up by index"),
-    row("Gather", [(6, 4), bound([2])], "a b, p0 -> p0 b | frozen a: looked up by index"),
+    row("Gather", [(6, 4), given(2)], "a b, () -> b | frozen a: looked up by index | operand 1 looks up a"),
+    row("Gather", [(6, 4), bound([2])], "a b, p0 -> p0 b | frozen a: looked up by index | operand 1 looks up a"),
     row("Gather", [(4,), constant(2)], "(pa + 1 + pc), () -> () | pa=2 | pc=1 | operand 1 counts (pa + 1 + pc)"),
 ]

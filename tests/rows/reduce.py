@@ -56,9 +56,28 @@ ROWS: list[Row] = [
     row("ArgMax", [(2, 3, 4)], "a b c -> a 1 c | frozen b: its positions are the result", axis=1),
     row("ArgMax", [(2, 3, 4)], "a b c -> a b | frozen c: its positions are the result", opset=9, axis=-1, keepdims=0),
     row("ArgMin", [(2, 3, 4)], "a b c -> 1 b c | frozen a: its positions are the result"),
-    row("TopK", [(2, 5, 4), constant([3])], "a b c, _ -> a k c, a k c | frozen b k: ranked by value", axis=1),
-    row("TopK", [(2, 5)], "a b -> a k, a k | frozen b k: ranked by value", opset=9, k=3),
-    row("TopK", [(2, 5), given([3])], "a b, _ -> a k, a k | frozen b k: ranked by value", opset=11, sorted=0),
+    row(
+        "TopK",
+        [(2, 5, 4), constant([3])],
+        "a b c, _ -> a k c, a k c | statistic b: ranked by value | frozen k: ranked by value "
+        "| result 1 picks b | b is at least 3",
+        axis=1,
+    ),
+    row(
+        "TopK",
+        [(2, 5)],
+        "a b -> a k, a k | statistic b: ranked by value | frozen k: ranked by value "
+        "| result 1 picks b | b is at least 3",
+        opset=9,
+        k=3,
+    ),
+    row(
+        "TopK",
+        [(2, 5), given([3])],
+        "a b, _ -> a k, a k | statistic b: ranked by value | frozen k: ranked by value | result 1 picks b",
+        opset=11,
+        sorted=0,
+    ),
     row("CumSum", [(2, 3, 4), constant(1)], "a b c, _ -> a b c | statistic b: enters a running sum"),
     row(
         "CumSum",
