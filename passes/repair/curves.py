@@ -13,6 +13,7 @@ from spa.passes.choose.allocation import Curve, Scale
 from spa.passes.choose.importance import score_groups
 from spa.passes.layers.consumers import Layer
 from spa.passes.layers.problems import Key, Statistics
+from spa.passes.repair.experts import SAMPLES, expert_curve
 from spa.passes.repair.fitting import consumers, first_uses
 from spa.passes.repair.probe import Probe
 from spa.passes.repair.rotation import Turned
@@ -95,11 +96,35 @@ def find_curves(
             if session.baseline is None and (session.preset.probes or not alone):
                 with session.step("measure"):
                     probe = probe or Probe(session)
+                    if curve.group.barred:
+                        curve, apart = _experts(session, curve.group, statistics)
+                        session.notes.extend(_kept_apart(curve.group, apart))
                     curve = probe.scaled(curve, statistics, ratios)
             found[curve.group.name] = curve
     if probe is not None:
         probe.close()
     return found
+
+
+def _experts(session: Session, group: Group, statistics: Mapping[Key, Statistics]) -> tuple[Curve, list[int]]:
+    """The curve of experts, measured one by one on all samples that this may cost, and those that stand apart."""
+    probe = Probe(session, most=SAMPLES, runs=group.size)
+
+    def lost(units: np.ndarray) -> tuple[float, float]:
+        found = probe.differences(group, units, statistics)
+        return session.lost(found), float(np.mean([off["relative_l2"] ** 2 for off in found]))
+
+    try:
+        return expert_curve(group, lost)
+    finally:
+        probe.close()
+
+
+def _kept_apart(group: Group, units: Sequence[int]) -> list[str]:
+    if not units:
+        return []
+    numbers = ", ".join(map(str, units))
+    return [f"{group.name}: experts {numbers} stay: without each of them the outputs lose far more than without others"]
 
 
 def by_weights(group: Group) -> Curve:

@@ -71,12 +71,19 @@ class Probe:
     """What the outputs lose when one group does, measured on samples held out.
 
     The dense network runs once, as far as the group that is measured; what comes behind runs for every measurement.
+
+    Args:
+        most: samples at most, of all that there are, for what is measured with nothing refitted, `runs` times.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, *, most: int | None = None, runs: int = 0) -> None:
         self.session, self.network = session, session.network
         held_out = [session.batches[number] for number in session.split.judging or session.split.unseen]
         probes, self.levels = affordable(self.flops(held_out[0]), len(session.network.groups), session.preset)
+        if most is not None:  # nothing is fitted, so that every sample may tell
+            held_out = list(session.batches)
+            paid = session.preset.probe_flops / max(self.flops(held_out[0]) * max(runs, 1), 1.0)
+            probes = int(np.clip(paid, LEAST_PROBES, most))
         held_out = held_out[: -(-probes // session.data.count(held_out[0]))]
         self.batches: Sequence[Batch] = [session.data.beginning(batch, probes) for batch in held_out]
         if session.data.batch_size is not None:
@@ -115,6 +122,12 @@ class Probe:
 
         The refits have not seen the samples, as no layer has that the model meets later.
         """
+        return self.session.lost(self.differences(group, units, statistics))
+
+    def differences(
+        self, group: Group, units: np.ndarray, statistics: Mapping[Key, Statistics]
+    ) -> list[dict[str, float]]:
+        """How far each output moves with units gone and readers refitted, as `difference` has it."""
         draft = Draft()
         if not self.network.only_layers_read(group) and len(units):
             draft.sliced = Sliced.of(self.network, {group.name: units})
@@ -140,7 +153,7 @@ class Probe:
                 if self.network.logits[at]:
                     theirs, ours = tempered(theirs, ours)
                 found.append(self.session.difference(at, theirs, ours, self.batches))
-        return self.session.lost(found)
+        return found
 
     def before(self, draft: Draft) -> Stream:
         """The dense network up to the first node that differs from it."""
