@@ -164,10 +164,17 @@ def _left_alone(network: Network, scored: Container[str]) -> list[str]:
 
 
 def _decisions(network: Network) -> list[str]:
-    outputs = [str(value.name) for value in network.model.graph.outputs if value not in network.compared]
+    left = [value for value in network.model.graph.outputs if value not in network.compared]
+    caches = {value for values in network.coupling.cached.values() for value in values}
+    outputs = [str(value.name) for value in left if value not in caches]
     beside = [str(value.name) for value in network.compared if not value.is_graph_output()]
     instead = f"; {', '.join(beside)} before them" if beside else ""
-    return [f"not compared, being decisions: {', '.join(outputs)}{instead}"] if outputs else []
+    lines = [f"not compared, being decisions: {', '.join(outputs)}{instead}"] if outputs else []
+    kept = [str(value.name) for value in left if value in caches]
+    if kept:
+        shown = f"{', '.join(kept[:2])}{f' and {len(kept) - 2} more' if len(kept) > 2 else ''}"
+        lines.append(f"distances are without the caches, whose heads may go: {shown}")
+    return lines
 
 
 def _restore(network: Network, draft: Draft, trained: Mapping[str, ir.TensorProtocol]) -> None:
