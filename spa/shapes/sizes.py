@@ -7,6 +7,7 @@ A batch counts as one. Any other open axis counts as the first of these that eve
 | of an input of four axes or more: pictures, volumes | 224, and so on with 256, 512, 640, 64, 32 |
 | the last of a float input of two axes, or of three with one channel: sound | 16000, one second |
 | any other: tokens, frames, boxes | 128 |
+| earlier tokens, of a decoder that keeps their keys and values | 0 |
 
 Where no first choice suits, the next sizes of the ladder are tried for all of them. An axis whose size the data decide
 (what NonZero finds) counts as 100. Sizes that a caller gives are taken as they are.
@@ -22,6 +23,7 @@ import onnx_ir as ir
 
 from spa.shapes import Shapes
 from spa.shapes.binding import Axis, Binding, bound_shapes, declared_shapes, free_axes, given_numbers, symbol_of
+from spa.shapes.decoder import Decoder
 from spa.shapes.node import NodeInference
 from spa.shapes.walk import Walk
 
@@ -55,7 +57,7 @@ def count_sizes(model: ir.Model, shapes: Shapes, *, inputs: Mapping[str, Sequenc
     """
     if not shapes.binding:
         return Sizes()
-    given = inputs or {}
+    given = {**_prompt(model.graph, inputs or {}), **(inputs or {})}
     inference = NodeInference(model)
     best: Walk | None = None
     chosen: Binding | None = None
@@ -78,6 +80,15 @@ def count_sizes(model: ir.Model, shapes: Shapes, *, inputs: Mapping[str, Sequenc
     }
     of = {value: type_.static for value, type_ in best.types.items()}
     return Sizes(open_, {value: dims for value, dims in of.items() if dims is not None})
+
+
+def _prompt(graph: ir.Graph, inputs: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+    """The shapes of a decoder's inputs for its first tokens, before which its caches are empty; else none."""
+    decoder = Decoder.of(graph)
+    if decoder is None or not decoder.caches:
+        return {}
+    shapes = decoder.shapes(decoder.batch or 1, decoder.length or ITEMS)
+    return {} if shapes.keys() & inputs.keys() else shapes
 
 
 def _misnamed(graph: ir.Graph, walk: Walk, binding: Binding) -> int:

@@ -114,7 +114,7 @@ def test_other_commands_take_folders(dense: Path, tmp_path: Path, capsys: pytest
         ["groups", dense],
         ["verify", dense, smaller, "--plan", plan],
         ["apply", dense, plan, "-o", tmp_path / "again"],
-        ["bench", dense, smaller, "--seconds", "0.1", "--input", "attention_mask=1,32", "--input", "input_ids=1,8"],
+        ["bench", dense, smaller, "--seconds", "0.1"],
     ):
         with pytest.raises(SystemExit) as ended:
             cli.main([str(word) for word in words])

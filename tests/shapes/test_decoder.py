@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from models import folder
 from spa.shapes.decoder import Decoder
+from spa.steps import analyse, load_normal
 from tests.cut import decoders
 
 
@@ -49,3 +50,9 @@ def test_what_is_none() -> None:
     assert _of(onnx.parser.parse_model(text)) is None
     state = text.replace("(float[N, 3, 8, 8] x)", "(int64[N, S] ids, float[N, 3] h)").replace("Relu(x)", "Relu(h)")
     assert _of(onnx.parser.parse_model(state.replace("[N, 3, 8, 8] y", "[N, 3] y"))) is None
+
+
+def test_its_costs_are_those_of_a_prompt() -> None:
+    sizes = analyse(load_normal(folder.graph_of(folder.Sizes(layers=1)))).sizes.inputs
+    assert sizes["input_ids"] == sizes["attention_mask"] == (1, 128)
+    assert sizes["past_key_values.0.key"] == (1, 2, 0, 16)
