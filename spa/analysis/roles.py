@@ -30,11 +30,13 @@ def sizes_by_role(coupling: Coupling, groups: Sequence[Group], masks: Masks) -> 
     for group in groups:
         if group.kind in ("ffn", WIDTH):
             found[group.kind][group.size].append(sum(map(kept, group.leaves)))
+    seen = set()
     for chain in _attentions(coupling):
         count = next((at for at, leaf in enumerate(chain) if not _is_head(coupling, leaf)), len(chain))
         parts = {"kv_heads": chain[:1], "heads": chain[:count], "head_dim": chain[count:]}
         for role, leaves in parts.items():
-            if leaves:
+            if leaves and (role, leaves) not in seen:  # keys and values have the same heads: one place
+                seen.add((role, leaves))
                 found[role][prod(leaf.size for leaf in leaves)].append(prod(map(kept, leaves)))
     return {role: {before: tuple(after) for before, after in sizes.items()} for role, sizes in found.items()}
 

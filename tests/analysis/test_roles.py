@@ -30,8 +30,8 @@ def test_attention_of_plain_products_names_them_too(tmp_path: Path) -> None:
     path = decoder.build(decoder.PRESETS["tiny"], tmp_path, dtype="float32")
     removed = {"layers.0.q.weight:1": [0], "layers.1.q.weight:1": [0], "layers.1.q.weight:1#2": [1]}
     found = _sizes(path, removed)
-    assert set(found["heads"][8]) == {6, 3}
-    assert set(found["kv_heads"][4]) == {3}
+    assert found["heads"][8] == (6, 3)
+    assert found["kv_heads"][4] == (3, 3)
     assert set(found["head_dim"][8]) == {8}
 
 
