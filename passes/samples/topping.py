@@ -31,7 +31,7 @@ def top_up(
     bounds = {
         name: (float(array.min()), float(array.max()))
         for name, array in given.samples.items()
-        if array.dtype.kind == "f" and float(array.min()) < float(array.max())
+        if array.dtype.kind == "f" and array.size and float(array.min()) < float(array.max())
     }
     try:
         recipe = Recipe.of(model, inputs=shapes, bounds=bounds)
