@@ -19,6 +19,7 @@ from spa.errors import VerificationError
 Outputs = Mapping[str, Any]
 
 ROUNDING_MARGIN = 10.0
+MOST = 2.0  # of its own size: as far as two numbers of that size can be apart
 LEAST_SLICE = 8
 """Values that a slice holds along other axes than the last: fewer say little of its size."""
 
@@ -155,7 +156,11 @@ def _gap(name: str, reference: np.ndarray, found: np.ndarray, moved: Sequence[np
     for axis in _axes(reference.shape) if number else (None,):
         rest = None if axis is None else tuple(at for at in range(size.ndim) if at != axis)
         parts = [np.atleast_1d(each.max(axis=rest)) for each in (distance, size, rounding)]
-        stands = np.maximum(parts[1] if number else 0.0, (ROUNDING_MARGIN * parts[2] + smallest) / limit)
+        # Where half of the slices move by some share of their size, any slice may: a step of a quantised output is
+        # taken or not, and a few tries do not see each slice take one.
+        usual = np.median(np.where(parts[1] > 0, _ratio(parts[2], parts[1]), 0.0)) if moved else 0.0
+        off = np.maximum(parts[2], min(float(usual), MOST) * parts[1])
+        stands = np.maximum(parts[1] if number else 0.0, (ROUNDING_MARGIN * off + smallest) / limit)
         channel = _ratio(parts[0], stands)
         at = int(np.argmax(channel))
         if channel[at] > worst.channel:

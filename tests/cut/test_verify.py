@@ -10,6 +10,7 @@ import pytest
 
 from spa.errors import VerificationError
 from spa.passes.cut import verify
+from spa.passes.cut.difference import largest_gap
 from spa.passes.cut.rounding import DEFAULT_TOLERANCE, tolerances
 from spa.passes.cut.structure import check_structure
 from spa.passes.cut.trials import Inputs
@@ -156,6 +157,19 @@ def test_a_model_that_amplifies_rounding_is_judged_by_it() -> None:
     assert found.difference > DEFAULT_TOLERANCE
     assert found.agrees
     assert found.notes[0].startswith("this model amplifies rounding")
+
+
+@pytest.mark.parametrize(("share", "agrees"), [(0.2, True), (0.01, False)])
+def test_a_slice_may_take_a_step_where_rounding_lets_most_slices_take_one(share: float, agrees: bool) -> None:
+    """Outputs on a grid of quantised numbers: two tries do not show each step that rounding decides."""
+    random = np.random.default_rng(0)
+    steps = random.integers(-5, 6, (10, 200)).astype(np.float32)
+
+    def stepped(part: float) -> dict[str, np.ndarray]:
+        return {"y": np.where(random.random(steps.shape) < part, -steps, steps)}
+
+    gap = largest_gap([{"y": steps}], [stepped(0.04)], [[stepped(share)] for _ in range(2)], limits={"y": 1e-3})
+    assert gap.within == agrees
 
 
 @pytest.mark.parametrize(
