@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from spa.passes.choose.importance import Scoring
     from spa.passes.latency.options import DeviceOptions
     from spa.pipeline import apply_plan, prune
+    from spa.points import SweepReport
     from spa.profiling import profile
     from spa.repair import RepairOptions
     from spa.result import PruneResult
-    from spa.sweeping import SweepReport, sweep
+    from spa.sweeping import sweep
     from spa.timing import bench
     from spa.training import train
 
@@ -53,7 +54,7 @@ _HOMES = {
     "apply_plan": "spa.pipeline",
     "PruneResult": "spa.result",
     "sweep": "spa.sweeping",
-    "SweepReport": "spa.sweeping",
+    "SweepReport": "spa.points",
     "Budget": "spa.passes.choose.budget",
     "Scoring": "spa.passes.choose.importance",
     "RepairOptions": "spa.repair",

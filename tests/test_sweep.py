@@ -16,8 +16,9 @@ from spa.errors import BudgetError, UsageError
 from spa.limit import loss_of
 from spa.options import PruneOptions
 from spa.passes.repair.groundwork import Groundwork
+from spa.points import COLUMNS
 from spa.ratios import SweepOptions, ratios_of
-from spa.sweeping import COLUMNS, DENSE
+from spa.sweeping import DENSE
 from tests import models
 
 

@@ -19,9 +19,9 @@ from spa.fields import Options
 from spa.frontends.files import onnx_file
 from spa.limit import LOSSES, LimitOptions
 from spa.options import PARTS
+from spa.points import SweepReport
 from spa.ratios import SweepOptions
 from spa.report.grid import add_row, new_table, print_table
-from spa.sweeping import SweepReport
 
 _PARTS = [kind for kind in PARTS.values() if kind is not LimitOptions]
 _KINDS: tuple[type[Options], ...] = (SweepOptions, *_PARTS, LimitOptions)
