@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -16,7 +15,7 @@ from spa import runtime, verdict
 from spa.analysis.group import find_frozen
 from spa.analysis.plan import Plan
 from spa.clock import Clock
-from spa.errors import BudgetError, DataError, ModelError, NothingToPrune, SpaError, UsageError, VerificationError
+from spa.errors import BudgetError, DataError, ModelError, NothingToPrune, UsageError, VerificationError
 from spa.learning import criterion_by_gradients
 from spa.options import InputShapes, PruneOptions
 from spa.passes.choose.allocation import weighed
@@ -38,9 +37,8 @@ from spa.repair import METHODS, calibration
 from spa.report import Report
 from spa.shapes import infer_shapes
 from spa.shapes.sizes import count_sizes
+from spa.shared import Shared
 from spa.steps import Analysis, analyse, boundary_of, cut, report_on
-
-Result = TypeVar("Result")
 
 
 class Decision(NamedTuple):
@@ -56,34 +54,6 @@ class Decision(NamedTuple):
     report: Report
     dense: ir.Model
     samples: Calibration | None = None
-
-
-@dataclass(slots=True)
-class Shared:
-    """What prunes of one model to several ratios find out once.
-
-    Attributes:
-        ratios: near which losses are measured; empty: near that of the budget.
-        seconds: that went into it.
-    """
-
-    ratios: Sequence[float] = ()
-    seconds: float = 0.0
-    known: dict[str, Any] = field(default_factory=dict)
-
-    def once(self, name: str, make: Callable[[], Result]) -> Result:
-        """What is called so, made when it is first asked for; an error that came of it comes again."""
-        if name not in self.known:
-            start = time.perf_counter()
-            try:
-                self.known[name] = make()
-            except SpaError as error:
-                self.known[name] = error
-            self.seconds += time.perf_counter() - start
-        found = self.known[name]
-        if isinstance(found, SpaError):
-            raise found
-        return found  # type: ignore[no-any-return] # made by `make` of that name
 
 
 def decide(

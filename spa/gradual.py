@@ -23,7 +23,7 @@ from spa import learning
 from spa.analysis.group import Group
 from spa.analysis.plan import Plan
 from spa.clock import Clock
-from spa.decision import Shared, decide
+from spa.decision import decide
 from spa.errors import ModelError, UsageError
 from spa.gradients.options import Spend
 from spa.options import PruneOptions
@@ -35,6 +35,7 @@ from spa.passes.repair.biases import drop_zero_biases
 from spa.passes.repair.network import prepare
 from spa.repair import RepairOptions
 from spa.report import Report
+from spa.shared import Shared
 from spa.steps import Analysis, analyse, cut, report_on
 
 REGROWN = 0.5

@@ -11,7 +11,6 @@ import onnx_ir as ir
 from spa import gradients, gradual, runtime
 from spa.analysis.plan import Plan
 from spa.clock import Clock, Progress, within
-from spa.decision import Shared
 from spa.feeds import Feeds
 from spa.fields import takes_options
 from spa.judging import Jury, metric_of
@@ -26,6 +25,7 @@ from spa.passes.repair.packed import opened
 from spa.profiling import profile
 from spa.provenance import stamp
 from spa.result import PruneResult
+from spa.shared import Shared
 from spa.steps import Analysis, Normal, Source, analyse, cut, is_exact, load_normal, report_on
 from spa.verification import foretell, perplexity, seal, verify_files, verify_plan
 

@@ -21,7 +21,6 @@ import onnx_ir as ir
 
 from spa import runtime
 from spa.clock import Progress, within
-from spa.decision import Shared
 from spa.errors import BudgetError, NothingToPrune, SpaError, UsageError
 from spa.fields import takes_options
 from spa.frontends.files import onnx_file
@@ -33,6 +32,7 @@ from spa.pipeline import prune_shared
 from spa.points import Point, SweepReport
 from spa.provenance import digest
 from spa.ratios import SweepOptions
+from spa.shared import Shared
 from spa.steps import Source, load_normal
 from spa.timing import BenchReport, bench
 from spa.verdict import unusable

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +29,7 @@ from spa import runtime
 from spa.errors import SpaError, UsageError
 from spa.feeds import Feeds
 from spa.frontends.files import onnx_file
+from spa.loading import alone
 from spa.options import InputShapes
 from spa.passes.cut.trials import Inputs, NoTrial
 from spa.shapes import infer_shapes
@@ -171,7 +170,7 @@ def bench(
         ]
         times = by_turns(sessions, [entry.feeds for entry in entries], seconds, progress)
         rows = [
-            _row(entry, times[:, at], *_alone(entry, sessions[at].get_providers(), threads))
+            _row(entry, times[:, at], *alone(entry.path, entry.feeds, sessions[at].get_providers(), threads))
             for at, entry in enumerate(entries)
         ]
     shapes = {entry.name: {k: tuple(v.shape) for k, v in entry.feeds.items()} for entry in entries}
@@ -262,49 +261,6 @@ def by_turns(
 def _row(entry: _Entry, times: np.ndarray, load_seconds: float, peak_nbytes: int) -> Row:
     low, middle, high = (1e3 * float(np.quantile(times, share)) for share in (0.25, 0.5, 0.75))
     return Row(entry.name, middle, low, high, load_seconds, peak_nbytes, entry.params, entry.flops)
-
-
-_CHILD = """
-import resource, sys, time
-import numpy, onnxruntime
-path, feeds, threads, *providers = sys.argv[1:]
-options = onnxruntime.SessionOptions()
-options.log_severity_level = 4
-if threads != "0":
-    options.intra_op_num_threads = int(threads)
-arrays = dict(numpy.load(feeds))
-
-
-def memory():
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    try:
-        with open("/proc/self/statm") as file:
-            now = int(file.read().split()[1]) * resource.getpagesize()
-    except OSError:
-        now = peak
-    return peak, now
-
-
-before = memory()
-start = time.perf_counter()
-session = onnxruntime.InferenceSession(path, options, providers=providers)
-seconds = time.perf_counter() - start
-session.run(None, arrays)
-print(seconds, max(after - base for after, base in zip(memory(), before)))
-"""
-
-
-def _alone(entry: _Entry, providers: Sequence[str], threads: int | None) -> tuple[float, int]:
-    """Seconds of loading and growth of memory in a process that does nothing else; NaN and 0 where that fails."""
-    with tempfile.TemporaryDirectory() as folder:
-        feeds = Path(folder) / "feeds.npz"
-        np.savez(feeds, **dict(entry.feeds))  # type: ignore[arg-type]
-        command = [sys.executable, "-c", _CHILD, str(entry.path), str(feeds), str(threads or 0), *providers]
-        done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:  # inputs of types that numpy does not know by name
-        return float("nan"), 0
-    seconds, nbytes = done.stdout.split()
-    return float(seconds), int(float(nbytes))
 
 
 def _compared(rows: Sequence[Row], times: np.ndarray, at: int = 1) -> Comparison:

@@ -1,0 +1,40 @@
+"""What several prunes of one model share: the points of a sweep, the tries of a search, the steps on a gradual way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from spa.errors import SpaError
+
+Result = TypeVar("Result")
+
+
+@dataclass(slots=True)
+class Shared:
+    """What prunes of one model to several ratios find out once.
+
+    Attributes:
+        ratios: near which losses are measured; empty: near that of the budget.
+        seconds: that went into it.
+    """
+
+    ratios: Sequence[float] = ()
+    seconds: float = 0.0
+    known: dict[str, Any] = field(default_factory=dict)
+
+    def once(self, name: str, make: Callable[[], Result]) -> Result:
+        """What is called so, made when it is first asked for; an error that came of it comes again."""
+        if name not in self.known:
+            start = time.perf_counter()
+            try:
+                self.known[name] = make()
+            except SpaError as error:
+                self.known[name] = error
+            self.seconds += time.perf_counter() - start
+        found = self.known[name]
+        if isinstance(found, SpaError):
+            raise found
+        return found  # type: ignore[no-any-return] # made by `make` of that name
