@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +67,9 @@ def main() -> None:
         rows = [json.loads(line) for line in arguments.rows.read_text().splitlines()]
     for name in arguments.models:
         for threads in arguments.threads:
-            if any(row["model"] == name and row["threads"] == threads for row in rows):
-                continue
-            for row in cells(name, threads, arguments.shares, arguments.unseen):
+            known = [row["share"] for row in rows if row["model"] == name and row["threads"] == threads]
+            left = [share for share in arguments.shares if share not in known]
+            for row in cells(name, threads, left, arguments.unseen) if left else ():
                 rows.append(row)
                 print(" | ".join(shown(row)), flush=True)
                 arguments.rows.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -91,14 +92,13 @@ def graph(name: str) -> ir.Model:
     return zoo.filled(path)
 
 
-def cells(name: str, threads: int, shares: list[float], unseen: int) -> list[Row]:
+def cells(name: str, threads: int, shares: list[float], unseen: int) -> Iterator[Row]:
     """The rows of one network on so many threads."""
     dense = graph(name)
     start = time.perf_counter()
     profile = profiling.profile(dense, threads=threads)
     seconds = time.perf_counter() - start
     errors = unseen_errors(dense, profile, unseen)
-    found = []
     for share in shares:
         row: Row = {
             "model": name, "threads": threads, "share": share, "profile": seconds, "dense": profile.milliseconds,
@@ -110,7 +110,7 @@ def cells(name: str, threads: int, shares: list[float], unseen: int) -> list[Row
                 dense, of="latency", ratio=1 - share, profile=profile, weights=True, verify=False, criterion="l2"
             )
         except BudgetError as error:
-            found.append({**row, "refused": str(error).rpartition("; ")[2], "whole": time.perf_counter() - start})
+            yield {**row, "refused": str(error).rpartition("; ")[2], "whole": time.perf_counter() - start}
             continue
         latency = result.report.latency
         assert latency is not None
@@ -119,8 +119,7 @@ def cells(name: str, threads: int, shares: list[float], unseen: int) -> list[Row
         row["first"] = latency.rounds[0].measured and latency.rounds[0].measured / latency.rounds[0].foretold - 1
         row["rounds"] = len(latency.rounds)
         row["measured"] = measured(dense, result.model, profile)
-        found.append(row)
-    return found
+        yield row
 
 
 def measured(dense: ir.Model, small: ir.Model, profile: Profile) -> float:
@@ -132,7 +131,7 @@ def measured(dense: ir.Model, small: ir.Model, profile: Profile) -> float:
     ]
     feeds = feeds_of(small, profile.model["inputs"], None)
     clock = ondevice.clock_of(device.provider, device.threads)
-    return ratio_of(by_turns(sessions, [feeds, feeds], 4.0, clock=clock))[0]
+    return ratio_of(by_turns(sessions, [feeds, feeds], 3.0, clock=clock))[0]
 
 
 def unseen_errors(dense: ir.Model, profile: Profile, count: int) -> list[float]:
