@@ -5,7 +5,8 @@
 Each task of ../shared/eval is pruned with its calibration samples on one thread: once for a share of the dense time
 (`of="latency"`), and for FLOPs with `align=16` and `align=1` at two ratios each. The time of every result is measured
 beside the dense model; the loss of the plans for FLOPs at the time of the plan for latency is read off the line through
-their two points, in the logarithm of the loss. Where that time lies outside of the two, the row says by how much.
+their two points, in the logarithm of the loss. Where neither is so fast, what the faster one loses is less than a plan
+of that time would, and the ratio is at most what the row says; where both are faster, there is no ratio.
 """
 
 from __future__ import annotations
@@ -116,12 +117,16 @@ def _profile(task: str, dense: Path, shapes: Any) -> Profile:
     return found
 
 
-def at_time(rows: list[Row], when: float) -> tuple[float, float]:
-    """The loss at a time on the line through two plans, and how far outside of the two that time lies."""
-    first, second = sorted(rows, key=lambda row: row["time"])
-    low, high = first["time"], second["time"]
-    slope = (math.log(second["loss"]) - math.log(first["loss"])) / max(high - low, 1e-9)
-    return math.exp(math.log(first["loss"]) + slope * (when - low)), max(low - when, when - high, 0.0)
+def at_time(rows: list[Row], when: float) -> tuple[float, bool] | None:
+    """The loss of plans for FLOPs at a time, and whether it is known only that it is no less; None: all are faster."""
+    known = sorted(rows, key=lambda row: row["time"])
+    if not known or known[-1]["time"] < when:
+        return None
+    if known[0]["time"] >= when:
+        return known[0]["loss"], known[0]["time"] > when
+    first, second = known[0], known[-1]
+    share = (when - first["time"]) / (second["time"] - first["time"])
+    return first["loss"] ** (1 - share) * second["loss"] ** share, False
 
 
 def table(rows: list[Row]) -> str:
@@ -137,11 +142,12 @@ def table(rows: list[Row]) -> str:
             if row["plan"]["of"] == "latency":
                 for align, found in ratios.items():
                     others = [other for other in mine if other["plan"].get("align") == align]
-                    if len(others) == 2:
-                        loss, outside = at_time(others, row["time"])
+                    there = at_time(others, row["time"])
+                    if there is not None:
+                        loss, bound = there
                         found.append(row["loss"] / loss)
-                        far = f", {outside:.2f} outside" if outside else ""
-                        said.append(f"align {align}: {loss:.4g} (ratio {row['loss'] / loss:.2f}{far})")
+                        how = "at most" if bound else "ratio"
+                        said.append(f"align {align}: {loss:.4g} ({how} {row['loss'] / loss:.2f})")
             plan = " ".join(f"{key}={value}" for key, value in row["plan"].items())
             lines.append(
                 f"| {task} | {plan} | {row['time']:.3f} | {row['loss']:.4g} | {row['metric']:.4g} ({row['dense']:.4g}) "
