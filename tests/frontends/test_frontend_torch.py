@@ -152,6 +152,7 @@ def test_samples_repair_a_module_that_keeps_its_tensors() -> None:
 
 
 def test_what_the_code_cannot_express_is_left_alone_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("WARNING", logger="spa")  # the command line, if it ran before in this process, says it otherwise
     torch.manual_seed(0)
     weigh: dict[str, Any] = {"criterion": "l1", "normalise": "none"}
     net = Net(Stubborn)
