@@ -116,18 +116,27 @@ def losses(rows: Rows) -> Spec:
     Args:
         rows: name, what (foretold or measured), loss.
     """
+    return _beside(
+        rows,
+        what="what",
+        words=("foretold", "measured"),
+        x=_x("loss", "share of the variance of the layer's outputs", axis={"format": "%"}),
+        tip=_tip(name="layer", what="loss", loss="share%"),
+    )
+
+
+def _beside(rows: Rows, *, what: str, words: Sequence[str], x: Spec, tip: Any) -> Spec:
+    """For each name two bars, pale and strong, told apart by the column ``what``, which holds one of two words."""
     colour = {
-        "field": "what", "type": "nominal", "title": None, "legend": {"orient": "top"},
-        "scale": {"domain": ["foretold", "measured"], "range": [PALE, ACCENT]},
+        "field": what, "type": "nominal", "title": None, "legend": {"orient": "top"},
+        "scale": {"domain": list(words), "range": [PALE, ACCENT]},
     }  # fmt: skip
     return base(
         rows,
         height=_high(rows, 9),
         mark={"type": "bar", "cornerRadiusEnd": 2},
         encoding={
-            "y": _names(), "yOffset": {"field": "what"}, "color": colour,
-            "x": _x("loss", "share of the variance of the layer's outputs", axis={"format": "%"}),
-            "tooltip": _tip(name="layer", what="loss", loss="share%"),
+            "y": _names(), "yOffset": {"field": what, "sort": list(words)}, "color": colour, "x": x, "tooltip": tip,
         },
     )  # fmt: skip
 
@@ -159,20 +168,13 @@ def layer_times(rows: Rows) -> Spec:
     Args:
         rows: name, when (before or after), milliseconds.
     """
-    colour = {
-        "field": "when", "type": "nominal", "title": None, "legend": {"orient": "top"},
-        "scale": {"domain": ["before", "after"], "range": [PALE, ACCENT]},
-    }  # fmt: skip
-    return base(
+    return _beside(
         rows,
-        height=_high(rows, 9),
-        mark={"type": "bar", "cornerRadiusEnd": 2},
-        encoding={
-            "y": _names(), "yOffset": {"field": "when", "sort": ["before", "after"]}, "color": colour,
-            "x": _x("milliseconds", "milliseconds"),
-            "tooltip": _tip(name="layer", operator="operator", when="when", milliseconds="ms#"),
-        },
-    )  # fmt: skip
+        what="when",
+        words=("before", "after"),
+        x=_x("milliseconds", "milliseconds"),
+        tip=_tip(name="layer", operator="operator", when="when", milliseconds="ms#"),
+    )
 
 
 def trials(rows: Rows, limit: float, measure: str) -> Spec:
