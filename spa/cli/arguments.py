@@ -60,6 +60,18 @@ Feed = Annotated[
         rich_help_panel=RESULT,
     ),
 ]
+Threads = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Inside an operator (default: one a core).", rich_help_panel=RESULT),
+]
+Provider = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="onnxruntime's name of a device, such as CPUExecutionProvider.",
+        rich_help_panel=RESULT,
+    ),
+]
 Json = Annotated[
     bool,
     typer.Option("--json", help="Print one JSON object, as spa/schema.json says, not tables.", rich_help_panel=RESULT),

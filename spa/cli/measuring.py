@@ -11,7 +11,7 @@ import spa
 from spa import document
 from spa.cli import arguments, flags
 from spa.cli.app import RESULT, command
-from spa.cli.arguments import PIPE, Feed, Input, Json, Output, Quiet
+from spa.cli.arguments import PIPE, Feed, Input, Json, Output, Provider, Quiet, Threads
 from spa.cli.console import err, out, say
 from spa.cli.paging import Page, check_page, write_page
 from spa.cli.progress import progress
@@ -27,18 +27,8 @@ def bench(
         list[Path], typer.Argument(metavar="MODEL...", help="ONNX files to time side by side.", show_default=False)
     ],
     *,
-    threads: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Inside an operator (default: one a core).", rich_help_panel=RESULT),
-    ] = None,
-    provider: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="onnxruntime's name of a device, such as CPUExecutionProvider.",
-            rich_help_panel=RESULT,
-        ),
-    ] = None,
+    threads: Threads = None,
+    provider: Provider = None,
     seconds: Annotated[
         float, typer.Option(metavar="S", help="How long all runs together take, about.", rich_help_panel=RESULT)
     ] = 10.0,

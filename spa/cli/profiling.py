@@ -12,7 +12,7 @@ from rich.table import Table
 from spa import profiling
 from spa.cli import arguments
 from spa.cli.app import RESULT, command
-from spa.cli.arguments import PIPE, Feed, Input, Quiet, Source
+from spa.cli.arguments import PIPE, Feed, Input, Provider, Quiet, Source, Threads
 from spa.cli.console import err, out, say
 from spa.cli.progress import progress
 from spa.frontends.files import onnx_file
@@ -45,18 +45,8 @@ def profile(
             rich_help_panel=RESULT,
         ),
     ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Inside an operator (default: one a core).", rich_help_panel=RESULT),
-    ] = None,
-    provider: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="onnxruntime's name of a device, such as CPUExecutionProvider.",
-            rich_help_panel=RESULT,
-        ),
-    ] = None,
+    threads: Threads = None,
+    provider: Provider = None,
     seconds: Annotated[
         float, typer.Option(metavar="S", help="How long all runs take, about.", rich_help_panel=RESULT)
     ] = profiling.SECONDS,
