@@ -108,7 +108,9 @@ def _prune(
     report.seconds = clock.seconds
     plan = replace(made.plan, options=asked or options.asked(), resized=report.resized)
     refitted = bool(plan.repair)
-    plan = seal(plan, base, reference, model) if refitted else plan
+    if refitted:  # what is cut is what the repair made of the dense model
+        plan = seal(plan, base, reference, model)
+        report.reference = report.reference.replace("the dense model", "the refitted model", 1)
     if options.run.dry_run:
         whole = dense if refitted else reference
         return PruneResult(whole, plan, report, whole, reference)

@@ -306,3 +306,13 @@ def test_a_model_that_takes_one_size_only() -> None:
     result = spa.prune(proto, ratio=0.1, inputs={"x": (1, 40, 8)}, weights=True)
     assert result.report.difference is not None
     assert result.model.graph.inputs[0].shape == ir.Shape(["N", "S", 8])
+
+
+def test_a_repaired_model_is_compared_with_the_refitted_one_and_says_so() -> None:
+    model = Path(__file__).parents[1] / "models" / "fashion_resnet.onnx"
+    by_weights, repaired = (
+        spa.prune(model, ratio=0.2, **options) for options in ({"weights": True}, {"preset": "fast"})
+    )
+    assert by_weights.report.reference == "the dense model with the removed units read as zero"
+    assert repaired.plan.repair
+    assert repaired.report.reference == "the refitted model with the removed units read as zero"
