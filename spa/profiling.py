@@ -34,7 +34,7 @@ from spa.passes.latency.prediction import leave_one_out
 from spa.passes.latency.record import Profile, variant_of
 from spa.passes.latency.variants import Settings, plan_of
 from spa.steps import Analysis, Source, analyse, cut, load_normal
-from spa.timing import feeds_of
+from spa.timing import check_threads, feeds_of
 
 SECONDS = 30.0
 """That all runs of a profile take by default, about."""
@@ -65,9 +65,11 @@ def profile(
 
     Raises:
         ModelError: the model cannot be read or run.
-        UsageError: the provider does not work here, or no inputs were found that the model runs on.
+        UsageError: there are fewer threads than one, the provider does not work here, or no inputs were found that the
+            model runs on.
         MissingExtra: without onnxruntime.
     """
+    check_threads(threads)
     runtime.require()
     say = progress or _say_nothing
     chosen = provider or (runtime.CUDA if runtime.has_cuda() else runtime.CPU)
@@ -208,6 +210,7 @@ def layers(
     Raises:
         ModelError, UsageError, MissingExtra: as `profile`.
     """
+    check_threads(threads)
     runtime.require()
     dense = _with_names(load_normal(source).clone())
     chosen = provider or (runtime.CUDA if runtime.has_cuda() else runtime.CPU)

@@ -152,8 +152,7 @@ def bench(
     """
     if not models:
         raise UsageError("bench: expected one model or more, found none")
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads {threads}: expected a whole number of threads, 1 or more")
+    check_threads(threads)
     if not 0 <= seconds < float("inf"):
         raise UsageError(f"seconds {seconds:g}: expected a time of 0 or more")
     runtime.require()
@@ -213,6 +212,12 @@ class _Entry:
             params, flops = analysis.cost.of("params"), analysis.cost.of("flops")
             shapes = {**analysis.sizes.inputs, **shapes}
         return cls(name, path, feeds_of(model, shapes, feeds, name=path.name), params, flops)
+
+
+def check_threads(threads: int | None) -> None:
+    """Raise UsageError where no such number of threads can work."""
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads {threads}: expected a whole number of threads, 1 or more")
 
 
 def feeds_of(

@@ -9,6 +9,7 @@ import onnx_ir as ir
 import pytest
 
 import spa
+from spa import profiling
 from spa.errors import BudgetError, UsageError
 from spa.options import PruneOptions
 from spa.passes.latency.goal import ROUNDS, Goal
@@ -141,6 +142,13 @@ def test_threads_of_the_profile_hold():
     profile = devices.profile(chain(), devices.flops)
     with pytest.raises(UsageError, match="threads 2: the profile was made with 1"):
         pruned(profile, ratio=0.3, threads=2)
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_fewer_threads_than_one_are_refused(threads):
+    for timed in (profiling.profile, profiling.layers):
+        with pytest.raises(UsageError, match=f"threads {threads}: expected a whole number of threads, 1 or more"):
+            timed(chain(), threads=threads)
 
 
 @pytest.mark.parametrize(("text", "wanted"), [("5ms", 5.0), ("5", 5.0), ("0.005s", 5.0), ("800us", 0.8)])
