@@ -10,8 +10,6 @@
 What range numbers have, the first layers tell (`spa.passes.samples.ranges`). How large a table is, is found by trying:
 a number beyond its end fails. Nothing here knows an operator or a model.
 
-One file: a recipe and its steps, which share what was found out about the model.
-
 One file: one recipe, whose steps share what was found out about the model.
 """
 
@@ -58,7 +56,7 @@ from spa.passes.samples.inputs import (
     unhidden,
     with_rows,
 )
-from spa.passes.samples.likely import TRIED, likely
+from spa.passes.samples.likely import TRIED, likely, read_whole
 from spa.passes.samples.ranges import Range, between
 from spa.passes.samples.values import MADE_UP, OTHERS, SHIPPED, is_number, is_picture, values
 from spa.passes.samples.words import WRITTEN_AT_ONCE, write, writes
@@ -191,7 +189,9 @@ class Recipe:
 
                 if runs_on(run, found, {}):
                     found = [one if one.name in fed else with_rows(one, found, run) for one in found]
-                    return cls(model, found, known, axes, run, bounds or {}, feeds=fed)
+                    recipe = cls(model, found, known, axes, run, bounds or {}, feeds=fed)
+                    looked_at = [read_whole(recipe, one) for one in found]
+                    return recipe if looked_at == found else replace(recipe, inputs=looked_at)
         raise DataError(
             f"the model does not run on inputs of zeros and ones, of shapes "
             f"{[declared_shape(one, 1) for one in found]} or others: give shapes with --input NAME=SIZES, "

@@ -38,6 +38,7 @@ class Input:
         axis: where the model has the axis of samples.
         open: whether the model takes any number of samples.
         rows: how many rows the table has that it indexes; 0: none, or it is no whole number.
+        whole: whether a matrix reads its last axis all at once, as of features, where a sound would be run along.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Input:
     axis: int = 0
     open: bool = True
     rows: int = 0
+    whole: bool = False
 
 
 def open_sizes(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -43,7 +44,7 @@ def likely(recipe: Model, one: Input) -> Sequence[Range]:
 
     Where a size and a mean of its own for each number does better than one for all, these come first.
     """
-    ranges = candidates(picture=is_picture(one), sound=is_sound(one.shape))
+    ranges = candidates(picture=is_picture(one), sound=is_sound(one))
     first = FirstLayers.of(recipe.model, recipe.layers, one.name)
     if not first.layers:
         return ranges[:1]
@@ -54,15 +55,24 @@ def likely(recipe: Model, one: Input) -> Sequence[Range]:
     try:
         if is_picture(one):
             ranges = [*first.inside(recipe.fetch, constants, one.shape[channel_axis(one.shape)]), *ranges]
-        told = None if is_picture(one) or is_sound(one.shape) else _told(recipe, one, first, feeds, count)
+        told = None if is_picture(one) or is_sound(one) else _told(recipe, one, first, feeds, count)
         tried = [*ranges, *([told] if told else [])]
         made = [values(one, count, [chosen], SHIPPED, np.random.default_rng(0)) for chosen in tried]
         scores = [first.score(recipe.fetch, {**feeds, one.name: array}) for array in made]
     except DataError:
         return ranges[:1]
-    chosen = plausible(scores[: len(ranges)], ranges, sound=is_sound(one.shape))
+    chosen = plausible(scores[: len(ranges)], ranges, sound=is_sound(one))
     better = told is not None and scores[-1] < min(scores[: len(ranges)])
     return [told, *chosen][:MOST] if told is not None and better else chosen
+
+
+def read_whole(recipe: Model, one: Input) -> Input:
+    """The input, with whether a matrix reads its last axis at once: of what may be sound by its shape."""
+    if not is_sound(one):
+        return one
+    first = FirstLayers.of(recipe.model, recipe.layers, one.name).layers
+    whole = [layer.mixing.window is None and layer.width % one.shape[-1] == 0 for layer in first]
+    return replace(one, whole=bool(whole) and all(whole))
 
 
 def _told(recipe: Model, one: Input, first: FirstLayers, feeds: Mapping[str, np.ndarray], count: int) -> Range | None:

@@ -21,6 +21,14 @@ HARMONICS = 24
 SHARE_OF_NOISE = 1 / 6
 """Of the sounds are noise alone."""
 
+VOICE, GLIDE = (70.0, 500.0), 2.0
+"""Hertz, between which a voice lies in the middle; and octaves a second by which it rises or falls, at most."""
+
+FORMANTS = ((250.0, 900.0), (700.0, 2300.0), (1800.0, 3500.0))
+"""Hertz, between which each resonance of a voice lies (Peterson and Barney 1952, for all vowels and speakers)."""
+
+FORMANT_WIDTHS, BESIDE_FORMANTS = (80.0, 300.0), 0.02
+
 
 def sounds(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     """Sounds along the last axis, of variance one but for a loudness of each sample's own."""
@@ -36,16 +44,50 @@ def sounds(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     return found
 
 
+def other_sounds(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Sounds along the last axis that `sounds` has none of, by turns: chirps, to which few networks respond, and
+    voices."""
+    found = np.empty(shape)
+    found[::2], found[1::2] = (
+        make((len(part), *shape[1:]), rng) for make, part in ((chirps, found[::2]), (voices, found[1::2]))
+    )
+    return found
+
+
 def chirps(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Sounds along the last axis that `sounds` has none of: tones that rise or fall, in white noise."""
+    """Tones that rise or fall along the last axis, in white noise."""
     time = np.arange(shape[-1]) / shape[-1]
     found = np.empty(shape)
     for number in range(shape[0]):
         low, high = np.exp(rng.uniform(np.log(4), np.log(shape[-1] / 5), 2))
         tone = np.sin(2 * np.pi * (low * time + (high - low) * time**2 / 2)) * np.sqrt(2)
-        found[number] = tone + 10 ** (-rng.uniform(3, 30) / 20) * rng.standard_normal(shape[1:])
-        found[number] *= np.exp(0.5 * rng.standard_normal())
+        found[number] = _in_white_noise(tone, shape[1:], rng)
     return found
+
+
+def voices(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Harmonics of a pitch that rises or falls, along the last axis, under the resonances of a vowel; in white noise.
+
+    A source and a filter (Fant 1960): the amplitude of each harmonic is that of its resonances.
+    """
+    found = np.empty(shape)
+    for number in range(shape[0]):
+        rate = float(rng.choice(RATES))
+        time = np.arange(shape[-1]) / rate
+        pitch = np.exp(rng.uniform(*np.log(VOICE)))
+        phase = 2 * np.pi * np.cumsum(pitch * 2 ** (rng.uniform(-GLIDE, GLIDE) * (time - time[-1] / 2))) / rate
+        formants, widths = np.exp(rng.uniform(*np.log(FORMANTS).T)), rng.uniform(*FORMANT_WIDTHS, len(FORMANTS))
+        harmonics = np.arange(1, max(2, min(40, int(rate / 4 / pitch))))
+        gains = BESIDE_FORMANTS + np.sum(1 / (1 + ((harmonics[:, None] * pitch - formants) / widths) ** 2), axis=1)
+        starts = rng.uniform(0, 2 * np.pi, len(harmonics))
+        voice = (gains / np.sqrt(harmonics)) @ np.sin(harmonics[:, None] * phase + starts[:, None])
+        found[number] = _in_white_noise(_normal(voice), shape[1:], rng)
+    return found
+
+
+def _in_white_noise(sound: np.ndarray, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    noisy = sound + 10 ** (-rng.uniform(3, 30) / 20) * rng.standard_normal(shape)
+    return np.asarray(noisy * np.exp(0.5 * rng.standard_normal()))
 
 
 def _notes(length: int, rng: np.random.Generator) -> np.ndarray:

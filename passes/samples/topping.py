@@ -9,8 +9,7 @@ import onnx_ir as ir
 from spa.errors import DataError
 from spa.passes.samples.calibrate import Calibration, Recorded
 from spa.passes.samples.datafree import MOST_SAMPLES, Recipe
-from spa.passes.samples.inputs import is_mask
-from spa.passes.samples.values import SHIPPED, is_picture, is_sound
+from spa.passes.samples.values import SHIPPED, carry_over
 
 FEW, TOPPED = 64, 24
 """Samples given up to which they may be topped up, and by how many times as many."""
@@ -35,9 +34,8 @@ def top_up(
     }
     try:
         recipe = Recipe.of(model, inputs=shapes, bounds=bounds)
-        carries_over = (is_picture(one) or is_sound(one.shape) or is_mask(one) for one in recipe.inputs)
         enough = recipe.enough(MOST_SAMPLES, None)
-        if not all(carries_over) or 2 * len(given) > enough:
+        if not carry_over(recipe.inputs) or 2 * len(given) > enough:
             return None
         return recipe.samples(SHIPPED).beginning_of(min(enough, TOPPED * len(given)))
     except DataError:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from spa.passes.samples.features import FAMILIES, OTHER_FAMILIES, features
-from spa.passes.samples.inputs import Input, channel_axis
+from spa.passes.samples.inputs import Input, channel_axis, is_mask
 from spa.passes.samples.photographs import photographs
 from spa.passes.samples.pictures import films, gratings, pictures
 from spa.passes.samples.ranges import Range
-from spa.passes.samples.sounds import chirps, sounds
+from spa.passes.samples.sounds import other_sounds, sounds
 from spa.passes.samples.text import text
 
 GREY, CONTRAST = 0.5, 0.235
@@ -40,6 +40,9 @@ MADE_UP = ("made-up pictures",)
 OTHERS = ("gratings",)
 """A kind that nothing is fitted on."""
 
+OTHER_SOUNDS = 2
+"""So many kinds of sounds take turns there."""
+
 
 def is_picture(one: Input) -> bool:
     """Whether an input may hold pictures or films."""
@@ -49,6 +52,12 @@ def is_picture(one: Input) -> bool:
 def is_number(one: Input) -> bool:
     """Whether an input holds numbers whose range is a question."""
     return one.dtype.kind == "f" or is_picture(one)
+
+
+def carry_over(inputs: Sequence[Input]) -> bool:
+    """Whether what a network makes of made-up samples tells what it makes of real ones: pictures and sounds do, numbers
+    of unknown meaning need not."""
+    return all(is_picture(one) or is_sound(one) or is_mask(one) for one in inputs)
 
 
 def values(
@@ -71,8 +80,11 @@ def values(
         plain = _pictures(shape, channel_axis(shape), kinds, rng)
     else:
         others = set(kinds) <= set(OTHERS)
-        plain = _numbers(shape, rng, others=others)
-        turns = 1 if is_sound(shape) else len(OTHER_FAMILIES if others else FAMILIES)
+        if is_sound(one):
+            plain, turns = (other_sounds(shape, rng), OTHER_SOUNDS) if others else (sounds(shape, rng), 1)
+        else:
+            families = OTHER_FAMILIES if others else FAMILIES
+            plain, turns = features(shape, rng, families), len(families)
     found = np.empty(shape, np.float32)
     for number in range(count):
         chosen = ranges[number // turns % len(ranges)] if ranges else None
@@ -109,13 +121,6 @@ def _pictures(shape: tuple[int, ...], axis: int, kinds: Sequence[str], rng: np.r
     return found
 
 
-def is_sound(shape: Sequence[int]) -> bool:
-    """Whether samples of that shape may be sound."""
-    return len(shape) in (2, 3) and shape[-1] >= SOUND
-
-
-def _numbers(shape: tuple[int, ...], rng: np.random.Generator, *, others: bool) -> np.ndarray:
-    """Sound or features, of variance one or so."""
-    if is_sound(shape):
-        return chirps(shape, rng) if others else sounds(shape, rng)
-    return features(shape, rng, OTHER_FAMILIES if others else FAMILIES)
+def is_sound(one: Input) -> bool:
+    """Whether an input may hold sounds."""
+    return one.dtype.kind == "f" and len(one.shape) in (2, 3) and one.shape[-1] >= SOUND and not one.whole

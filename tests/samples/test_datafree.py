@@ -13,6 +13,7 @@ from spa.errors import DataError
 from spa.passes.normalize.normalize import normalize
 from spa.passes.samples.datafree import Recipe, make_samples
 from spa.passes.samples.pictures import films, pictures
+from spa.passes.samples.values import carry_over
 from tests.models import Weight, build
 
 
@@ -183,3 +184,24 @@ def test_an_input_that_is_fed_holds_what_the_user_says(feed: Any, wanted: set[in
     assert set(np.unique(found.samples["ids"])) == wanted
     assert found.scalars["gain"] == np.float32(2.5)
     assert np.unique(found.samples["x"]).size > 40
+
+
+@pytest.mark.parametrize(
+    ("text", "weights", "sound"),
+    [
+        ("(float[n,1,768] x) => (float[n,4,192] y) { y=Conv<kernel_shape=[9],strides=[4],pads=[4,4]>(x,w) }",
+         {"w": [4, 1, 9]}, True),
+        ("(float[n,768] x) => (float[n,3,8] y) { f=Reshape(x,s) y=MatMul(f,w) }",
+         {"s": np.array([-1, 3, 256]), "w": [256, 8]}, True),
+        ("(float[n,768] x) => (float[n,8] y) { y=MatMul(x,w) }", {"w": [768, 8]}, False),
+        ("(float[n,20,768] x) => (float[n,20,8] y) { y=MatMul(x,w) }", {"w": [768, 8]}, False),
+        ("(float[n,2,768] x) => (float[n,8] y) { f=Flatten(x) y=MatMul(f,w) }", {"w": [1536, 8]}, False),
+    ],
+    ids=["convolution", "frames", "vectors", "vectors in a row", "flattened"],
+)  # fmt: skip
+def test_what_a_matrix_reads_at_once_is_no_sound(text: str, weights: dict[str, Weight], sound: bool) -> None:
+    """Vectors (embeddings, say) are as long as short sounds, and made-up ones speak less for real ones."""
+    recipe = Recipe.of(model_of(text, weights))
+    assert carry_over(recipe.inputs) is sound
+    made = recipe.samples().samples["x"]
+    assert np.isfinite(made).all()

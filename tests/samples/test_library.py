@@ -8,7 +8,7 @@ import pytest
 from spa.passes.samples import library
 from spa.passes.samples.photographs import photographs
 from spa.passes.samples.resize import resized
-from spa.passes.samples.sounds import chirps, sounds
+from spa.passes.samples.sounds import other_sounds, sounds, voices
 from spa.passes.samples.text import text
 
 
@@ -67,5 +67,24 @@ def test_sounds_have_notes() -> None:
     power = np.abs(np.fft.rfft(found)) ** 2
     peaks = power.max(1) / np.median(power, axis=1)
     assert (peaks > 1e3).mean() > 0.6
-    assert np.isfinite(chirps((4, 2, 600), np.random.default_rng(0))).all()
     assert 0.3 < np.median(found.std(1)) < 3
+
+
+@pytest.mark.parametrize("shape", [(5, 2, 600), (1, 16000), (4, 1, 512)])
+def test_other_sounds_take_turns(shape: tuple[int, ...]) -> None:
+    found = other_sounds(shape, np.random.default_rng(0))
+    assert found.shape == shape
+    assert np.isfinite(found).all()
+    assert (found.std(-1) > 0.05).all()
+
+
+def test_voices_have_harmonics_at_equal_steps() -> None:
+    """So a voice is like itself one period later, at a lag between the highest and the lowest pitch of voices."""
+
+    def likeness(sounds: np.ndarray) -> float:
+        found = np.fft.irfft(np.abs(np.fft.rfft(sounds, 2 * sounds.shape[1])) ** 2)
+        return float(np.median(found[:, 30:700].max(1) / found[:, 0]))
+
+    rng = np.random.default_rng(1)
+    assert likeness(voices((40, 4096), rng)) > 0.4
+    assert likeness(rng.standard_normal((40, 4096))) < 0.1
