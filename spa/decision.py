@@ -32,7 +32,7 @@ from spa.passes.samples.calibrate import Calibration
 from spa.passes.samples.datafree import MOST_SAMPLES, Recipe
 from spa.passes.samples.effort import effort, thinned
 from spa.passes.samples.topping import top_up
-from spa.passes.samples.values import MADE_UP, SHIPPED
+from spa.passes.samples.values import MADE_UP, SHIPPED, carry_over
 from spa.repair import METHODS, calibration
 from spa.report import Report
 from spa.shapes import infer_shapes
@@ -131,7 +131,10 @@ def _by_own_samples(dense: ir.Model, options: PruneOptions, clock: Clock, shared
             boundary = boundary_of(weighed, other)
             cut(weighed, other)
             names = [name for name in report.outputs if name not in {**report.resized, **told.resized}]
-            own.check_gain(dense, analysis.model, weighed.model, names, recipe.others(own.OTHERS), boundary)
+            own.check_gain(
+                dense, analysis.model, weighed.model, names, recipe.others(own.OTHERS), boundary,
+                carried_over=carry_over(recipe.inputs),
+            )  # fmt: skip
     if kinds == SHIPPED and recipe.shown:
         report.outputs_on = verdict.SHIPPED
     said = recipe.said(kinds)

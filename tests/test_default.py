@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 import spa
 from spa import decision, pipeline, runtime
 from spa.errors import UsageError
+from spa.passes.repair import own
 from spa.passes.repair.own import in_words
 from spa.repair import ranges_of
 from tests import models
@@ -130,6 +131,32 @@ def test_the_default_is_no_worse_than_weights_where_these_know_more(ratio: float
     model, features = emptied()
     default, plain = spa.prune(model, ratio=ratio), spa.prune(model, ratio=ratio, weights=True)
     assert off(model, default, features) <= 1.1 * off(model, plain, features) + 1e-4
+
+
+FEATURES = """(float[n,40] x) => (float[n,5] y) { a = MatMul(x, w)  r = Relu(a)  y = MatMul(r, v) }"""
+SOUND = """(float[n,1,2048] x) => (float[n,5] y) {
+    a = Conv<kernel_shape=[64],strides=[16]>(x, w)  r = Relu(a)  p = ReduceMean(r, at)  f = Flatten(p)  y = MatMul(f, v) }"""  # noqa: E501
+
+
+@pytest.mark.parametrize(
+    ("text", "weights", "stands"),
+    [
+        (SOUND, {"w": [32, 1, 64], "at": np.array([2]), "v": [32, 5]}, True),
+        (NET, {"w": [16, 3, 3, 3], "b": [16], "u": [16, 16, 3, 3], "v": [16, 5]}, True),
+        (FEATURES, {"w": [40, 64], "v": [64, 5]}, False),
+    ],
+    ids=["sound", "pictures", "features"],
+)
+def test_how_much_nearer_a_repair_has_to_be_goes_by_what_its_samples_are(
+    text: str, weights: dict[str, Any], stands: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 0.7 of the distance that weights leave: pictures and sounds that are made up speak for real ones."""
+    monkeypatch.setattr(own, "share_lost", lambda *_: 0.7**2)
+    result = spa.prune(build(text, weights), ratio=0.3)
+    assert bool(result.plan.repair) is stands
+    assert ("0.7 of the distance" in notes(result)) is not stands
+    monkeypatch.setattr(own, "share_lost", lambda *_: 0.9**2)
+    assert not spa.prune(build(text, weights), ratio=0.3).plan.repair
 
 
 # ----------------------------------------------------------------------------------------------- no refusal

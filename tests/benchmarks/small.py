@@ -4,7 +4,7 @@
                                      [--table FILE]
 
 Needs torch and scikit-learn, to train the networks of models/trained.py; with --models they are kept there.  Each is
-cut by a share of its FLOPs with no option but the ratio, with `--weights`, and with `--data builtin` (the repair
+cut by a share of its parameters with no option but the ratio, with `--weights`, and with `--data builtin` (the repair
 stands whether or not it should), and compared with the dense one on test samples that no prune has seen: its score, and
 the relative L2 of its outputs.  `harm` is where the default is further from the dense network than weights alone are,
 and scores less.
