@@ -44,11 +44,13 @@ class BudgetError(SpaError):
 
     Attributes:
         most: the plan that goes furthest (`spa.Plan`), where one was found.
+        held: what holds the rest, in words.
     """
 
-    def __init__(self, message: str, *, most: Any = None) -> None:
+    def __init__(self, message: str, *, most: Any = None, held: str = "") -> None:
         super().__init__(message)
         self.most = most
+        self.held = held
 
 
 class VerificationError(SpaError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -14,7 +15,7 @@ from spa.errors import UsageError
 from spa.options import PruneOptions
 from spa.passes.latency.goal import Goal
 from spa.passes.latency.options import AskedDevice, DeviceOptions
-from spa.passes.latency.outcome import Latency
+from spa.passes.latency.outcome import DRY_RUN, ELSEWHERE, Latency
 from spa.passes.latency.record import Profile
 from spa.profiling import Progress, profile
 from spa.steps import Normal, Source, analyse, cut
@@ -42,8 +43,11 @@ def profiled(source: Source | Normal, options: PruneOptions, progress: Progress 
 class Timekeeper:
     """The goal of a prune with a budget of time, and the measuring of it."""
 
-    def __init__(self, dense: ir.Model, options: PruneOptions, clock: Clock) -> None:
+    def __init__(self, dense: ir.Model, options: PruneOptions, clock: Clock, *, asked: bool = True) -> None:
         """Profile the device, where no profile was given, and find out what share of the time may stay.
+
+        Args:
+            asked: a time was asked for, and is met by measuring; else the share was searched for by what is lost.
 
         Raises:
             ModelError, UsageError: a profile cannot be read, or was made for another model; threads or provider do not
@@ -60,16 +64,17 @@ class Timekeeper:
         self.profile = given
         self.here = is_here(given)
         self.milliseconds = given.milliseconds
-        wanted = 1 - options.budget.ratio
+        wanted, said = 1 - options.budget.ratio, f"ratio {options.budget.ratio:g} of latency"
         if device.target is not None:
             self.milliseconds = self._dense_now() if self.here else given.milliseconds
-            wanted = device.target / self.milliseconds
+            wanted, said = device.target / self.milliseconds, f"target {device.target:g} ms"
             if wanted >= 1:
                 raise UsageError(
                     f"target {device.target:g} ms: the dense model takes {self.milliseconds:.3g} ms on "
                     f"{given.device.in_words}, so nothing has to go"
                 )
-        self.goal = Goal(given, wanted, self.measure if self.here else None)
+        self.asked = asked
+        self.goal = Goal(given, wanted, said, self.measure if self.here and asked else None)
 
     @property
     def solved(self) -> PruneOptions:
@@ -88,22 +93,27 @@ class Timekeeper:
         ratio, (low, high) = ratio_of(self._times(model))
         return ratio, (high - low) / 2
 
-    def report(self, model: ir.Model, plan: Plan) -> Latency:
-        """What the result takes, measured now where the device is here."""
+    def report(self, plan: Plan, model: ir.Model | None) -> Latency:
+        """What the result takes, measured now where the device is here.
+
+        Args:
+            model: the result; None: of a dry run there is none.
+        """
         analysis = analyse(self.dense.clone(), inputs=self.options.run.inputs)
-        foretold = self.goal.bound(analysis.groups, analysis.coupling, analysis.cost).foretold(plan)
+        bound = self.goal.bound(analysis.groups, analysis.coupling, analysis.cost)
+        target, base = self.options.device.target, self.milliseconds
         dense = pruned = interval = None
-        whole = self.milliseconds
-        if self.here:
+        unmeasured = DRY_RUN if model is None else "" if self.here else ELSEWHERE
+        if model is not None and self.here:
             times = 1e3 * self._times(model)
             dense = float(np.median(times[:, 0]))
             ratio, interval = ratio_of(times)
             pruned = ratio * dense
-            whole = dense if self.options.device.target is None else self.milliseconds
-        target = self.options.device.target
+            base = dense if target is None else base
+        wanted = self.goal.wanted * base if target is None else target
         return Latency(
-            self.profile.device.in_words, self.goal.wanted * whole if target is None else target, foretold * whole,
-            dense, pruned, interval, tuple(self.goal.rounds),
+            self.profile.device.in_words, wanted if self.asked else None, base, bound.foretold(plan) * base, dense,
+            pruned, interval, tuple(self.goal.rounds), unmeasured, bound.coarsest(plan),
         )  # fmt: skip
 
     def _dense_now(self) -> float:
@@ -126,6 +136,17 @@ class Timekeeper:
                 break
             times = np.vstack([times, by_turns(sessions, [feeds] * len(sessions), SECONDS, clock=clock)])
         return times
+
+
+def runs_on(device: DeviceOptions) -> dict[str, Any]:
+    """The threads and the provider with which results are timed: of a profile that was made here, else as asked for.
+
+    Raises:
+        ModelError: the profile cannot be read.
+    """
+    given = device.timed
+    on = device if given is None or not is_here(given) else given.device
+    return {"threads": on.threads, "provider": on.provider}
 
 
 def is_here(profile: Profile) -> bool:

@@ -76,13 +76,13 @@ def prune(
 
 
 def prune_shared(dense: ir.Model, options: PruneOptions, shared: Shared, *, progress: Progress | None) -> PruneResult:
-    """`prune` of a normalised model, whose copies are pruned to other ratios too.
+    """`prune` of a normalised model, whose copies are pruned to other ratios too; all are to be timed together.
 
     Args:
         dense: cut in place; a clone of its own for every ratio.
         shared: what is found out once for all of them.
     """
-    return _prune(Normal(dense), options, progress, shared)
+    return _prune(Normal(dense), options, progress, shared, final=False)
 
 
 def _prune(
@@ -92,7 +92,14 @@ def _prune(
     shared: Shared | None = None,
     *,
     asked: Mapping[str, Any] | None = None,
+    final: bool = True,
 ) -> PruneResult:
+    """`prune` to a share.
+
+    Args:
+        asked: what the plan says was asked for, where the share was searched for.
+        final: the result is all there is; else the caller measures times beside each other, or drops it.
+    """
     verify, inputs = options.run.verify and not options.run.dry_run, options.run.inputs
     if options.decided_by == "samples" or verify or (options.budget.of == LATENCY and not options.device.profile):
         runtime.require()
@@ -102,7 +109,7 @@ def _prune(
     closed = isinstance(source, Normal) and source.closed
     if shared is not None and options.budget.of == LATENCY and options.device.profile is None:
         options = replace(options, device=replace(options.device, profile=_profiled(dense, options, clock, shared)))
-    keeper = Timekeeper(dense, options, clock) if options.budget.of == LATENCY else None
+    keeper = Timekeeper(dense, options, clock, asked=asked is None) if options.budget.of == LATENCY else None
     made = gradual.make(dense, options if keeper is None else keeper.solved, clock, closed=closed, shared=shared)
     model, reference, report, base = made.model, made.reference, made.report, made.base
     report.seconds = clock.seconds
@@ -113,6 +120,7 @@ def _prune(
         report.reference = report.reference.replace("the dense model", "the refitted model", 1)
     if options.run.dry_run:
         whole = dense if refitted else reference
+        report.latency = None if keeper is None else keeper.report(plan, None)
         return PruneResult(whole, plan, report, whole, reference)
     if verify:
         with clock.step("verify"):
@@ -126,9 +134,9 @@ def _prune(
         with clock.step("perplexity"):
             report.perplexity = perplexity(dense, model, made.held_out)
     stamp(model, plan)
-    if keeper is not None:
+    if keeper is not None and final:
         with clock.step("time"):
-            report.latency = keeper.report(model, plan)
+            report.latency = keeper.report(plan, model)
     return PruneResult(model, plan, report, dense if refitted else reference, reference)
 
 
@@ -161,16 +169,16 @@ def _prune_within(source: Source | Normal, options: PruneOptions, progress: Prog
     shared = Shared(SEARCHED)
     measure, metrics = "", {}
 
-    def made(ratio: float, *, verify: bool) -> PruneResult:
+    def made(ratio: float, *, verify: bool, final: bool) -> PruneResult:
         chosen = options.at(ratio)
         chosen = replace(chosen, run=replace(chosen.run, verify=verify))
         asked = {**options.asked(), "ratio": ratio}
         step = within(progress, f"ratio {ratio:.3g}: ")
-        return _prune(Normal(dense.clone(), closed=closed), chosen, step, shared, asked=asked)
+        return _prune(Normal(dense.clone(), closed=closed), chosen, step, shared, asked=asked, final=final)
 
     def attempt(ratio: float) -> tuple[float, None]:
         nonlocal measure
-        trial = made(ratio, verify=False)
+        trial = made(ratio, verify=False, final=False)
         if jury.metric is not None and jury.dense_metric is not None:
             measure, metrics[ratio] = jury.metric.name, metric_of(trial.model, jury.metric)
             return jury.metric.worse_by(jury.dense_metric, metrics[ratio]), None
@@ -178,7 +186,7 @@ def _prune_within(source: Source | Normal, options: PruneOptions, progress: Prog
         return loss, None
 
     found = largest(attempt, limit.max_loss)
-    result = made(found.ratio, verify=options.run.verify and not options.run.dry_run)
+    result = made(found.ratio, verify=options.run.verify and not options.run.dry_run, final=True)
     if jury.judge is not None:
         result.report.outputs, result.report.outputs_on = jury.outputs(result)
     trials = [LimitTrial(trial.ratio, trial.loss, metrics.get(trial.ratio), trial.said) for trial in found.trials]

@@ -25,6 +25,7 @@ from spa.errors import BudgetError, NothingToPrune, SpaError, UsageError
 from spa.fields import takes_options
 from spa.frontends.files import onnx_file
 from spa.judging import Jury
+from spa.latency import runs_on
 from spa.limit import LimitOptions
 from spa.options import PARTS, PruneOptions
 from spa.passes.choose.budget import LATENCY
@@ -115,7 +116,8 @@ def _options(keywords: Mapping[str, Any]) -> tuple[SweepOptions, PruneOptions, L
     device = {name: others.get(name) for name in ("threads", "provider")}
     if others.get("of") != LATENCY:  # there they say whose time is a budget
         others = {name: value for name, value in others.items() if name not in device}
-    return own, PruneOptions.of(ratio=own.ratios[0], **others), limit, device
+    chosen = PruneOptions.of(ratio=own.ratios[0], **others)
+    return own, chosen, limit, runs_on(chosen.device) if chosen.budget.of == LATENCY else device
 
 
 @dataclass(slots=True)

@@ -3,13 +3,13 @@
 A score says what a unit costs for what it frees, so that a step loses its score times what it frees. The shortest
 beginning of the schedule that reaches the budget may end with a step that frees far more than was missing (a head, a
 block of sixteen channels): where later, finer steps make up for it at less loss, those are taken instead. Then every
-group gets back its last steps as far as the budget allows, those that lose most first. Of time, whose steps are coarse,
-steps of two groups are traded besides, until hardly more goes than was asked for.
+group gets back its last steps as far as the budget allows, those that lose most first. A time is met from both sides
+(`spa.passes.choose.trading`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,15 +17,10 @@ import numpy as np
 from spa.passes.choose.budget import LATENCY
 from spa.passes.choose.problem import ROUNDING, Problem
 from spa.passes.choose.tracks import Schedule, schedule
+from spa.passes.choose.trading import nearest
 
 _COARSE = 16
 """So many steps that free too much are passed over."""
-_NEAR = 0.01
-"""Of what stays: so much more may go before steps are traded."""
-_TRADES = 8
-"""Steps that are traded at most, each for another's."""
-_MOST_TRACKS = 48
-"""With more groups than this, steps are fine enough."""
 _LEAST = 0.02
 """Of what a unit frees in the dense model: it frees less where others are gone, but hardly ever less than this."""
 
@@ -52,7 +47,7 @@ def search(problem: Problem) -> list[int] | None:
         return counts
     freed = problem.freed()
     counts = _given_back(problem, steps, _finer(problem, steps, last, freed), freed)
-    return _traded(problem, counts, freed) if options.of == LATENCY else counts
+    return nearest(problem, counts, freed) if options.of == LATENCY else counts
 
 
 def _reached(problem: Problem, counts: Sequence[int]) -> float:
@@ -128,44 +123,3 @@ def _given_back(problem: Problem, steps: Schedule, counts: list[int], freed: np.
         if any(trial) and _meets(problem, trial):
             counts, over = trial, _reached(problem, trial) - problem.options.ratio
     return counts
-
-
-def _traded(problem: Problem, counts: list[int], freed: np.ndarray) -> list[int]:
-    """The counts with one group's last step undone for another's next, while less goes that nobody asked for."""
-    ratio = problem.options.ratio
-    near = _NEAR * (1 - ratio)
-    if len(counts) > _MOST_TRACKS:
-        return counts
-    for _ in range(_TRADES):
-        over = _reached(problem, counts) - ratio
-        if over <= near:
-            break
-        found = [
-            (max(left - near, 0.0), loss, trial)
-            for trial, loss in _trades(problem, counts, freed)
-            if -ROUNDING <= (left := _reached(problem, trial) - ratio) < over - ROUNDING
-        ]
-        if not found:
-            break
-        counts = min(found)[2]
-    return counts
-
-
-def _trades(problem: Problem, counts: list[int], freed: np.ndarray) -> Iterator[tuple[list[int], float]]:
-    """Counts with one step back and another on, and what that loses besides."""
-    back, on = {}, {}
-    for number, (track, count) in enumerate(zip(problem.tracks, counts, strict=True)):
-        scores = problem.scores[problem.candidates.active[number]][track.order] * freed[number]
-        at = int(np.searchsorted(track.allowed, count))
-        if at:
-            before = int(track.allowed[at - 1])
-            back[number] = before, float(scores[before:count].sum())
-        if at + 1 < len(track.allowed):
-            after = int(track.allowed[at + 1])
-            on[number] = after, float(scores[count:after].sum())
-    for a, (before, gained) in back.items():
-        for b, (after, lost) in on.items():
-            if a != b:
-                trial = list(counts)
-                trial[a], trial[b] = before, after
-                yield trial, lost - gained

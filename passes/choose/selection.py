@@ -100,7 +100,9 @@ def select(
     else:
         counts = search(problem)
     if counts is None or not any(counts):
-        raise BudgetError(_why(problem, frozen), most=_plan(problem, problem.all_that_may))
+        most, held = _why(problem, frozen)
+        message = f"ratio {budget.ratio:g} of {budget.of} cannot be met: {most}; the rest is held by {held}"
+        raise BudgetError(message, most=_plan(problem, problem.all_that_may), held=held)
     plan = replace(_plan(problem, counts), align=max(aligned, default=1))
     reached = {measure: problem.share(counts, measure) for measure in (*problem.cost.terms, CHANNELS)}
     notes = (*opened(groups, problem.candidates, needed), *reasons(groups, problem.candidates))
@@ -133,7 +135,7 @@ def _uniform(problem: Problem) -> list[int] | None:
 
 
 # ------------------------------------------------------------------------------------------------- in words
-def _why(problem: Problem, frozen: Sequence[Frozen]) -> str:
+def _why(problem: Problem, frozen: Sequence[Frozen]) -> tuple[str, str]:
     """What could be reached at most, and what each bound holds back: how much more would go without it."""
     measure, best = problem.options.of, problem.share(problem.all_that_may, problem.options.of)
     held, reach = [], best
@@ -148,10 +150,7 @@ def _why(problem: Problem, frozen: Sequence[Frozen]) -> str:
         tensors = "tensors that stay and " if stays else ""
         held.append(f"{tensors}the last unit of each group ({_percent(1 - reach)}{f': {stays}' if stays else ''})")
     most = _percent(floor(1000 * best + ROUNDING) / 1000)  # rounded down, so that asking for it succeeds
-    return (
-        f"ratio {problem.options.ratio:g} of {measure} cannot be met: at most {most} can go; "
-        f"the rest is held by {', '.join(held)}"
-    )
+    return f"at most {most} can go", ", ".join(held)
 
 
 def _relaxations(problem: Problem) -> Iterator[tuple[str, Terms]]:

@@ -1,7 +1,8 @@
 """A budget of time: solved by what a profile foretells, and corrected by what the chosen widths really take.
 
 Three rounds at most: a plan is chosen, a model of its widths runs beside the dense one, and what the next plan is asked
-for is what the last missed. Only widths matter for time, so that no weights are refitted for that.
+for is what the last missed, or lies between a plan that was too slow and one that was too fast. Only widths matter for
+time, so that no weights are refitted for that.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from spa.analysis.group import Group
 from spa.analysis.plan import Plan
 from spa.errors import BudgetError
 from spa.passes.choose.tracks import run_length
+from spa.passes.choose.trading import MET
 from spa.passes.choose.widths import multiples
 from spa.passes.latency.prediction import LATENCY, Foretold, foretold_units, with_latency
 from spa.passes.latency.record import Profile
@@ -48,6 +50,7 @@ class Goal:
 
     Attributes:
         wanted: the share (0..1) of the dense model's time that may stay.
+        asked: the same as the caller said it.
         measure: the share that the widths of a plan take, and half the interval in which it lies; None where the device
             is not here.
         rounds: what was tried.
@@ -55,6 +58,7 @@ class Goal:
 
     profile: Profile
     wanted: float
+    asked: str
     measure: Callable[[Plan], tuple[float, float]] | None
     rounds: list[Round] = field(default_factory=list)
 
@@ -106,19 +110,17 @@ class BoundGoal:
             BudgetError: not that much can go; says what could and what holds it.
         """
         goal, asked = self.goal, self.goal.wanted
-        best: tuple[float, Plan] | None = None
-        seen: list[Plan] = []
+        tried: list[tuple[float, Plan]] = []
         goal.rounds.clear()
         for _ in range(ROUNDS):
             try:
                 plan = choose(1 - asked)
             except BudgetError as error:
-                if best is not None:
+                if tried:
                     break
-                raise BudgetError(f"{error}; {self._floor(error.most)}", most=error.most) from error
-            if plan.removed in [before.removed for before in seen]:
+                raise self._out_of_reach(error) from error
+            if plan.removed in [before.removed for _, before in tried]:
                 break
-            seen.append(plan)
             foretold = self.foretold(plan)
             if goal.measure is None:
                 goal.rounds.append(Round(foretold))
@@ -126,19 +128,54 @@ class BoundGoal:
             measured, within = goal.measure(plan)
             goal.rounds.append(Round(foretold, measured, within))
             off = abs(measured / goal.wanted - 1)
-            if best is None or off < best[0]:
-                best = off, plan
+            tried.append((off, plan))
             if off <= max(CLOSE, within / goal.wanted):  # nearer, nobody can tell
                 break
-            asked = min(max(asked * goal.wanted / measured, _EDGE), 1 - _EDGE)
-        assert best is not None
-        return best[1]
+            asked = min(max(self._next(), _EDGE), 1 - _EDGE)
+        return min(tried, key=lambda trial: trial[0])[1]
 
-    def _floor(self, most: Plan) -> str:
-        """How long a run takes at least, and where that goes."""
-        masks, whole = most.masks(self.groups), self.goal.profile.milliseconds
+    def _next(self) -> float:
+        """The foretold share to ask for, by the shares that were foretold and measured so far."""
+        wanted = self.goal.wanted
+        points = [(r.foretold, r.measured) for r in self.goal.rounds if r.measured is not None]
+        faster = max((point for point in points if point[1] < wanted), key=lambda point: point[1], default=None)
+        slower = min((point for point in points if point[1] >= wanted), key=lambda point: point[1], default=None)
+        if faster is not None and slower is not None:
+            share = (wanted - faster[1]) / (slower[1] - faster[1])
+            return faster[0] + share * (slower[0] - faster[0])
+        foretold, measured = min(points, key=lambda point: abs(point[1] - wanted))
+        return foretold * wanted / measured
+
+    def coarsest(self, plan: Plan) -> str:
+        """The step that keeps a plan from being nearer to what is wanted: the least by which it would be slower.
+
+        Returns:
+            In words; empty where a step back is small enough.
+        """
+        before, steps, sizes = self.foretold(plan), self.steps, {group.name: group.size for group in self.groups}
+        found = []
+        for name, units in plan.removed.items():
+            kept, width = sizes[name] - len(units), max(1, min(steps[name], plan.align))
+            more = min((kept // width + 1) * width, sizes[name]) - kept
+            after = self.foretold(Plan.of(self.groups, {**plan.removed, name: units[more:]}))
+            if after > before:
+                found.append((after - before, name, more))
+        step, name, more = min(found, default=(0.0, "", 0))
+        if step <= MET * self.goal.wanted:
+            return ""
+        return (
+            f"no plan is nearer: of the next slower one {more} more units of {name} take {step:.1%} of the dense time"
+        )
+
+    def _out_of_reach(self, error: BudgetError) -> BudgetError:
+        """How long a run takes at least, where that goes, and what holds it."""
+        masks, whole = error.most.masks(self.groups), self.goal.profile.milliseconds
         least = self.cost.of(LATENCY, masks)
         times = {unit.name: Cost({LATENCY: unit.terms}).of(LATENCY, masks) for unit in self.units}
         longest = sorted(times, key=lambda name: -times[name])[:_HELD]
-        named = ", ".join(f"{name} ({times[name]:.3g} ms)" for name in longest)
-        return f"the floor is about {least:.3g} of {whole:.3g} ms, most of it in {named}"
+        named = ", ".join(f"{name.removesuffix('_nchwc')} ({times[name]:.3g} ms)" for name in longest)
+        return BudgetError(
+            f"{self.goal.asked} cannot be met: the floor is about {least:.3g} of {whole:.3g} ms "
+            f"({1 - least / whole:.1%} less), most of it in {named}; the rest is held by {error.held}",
+            most=error.most, held=error.held,
+        )  # fmt: skip

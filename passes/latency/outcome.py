@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isclose
 
+from spa.passes.choose.trading import MET
 from spa.passes.latency.goal import Round
 
-MET = 0.05
-"""Of the time asked for: so far from it a result may be."""
+ELSEWHERE = "this machine is another: run `spa bench` there"
+DRY_RUN = "a dry run makes nothing to be timed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,39 +18,61 @@ class Latency:
 
     Attributes:
         device: whose time counts, in words.
-        wanted: milliseconds that a run may take, at the dense model's present speed.
+        wanted: milliseconds that a run may take, at the dense model's present speed; None: no time was asked for.
+        base: milliseconds of the dense model, of which a share is foretold.
         foretold: milliseconds, by the profile.
-        dense, pruned: measured by turns, medians in milliseconds; None where the device is not here.
+        dense, pruned: measured by turns, medians in milliseconds; None: not measured.
         interval: in which the ratio of the two lies, with 95 % confidence.
-        rounds: plans that were tried, the last one included.
+        rounds: plans that were tried, the last one included; of a dry run the result's widths are among them.
+        unmeasured: why nothing was measured; empty: it was.
+        coarse: why no plan is nearer to what was asked for, as far as steps of widths are the reason.
     """
 
     device: str
-    wanted: float
+    wanted: float | None
+    base: float
     foretold: float
     dense: float | None
     pruned: float | None
     interval: tuple[float, float] | None
     rounds: tuple[Round, ...]
+    unmeasured: str = ""
+    coarse: str = ""
 
     @property
     def met(self) -> bool | None:
-        """Whether a run takes what was asked for, within 5 %; None: not measured."""
-        return None if self.pruned is None else abs(self.pruned / self.wanted - 1) <= MET
+        """Whether a run takes what was asked for, within 5 %; None: not measured, or nothing was asked for."""
+        return None if self.pruned is None or self.wanted is None else abs(self.pruned / self.wanted - 1) <= MET
 
     @property
     def sentence(self) -> str:
         """The measured times beside each other; or what is foretold, and that it is no more than that."""
+        asked = "" if self.wanted is None else f"; asked {self.wanted:.3g} ms{self._missed}"
         if self.dense is None or self.pruned is None or self.interval is None:
             return (
-                f"latency: {self.foretold:.3g} ms foretold, {self.wanted:.3g} ms asked ({self.device}); not measured, "
-                "since this machine is another: run `spa bench` there"
+                f"latency: {self.foretold:.3g} of {self.base:.3g} ms foretold ({self.foretold / self.base:.3f} of the "
+                f"time){asked}; {self.device}; {self._trial}not measured, since {self.unmeasured}"
             )
         low, high = self.interval
-        missed = "" if self.met else f"; {abs(self.pruned / self.wanted - 1):.0%} from what was asked for"
-        tried = len(self.rounds)
+        tried = "" if self.wanted is None else f"; {len(self.rounds)} round{'s' * (len(self.rounds) != 1)}"
         return (
             f"latency: {self.dense:.3g} ms before, {self.pruned:.3g} ms now, by turns ({self.pruned / self.dense:.3f} "
-            f"of the time, 95 %: {low:.3f} to {high:.3f}); asked {self.wanted:.3g} ms{missed}; {self.device}; "
-            f"{tried} round{'s' * (tried != 1)}"
+            f"of the time, 95 %: {low:.3f} to {high:.3f}){asked}; {self.device}{tried}"
         )
+
+    @property
+    def _trial(self) -> str:
+        """What a model of the same widths took while the plan was chosen."""
+        measured = (r.measured for r in self.rounds if isclose(r.foretold * self.base, self.foretold, rel_tol=1e-6))
+        share = next((share for share in measured if share is not None), None)
+        return "" if share is None else f"a trial of these widths took {share:.3f} of the time; the result was "
+
+    @property
+    def _missed(self) -> str:
+        """By how much a time is missed, if it is, and why."""
+        time = self.foretold if self.pruned is None else self.pruned
+        assert self.wanted is not None
+        if abs(time / self.wanted - 1) <= MET:
+            return ""
+        why = f" ({self.coarse})" if self.coarse and time < self.wanted else ""
+        return f", {abs(time / self.wanted - 1):.0%} {'less' if time < self.wanted else 'more'} than that{why}"

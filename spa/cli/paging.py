@@ -16,6 +16,8 @@ from spa import document
 from spa.cli.app import RESULT
 from spa.clock import Progress
 from spa.errors import SpaError
+from spa.latency import runs_on
+from spa.options import PruneOptions
 from spa.pages import page as pages
 from spa.passes.latency.layers import LayerTime
 from spa.profiling import layers
@@ -60,6 +62,7 @@ def measured(result: PruneResult, options: Mapping[str, Any], progress: Progress
     """The times of both models, whole and by layer, for a page; or why they could not be timed."""
     given = {"inputs": options.get("inputs"), "feeds": options.get("feeds")}
     try:
+        given |= runs_on(PruneOptions.of(**options).device)
         timing = bench(
             [result.dense, result.model], names=["dense", "pruned"], seconds=SECONDS, progress=progress, **given
         )

@@ -31,7 +31,7 @@ def kept(result) -> dict[str, int]:
 
 def foretold(profile, plan) -> float:
     analysis = analyse(load_normal(ir.from_proto(chain())))
-    return Goal(profile, 0.5, None).bound(analysis.groups, analysis.coupling, analysis.cost).foretold(plan)
+    return Goal(profile, 0.5, "half", None).bound(analysis.groups, analysis.coupling, analysis.cost).foretold(plan)
 
 
 def test_steps_are_traded_until_hardly_more_goes_than_was_asked_for():
@@ -80,8 +80,22 @@ def test_the_device_of_the_profile_decides_what_goes():
 
 def test_a_target_that_cannot_be_met_says_what_the_floor_is_and_what_holds_it():
     profile = devices.profile(chain(), devices.flops)
-    with pytest.raises(BudgetError, match=r"the floor is about [\d.]+ of [\d.]+ ms, most of it in Conv \w+ \("):
-        pruned(profile, target=profile.milliseconds / 1000)
+    floor = r"the floor is about [\d.]+ of [\d.]+ ms \(9[\d.]+% less\), most of it in Conv g \([\d.]+ ms\), .*; "
+    with pytest.raises(
+        BudgetError, match=rf"^target 0\.1 ms cannot be met: {floor}the rest is held by align=auto"
+    ) as it:
+        pruned(profile, target=0.1)
+    assert it.value.most.removed
+    with pytest.raises(BudgetError, match=rf"^ratio 0\.999 of latency cannot be met: {floor}"):
+        pruned(profile, ratio=0.999)
+
+
+def test_the_floor_that_is_said_can_be_reached():
+    profile = devices.profile(chain(), devices.flops)
+    with pytest.raises(BudgetError) as refused:
+        pruned(profile, target=0.1)
+    floor = float(str(refused.value).partition("the floor is about ")[2].partition(" of")[0])
+    assert pruned(profile, target=1.01 * floor).report.latency.foretold <= 1.01 * floor
 
 
 def test_a_target_that_the_dense_model_meets_is_refused():
@@ -95,7 +109,7 @@ def test_what_was_missed_is_made_up_for(drift):
     """A device on which cuts bring less, or more, than the profile says, as a share that does not change."""
     profile = devices.profile(chain(), devices.flops)
     analysis = analyse(load_normal(ir.from_proto(chain())))
-    goal = Goal(profile, 0.5, None)
+    goal = Goal(profile, 0.5, "half", None)
     bound = goal.bound(analysis.groups, analysis.coupling, analysis.cost)
     goal = replace(goal, measure=lambda plan: (bound.foretold(plan) * drift, 0.001))
     bound = goal.bound(analysis.groups, analysis.coupling, analysis.cost)
@@ -192,3 +206,69 @@ def test_quantised_models_are_cut_for_time(tmp_path):
     assert result.report.verified
     assert result.report.latency is not None
     assert result.report.latency.pruned is not None
+
+
+def bound_to(profile, **changes):
+    """A goal of half the time, with the groups of the chain."""
+    analysis = analyse(load_normal(ir.from_proto(chain())))
+    goal = replace(Goal(profile, 0.5, "half", None), **changes)
+    return goal.bound(analysis.groups, analysis.coupling, analysis.cost)
+
+
+def test_between_a_plan_too_slow_and_one_too_fast_lies_the_next():
+    """A device that takes a jump near the time that is asked for: scaling alone goes from one side to the other."""
+    profile = devices.profile(chain(), devices.flops)
+    plain = bound_to(profile)
+
+    def jumps(plan):
+        foretold = plain.foretold(plan)
+        return (foretold * (0.9 if foretold < 0.52 else 1.01), 0.001)
+
+    bound = bound_to(profile, measure=jumps)
+    asked = []
+
+    def choose(ratio):
+        asked.append(1 - ratio)
+        return pruned(profile, ratio=ratio, dry_run=True, align=1).plan
+
+    bound.meet(choose)
+    (first, second, third), points = asked, [(r.foretold, r.measured) for r in bound.goal.rounds]
+    assert first == pytest.approx(0.5)
+    assert second == pytest.approx(first * 0.5 / points[0][1], rel=0.02)
+    assert points[0][1] < 0.5 < points[1][1]
+    assert first < third < second
+
+
+def test_a_coarse_step_is_named_where_it_keeps_a_plan_from_being_nearer():
+    profile = devices.profile(chain(), devices.flops, device=replace(devices.BOARD, block=64))
+    latency = pruned(profile, ratio=0.15).report.latency
+    assert latency.foretold < 0.9 * latency.wanted
+    assert "no plan is nearer: of the next slower one 32 more units of second:0 take" in latency.sentence
+    assert "% less than that" in latency.sentence
+    assert not bound_to(devices.profile(chain(), devices.flops)).coarsest(pruned(profile, ratio=0.3, align=1).plan)
+
+
+def test_a_dry_run_says_what_is_foretold():
+    """On another machine, and on this one, where models of the widths were timed while the plan was chosen."""
+    latency = pruned(devices.profile(chain(), devices.flops), ratio=0.5, dry_run=True).report.latency
+    assert latency.dense is latency.pruned is None
+    share = latency.foretold / latency.base
+    assert f"{latency.foretold:.3g} of {latency.base:.3g} ms foretold ({share:.3f} of the time)" in latency.sentence
+    assert latency.sentence.endswith("not measured, since a dry run makes nothing to be timed")
+    pytest.importorskip("onnxruntime")
+    here = pruned(spa.profile(chain(), threads=1, seconds=1), ratio=0.4, dry_run=True).report.latency
+    assert here.rounds[0].measured is not None
+    assert "a trial of these widths took " in here.sentence
+
+
+def test_where_a_loss_is_limited_no_time_is_asked_for():
+    profile = devices.profile(chain(), devices.flops)
+    data = {"x": np.random.default_rng(0).standard_normal((48, 3, 32, 32), np.float32)}
+    result = spa.prune(chain(), of="latency", max_loss=0.3, data=data, preset="fast", profile=profile, verify=False)
+    latency, limit = result.report.latency, result.report.limit
+    assert latency is not None
+    assert limit is not None
+    assert latency.wanted is latency.met is None
+    assert "asked" not in latency.sentence
+    assert latency.foretold / latency.base == pytest.approx(1 - limit.ratio, rel=0.05)
+    assert limit.loss <= 0.3
