@@ -2,6 +2,7 @@
 
     python tests/benchmarks/mutants.py cover tests/analysis tests/cut    # which test runs which line; again for others
     python tests/benchmarks/mutants.py run --count 20                    # the next twenty mutants; again for more
+    python tests/benchmarks/mutants.py run --part 1/2                    # every other one, beside a run of part 2/2
     python tests/benchmarks/mutants.py run --again                       # the survivors, against whole files of tests
     python tests/benchmarks/mutants.py table                             # writes mutants.md; reasons in it stay
 
@@ -24,6 +25,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -34,6 +36,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).parent]  # hides `coverage` of pip
 FOLDER = ROOT / "build" / "mutants"
+ROWS = FOLDER / "rows.jsonl"
 ROOMS = {
     "coupling": ["spa/analysis/coupling.py", "spa/analysis/matching.py", "spa/analysis/pieces.py"],
     "groups": ["spa/analysis/group.py", "spa/analysis/unit_layers.py", "spa/notation/positions.py"],
@@ -217,7 +220,7 @@ def in_child(tree: Path, listed: Path, said: Path) -> int:
 
 def fails(tree: Path, tests: Sequence[str], limit: float) -> str:
     """What tests make of the tree: the first that fails, "timeout", or "" where all pass; in a child of its own."""
-    listed, said = FOLDER / "tests.txt", FOLDER / "said.txt"
+    listed, said = tree.parent / "tests.txt", tree.parent / "said.txt"
     listed.write_text("\n".join(tests))
     child = os.fork()
     if child == 0:
@@ -265,8 +268,8 @@ def try_mutant(mutant: Mutant, tree: Path, known: dict[str, Any], *, whole: bool
     return row | {"seconds": round(time.monotonic() - start, 1)}
 
 
-def run(count: int, seed: int, *, again: bool) -> None:
-    """Try the next mutants, or those that survived once more."""
+def run(count: int, seed: int, part: tuple[int, int], *, again: bool) -> None:
+    """Try the next mutants of a part of the sample, or those that survived once more."""
     import networkx  # noqa: F401  (what every child needs is loaded once; nothing of the tree is)
     import numpy  # noqa: F401
     import onnx_ir  # noqa: F401
@@ -274,31 +277,32 @@ def run(count: int, seed: int, *, again: bool) -> None:
     import scipy.linalg  # noqa: F401
 
     known, rows = json.loads((FOLDER / "cover.json").read_text()), read_rows()
-    tree = copy_tree()
-    left = [m for m in sample(seed) if (not rows[m.key]["killed"] if m.key in rows else not again)]
-    for mutant in left[:count]:
-        row = try_mutant(mutant, tree, known, whole=again)
-        rows[mutant.key] = row
-        outcome = row["killed"] or f"SURVIVES: {row.get('now', '')}"
-        print(f"{row['seconds']:6.1f} s  {mutant.key}: {outcome}", flush=True)
-        (FOLDER / "rows.json").write_text(json.dumps(list(rows.values()), indent=0))
+    mine = sample(seed)[part[0] - 1 :: part[1]]
+    left = [m for m in mine if (not rows[m.key]["killed"] if m.key in rows else not again)]
+    with tempfile.TemporaryDirectory() as folder:
+        tree = copy_tree(Path(folder))
+        for mutant in left[:count]:
+            row = try_mutant(mutant, tree, known, whole=again)
+            rows[mutant.key] = row
+            outcome = row["killed"] or f"SURVIVES: {row.get('now', '')}"
+            print(f"{row['seconds']:6.1f} s  {mutant.key}: {outcome}", flush=True)
+            with ROWS.open("a") as file:
+                file.write(json.dumps(row) + "\n")
     survived = [row for row in rows.values() if not row["killed"]]
     print(f"{len(rows)} tried, {len(survived)} survive")
 
 
-def copy_tree() -> Path:
+def copy_tree(folder: Path) -> Path:
     """A copy of the tree as it is, where mutants run."""
-    tree = FOLDER / "tree"
-    shutil.rmtree(tree, ignore_errors=True)
+    tree = folder / "tree"
     ignore = shutil.ignore_patterns(".git", "build", "__pycache__", ".*_cache", "site")
     shutil.copytree(ROOT, tree, symlinks=True, ignore=ignore)
     return tree
 
 
 def read_rows() -> dict[str, dict[str, Any]]:
-    """What was tried, by mutant."""
-    path = FOLDER / "rows.json"
-    rows = json.loads(path.read_text()) if path.exists() else []
+    """What was tried last of each mutant; runs of parts beside one another add lines to one file."""
+    rows = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
     return {f"{row['file']}:{row['line']}:{row['column']} {row['operator']}": row for row in rows}
 
 
@@ -346,13 +350,15 @@ def main() -> None:
     running = commands.add_parser("run", help="try mutants")
     running.add_argument("--count", type=int, default=300, help="at most as many")
     running.add_argument("--seed", type=int, default=0, help="of the sample")
+    running.add_argument("--part", default="1/1", help="such as 2/3: every third mutant, from the second on")
     running.add_argument("--again", action="store_true", help="those that survived, with the tests of now")
     commands.add_parser("table", help="write mutants.md")
     arguments = parser.parse_args()
     if arguments.command == "cover":
         cover(arguments.tests)
     elif arguments.command == "run":
-        run(arguments.count, arguments.seed, again=arguments.again)
+        part, _, of = arguments.part.partition("/")
+        run(arguments.count, arguments.seed, (int(part), int(of)), again=arguments.again)
     else:
         table()
 
