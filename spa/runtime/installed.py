@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import io
 import os
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -107,9 +109,18 @@ def onnxruntime_here() -> Any:
 def has_cuda() -> bool:
     """Whether models run on an NVIDIA GPU here; without onnxruntime they do not."""
     try:
-        return cuda_works()
+        return has_cuda_library() and cuda_works()
     except MissingExtra:
         return False
+
+
+def has_cuda_library() -> bool:
+    """Whether onnxruntime comes with CUDA's library, which it loads from its own folder; said without loading it."""
+    if "onnxruntime" in sys.modules:  # whose providers say more
+        return True
+    spec = importlib.util.find_spec("onnxruntime")
+    folders = (spec and spec.submodule_search_locations) or ()
+    return any(any(Path(folder, "capi").glob("*onnxruntime_providers_cuda*")) for folder in folders)
 
 
 def works(provider: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -42,6 +43,26 @@ def _cpu_only(session: type[onnxruntime.InferenceSession]) -> object:
         return session(source, *options, providers=[runtime.CPU])
 
     return create
+
+
+@pytest.mark.parametrize(
+    ("library", "there"),
+    [
+        ("libonnxruntime_providers_cuda.so", True),
+        ("onnxruntime_providers_cuda.dll", True),
+        ("libonnxruntime_providers_shared.so", False),
+    ],
+)
+def test_whether_cuda_is_there_is_looked_up_without_loading_onnxruntime(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str, there: bool
+) -> None:
+    folder = tmp_path / "onnxruntime" / "capi"
+    folder.mkdir(parents=True)
+    (folder.parent / "__init__.py").write_text("raise ImportError('this was loaded')")
+    (folder / library).touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "onnxruntime")
+    assert installed.has_cuda_library() is there
 
 
 @pytest.mark.gpu
