@@ -9,13 +9,13 @@ from spa.version import __version__
 if TYPE_CHECKING:
     from spa.adapters.ir_pass import SpaPass
     from spa.analysis.plan import Plan
+    from spa.device import DeviceOptions
     from spa.frontends.samples import ImageOptions
     from spa.frontends.texts import TextOptions
     from spa.gradients import finetune, torch_module
     from spa.options import PruneOptions, RunOptions
     from spa.passes.choose.budget import Budget
     from spa.passes.choose.importance import Scoring
-    from spa.passes.latency.options import DeviceOptions
     from spa.pipeline import apply_plan, prune
     from spa.points import SweepReport
     from spa.profiling import profile
@@ -69,7 +69,7 @@ _HOMES = {
     "train": "spa.training",
     "bench": "spa.timing",
     "profile": "spa.profiling",
-    "DeviceOptions": "spa.passes.latency.options",
+    "DeviceOptions": "spa.device",
 }
 
 

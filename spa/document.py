@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from spa.errors import SpaError
-from spa.points import SweepReport
 from spa.report import FrozenAxes, Report, inventory_json
 from spa.result import PruneResult
-from spa.timing import BenchReport
 from spa.version import __version__
 
 if TYPE_CHECKING:
     from spa.gradients.tuning import FinetuneReport
+    from spa.points import SweepReport
+    from spa.timing import BenchReport
 
 FORMAT = "spa-result-1"
 

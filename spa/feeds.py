@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -20,6 +20,15 @@ Feed = np.ndarray | str | float | Sequence[Any]
 """An array or numbers; or one of the words ones, zeros and range:N (whole numbers from 0 up to N - 1, at random)."""
 
 Feeds = Mapping[str, Feed]
+
+Bounds = Mapping[str, tuple[float, float]]
+"""The least and the largest number of an input, by name."""
+
+Given = Mapping[str, Any] | Iterable[Any] | np.ndarray
+"""Samples that a caller has: arrays by input name, samples or batches one by one, or the array of the only input."""
+
+LABELS = "labels"
+"""The entry of samples that holds labels, unless told."""
 
 WORDS = "ones, zeros, range:N (whole numbers below N), numbers such as 1,2,3, or a file .npy or .npz"
 

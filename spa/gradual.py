@@ -11,8 +11,8 @@ return that have the largest gradients. What reads them starts from zero, so tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from math import cos, pi
 
@@ -23,17 +23,15 @@ from spa import learning
 from spa.analysis.group import Group
 from spa.analysis.plan import Plan
 from spa.clock import Clock
-from spa.decision import decide
+from spa.decision import Made
 from spa.errors import ModelError, UsageError
 from spa.gradients.options import Spend
 from spa.options import PruneOptions
-from spa.packing import Packing
 from spa.passes.choose.budget import CHANNELS
-from spa.passes.choose.importance import random, score_groups
+from spa.passes.choose.importance import score_groups
 from spa.passes.cut.scatter import scatter
 from spa.passes.repair.biases import drop_zero_biases
 from spa.passes.repair.network import prepare
-from spa.repair import RepairOptions
 from spa.report import Report
 from spa.shared import Shared
 from spa.steps import Analysis, analyse, cut, report_on
@@ -44,26 +42,7 @@ REGROWN = 0.5
 CLOSE = 1e-3
 """A step is left out that would take less than this share."""
 
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """A cut model, and what it was cut from.
-
-    Attributes:
-        reference: as large as the dense model, with the weights that the cut one has.
-        plan: of the dense model.
-        base: what the plan is for: the dense model, or with its packed weights opened.
-        packing: of weights that were opened; None: there are none.
-        held_out: (windows, tokens) of text that no choice and no fit has seen; None: there is none.
-    """
-
-    model: ir.Model
-    reference: ir.Model
-    plan: Plan
-    report: Report
-    base: ir.Model
-    packing: Packing | None = None
-    held_out: np.ndarray | None = None
+Once = Callable[[ir.Model, PruneOptions, Clock, Shared | None], Made]
 
 
 def shares(ratio: float, steps: int) -> list[float]:
@@ -71,74 +50,20 @@ def shares(ratio: float, steps: int) -> list[float]:
     return [ratio * (1 - (1 - number / steps) ** 3) for number in range(1, steps + 1)]
 
 
-def make(dense: ir.Model, options: PruneOptions, clock: Clock, *, closed: bool, shared: Shared | None = None) -> Made:
-    """Prune in as many steps as were asked for, and train between and after them.
-
-    Args:
-        shared: with other ratios, where there is one step.
-
-    Raises:
-        NothingToPrune, BudgetError: nothing can go, or not as much as asked for.
-    """
-    options = controlled(options)
-    if options.learning.steps == 1 and options.learning.finetune is None:
-        return _once(dense, options, clock, shared, closed=closed)
-    return _Gradual(dense, options, clock, closed).run()
-
-
-def _once(dense: ir.Model, options: PruneOptions, clock: Clock, shared: Shared | None, *, closed: bool) -> Made:
-    untouched = dense.clone()
-    analysis, plan, report, base, samples = decide(dense, options, clock, closed=closed, shared=shared)
-    if options.learning.control == "shuffled":
-        notes = [*report.notes, "control: units drawn at random, as many of each group as were chosen"]
-        analysis, base = analyse(untouched, inputs=options.run.inputs), untouched.clone()
-        plan, samples = shuffled(plan, options.learning.seed), None
-        report = report_on(analysis, plan)
-        report.notes = notes
-    held_out = None if samples is None else samples.held_out
-    reference = analysis.model.clone()  # the analysed model itself is cut: clones share weights, at no cost in memory
-    if options.run.dry_run and not plan.repair:
-        return Made(reference, reference, plan, report, base, None, held_out)
-    packing = Packing.of(analysis, plan, samples)
-    with clock.step("slice"):
-        cut(analysis, plan)
-    if packing is not None and not options.run.dry_run:
-        with clock.step("round"):
-            packing.round(analysis.model, reference)
-    return Made(analysis.model, reference, plan, report, base, packing, held_out)
-
-
-def controlled(options: PruneOptions) -> PruneOptions:
-    """The options of a control: the same share of every group, or units drawn at random."""
-    control = options.learning.control
-    if control == "uniform":
-        return replace(options, budget=replace(options.budget, scope="local"))
-    if control == "random":
-        trains = options.learning.finetune is not None
-        repair = RepairOptions(
-            criterion=random(options.learning.seed), data=options.repair.data if trains else None,
-            images=options.repair.images if trains else None,
-        )  # fmt: skip
-        kept = options.learning if trains else replace(options.learning, labels=None, loss=None, oracle_budget="5m")
-        return replace(options, repair=repair, learning=kept)
-    return options
-
-
-def shuffled(plan: Plan, seed: int) -> Plan:
-    """As many units of each group, drawn at random; of a repair nothing is left."""
-    drawing = np.random.default_rng(seed)
-    removed = {
-        name: tuple(sorted(map(int, drawing.choice(plan.sizes[name], len(units), replace=False))))
-        for name, units in plan.removed.items()
-    }
-    return Plan(removed, plan.sizes, align=plan.align)
-
-
-class _Gradual:
+class Gradual:
     """The model on its way."""
 
-    def __init__(self, dense: ir.Model, options: PruneOptions, clock: Clock, closed: bool) -> None:
-        self.dense, self.options, self.clock, self.closed = dense, options, clock, closed
+    def __init__(self, dense: ir.Model, options: PruneOptions, clock: Clock, once: Once) -> None:
+        """Samples to learn from are read at once, where there is training.
+
+        Args:
+            once: one cut of a model, which is changed in place.
+
+        Raises:
+            MissingExtra: torch is not installed.
+            DataError: samples do not fit the model, or none can be made up.
+        """
+        self.dense, self.options, self.clock, self.once = dense, options, clock, once
         self.steps = options.learning.steps
         self.model = dense.clone()
         self.plan = Plan({}, {})
@@ -184,7 +109,7 @@ class _Gradual:
     def step(self, ratio: float) -> Made:
         """One cut of the model as it is."""
         budget = replace(self.options.budget, ratio=ratio)
-        made = _once(self.model.clone(), replace(self.options, budget=budget), self.clock, None, closed=self.closed)
+        made = self.once(self.model.clone(), replace(self.options, budget=budget), self.clock, None)
         if made.packing is not None:
             raise UsageError("weights of few bits are opened, cut and packed in one step: leave steps and finetune out")
         self.plan = composed(self.plan, made.plan)

@@ -1,4 +1,4 @@
-"""What cuts of a model are judged by: their outputs on samples that no fit has seen, and the user's metric."""
+"""What cuts of a model are judged by: outputs and perplexity on samples that no fit has seen, and the user's metric."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 
-from spa import verdict
+from spa import runtime, verdict
 from spa.errors import DataError, ModelError
 from spa.frontends.files import onnx_file
+from spa.given import calibration
 from spa.limit import LimitOptions
 from spa.metric import Metric
 from spa.options import InputShapes, PruneOptions
@@ -20,8 +23,9 @@ from spa.passes.cut.boundary import UNCHANGED
 from spa.passes.repair.judge import Judge
 from spa.passes.repair.own import OTHERS
 from spa.passes.samples.datafree import Recipe
-from spa.repair import calibration
+from spa.passes.samples.perplexity import Perplexity, foretells, log_likelihood
 from spa.result import PruneResult
+from spa.shapes.decoder import Decoder
 from spa.steps import analyse, boundary_of
 
 Outputs = Mapping[str, Mapping[str, float]]
@@ -102,3 +106,14 @@ def _judge(dense: ir.Model, options: PruneOptions, limit: LimitOptions) -> tuple
     except (DataError, ModelError):  # it runs on nothing that can be made up
         return None, verdict.RANDOM
     return judge, verdict.MADE_UP
+
+
+def perplexity(dense: ir.Model, pruned: ir.Model, ids: np.ndarray) -> Perplexity | None:
+    """How well two language models foretell windows of text, (windows, tokens); None: they foretell no tokens."""
+    found = []
+    for model in (dense, pruned):
+        decoder, run = Decoder.of(model.graph), partial(runtime.run, runtime.session(model, optimize=True))
+        if decoder is None or not foretells(run, decoder, ids):
+            return None
+        found.append(float(np.exp(-log_likelihood(run, decoder, ids))))
+    return Perplexity(dense=found[0], pruned=found[1], tokens=ids[:, 1:].size, length=ids.shape[1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,13 +11,13 @@ import onnx_ir as ir
 from spa import ondevice, runtime
 from spa.analysis.plan import Plan
 from spa.clock import Clock
+from spa.device import DeviceOptions
 from spa.errors import UsageError
 from spa.options import PruneOptions
 from spa.passes.latency.goal import Goal
-from spa.passes.latency.options import AskedDevice, DeviceOptions
 from spa.passes.latency.outcome import DRY_RUN, ELSEWHERE, Latency
-from spa.passes.latency.record import Profile
 from spa.profiling import Progress, profile
+from spa.record import Profile
 from spa.steps import Normal, Source, analyse, cut
 from spa.timing import by_turns, feeds_of, ratio_of
 
@@ -26,6 +26,17 @@ SECONDS = 2.0
 LONGEST = 4
 CERTAIN = 0.0075
 """Half the interval of a ratio of times, of that ratio: narrower, and no more runs are needed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedDevice(DeviceOptions):
+    """The options with what they come to on the device, for the steps of one run."""
+
+    goal: Goal | None = None
+
+    def apart(self) -> DeviceOptions:
+        """The same budget of time, its rounds not kept."""
+        return AskedDevice(goal=None if self.goal is None else replace(self.goal, rounds=[]))
 
 
 def profiled(source: Source | Normal, options: PruneOptions, progress: Progress | None = None) -> DeviceOptions:

@@ -14,18 +14,18 @@ from spa.analysis.group import Group
 from spa.analysis.plan import Plan
 from spa.clock import Clock
 from spa.errors import DataError, NothingToPrune
+from spa.given import given_samples
 from spa.gradients.options import ORACLE, WITHOUT_SAMPLES, Spend
 from spa.gradients.samples import Split
 from spa.options import PruneOptions
 from spa.passes.choose.importance import Criterion
 from spa.passes.repair.moved import logits_of, moved
-from spa.passes.repair.settings import PRESETS
 from spa.passes.samples.beside import apart
 from spa.passes.samples.calibrate import Calibration
 from spa.passes.samples.checking import check_samples
 from spa.passes.samples.datafree import MOST_SAMPLES, Recipe
 from spa.passes.samples.values import MADE_UP, SHIPPED
-from spa.repair import given_samples
+from spa.presets import PRESETS
 from spa.shapes import infer_shapes
 
 WIDEST = 32

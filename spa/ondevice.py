@@ -28,6 +28,8 @@ import numpy as np
 FORMAT = "spa-profile-1"
 JOB = "job.json"
 CPU = "CPUExecutionProvider"
+SECONDS = 30.0
+"""That all runs of `spa profile` take by default, about."""
 WARM_UP, FEWEST, MOST = 2, 5, 40
 """Runs that do not count, and how many do, of each model: as many as the time allows between the two."""
 

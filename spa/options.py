@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from spa.device import DeviceOptions
 from spa.errors import UsageError
 from spa.feeds import Feeds
 from spa.feeds import parse as parse_feeds
@@ -22,8 +23,8 @@ from spa.gradients.options import ORACLE, WITHOUT_SAMPLES, LearningOptions
 from spa.limit import LimitOptions
 from spa.passes.choose.budget import LATENCY, UNSAID, Budget, is_said
 from spa.passes.choose.importance import Scoring
-from spa.passes.latency.options import AskedDevice, DeviceOptions
-from spa.repair import METHODS, RepairOptions
+from spa.presets import METHODS
+from spa.repair import RepairOptions
 
 InputShapes = Mapping[str, Sequence[int]]
 
@@ -185,8 +186,7 @@ class PruneOptions:
 
     def apart(self) -> PruneOptions:
         """The same for a run of which nothing is told: a budget of time is met as well, and its rounds not kept."""
-        goal = self.device.goal
-        return self if goal is None else replace(self, device=AskedDevice(goal=replace(goal, rounds=[])))
+        return replace(self, device=self.device.apart())
 
     def at(self, ratio: float) -> PruneOptions:
         """The same for a ratio, in the place of what else says how much goes."""

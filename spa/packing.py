@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from spa import runtime
+from spa.analysis.cost import stored_bytes
 from spa.analysis.plan import Plan
 from spa.errors import VerificationError
 from spa.passes.repair.packed import close, packed_weights
@@ -92,12 +93,6 @@ class Packing:
             return []
         session = runtime.session(model, optimize=True)
         return [runtime.run(session, batch) for batch in self.batches[:2]]
-
-
-def stored_bytes(model: ir.Model) -> float:
-    """The bytes of all stored tensors."""
-    tensors = (value.const_value for value in model.graph.initializers.values())
-    return float(sum(tensor.nbytes for tensor in tensors if tensor is not None))
 
 
 def _distances(left: Sequence[Mapping[str, np.ndarray]], right: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:

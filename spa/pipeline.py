@@ -4,39 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from spa import gradients, gradual, runtime
+from spa import gradients, runtime
+from spa.analysis.cost import stored_bytes
 from spa.analysis.plan import Plan
-from spa.clock import Clock, Progress, within
+from spa.clock import Clock, Progress
 from spa.feeds import Feeds
 from spa.fields import takes_options
-from spa.judging import Jury, metric_of
-from spa.largest import largest
-from spa.latency import Timekeeper
-from spa.limit import LOSSES, LimitReport, LimitTrial, loss_of
+from spa.making import make
 from spa.options import PARTS, InputShapes, PruneOptions
-from spa.packing import Packing, stored_bytes
 from spa.passes.choose.budget import LATENCY
-from spa.passes.latency.record import Profile
-from spa.passes.repair.packed import opened
-from spa.profiling import profile
 from spa.provenance import stamp
 from spa.result import PruneResult
 from spa.shared import Shared
 from spa.steps import Analysis, Normal, Source, analyse, cut, is_exact, load_normal, report_on
-from spa.verification import foretell, perplexity, seal, verify_files, verify_plan
+from spa.verification import verify_plan
+
+if TYPE_CHECKING:
+    from spa.latency import Timekeeper
 
 __all__ = [
     "Analysis", "InputShapes", "Normal", "Progress", "PruneResult", "Source", "analyse", "apply_plan", "cut",
-    "is_exact", "load_normal", "prune", "report_on", "verify_files", "verify_plan",
+    "is_exact", "load_normal", "prune", "report_on", "verify_plan",
 ]  # fmt: skip
-
-
-SEARCHED = (0.1, 0.3, 0.6)
-"""Ratios near which losses are measured where the share is searched for."""
 
 
 @takes_options(*PARTS.values())
@@ -71,7 +64,9 @@ def prune(
     if options.learning.finetune is not None:
         gradients.require()
     if options.limit.max_loss is not None:
-        return _prune_within(source, options, progress)
+        from spa.within import prune_within
+
+        return prune_within(_prune, source, options, progress)
     return _prune(source, options, progress)
 
 
@@ -107,15 +102,17 @@ def _prune(
     with clock.step("normalise"):
         dense = load_normal(source)
     closed = isinstance(source, Normal) and source.closed
-    if shared is not None and options.budget.of == LATENCY and options.device.profile is None:
-        options = replace(options, device=replace(options.device, profile=_profiled(dense, options, clock, shared)))
-    keeper = Timekeeper(dense, options, clock, asked=asked is None) if options.budget.of == LATENCY else None
-    made = gradual.make(dense, options if keeper is None else keeper.solved, clock, closed=closed, shared=shared)
+    keeper = None
+    if options.budget.of == LATENCY:
+        keeper = _timekeeper(dense, options, clock, shared, asked=asked is None)
+    made = make(dense, options if keeper is None else keeper.solved, clock, closed=closed, shared=shared)
     model, reference, report, base = made.model, made.reference, made.report, made.base
     report.seconds = clock.seconds
     plan = replace(made.plan, options=asked or options.asked(), resized=report.resized)
     refitted = bool(plan.repair)
     if refitted:  # what is cut is what the repair made of the dense model
+        from spa.written import foretell, seal
+
         plan = seal(plan, base, reference, model)
         report.reference = report.reference.replace("the dense model", "the refitted model", 1)
     if options.run.dry_run:
@@ -131,6 +128,8 @@ def _prune(
         report.before = {**report.before, "bytes": stored_bytes(dense)}
         made.packing.close(model, report)
     if made.held_out is not None:
+        from spa.judging import perplexity
+
         with clock.step("perplexity"):
             report.perplexity = perplexity(dense, model, made.held_out)
     stamp(model, plan)
@@ -140,62 +139,17 @@ def _prune(
     return PruneResult(model, plan, report, dense if refitted else reference, reference)
 
 
-def _profiled(dense: ir.Model, options: PruneOptions, clock: Clock, shared: Shared) -> Profile:
-    """What the parts of the dense model cost on this device, timed once for all ratios."""
-    device, run = options.device, options.run
-    with clock.step("profile"):
-        return shared.once(
-            "profile",
-            lambda: profile(
-                Normal(dense.clone()), threads=device.threads, provider=device.provider, inputs=run.inputs,
-                feeds=run.feeds, progress=clock.share,
-            ),
-        )  # fmt: skip
+def _timekeeper(
+    dense: ir.Model, options: PruneOptions, clock: Clock, shared: Shared | None, *, asked: bool
+) -> Timekeeper:
+    """What a budget of time is met by, if one was `asked` for; the device is timed once for all ratios."""
+    from spa.latency import Timekeeper, profiled
 
-
-def _prune_within(source: Source | Normal, options: PruneOptions, progress: Progress | None) -> PruneResult:
-    """Prune by as much as keeps the loss within the limit, and say how near it is.
-
-    Raises:
-        BudgetError: no share does; says the smallest loss that was reached.
-    """
-    limit = options.limit
-    assert limit.max_loss is not None
-    runtime.require()
-    dense = load_normal(source)
-    closed, clock = isinstance(source, Normal) and source.closed, Clock(progress)
-    with clock.step("judge"):
-        jury = Jury.of(dense, options, limit, outputs=limit.metric is None)
-    shared = Shared(SEARCHED)
-    measure, metrics = "", {}
-
-    def made(ratio: float, *, verify: bool, final: bool) -> PruneResult:
-        chosen = options.at(ratio)
-        chosen = replace(chosen, run=replace(chosen.run, verify=verify))
-        asked = {**options.asked(), "ratio": ratio}
-        step = within(progress, f"ratio {ratio:.3g}: ")
-        return _prune(Normal(dense.clone(), closed=closed), chosen, step, shared, asked=asked, final=final)
-
-    def attempt(ratio: float) -> tuple[float, None]:
-        nonlocal measure
-        trial = made(ratio, verify=False, final=False)
-        if jury.metric is not None and jury.dense_metric is not None:
-            measure, metrics[ratio] = jury.metric.name, metric_of(trial.model, jury.metric)
-            return jury.metric.worse_by(jury.dense_metric, metrics[ratio]), None
-        measure, loss = loss_of(jury.outputs(trial)[0], limit.distance)
-        return loss, None
-
-    found = largest(attempt, limit.max_loss)
-    result = made(found.ratio, verify=options.run.verify and not options.run.dry_run, final=True)
-    if jury.judge is not None:
-        result.report.outputs, result.report.outputs_on = jury.outputs(result)
-    trials = [LimitTrial(trial.ratio, trial.loss, metrics.get(trial.ratio), trial.said) for trial in found.trials]
-    result.report.limit = LimitReport(
-        limit.max_loss, LOSSES.get(measure, measure), found.ratio, found.loss, jury.said, trials, jury.dense_metric,
-        metrics.get(found.ratio),
-    )  # fmt: skip
-    result.report.notes.insert(0, result.report.limit.in_words)
-    return result
+    if shared is not None and options.device.profile is None:
+        with clock.step("profile"):
+            found = shared.once("profile", lambda: profiled(Normal(dense.clone()), options, clock.share).profile)
+        options = replace(options, device=replace(options.device, profile=found))
+    return Timekeeper(dense, options, clock, asked=asked)
 
 
 def apply_plan(
@@ -216,14 +170,18 @@ def apply_plan(
     """
     if verify:
         runtime.require()
-    normal = load_normal(source)
-    dense = opened(normal) if plan.opened else normal
+    dense = normal = load_normal(source)
+    if plan.opened:
+        from spa.packing import Packing
+        from spa.passes.repair.packed import opened
+
+        dense = opened(normal)
     analysis = analyse(dense, inputs=inputs)
     report = report_on(analysis, plan)
     if plan.repair:
         report.notes.append(f"this plan was made with repair ({plan.repair}); applied to the dense model it only cuts")
     reference = dense.clone()
-    packing = Packing.of(analysis, plan)
+    packing = Packing.of(analysis, plan) if plan.opened else None
     cut(analysis, plan)
     if packing is not None:
         packing.round(dense, reference)

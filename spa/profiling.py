@@ -27,17 +27,15 @@ from spa.analysis.cost import NUMBERS
 from spa.errors import UsageError
 from spa.feeds import Feeds
 from spa.frontends.files import onnx_file
+from spa.ondevice import SECONDS
 from spa.options import InputShapes
 from spa.passes.choose.widths import multiples
 from spa.passes.latency.layers import LayerTime, layer_times
 from spa.passes.latency.prediction import leave_one_out
-from spa.passes.latency.record import Profile, variant_of
 from spa.passes.latency.variants import Settings, plan_of
+from spa.record import Profile, variant_of
 from spa.steps import Analysis, Source, analyse, cut, load_normal
 from spa.timing import check_threads, feeds_of
-
-SECONDS = 30.0
-"""That all runs of a profile take by default, about."""
 
 Progress = Callable[[str, float], None]
 

@@ -23,11 +23,11 @@ from spa import gradients
 from spa.analysis.plan import Plan
 from spa.clock import Progress
 from spa.errors import UsageError
+from spa.feeds import LABELS
 from spa.fields import takes_options
 from spa.frontends.files import onnx_file
 from spa.gradients.options import CRITERIA, SCORING_SAMPLES, WITHOUT_SAMPLES, TrainOptions
 from spa.passes.choose.importance import CRITERIA as WEIGHTS
-from spa.passes.samples.beside import LABELS
 from spa.pipeline import apply_plan, prune
 from spa.steps import Source, analyse, load_normal
 

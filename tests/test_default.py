@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import spa
-from spa import decision, pipeline, runtime
+from spa import pipeline, runtime, sampled
 from spa.errors import UsageError
 from spa.passes.repair import own
 from spa.passes.repair.own import in_words
@@ -81,7 +81,7 @@ def test_ways_that_are_asked_for_by_name(options: dict[str, Any]) -> None:
 
 def test_a_repair_that_would_take_long_is_left_to_those_who_ask(monkeypatch: pytest.MonkeyPatch) -> None:
     took = {"runs": 0.0, "probes": 0.0, "grams": 0.0, "solves": 4000.0}
-    monkeypatch.setattr(decision, "effort", lambda *_, **__: took)
+    monkeypatch.setattr(sampled, "effort", lambda *_, **__: took)
     result = spa.prune(net(), ratio=0.3)
     assert not result.plan.repair
     assert "weights alone decided: a repair would take about 67 min, and --data builtin asks for it" in notes(result)

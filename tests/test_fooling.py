@@ -17,7 +17,7 @@ import pytest
 from onnx import numpy_helper
 
 import spa
-from spa import pipeline
+from spa import pipeline, written
 from spa.cli import main
 from spa.errors import VerificationError
 from spa.passes.cut.verify import compare
@@ -53,7 +53,7 @@ def changed(model: ir.Model, name: str, change: Callable[[np.ndarray], np.ndarra
 
 def verified(dense: onnx.ModelProto, pruned: onnx.ModelProto, plan: spa.Plan, **options: Any) -> Report:
     """What `spa verify` finds, the plan having been written and read."""
-    return pipeline.verify_files(dense, pruned, spa.Plan.from_json(plan.to_json()), **options)
+    return written.verify_files(dense, pruned, spa.Plan.from_json(plan.to_json()), **options)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ import onnx_ir as ir
 import pytest
 
 import spa
-from spa import pipeline, runtime, steps
+from spa import pipeline, runtime, steps, written
 from spa.analysis.group import find_groups
 from spa.errors import BudgetError, MissingExtra, ModelError, NothingToPrune, VerificationError
 from spa.frontends.files import onnx_file
@@ -76,7 +76,7 @@ def test_a_model_in_memory_is_not_changed() -> None:
 
 
 def test_options_are_keyword_only() -> None:
-    for function, positional in ((spa.prune, 1), (spa.apply_plan, 2), (pipeline.verify_files, 3)):
+    for function, positional in ((spa.prune, 1), (spa.apply_plan, 2), (written.verify_files, 3)):
         signature = inspect.signature(function)
         kinds = [parameter.kind for parameter in signature.parameters.values()]
         assert kinds[positional:] == [inspect.Parameter.KEYWORD_ONLY] * (len(kinds) - positional)
@@ -227,14 +227,14 @@ def test_width_under_a_norm_is_off_and_not_exact() -> None:
 def test_verify_files_tells_another_model(tmp_path: Path) -> None:
     result = spa.prune(models.residual_cnn(), ratio=0.4, weights=True)
     result.save(tmp_path / "pruned.onnx")
-    assert pipeline.verify_files(models.residual_cnn(), tmp_path / "pruned.onnx", result.plan).verified
+    assert written.verify_files(models.residual_cnn(), tmp_path / "pruned.onnx", result.plan).verified
     other = spa.prune(models.residual_cnn(), ratio=0.4, criterion="random")
     other.save(tmp_path / "other.onnx")
     assert other.plan != result.plan
     with pytest.raises(VerificationError, match="the pruned model is another one, or was changed since"):
-        pipeline.verify_files(models.residual_cnn(), tmp_path / "other.onnx", result.plan)
+        written.verify_files(models.residual_cnn(), tmp_path / "other.onnx", result.plan)
     with pytest.raises(VerificationError, match="the outputs changed"):
-        pipeline.verify_files(models.residual_cnn(), models.grouped_cnn(), result.plan)
+        written.verify_files(models.residual_cnn(), models.grouped_cnn(), result.plan)
 
 
 GROUPS = ["c0:0", "c1:0", "c2:0"]

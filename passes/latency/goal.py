@@ -19,7 +19,7 @@ from spa.passes.choose.tracks import run_length
 from spa.passes.choose.trading import MET
 from spa.passes.choose.widths import multiples
 from spa.passes.latency.prediction import LATENCY, Foretold, foretold_units, with_latency
-from spa.passes.latency.record import Profile
+from spa.record import Profile
 
 ROUNDS = 3
 CLOSE = 0.015

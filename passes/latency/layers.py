@@ -8,7 +8,7 @@ from re import sub
 
 import onnx_ir as ir
 
-from spa.passes.latency.record import Unit
+from spa.record import Unit
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,8 @@ from spa.analysis.coupling import Coupling
 from spa.analysis.group import Group, Masks
 from spa.errors import ModelError
 from spa.notation.dims import Factor
-from spa.passes.latency.record import Profile, Unit, Variant
 from spa.passes.latency.variants import plan_of
+from spa.record import Profile, Unit, Variant
 
 LATENCY = "latency"
 PADDED = (1, 4, 8, 16, 32)

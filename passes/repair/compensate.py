@@ -34,8 +34,8 @@ from spa.passes.repair.groundwork import Groundwork
 from spa.passes.repair.network import Network
 from spa.passes.repair.sequential import LayerReport, Repair
 from spa.passes.repair.session import Session
-from spa.passes.repair.settings import OURS, Preset, Progress
 from spa.passes.samples.calibrate import Calibration
+from spa.presets import OURS, Preset, Progress
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,9 @@ from spa.passes.repair.curves import find_curves
 from spa.passes.repair.network import Network, prepare
 from spa.passes.repair.rotation import Turned, turn
 from spa.passes.repair.session import Session
-from spa.passes.repair.settings import OURS, PRESETS, Preset, Progress
 from spa.passes.samples.calibrate import Calibration
 from spa.passes.secondorder import BASELINES
+from spa.presets import OURS, PRESETS, Preset, Progress
 
 
 @dataclass(frozen=True, slots=True, eq=False)

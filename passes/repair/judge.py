@@ -14,8 +14,8 @@ from spa.passes.layers.workers import one_thread_each
 from spa.passes.repair.network import prepare
 from spa.passes.repair.own import values_of
 from spa.passes.repair.session import Session
-from spa.passes.repair.settings import PRESETS
 from spa.passes.samples.calibrate import Calibration
+from spa.presets import PRESETS
 
 MOST_NBYTES = 1 << 30
 """Of the outputs of all samples, which wait for those of every cut."""

@@ -13,10 +13,10 @@ from spa.passes.layers.problems import Key, Statistics
 from spa.passes.repair.draft import Draft
 from spa.passes.repair.fitting import cut_only, first_uses, refitted
 from spa.passes.repair.session import Session
-from spa.passes.repair.settings import Preset
 from spa.passes.repair.sliced import Sliced
 from spa.passes.repair.stages import cut
 from spa.passes.repair.streaming import Batch, Stream
+from spa.presets import Preset
 
 FAR = (0.5, 0.8)
 """Shares of a group beyond the ratio at which the outputs are measured too: an allocation may go that far."""

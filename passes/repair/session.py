@@ -21,10 +21,10 @@ from spa.passes.repair.difference import evened, lost, output_difference
 from spa.passes.repair.draft import Draft
 from spa.passes.repair.network import Network
 from spa.passes.repair.rowweights import RowWeights
-from spa.passes.repair.settings import Preset, Progress
 from spa.passes.repair.streaming import Batch
 from spa.passes.samples.calibrate import Calibration
 from spa.passes.secondorder import Baseline, refit
+from spa.presets import Preset, Progress
 
 BATCH_NBYTES = 1 << 27
 """Of the values that one batch keeps."""

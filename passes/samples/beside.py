@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 
 from spa.errors import DataError
-
-LABELS = "labels"
-"""The entry that holds labels, unless told."""
+from spa.feeds import LABELS
 
 
 def apart(

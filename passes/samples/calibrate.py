@@ -114,6 +114,3 @@ class Recorded(Calibration):
     def beginning(self, batch: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:  # noqa: ARG002
         """The whole feed."""
         return dict(batch)
-
-
-Given = Mapping[str, Any] | Iterable[Any] | np.ndarray

@@ -10,7 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from spa.errors import DataError
-from spa.passes.samples.calibrate import Calibration, Given, Recorded
+from spa.feeds import Given
+from spa.passes.samples.calibrate import Calibration, Recorded
 from spa.passes.samples.feeds import are_apart, same_sizes, whole_feeds
 from spa.passes.samples.masks import ones
 

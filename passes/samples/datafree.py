@@ -30,7 +30,7 @@ from spa import runtime
 from spa.analysis.cost import measure
 from spa.analysis.coupling import Coupling, couple
 from spa.errors import DataError
-from spa.feeds import Feeds
+from spa.feeds import Bounds, Feeds
 from spa.feeds import sizes as sizes_of
 from spa.passes.layers.consumers import Layer
 from spa.passes.layers.finding import find_layers
@@ -64,9 +64,6 @@ from spa.shapes import Shapes, infer_shapes
 from spa.shapes.decoder import Decoder
 
 Progress = Callable[[str, float], None]
-Bounds = Mapping[str, tuple[float, float]]
-"""The least and the largest number of an input, by name."""
-
 LEAST_SAMPLES = 16
 ENOUGH_SAMPLES, SAMPLES_FLOPS = 96, 2e11
 """Samples of large models: that many, and as many more as that many FLOPs take."""

@@ -54,7 +54,7 @@ def effort(
     By part: runs of the model, probes, Gram matrices, solves of equations, and loads of parts of the model.
 
     Args:
-        widest, probes, probe_flops: as of a preset (`spa.passes.repair.settings.Preset`).
+        widest, probes, probe_flops: as of a preset (`spa.presets.Preset`).
         nominal: on two cores of 2026 instead of this machine: what is left out for time must not depend on it.
     """
     size = min(2 if one.open else one.shape[0] for one in recipe.inputs)

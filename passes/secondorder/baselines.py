@@ -17,6 +17,7 @@ from spa.passes.secondorder.linalg import Array, Indices, inverse, solve
 from spa.passes.secondorder.problem import Consumer, normal_equations, pooled
 from spa.passes.secondorder.solver import Refit, judged, refit
 from spa.passes.secondorder.system import System, by_input
+from spa.presets import PUBLISHED
 
 OBS_DAMPING = 1e-2
 """Share of the mean diagonal, as in the code of OBC, ZipLM and their successors."""
@@ -111,6 +112,7 @@ BASELINES: Mapping[str, Baseline] = {
     "obspa": Baseline(obspa, obs_update, batch_norm=True),
     "one-shot-obs": Baseline(one_shot_obs, refit),
 }
+assert tuple(BASELINES) == PUBLISHED
 
 
 def prune(

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from spa.errors import DataError, SpaError
+from spa.given import calibration
 from spa.options import PruneOptions
-from spa.repair import calibration
 
 
 def check_samples(frontend: Any, source: Any, inputs: Any, options: PruneOptions) -> None:

@@ -255,3 +255,9 @@ def _keys(application: Application, name: str) -> list[str]:
     if name in application.factors:
         return [name]
     return [f"{name}.{axis}" for axis in range(len(application.named(name)))]
+
+
+def stored_bytes(model: ir.Model) -> float:
+    """The bytes of all stored tensors."""
+    tensors = (value.const_value for value in model.graph.initializers.values())
+    return float(sum(tensor.nbytes for tensor in tensors if tensor is not None))

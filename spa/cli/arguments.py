@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from spa.adapters.early import check_samples
 from spa.analysis.plan import Plan
 from spa.cli.app import RESULT
 from spa.clock import Progress
@@ -106,6 +105,8 @@ def opened(source: Path, step: Progress, options: PruneOptions | None = None) ->
         return onnx_file.load_stream(sys.stdin.buffer)
     if not sources.is_framework(source):
         return source
+    from spa.adapters.early import check_samples
+
     step("export")
 
     def tried(found: sources.Opened) -> None:

@@ -70,8 +70,10 @@ def verify(
     with progress(err, quiet=quiet) as step:
         read = arguments.read_plan(plan)
         before, after = arguments.opened(dense, step), arguments.opened(pruned, step)
+        from spa.written import verify_files
+
         step("verify")
-        found = pipeline.verify_files(before, after, read, inputs=arguments.shapes(input_), feeds=arguments.feeds(feed))
+        found = verify_files(before, after, read, inputs=arguments.shapes(input_), feeds=arguments.feeds(feed))
     if json:
         paths = {"dense": dense, "pruned": pruned, "plan": plan}
         typer.echo(document.text(document.of_verdict(found, paths)))

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,13 +16,11 @@ from spa import document
 from spa.cli.app import RESULT
 from spa.clock import Progress
 from spa.errors import SpaError
-from spa.latency import runs_on
 from spa.options import PruneOptions
-from spa.pages import page as pages
-from spa.passes.latency.layers import LayerTime
-from spa.profiling import layers
 from spa.result import PruneResult
-from spa.timing import bench
+
+if TYPE_CHECKING:
+    from spa.passes.latency.layers import LayerTime
 
 Page = Annotated[
     Path | None,
@@ -38,7 +36,9 @@ Page = Annotated[
 def check_page(path: Path | None) -> None:
     """Refuse a page that could not be written, before any work."""
     if path is not None:
-        pages.check(path)
+        from spa.pages import page
+
+        page.check(path)
 
 
 def write_page(path: Path | None, data: dict[str, Any], files: Mapping[str, Path | None]) -> None:
@@ -50,8 +50,10 @@ def write_page(path: Path | None, data: dict[str, Any], files: Mapping[str, Path
     """
     if path is None:
         return
+    from spa.pages import page
+
     data["repeat"] = document.repeat(sys.argv[1:], files)
-    pages.write(data, path)
+    page.write(data, path)
 
 
 SECONDS = 4.0
@@ -60,6 +62,10 @@ SECONDS = 4.0
 
 def measured(result: PruneResult, options: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
     """The times of both models, whole and by layer, for a page; or why they could not be timed."""
+    from spa.latency import runs_on
+    from spa.profiling import layers
+    from spa.timing import bench
+
     given = {"inputs": options.get("inputs"), "feeds": options.get("feeds")}
     try:
         given |= runs_on(PruneOptions.of(**options).device)

@@ -9,14 +9,14 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from spa import profiling
 from spa.cli import arguments
 from spa.cli.app import RESULT, command
 from spa.cli.arguments import PIPE, Feed, Input, Provider, Quiet, Source, Threads
 from spa.cli.console import err, out, say
 from spa.cli.progress import progress
 from spa.frontends.files import onnx_file
-from spa.passes.latency.record import Profile
+from spa.ondevice import SECONDS
+from spa.record import Profile
 
 _LONGEST = 8
 """Units that are listed."""
@@ -49,7 +49,7 @@ def profile(
     provider: Provider = None,
     seconds: Annotated[
         float, typer.Option(metavar="S", help="How long all runs take, about.", rich_help_panel=RESULT)
-    ] = profiling.SECONDS,
+    ] = SECONDS,
     input_: Input = None,
     feed: Feed = None,
     quiet: Quiet = False,
@@ -68,6 +68,8 @@ def profile(
     )
     target = job or output or arguments.beside(model, "profile.json")
     arguments.check_targets(target, model)
+    from spa import profiling
+
     shapes, feeds = arguments.shapes(input_), arguments.feeds(feed)
     with progress(err, quiet=quiet) as step:
         source = arguments.opened(model, step)

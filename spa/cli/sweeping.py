@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,9 +19,11 @@ from spa.fields import Options
 from spa.frontends.files import onnx_file
 from spa.limit import LOSSES, LimitOptions
 from spa.options import PARTS
-from spa.points import SweepReport
 from spa.ratios import SweepOptions
 from spa.report.grid import add_row, new_table, print_table
+
+if TYPE_CHECKING:
+    from spa.points import SweepReport
 
 _PARTS = [kind for kind in PARTS.values() if kind is not LimitOptions]
 _KINDS: tuple[type[Options], ...] = (SweepOptions, *_PARTS, LimitOptions)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from math import isnan
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from spa.report import quantity
-from spa.timing import BenchReport, Row
+
+if TYPE_CHECKING:
+    from spa.timing import BenchReport, Row
 
 
 def print_bench(report: BenchReport, console: Console) -> None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from spa.errors import UsageError
+from spa.feeds import LABELS
 from spa.fields import Options, about, any_of, at_least, is_number, number
 from spa.passes.choose.budget import BUDGETS, share
 from spa.passes.choose.importance.scoring import Scoring
-from spa.passes.samples.beside import LABELS
 
 FLOW = ("grasp", "crop")
 """Criteria of the mean gradient's own gradient."""

@@ -71,10 +71,10 @@ def tasks_at_hand() -> list[str]:
 def measured(path: Path, cut: float) -> dict[str, object]:
     """Expected and measured seconds of one model."""
     from spa import pipeline
-    from spa.passes.repair.settings import PRESETS
     from spa.passes.samples.datafree import MOST_SAMPLES, Recipe
     from spa.passes.samples.effort import effort
     from spa.passes.samples.values import SHIPPED
+    from spa.presets import PRESETS
 
     preset = PRESETS["default"]
     dense = pipeline.load_normal(path)

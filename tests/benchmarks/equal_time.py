@@ -24,7 +24,7 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
 from spa import pipeline, profiling  # noqa: E402
-from spa.passes.latency.record import Profile  # noqa: E402
+from spa.record import Profile  # noqa: E402
 from tests.benchmarks.latency import commit, measured  # noqa: E402
 from tests.benchmarks.zoo import SHARED  # noqa: E402
 

@@ -32,8 +32,8 @@ from spa.analysis.cost import Cost  # noqa: E402
 from spa.errors import BudgetError  # noqa: E402
 from spa.passes.choose.widths import multiples  # noqa: E402
 from spa.passes.latency.prediction import LATENCY, foretold_units  # noqa: E402
-from spa.passes.latency.record import Profile  # noqa: E402
 from spa.passes.latency.variants import Settings, plan_of  # noqa: E402
+from spa.record import Profile  # noqa: E402
 from spa.timing import by_turns, feeds_of, ratio_of  # noqa: E402
 from tests.benchmarks import zoo  # noqa: E402
 from tests.benchmarks.aligned import GRAPHS as NINE  # noqa: E402

@@ -52,9 +52,9 @@ def row(task: str) -> str:
     from spa.passes.layers.workers import one_thread_each
     from spa.passes.repair.network import prepare
     from spa.passes.repair.session import Session
-    from spa.passes.repair.settings import PRESETS
     from spa.passes.samples.checking import check_samples
     from spa.pipeline import load_normal
+    from spa.presets import PRESETS
 
     model = load_normal(harness.dense_model(tasks.TASKS[task], SHARED / "eval"))
     data = check_samples(tasks.calibration(task), model).first(PRESETS["default"].samples)

@@ -16,7 +16,7 @@ import onnx
 import pytest
 
 import spa
-from spa import gradual, pipeline
+from spa import making, pipeline
 from spa.errors import VerificationError
 from spa.notation.operation import registered
 from spa.passes.cut.slicing import slice_model
@@ -393,7 +393,7 @@ def test_interrupted(here: Path, run: Callable[..., Ran], monkeypatch: pytest.Mo
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(gradual, "cut", interrupt)
+    monkeypatch.setattr(making, "cut", interrupt)
     ran = run("prune", "model.onnx", "--ratio", 0.3, "--weights")
     assert ran.code == 130
     assert ran.out == ""

@@ -19,7 +19,8 @@ from spa.analysis.plan import Plan
 from spa.errors import VerificationError
 from spa.notation.operation import MICROSOFT
 from spa.passes.cut.masking import mask_consumers
-from spa.pipeline import PruneResult, analyse, apply_plan, prune, verify_files
+from spa.pipeline import PruneResult, analyse, apply_plan, prune
+from spa.written import verify_files
 from tests.field.cases import case
 
 HEADS, SHARED, SIZE, WIDTH = 4, 2, 16, 48

@@ -17,7 +17,7 @@ from spa.analysis.plan import Plan  # noqa: E402
 from spa.errors import ModelError, UsageError  # noqa: E402
 from spa.gradual import composed, shares  # noqa: E402
 from spa.options import PruneOptions  # noqa: E402
-from spa.pipeline import verify_files  # noqa: E402
+from spa.written import verify_files  # noqa: E402
 from tests import models  # noqa: E402
 from tests.gradients.test_scoring import run  # noqa: E402
 from tests.latency import devices  # noqa: E402

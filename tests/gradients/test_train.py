@@ -15,7 +15,7 @@ import spa  # noqa: E402
 from spa import runtime  # noqa: E402
 from spa.errors import UsageError  # noqa: E402
 from spa.gradients.restarting import restart  # noqa: E402
-from spa.gradual import shuffled  # noqa: E402
+from spa.making import shuffled  # noqa: E402
 from spa.steps import analyse, load_normal  # noqa: E402
 from tests import models  # noqa: E402
 from tests.gradients.test_scoring import run  # noqa: E402

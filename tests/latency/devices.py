@@ -10,8 +10,8 @@ import onnx
 import onnx_ir as ir
 
 from spa.passes.choose.widths import multiples
-from spa.passes.latency.record import Device, Profile, Unit, Variant
 from spa.passes.latency.variants import Settings, plan_of
+from spa.record import Device, Profile, Unit, Variant
 from spa.shapes import infer_shapes
 from spa.steps import analyse, cut, load_normal
 

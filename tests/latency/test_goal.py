@@ -10,10 +10,10 @@ import pytest
 
 import spa
 from spa import profiling
+from spa.device import milliseconds
 from spa.errors import BudgetError, UsageError
 from spa.options import PruneOptions
 from spa.passes.latency.goal import ROUNDS, Goal
-from spa.passes.latency.options import milliseconds
 from spa.steps import analyse, load_normal
 from tests.latency import devices
 from tests.latency.networks import chain

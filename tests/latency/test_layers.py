@@ -5,7 +5,7 @@ import pytest
 
 from spa import profiling
 from spa.passes.latency.layers import layer_times
-from spa.passes.latency.record import Unit
+from spa.record import Unit
 from tests.latency.networks import SHAPES, chain
 
 

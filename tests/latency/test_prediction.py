@@ -11,8 +11,8 @@ import pytest
 from spa.analysis.cost import Cost
 from spa.errors import ModelError
 from spa.passes.latency.prediction import LATENCY, foretold_units, leave_one_out
-from spa.passes.latency.record import Unit
 from spa.passes.latency.variants import Settings, plan_of, spread
+from spa.record import Unit
 from spa.steps import analyse, cut, load_normal
 from tests import models
 from tests.latency import devices

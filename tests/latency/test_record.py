@@ -12,7 +12,7 @@ import pytest
 
 from spa import profiling
 from spa.errors import ModelError
-from spa.passes.latency.record import Profile, read_profile
+from spa.record import Profile, read_profile
 from tests.latency import devices
 from tests.latency.networks import chain
 

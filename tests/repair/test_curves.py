@@ -16,10 +16,10 @@ from spa.passes.repair.fitting import refitted
 from spa.passes.repair.network import prepare
 from spa.passes.repair.probe import LEVELS, Probe, affordable, tempered
 from spa.passes.repair.session import Session
-from spa.passes.repair.settings import PRESETS, Preset
 from spa.passes.samples.checking import check_samples
 from spa.passes.secondorder import BASELINES, Removal
 from spa.pipeline import load_normal
+from spa.presets import PRESETS, Preset
 from tests.models import build
 
 MLP = """(float[n,6] x) => (float[n,3] y) {

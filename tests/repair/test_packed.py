@@ -11,7 +11,7 @@ import spa
 from models import folder as toy
 from spa.errors import DataError
 from spa.passes.repair.packed import close, opened, packed_weights
-from spa.pipeline import verify_files
+from spa.written import verify_files
 from tests.decoding import Decoder
 
 MICROSOFT = "com.microsoft"

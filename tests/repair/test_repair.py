@@ -15,7 +15,7 @@ from spa import pipeline
 from spa.cli import main
 from spa.errors import DataError, UsageError
 from spa.options import PruneOptions
-from spa.repair import METHODS
+from spa.presets import METHODS
 from tests.models import build
 
 NET = """(float[n,3,8,8] x) => (float[n,4] y) {

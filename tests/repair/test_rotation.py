@@ -15,9 +15,9 @@ from spa.passes.repair.compensate import compensate
 from spa.passes.repair.network import prepare
 from spa.passes.repair.rotation import turn
 from spa.passes.repair.session import Session
-from spa.passes.repair.settings import PRESETS
 from spa.passes.samples.checking import check_samples
 from spa.pipeline import load_normal, prune
+from spa.presets import PRESETS
 from tests import models
 from tests.models import Weight, build
 

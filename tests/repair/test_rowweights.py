@@ -8,9 +8,9 @@ import pytest
 
 from spa.passes.repair.network import prepare
 from spa.passes.repair.session import Session
-from spa.passes.repair.settings import PRESETS
 from spa.passes.samples.checking import check_samples
 from spa.pipeline import load_normal
+from spa.presets import PRESETS
 from tests import models
 from tests.models import Weight, build
 

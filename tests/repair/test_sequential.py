@@ -15,11 +15,11 @@ from spa.passes.repair.drift import Drift
 from spa.passes.repair.network import prepare
 from spa.passes.repair.sequential import Repair
 from spa.passes.repair.session import Session
-from spa.passes.repair.settings import PRESETS, Preset
 from spa.passes.repair.stages import cut
 from spa.passes.repair.streaming import Stream
 from spa.passes.samples.checking import check_samples
 from spa.pipeline import load_normal
+from spa.presets import PRESETS, Preset
 from tests.models import build
 
 RESIDUAL = """(float[n,6] x) => (float[n,3] y) {

@@ -1,4 +1,4 @@
-"""How much work goes into a repair: the presets."""
+"""How much work goes into a repair, and which ways of it there are: names, read without any of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from dataclasses import dataclass
 Progress = Callable[[str, float], None]
 
 OURS = "spa"
-"""The method of this project, beside the published ones in `spa.passes.secondorder.BASELINES`."""
+"""The method of this project."""
+
+PUBLISHED = ("magnitude", "l2+refit", "wanda-sp", "flap", "obspa", "one-shot-obs")
+"""Those that `spa.passes.secondorder.BASELINES` holds."""
+
+METHODS = (OURS, *PUBLISHED)
+"""Criteria that need samples."""
 
 
 @dataclass(frozen=True, slots=True)

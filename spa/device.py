@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from spa.errors import UsageError
 from spa.fields import Options, about, at_least, is_number
 from spa.passes.choose.budget import Budget
-from spa.passes.latency.goal import Goal
-from spa.passes.latency.record import Profile, read_profile
+from spa.record import Profile, read_profile
+
+if TYPE_CHECKING:
+    from spa.passes.latency.goal import Goal
 
 _UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
@@ -91,6 +93,10 @@ class DeviceOptions(Options):
         """What the options come to on the device; None: nobody has asked it yet."""
         return None
 
+    def apart(self) -> DeviceOptions:
+        """The same for a run of which nothing is told."""
+        return self
+
     @property
     def timed(self) -> Profile | None:
         """The profile that was given.
@@ -98,11 +104,4 @@ class DeviceOptions(Options):
         Raises:
             ModelError: the file holds none.
         """
-        return self.profile if self.profile is None or isinstance(self.profile, Profile) else read_profile(self.profile)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AskedDevice(DeviceOptions):
-    """The options with what they come to on the device, for the steps of one run."""
-
-    goal: Goal | None = None
+        return read_profile(self.profile) if isinstance(self.profile, (str, os.PathLike)) else self.profile
