@@ -44,8 +44,8 @@ ROOMS = {
     "selection": ["passes/choose/selection.py", "passes/choose/tracks.py", "passes/choose/candidates.py"],
     "solver": ["passes/secondorder/solver.py", "passes/secondorder/system.py", "passes/secondorder/greedy.py"],
     "verification": [
-        "spa/verification.py", "passes/cut/verify.py", "passes/cut/difference.py", "passes/cut/likeness.py",
-        "passes/cut/structure.py", "passes/cut/rounding.py", "passes/cut/trials.py",
+        "spa/verification.py", "spa/written.py", "passes/cut/verify.py", "passes/cut/difference.py",
+        "passes/cut/likeness.py", "passes/cut/structure.py", "passes/cut/rounding.py", "passes/cut/trials.py",
     ],
 }  # fmt: skip
 EACH = 50
