@@ -22,7 +22,7 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
-from tests.benchmarks.recovery import tree  # noqa: E402
+from tests.benchmarks.rows import commit  # noqa: E402
 
 SEED, STEP, TURNS = 0, 1e-5, 7
 
@@ -121,7 +121,7 @@ def row_of(name: str) -> list[str]:
     largest = {key: float(own[key].abs().max()) for key in common}
     least = 1e-6 * max(largest.values())
     worst = max(float((own[key] - found[key]).abs().max()) / max(largest[key], least) for key in common)
-    return [name, f"{worst:.1e}", f"{len(common)}/{len(own)}", f"{finite(graph, x):.1e}", tree()]
+    return [name, f"{worst:.1e}", f"{len(common)}/{len(own)}", f"{finite(graph, x):.1e}", commit()]
 
 
 def loss_of(output: Any) -> Any:
@@ -175,7 +175,7 @@ def times() -> list[list[str]]:
         one, other = (statistics.median(seconds[which]) for which in ("module", "graph"))
         ratios = [g / m for g, m in zip(seconds["graph"], seconds["module"], strict=True)]
         rows.append([name, f"{one:.2f}", f"{other:.2f}", f"{statistics.median(ratios):.2f}",
-                     f"{min(ratios):.2f} to {max(ratios):.2f}", tree()])  # fmt: skip
+                     f"{min(ratios):.2f} to {max(ratios):.2f}", commit()])  # fmt: skip
     return rows
 
 

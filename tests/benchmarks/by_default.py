@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -35,7 +34,8 @@ from onnx import helper, numpy_helper
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.benchmarks.repair import CUTS, LAYERS_ONLY, SHARED, distance, share_of_layers, tree
+from tests.benchmarks.repair import CUTS, LAYERS_ONLY, SHARED, distance, share_of_layers
+from tests.benchmarks.rows import Rows, answer, commit
 
 METHODS = ("default", "data", "weights")
 TIMEOUT = 1500
@@ -71,30 +71,20 @@ def main() -> None:
         print(json.dumps(one(*json.loads(arguments.one))))
         return
     start = time.monotonic()
-    there = arguments.rows is not None and arguments.rows.exists()
-    rows = [json.loads(line) for line in arguments.rows.read_text().splitlines()] if there else []
-    done = {key(row) for row in rows}
+    rows = Rows(arguments.rows, "task", "cut", "method", "convention")
     for task in arguments.tasks or at_hand():
         for convention in arguments.conventions:
             for cut in arguments.cuts:
                 for method in arguments.methods:
                     row = {"task": task, "cut": cut, "method": method, "convention": convention}
                     apart = convention != "none" and task not in PICTURES
-                    if key(row) in done or apart or time.monotonic() - start > arguments.seconds:
+                    if row in rows or apart or time.monotonic() - start > arguments.seconds:
                         continue
-                    rows.append(row | in_process(task, cut, method, convention))
-                    print(json.dumps(rows[-1]), flush=True)
-                    if arguments.rows:
-                        arguments.rows.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    text = table(rows)
+                    print(json.dumps(rows.add(row | in_process(task, cut, method, convention))), flush=True)
+    text = table(rows.all)
     print(text)
     if arguments.table:
         arguments.table.write_text(text)
-
-
-def key(row: Row) -> tuple[Any, ...]:
-    """What a row measures."""
-    return row["task"], row["cut"], row["method"], row["convention"]
 
 
 def at_hand() -> list[str]:
@@ -108,14 +98,8 @@ def at_hand() -> list[str]:
 
 def in_process(*question: object) -> Row:
     """A row, or why there is none."""
-    command = [sys.executable, __file__, "--one", json.dumps(question)]
-    try:
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
-    except subprocess.TimeoutExpired:
-        return {"failed": f"no result in {TIMEOUT} s", "tree": tree()}
-    if ran.returncode:
-        return {"failed": (ran.stderr.strip().splitlines() or ["no output"])[-1][:200], "tree": tree()}
-    return dict(json.loads(ran.stdout.strip().splitlines()[-1]))
+    found, why = answer(__file__, ["--one", json.dumps(question)], timeout=TIMEOUT)
+    return {"failed": why, "tree": commit()} if found is None else dict(found)
 
 
 # ---------------------------------------------------------------------------------------------------- one row
@@ -153,7 +137,7 @@ def one(task: str, cut: float, method: str, convention: str) -> Row:
             "repaired": bool(result.plan.repair), "note": next(iter(result.report.notes), ""),
             "said": max((off["relative_l2"] for off in result.report.outputs.values()), default=None),
             "said_on": result.report.outputs_on, "true": true_distance(dense, within, samples),
-            "removed": {m: round(result.report.removed_share(m), 4) for m in ("params", "flops")}, "tree": tree(),
+            "removed": {m: round(result.report.removed_share(m), 4) for m in ("params", "flops")}, "tree": commit(),
         }  # fmt: skip
 
 

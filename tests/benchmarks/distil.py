@@ -21,7 +21,7 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
 import spa  # noqa: E402
-from tests.benchmarks.recovery import tree  # noqa: E402
+from tests.benchmarks.rows import Rows, commit  # noqa: E402
 from tests.benchmarks.zoo import SHARED  # noqa: E402
 
 HEAD = (
@@ -40,18 +40,14 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, default=Path("distil.jsonl"))
     parser.add_argument("--table", type=Path)
     arguments = parser.parse_args()
-    rows = [json.loads(line) for line in arguments.rows.read_text().splitlines()] if arguments.rows.exists() else []
+    rows = Rows(arguments.rows, "task", "cut", "minutes", "train")
     for task in arguments.tasks:
         cell = {"task": task, "cut": arguments.cut, "minutes": arguments.minutes, "train": arguments.train}
-        if any(all(row[name] == value for name, value in cell.items()) for row in rows):
-            continue
-        rows.append(cell | measured(**cell))
-        print(json.dumps(rows[-1]), flush=True)
-        with arguments.rows.open("a") as file:
-            file.write(json.dumps(rows[-1]) + "\n")
-    print(table(rows))
+        if cell not in rows:
+            print(json.dumps(rows.add(cell | measured(**cell))), flush=True)
+    print(table(rows.all))
     if arguments.table:
-        arguments.table.write_text(table(rows))
+        arguments.table.write_text(table(rows.all))
 
 
 def measured(task: str, cut: float, minutes: float, train: list[str]) -> dict[str, Any]:
@@ -82,7 +78,7 @@ def measured(task: str, cut: float, minutes: float, train: list[str]) -> dict[st
     report = tuned.report
     return found | {
         "held_out": [report.before, report.after], "epochs": report.epochs, "trained": round(report.trained, 4),
-        "seconds": [round(between - start, 1), round(end - between, 1)], "tree": tree(),
+        "seconds": [round(between - start, 1), round(end - between, 1)], "tree": commit(),
     }  # fmt: skip
 
 

@@ -18,7 +18,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.benchmarks.repair import SHARED, tree
+from tests.benchmarks.repair import SHARED
+from tests.benchmarks.rows import commit
 
 
 def main() -> None:
@@ -91,7 +92,7 @@ def measured(path: Path, cut: float) -> dict[str, object]:
     return {
         "expected": round(sum(parts.values()), 1), "repair": round(seconds - rest, 1), "whole": round(seconds, 1),
         "samples": len(samples), "making": round(made, 1), "parts": {k: round(v, 1) for k, v in parts.items()},
-        "steps": steps, "params": result.report.before["params"], "tree": tree(),
+        "steps": steps, "params": result.report.before["params"], "tree": commit(),
     }  # fmt: skip
 
 

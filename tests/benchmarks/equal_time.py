@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,13 +24,13 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
 from spa import pipeline, profiling  # noqa: E402
 from spa.record import Profile  # noqa: E402
-from tests.benchmarks.latency import commit, measured  # noqa: E402
+from tests.benchmarks.latency import measured  # noqa: E402
+from tests.benchmarks.rows import Row, Rows, answer, commit  # noqa: E402
 from tests.benchmarks.zoo import SHARED  # noqa: E402
 
 TASKS = ("lite0", "fmnist_resnet", "ocr_rec")
 RATIOS = {"16": (0.0, 0.06), "1": (0.15, 0.3)}
 """How much more of the FLOPs goes than of the time, in the two plans for FLOPs: what no time comes of."""
-Row = dict[str, Any]
 
 
 def main() -> None:
@@ -40,34 +39,25 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.65)
     parser.add_argument("--rows", type=Path, default=Path("equal_time.jsonl"))
     parser.add_argument("--table", type=Path)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    rows: list[Row] = []
-    if arguments.rows.exists():
-        rows = [json.loads(line) for line in arguments.rows.read_text().splitlines()]
+    if arguments.one:
+        print(json.dumps(one(*json.loads(arguments.one))))
+        return
+    rows = Rows(arguments.rows, "task", "plan")
     sys.path.insert(0, str(SHARED / "eval"))
     for task in arguments.tasks:
         for plan in plans(arguments.share):
-            if any(row["task"] == task and row["plan"] == plan for row in rows):
+            if {"task": task, "plan": plan} in rows:
                 continue
-            command = [sys.executable, "-c", _ONE, task, json.dumps(plan)]
-            done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
-            if done.returncode:
-                print(task, plan, done.stderr.strip().splitlines()[-1], file=sys.stderr)
+            row, why = answer(__file__, ["--one", json.dumps([task, plan])])
+            if row is None:
+                print(task, plan, why, file=sys.stderr)
                 continue
-            rows.append(json.loads(done.stdout.splitlines()[-1]))
-            print(rows[-1], flush=True)
-            arguments.rows.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    print(table(rows))
+            print(json.dumps(rows.add(row)), flush=True)
+    print(table(rows.all))
     if arguments.table:
-        arguments.table.write_text(table(rows))
-
-
-_ONE = """
-import json, sys
-sys.path.insert(0, ".")
-from tests.benchmarks.equal_time import one
-print(json.dumps(one(sys.argv[1], json.loads(sys.argv[2]))))
-"""
+        arguments.table.write_text(table(rows.all))
 
 
 def plans(share: float) -> list[Row]:

@@ -10,7 +10,6 @@ samples, with the router's scores of those that are gone at minus infinity: noth
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
+from tests.benchmarks.rows import commit  # noqa: E402
 from tests.repair.test_experts import built, chosen, lost, routed, samples  # noqa: E402
 
 COLUMNS = ("mixture", "way", "experts gone", "lost", "commit")
@@ -50,12 +50,6 @@ def ways(*, outlier: bool) -> dict[str, list[int]]:
         "REAP": np.argsort(saliency)[: len(ours)].tolist(),
         "frequency": np.argsort(counts)[: len(ours)].tolist(),
     }
-
-
-def commit() -> str:
-    """The tree that was measured."""
-    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    return done.stdout.strip()
 
 
 if __name__ == "__main__":

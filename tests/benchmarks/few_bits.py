@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -24,6 +23,7 @@ sys.path[:0] = [str(ROOT)]
 
 import spa  # noqa: E402
 from models import folder as toy  # noqa: E402
+from tests.benchmarks.rows import commit  # noqa: E402
 from tests.decoding import Decoder  # noqa: E402
 from tests.repair.test_packed import SIZES, quantised, samples, texts  # noqa: E402
 
@@ -71,12 +71,6 @@ def logits(model: onnx.ModelProto) -> np.ndarray:
         onnx.save(model, path)
         decoder = Decoder(path)
         return np.concatenate([decoder.whole(list(row)) for row in texts(96)[80:]])
-
-
-def commit() -> str:
-    """The tree that was measured."""
-    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    return done.stdout.strip()
 
 
 if __name__ == "__main__":

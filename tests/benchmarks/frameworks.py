@@ -25,10 +25,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 import spa
 from spa.adapters import restore
 from spa.errors import SpaError
 from spa.frontends.exporting.exported import difference, run_model
+from tests.benchmarks.rows import Rows
 
 RATIO = 0.3
 LIMIT = 1e-4
@@ -325,8 +328,9 @@ def main() -> None:
     parser.add_argument("--table", type=Path)
     arguments = parser.parse_args()
     if arguments.table:
-        print(table([json.loads(line) for line in arguments.table.read_text().splitlines()]))
+        print(table(Rows(arguments.table, "framework", "architecture", "exporter").all))
         return
+    rows = Rows(arguments.rows, "framework", "architecture", "exporter")
     logging.getLogger("spa").setLevel(logging.ERROR)
     for framework, architecture, exporter, make in all_cells():
         name = f"{framework}/{architecture}/{exporter}"
@@ -344,15 +348,14 @@ def main() -> None:
         row |= {"framework": framework, "architecture": architecture, "exporter": exporter}
         row["seconds"] = round(time.perf_counter() - start)
         print(json.dumps(row), flush=True)
-        with arguments.rows.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        rows.add(row)
         gc.collect()
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    latest = {(row["framework"], row["architecture"], row["exporter"]): row for row in rows}
+    known = {(row["framework"], row["architecture"], row["exporter"]): row for row in rows}
     order = [cell[:3] for cell in all_cells()]
-    chosen = [latest[key] for key in order if key in latest]
+    chosen = [known[key] for key in order if key in known]
     able = [row for row in chosen if row["exported"] or not str(row["remarks"]).startswith("['export")]
     good = sum(passes(row) for row in able)
     lines = [

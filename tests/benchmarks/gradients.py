@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
-import json
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -28,6 +26,7 @@ from spa import runtime  # noqa: E402
 from spa.errors import SpaError  # noqa: E402
 from spa.frontends.files import onnx_file  # noqa: E402
 from tests.benchmarks import zoo  # noqa: E402
+from tests.benchmarks.rows import Rows, commit  # noqa: E402
 
 CLOSE, CLOSE_IN_HALF = 1e-4, 2e-2
 SMALL = 2
@@ -41,15 +40,12 @@ def main() -> None:
     parser.add_argument("--table", type=Path)
     arguments = parser.parse_args()
     names = [name for name in sorted(zoo.manifest()) if any(fnmatch.fnmatch(name, p) for p in arguments.patterns)]
-    known = read(arguments.rows)
-    with arguments.rows.open("a") as file:
-        for name in names:
-            if name not in known:
-                known[name] = [*row_of(name), commit()]
-                file.write(json.dumps(known[name]) + "\n")
-                file.flush()
-                print(" | ".join(known[name]), flush=True)
-    rows = [known[name] for name in names]
+    known = Rows(arguments.rows, "graph")
+    for question in known.left({"graph": name} for name in names):
+        cells = [*row_of(question["graph"]), commit()]
+        known.add(question | {"cells": cells})
+        print(" | ".join(cells), flush=True)
+    rows = [known.known[known.key({"graph": name})]["cells"] for name in names]
     close = sum(is_close(row[1], half="fp16" in row[0]) for row in rows)
     compared = sum(row[1][:1].isdigit() or row[1] in ("inf", "nan") for row in rows)
     failed = sum(row[1].startswith("torch:") for row in rows)
@@ -60,18 +56,6 @@ def main() -> None:
         head = "| graph | difference | gradients | seconds | commit |\n|---|--:|--:|--:|---|\n"
         lines = "".join(f"| {' | '.join(row)} |\n" for row in rows)
         arguments.table.write_text(f"`python tests/benchmarks/gradients.py`\n\n{line}\n\n{head}{lines}")
-
-
-def read(path: Path) -> dict[str, list[str]]:
-    """The rows that are there, by graph."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return {row[0]: row for row in map(json.loads, lines)}
-
-
-def commit() -> str:
-    """Of the working copy."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def is_close(difference: str, *, half: bool) -> bool:

@@ -13,14 +13,11 @@ in ../shared/graphs beside the project; the detector and BERT are built.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -37,6 +34,7 @@ from spa.record import Profile  # noqa: E402
 from spa.timing import by_turns, feeds_of, ratio_of  # noqa: E402
 from tests.benchmarks import zoo  # noqa: E402
 from tests.benchmarks.aligned import GRAPHS as NINE  # noqa: E402
+from tests.benchmarks.rows import Row, Rows, commit  # noqa: E402
 
 GRAPHS = {
     **NINE,
@@ -50,7 +48,6 @@ COLUMNS = (
     "model", "threads", "share", "dense ms", "foretold", "measured", "off", "rounds", "profile s", "whole s",
     "unseen, median", "unseen, worst", "commit",
 )  # fmt: skip
-Row = dict[str, Any]
 
 
 def main() -> None:
@@ -62,20 +59,16 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, default=Path("latency.jsonl"))
     parser.add_argument("--table", type=Path)
     arguments = parser.parse_args()
-    rows: list[Row] = []
-    if arguments.rows.exists():
-        rows = [json.loads(line) for line in arguments.rows.read_text().splitlines()]
+    rows = Rows(arguments.rows, "model", "threads", "share")
     for name in arguments.models:
         for threads in arguments.threads:
-            known = [row["share"] for row in rows if row["model"] == name and row["threads"] == threads]
-            left = [share for share in arguments.shares if share not in known]
+            questions = [{"model": name, "threads": threads, "share": share} for share in arguments.shares]
+            left = [question["share"] for question in rows.left(questions)]
             for row in cells(name, threads, left, arguments.unseen) if left else ():
-                rows.append(row)
-                print(" | ".join(shown(row)), flush=True)
-                arguments.rows.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    print(summary(rows))
+                print(" | ".join(shown(rows.add(row))), flush=True)
+    print(summary(rows.all))
     if arguments.table:
-        arguments.table.write_text(table(rows))
+        arguments.table.write_text(table(rows.all))
 
 
 def graph(name: str) -> ir.Model:
@@ -148,13 +141,6 @@ def unseen_errors(dense: ir.Model, profile: Profile, count: int) -> list[float]:
         foretold = cost.of(LATENCY, plan.masks(analysis.groups)) / cost.of(LATENCY)
         errors.append(foretold / measured(dense, small.model, profile) - 1)
     return errors
-
-
-def commit() -> str:
-    done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
-    )
-    return done.stdout.strip()
 
 
 def off(row: Row) -> float:

@@ -34,7 +34,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).parent]  # hides `coverage` of pip
 FOLDER = ROOT / "build" / "mutants"
 ROWS = FOLDER / "rows.jsonl"
 ROOMS = {

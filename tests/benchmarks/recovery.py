@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -34,12 +33,14 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
 import spa  # noqa: E402
 from spa.analysis.plan import Plan  # noqa: E402
+from tests.benchmarks.rows import Rows, commit  # noqa: E402
 from tests.benchmarks.zoo import SHARED  # noqa: E402
 
 TASK = "fmnist_resnet"
 WAYS = ("ours", "distilled", "l2", "taylor", "random", "uniform")
 CUTS, EPOCHS = (0.5, 0.75, 0.9), (0, 1, 3, 10)
 BATCH, RATE = 128, 2e-3
+CELL = ("way", "cut", "epochs", "seed", "images")
 SCORED = 1024
 """Images that taylor takes gradients of."""
 
@@ -56,25 +57,17 @@ def main() -> None:
     parser.add_argument("--table", type=Path)
     arguments = parser.parse_args()
     arguments.work.mkdir(exist_ok=True)
-    rows = [json.loads(line) for line in arguments.rows.read_text().splitlines()] if arguments.rows.exists() else []
-    done = {key(row) for row in rows}
+    rows = Rows(arguments.rows, *CELL)
     for epochs in arguments.epochs:
         for cut in arguments.cuts:
             for way in arguments.ways:
                 for seed in arguments.seeds:
                     cell = {"way": way, "cut": cut, "epochs": epochs, "seed": seed, "images": arguments.images}
-                    if key(cell) not in done:
-                        rows.append(measured(cell, arguments.work))
-                        print(json.dumps(rows[-1]), flush=True)
-                        with arguments.rows.open("a") as file:
-                            file.write(json.dumps(rows[-1]) + "\n")
-    print(table(rows))
+                    if cell not in rows:
+                        print(json.dumps(rows.add(measured(cell, arguments.work))), flush=True)
+    print(table(rows.all))
     if arguments.table:
-        arguments.table.write_text(table(rows))
-
-
-def key(row: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[name] for name in ("way", "cut", "epochs", "seed", "images"))
+        arguments.table.write_text(table(rows.all))
 
 
 def measured(cell: dict[str, Any], work: Path) -> dict[str, Any]:
@@ -104,12 +97,12 @@ def measured(cell: dict[str, Any], work: Path) -> dict[str, Any]:
     found = harness.evaluate(tasks.TASKS[TASK], path, threads=1)
     return cell | report | {
         "top1": found["metrics"]["top1"], "se": found["se"], "seconds": round(time.perf_counter() - start, 1),
-        "batch": BATCH, "rate": RATE, "tree": tree(),
+        "batch": BATCH, "rate": RATE, "tree": commit(),
     }  # fmt: skip
 
 
 def name_of(cell: dict[str, Any]) -> str:
-    return "-".join(str(part) for part in key(cell))
+    return "-".join(str(cell[name]) for name in CELL)
 
 
 def small(cell: dict[str, Any], dense: Path, work: Path) -> tuple[Path, dict[str, Any]]:
@@ -154,13 +147,6 @@ def training(count: int) -> tuple[np.ndarray, np.ndarray]:
     with np.load(SHARED / "eval" / "data" / "fmnist_train.npz") as archive:
         images, labels = archive["images"][:count], archive["labels"][:count].astype(np.int64)
     return tasks.fmnist_feed(images)["image"], labels
-
-
-def tree() -> str:
-    """The commit that is measured, with a plus where files differ from it."""
-    command = ["git", "describe", "--always", "--dirty=+", "--abbrev=7", "--exclude=*"]
-    ran = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parent)
-    return ran.stdout.strip()
 
 
 def table(rows: list[dict[str, Any]]) -> str:

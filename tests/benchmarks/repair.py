@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,6 +26,10 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
+
+from tests.benchmarks.rows import Rows, answer, commit  # noqa: E402
 
 SHARED = Path(os.environ.get("SPA_SHARED", Path(__file__).parents[3] / "shared"))
 METHODS = ("l2", "l2+refit", "flap", "obspa", "spa", "spa, data-free")
@@ -62,45 +65,30 @@ def main() -> None:
         return
     import tasks
 
-    rows = [json.loads(line) for line in arguments.rows.read_text().splitlines()] if known(arguments.rows) else []
-    done = {(row["task"], row["cut"], row["method"]) for row in rows}
+    rows = Rows(arguments.rows, "task", "cut", "method")
     cells = [
         (task, cut, method)
         for task in arguments.tasks or [name for name in tasks.TASKS if name not in TWINS]
         for cut in arguments.cuts or cuts_of(task)
         for method in arguments.methods
-        if (task, cut, method) not in done
+        if {"task": task, "cut": cut, "method": method} not in rows
     ]
     with ThreadPoolExecutor(arguments.jobs) as pool:
         running = [pool.submit(in_process, *cell, arguments.preset, arguments.jobs) for cell in cells]
         for one_more in as_completed(running):
-            found = one_more.result()
-            rows += found
-            for row in found:
-                print(json.dumps(row), flush=True)
-            if arguments.rows:
-                arguments.rows.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    text = table(rows)
+            for row in one_more.result():
+                print(json.dumps(rows.add(row)), flush=True)
+    text = table(rows.all)
     print(text)
     if arguments.table:
         arguments.table.write_text(text)
 
 
-def known(path: Path | None) -> bool:
-    return path is not None and path.exists()
-
-
 def in_process(task: str, cut: float, method: str, preset: str, jobs: int) -> list[dict]:
-    question = json.dumps([task, cut, method, preset])
-    command = [sys.executable, __file__, "--one", question]
-    try:
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
-    except subprocess.TimeoutExpired:
-        return [{"task": task, "cut": cut, "method": method, "failed": f"no result in {TIMEOUT} s"}]
-    if ran.returncode:
-        why = (ran.stderr.strip().splitlines() or ["no output"])[-1]
-        return [{"task": task, "cut": cut, "method": method, "failed": why[:200]}]
-    found = json.loads(ran.stdout.strip().splitlines()[-1])
+    """The rows of one cut, or one that says why there are none."""
+    found, why = answer(__file__, ["--one", json.dumps([task, cut, method, preset])], timeout=TIMEOUT)
+    if found is None:
+        return [{"task": task, "cut": cut, "method": method, "failed": why}]
     return [{**row, "jobs": jobs} for row in found]
 
 
@@ -138,17 +126,10 @@ def one(task: str, cut: float, method: str, preset: str) -> list[dict]:
                 "task": name, "cut": cut, "method": method, "seconds": round(seconds, 1), "metric": metric,
                 "dense": row["reference"]["metrics"][metric], "pruned": row["metrics"][metric],
                 "paired_se": row["paired_se"], "fidelity": fidelity, "loss": value,
-                "tree": tree(), "steps": result.report.seconds,
+                "tree": commit(), "steps": result.report.seconds,
                 "removed": {m: round(result.report.removed_share(m), 4) for m in ("params", "flops")},
             })  # fmt: skip
     return found
-
-
-def tree() -> str:
-    """The commit that is measured, with a plus where files differ from it."""
-    command = ["git", "describe", "--always", "--dirty=+", "--abbrev=7", "--exclude=*"]
-    ran = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
-    return ran.stdout.strip() or "no commit"
 
 
 def share_of_layers(path: Path) -> float:

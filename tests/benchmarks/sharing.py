@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -25,6 +24,7 @@ import numpy as np  # noqa: E402
 
 import spa  # noqa: E402
 from spa.ratios import ratios_of  # noqa: E402
+from tests.benchmarks.rows import commit  # noqa: E402
 from tests.benchmarks.zoo import SHARED  # noqa: E402
 
 TASKS = ("fmnist_resnet", "fmnist_vit", "lite0")
@@ -78,15 +78,6 @@ def calibration(task: str) -> dict[str, np.ndarray]:
     import tasks  # beside the project
 
     return dict(tasks.TASKS[task].calibration())
-
-
-def commit() -> str:
-    """Of the code that ran, with a + where it was changed since."""
-    found = []
-    for words in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
-        command = ["git", "-C", str(Path(__file__).parent), *words]
-        found.append(subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip())
-    return f"{found[0]}{'+' if found[1] else ''}" or "-"
 
 
 def table(rows: list[list[str]], preset: str) -> str:

@@ -26,6 +26,7 @@ import onnx
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from models import trained, training
+from tests.benchmarks.rows import Rows, commit
 
 METHODS: dict[str, dict[str, Any]] = {"default": {}, "weights": {"weights": True}, "builtin": {"data": "builtin"}}
 NOISE = 1.02
@@ -39,21 +40,20 @@ def main() -> None:
     parser.add_argument("--cuts", nargs="*", type=float, default=[0.3, 0.5])
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
     parser.add_argument("--models", type=Path, default=Path(tempfile.mkdtemp()))
-    parser.add_argument("--rows", type=Path)
+    parser.add_argument("--rows", type=Path, help="keep each row here, and do not measure what is there")
     parser.add_argument("--table", type=Path)
     arguments = parser.parse_args()
     arguments.models.mkdir(exist_ok=True)
-    rows = []
+    rows = Rows(arguments.rows, "network", "seed", "cut")
     for name in arguments.names or list(trained.NETWORKS):
         for seed in arguments.seeds:
-            network = kept(name, seed, arguments.models)
-            for cut in arguments.cuts:
-                row = measured(name, seed, network, cut, arguments.methods)
-                rows.append(row)
-                print(json.dumps(row), flush=True)
-                if arguments.rows:
-                    arguments.rows.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    text = table(rows)
+            left = rows.left({"network": name, "seed": seed, "cut": cut} for cut in arguments.cuts)
+            network = kept(name, seed, arguments.models) if left else None
+            for question in left:
+                assert network is not None
+                row = measured(name, seed, network, question["cut"], arguments.methods)
+                print(json.dumps(rows.add(row)), flush=True)
+    text = table(rows.all)
     print(text)
     if arguments.table:
         arguments.table.write_text(text)
@@ -95,7 +95,7 @@ def measured(name: str, seed: int, network: training.Trained, cut: float, method
 
     dense = outputs(network.model, network)
     row: dict[str, Any] = {"network": name, "seed": seed, "cut": cut, "score": network.score.__name__,
-                           "dense": round(network.score(dense, network.targets), 4), "tree": tree()}  # fmt: skip
+                           "dense": round(network.score(dense, network.targets), 4), "tree": commit()}  # fmt: skip
     for method in methods:
         start = time.perf_counter()
         result = pipeline.prune(network.model, ratio=cut, **METHODS[method])
@@ -109,12 +109,6 @@ def measured(name: str, seed: int, network: training.Trained, cut: float, method
             "notes": list(result.report.notes)[:1],
         }  # fmt: skip
     return row
-
-
-def tree() -> str:
-    from tests.benchmarks.repair import tree as found
-
-    return found()
 
 
 def harm(row: dict[str, Any]) -> bool:

@@ -19,7 +19,7 @@ GRAPH = "jax_raw_einsum.jax2onnx_static_op18.onnx"
 # script -> arguments of its smallest case, which writes into {folder}; what it needs: folders of shared, and modules;
 # what it prints
 SMALLEST: dict[str, tuple[list[str], str, str]] = {
-    "coverage.py": (["shufflenet"], "", "| shufflenet | "),
+    "families.py": (["shufflenet"], "", "| shufflenet | "),
     "defaults.py": (["--tasks", "nsnet2", "--first"], "eval", "Normalisation and scope"),
     "frameworks.py": (["torch/LSTM/dynamo", "--rows", "{folder}/rows.jsonl"], "torch onnxscript", ""),
     "gradients.py": ([GRAPH, "--rows", "{folder}/rows.jsonl"], "graphs torch", ""),
@@ -55,6 +55,14 @@ def test_starts(script: str, tmp_path: Path) -> None:
     done = started(script, ["--help"], tmp_path)
     assert done.returncode == 0, done.stderr
     assert script in done.stdout
+
+
+def test_no_script_hides_a_package_from_those_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python looks beside a script first: statistics.py and coverage.py were taken for what others import."""
+    elsewhere = [entry for entry in sys.path if Path(entry or ".").resolve() not in (HERE, HERE.parent)]
+    monkeypatch.setattr(sys, "path", elsewhere)
+    names = [path.stem for path in HERE.glob("*.py")]
+    assert not [name for name in names if name in sys.stdlib_module_names or importlib.util.find_spec(name)]
 
 
 @pytest.mark.parametrize("script", SMALLEST)  # tests/test_readme.py runs readme.py

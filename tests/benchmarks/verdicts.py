@@ -13,7 +13,6 @@ import argparse
 import fnmatch
 import json
 import multiprocessing
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +25,7 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
 from tests.benchmarks import zoo  # noqa: E402
+from tests.benchmarks.rows import commit  # noqa: E402
 
 TIMEOUT = 120
 BEFORE = Path(__file__).parent / "zoo_params.md"
@@ -103,11 +103,6 @@ def row(name: str, ratio: float) -> dict[str, Any]:
         "reason": "; ".join(report.missing)[:200],
         "resized": len(report.resized),
     }
-
-
-def commit() -> str:
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent).stdout.strip()
 
 
 def cells(found: dict[str, Any]) -> list[str]:

@@ -18,6 +18,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
+
+from tests.benchmarks.rows import commit  # noqa: E402
+
 WIDTH, HIDDEN = 2048, 8192
 BLOCK_NBYTES = 2 * WIDTH * HIDDEN * 4
 GB = 1e9
@@ -80,12 +84,6 @@ def peaks(folder: Path, blocks: int, *, width: int = WIDTH) -> tuple[int, list[i
     prune = ["prune", str(dense), "--ratio", "0.3", "--weights", "-o", str(pruned), "--save-plan", str(plan)]
     check = ["verify", str(dense), str(pruned), "--plan", str(plan)]
     return size, [peak(words) for words in ([*prune, "--no-verify"], prune, check)]
-
-
-def commit() -> str:
-    """The tree that is measured."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent).stdout.strip()
 
 
 def peak(words: list[str]) -> int:

@@ -32,6 +32,10 @@ import onnx
 import onnx_ir as ir
 from onnx import numpy_helper
 
+sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
+
+from tests.benchmarks.rows import Rows, answer  # noqa: E402
+
 SHARED = Path(os.environ.get("SPA_SHARED", Path(__file__).parents[3] / "shared"))
 TIMEOUT = 600
 EXACT = 1e-3  # relative: what the oracle may find, in float32
@@ -57,16 +61,12 @@ def main() -> None:
         sys.exit(f"no zoo at {SHARED.name}/graphs: set SPA_SHARED to the folder that holds graphs/ and tools/")
     names = sorted(manifest())
     chosen = [n for n in names if any(fnmatch.fnmatch(n, p) or n.startswith(p) for p in arguments.patterns)]
-    lines = arguments.rows.read_text().splitlines() if arguments.rows and arguments.rows.exists() else []
-    known: dict[str, Row] = {row["graph"]: row for row in map(json.loads, lines)}
-    rows = []
+    known = Rows(arguments.rows, "graph")
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        for row in pool.map(lambda name: known.get(name) or in_process(name, arguments), chosen):
-            rows.append(row)
-            print(" | ".join(cells(row)), flush=True)
-            if arguments.rows:
-                every = {**known, **{row["graph"]: row for row in rows}}
-                arguments.rows.write_text("".join(json.dumps(row) + "\n" for row in every.values()))
+        left = [question["graph"] for question in known.left({"graph": name} for name in chosen)]
+        for row in pool.map(lambda name: in_process(name, arguments), left):
+            print(" | ".join(cells(known.add(row))), flush=True)
+    rows = [known.known[known.key({"graph": name})] for name in chosen]
     print(summary(rows))
     if arguments.table:
         arguments.table.write_text(table(rows, arguments))
@@ -79,18 +79,10 @@ def manifest() -> Mapping[str, Row]:
 
 
 def in_process(name: str, arguments: argparse.Namespace) -> Row:
-    command = [sys.executable, __file__, "--one", name, "--ratio", str(arguments.ratio), "--of", arguments.of]
-    command += ["--align", str(arguments.align)]
-    known = {"graph": name, "family": family(manifest()[name]["ops"])}
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
-    except subprocess.TimeoutExpired:
-        return known | {"status": f"no result in {TIMEOUT} s"}
-    lines = done.stdout.strip().splitlines()
-    if done.returncode or not lines:
-        return known | {"status": (done.stderr.strip().splitlines() or ["no output"])[-1][:200]}
-    row: Row = json.loads(lines[-1])
-    return known | row
+    """The row of one graph, or why there is none."""
+    words = ["--one", name, "--ratio", str(arguments.ratio), "--of", arguments.of, "--align", str(arguments.align)]
+    row, why = answer(__file__, words, timeout=TIMEOUT)
+    return {"graph": name, "family": family(manifest()[name]["ops"])} | ({"status": why} if row is None else row)
 
 
 def one(name: str, ratio: float, of: str, align: int = 1) -> Row:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,7 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.benchmarks import zoo
-from tests.benchmarks.repair import tree
+from tests.benchmarks.rows import Rows, answer, commit
 
 Row = dict[str, Any]
 TIMEOUT = 240
@@ -46,19 +45,15 @@ def main() -> None:
     if not (zoo.SHARED / "graphs" / "manifest.json").exists():
         sys.exit(f"no zoo at {zoo.SHARED.name}/graphs: set SPA_SHARED to the folder that holds graphs/ and tools/")
     start = time.monotonic()
-    there = arguments.rows is not None and arguments.rows.exists()
-    rows = [json.loads(line) for line in arguments.rows.read_text().splitlines()] if there else []
-    known = {row["graph"] for row in rows}
+    rows = Rows(arguments.rows, "graph")
     names = [name for name in sorted(zoo.manifest()) if any(fnmatch.fnmatch(name, p) for p in arguments.patterns)]
     small = [name for name in names[:: arguments.every] if zoo.manifest()[name]["params"] <= 1e6 * arguments.largest]
     for name in small:
-        if name in known or time.monotonic() - start > arguments.seconds:
+        if {"graph": name} in rows or time.monotonic() - start > arguments.seconds:
             continue
-        rows.append({"graph": name, "tree": tree()} | in_process(name, arguments.ratio))
-        print(json.dumps(rows[-1]), flush=True)
-        if arguments.rows:
-            arguments.rows.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    text = table(rows, len(small), arguments)
+        row = {"graph": name, "tree": commit()} | in_process(name, arguments.ratio)
+        print(json.dumps(rows.add(row)), flush=True)
+    text = table(rows.all, len(small), arguments)
     print(text)
     if arguments.table:
         arguments.table.write_text(text)
@@ -73,14 +68,10 @@ def in_process(name: str, ratio: float) -> Row:
 
 
 def attempt(name: str, ratio: float, weights: bool) -> Row:
-    command = [sys.executable, __file__, "--one", json.dumps([name, ratio, weights])]
-    try:
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
-    except subprocess.TimeoutExpired:
-        return {"status": f"no result in {TIMEOUT} s"}
-    if ran.returncode:
-        return {"status": "crash", "why": (ran.stderr.strip().splitlines() or ["no output"])[-1][:200]}
-    return dict(json.loads(ran.stdout.strip().splitlines()[-1]))
+    found, why = answer(__file__, ["--one", json.dumps([name, ratio, weights])], timeout=TIMEOUT)
+    if found is None:
+        return {"status": why} if why.startswith("no result") else {"status": "crash", "why": why}
+    return dict(found)
 
 
 def one(name: str, ratio: float, weights: bool) -> Row:

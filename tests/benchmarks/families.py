@@ -1,6 +1,6 @@
 """Half of every group of units, out of each family of networks that the project builds, with no help.
 
-    python tests/benchmarks/coverage.py [NETWORK ...] [--ratio 0.5] [--table FILE.md]
+    python tests/benchmarks/families.py [NETWORK ...] [--ratio 0.5] [--table FILE.md]
 
 The networks come from models/networks.py and models/decoder.py, so nothing beside the project is needed; a row is what
 `spa.prune` reports after its own verification: every output of the pruned model against the dense model in which what
@@ -67,7 +67,7 @@ def main() -> None:
         lines.append(f"| {' | '.join(row(name, model, arguments.ratio))} |")
         print(lines[-1], flush=True)
     if arguments.table:
-        command = f"`python tests/benchmarks/coverage.py --ratio {arguments.ratio}`"
+        command = f"`python tests/benchmarks/families.py --ratio {arguments.ratio}`"
         arguments.table.write_text("\n".join([command, "", *lines]) + "\n")
 
 
