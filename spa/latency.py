@@ -14,7 +14,7 @@ from spa.clock import Clock
 from spa.device import DeviceOptions
 from spa.errors import UsageError
 from spa.options import PruneOptions
-from spa.passes.latency.goal import Goal
+from spa.passes.latency.goal import ROUNDS, Goal
 from spa.passes.latency.outcome import DRY_RUN, ELSEWHERE, Latency
 from spa.profiling import Progress, profile
 from spa.record import Profile
@@ -98,6 +98,7 @@ class Timekeeper:
 
     def measure(self, plan: Plan) -> tuple[float, float]:
         """The share of the dense model's time that the widths of a plan take, and half the interval of it."""
+        self.clock.share("time these widths", len(self.goal.rounds) / ROUNDS)
         model = self.dense.clone()
         analysis = analyse(model, inputs=self.options.run.inputs)
         cut(analysis, plan)

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from spa import runtime
+from spa import ondevice, runtime
 from spa.errors import SpaError, UsageError
 from spa.feeds import Feeds
 from spa.frontends.files import onnx_file
@@ -167,7 +167,8 @@ def bench(
             runtime.session(entry.path, optimize=True, providers=providers, threads=threads, spin=True)
             for entry in entries
         ]
-        times = by_turns(sessions, [entry.feeds for entry in entries], seconds, progress)
+        clock = ondevice.clock_of(sessions[0].get_providers()[0], threads)
+        times = by_turns(sessions, [entry.feeds for entry in entries], seconds, progress, clock)
         rows = [
             _row(entry, times[:, at], *alone(entry.path, entry.feeds, sessions[at].get_providers(), threads))
             for at, entry in enumerate(entries)

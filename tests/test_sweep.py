@@ -99,6 +99,23 @@ def test_what_groups_lose_is_found_out_once(net: Path, monkeypatch: pytest.Monke
     assert made == [(0.2, 0.3, 0.4)]
 
 
+@pytest.mark.parametrize("given", [{"weights": True}, {"data": samples(), "preset": "fast"}, {}])
+def test_a_sweep_of_times_takes_them_as_they_were_asked_for(net: Path, given: dict[str, Any]) -> None:
+    """The profile's device times the results too; of what is foretold and measured on the way nothing is lost."""
+    profile = spa.profile(net, threads=1, seconds=1)
+    report = spa.sweep(net, of="latency", ratios=[0.15, 0.3, 0.9999], profile=profile, seconds=0.2, align=1, **given)
+    first, second, last = report.points
+    assert report.of == "latency"
+    assert report.timing is not None
+    assert report.timing.threads == 1
+    assert first.milliseconds is not None
+    assert second.milliseconds is not None
+    assert last.milliseconds is None
+    assert last.said.startswith("ratio 0.9999 of latency cannot be met: the floor is about")
+    assert first.removed["flops"] < second.removed["flops"]
+    assert (first.decided_by == "weights") == ("weights" in given)
+
+
 @pytest.mark.parametrize("keywords", [{"weights": True}, {"data": samples(), "preset": "fast"}])
 def test_a_sweep_of_one_ratio_is_a_prune(net: Path, keywords: dict[str, Any], tmp_path: Path) -> None:
     report = spa.sweep(net, ratios=[0.3], seconds=0, keep=tmp_path / "kept", **keywords)

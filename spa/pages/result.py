@@ -47,11 +47,15 @@ def page(document: Mapping[str, Any]) -> Page:
 def _lead(document: Mapping[str, Any]) -> str:
     options, repaired = document["options"], bool(document["layers"])
     of = options.get("of", "params")
-    reached = document["removed_share"].get(of)
+    reached, latency = document["removed_share"].get(of), document.get("latency")
     asked = f"{percent(options['ratio'])} of {of} asked for" if options.get("ratio") is not None else ""
+    if options.get("target") is not None:
+        asked = f"{options['target']:g} ms asked for"
+    if latency is not None:
+        reached = 1 - (latency["pruned"] or latency["foretold"]) / (latency["dense"] or latency["base"])
     if document.get("limit"):
         asked = f"as much of {of} as the limit lets go"
-    went = f"{percent(reached)} went" if reached is not None else ""
+    went = f"{percent(reached)}{' of the time' if latency is not None else ''} went" if reached is not None else ""
     how = "chosen by loss on samples, readers refitted" if repaired else "chosen by the size of weights"
     return f"{'; '.join(filter(None, (asked, went, how)))}."
 
@@ -72,7 +76,8 @@ def _summary(document: Mapping[str, Any]) -> list[Part | None]:
         entries.append(("time of a run", value, f"{beside['ratio']:.2f} of the time: {beside['verdict']}"))
     said = document["verdict"]
     bad = said.startswith("not usable")
-    return [tiles(entries), verdict(_checked(document)), verdict(said, bad=bad), notes(document["notes"])]
+    met = [verdict(document["latency"]["sentence"])] if document.get("latency") else []
+    return [tiles(entries), verdict(_checked(document)), verdict(said, bad=bad), *met, notes(document["notes"])]
 
 
 def _checked(document: Mapping[str, Any]) -> str:

@@ -139,6 +139,8 @@ class Report:
         """The report as one JSON object."""
         data: dict[str, Any] = asdict(self) | {"verified": self.verified}
         data["verdict"] = verdict.summary(self.outputs, self.outputs_on, trained=bool(self.trained))
+        if self.latency is not None:
+            data["latency"]["sentence"] = self.latency.sentence
         data["removed_share"] = {measure: self.removed_share(measure) for measure in self.before}
         return json.dumps(_finite(data), indent=1)
 

@@ -196,3 +196,16 @@ def test_numbers_are_written_as_people_do() -> None:
     assert ranges([5, 1, 2, 3, 9]) == "1–3, 5, 9"
     assert shape([8, 3, 3]) == "8 × 3 × 3"
     assert (quantity(None), percent(None), shape(None), shape([])) == ("–", "–", "–", "scalar")
+
+
+def test_a_page_of_a_time_says_what_was_asked_and_what_it_came_to(net: Path) -> None:
+    profile = spa.profile(net, threads=1, seconds=1)
+    result = spa.prune(net, target=0.8 * profile.milliseconds, profile=profile, weights=True, align=1)
+    data = document.of_result(result, {"source": net})
+    html = unescape(page.html(data))
+    latency = result.report.latency
+    assert latency is not None
+    assert latency.sentence in html
+    assert f"{0.8 * profile.milliseconds:g} ms asked for" in html
+    assert re.search(r"\d % of the time went", html)
+    assert data["latency"]["sentence"] == latency.sentence
