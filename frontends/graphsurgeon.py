@@ -17,5 +17,13 @@ __all__ = ["load", "prune", "to_graph"]
 
 
 def prune(graph: gs.Graph, *, ratio: float, **options: Any) -> gs.Graph:
-    """A smaller graph; the one given is not changed. Options and errors as for `spa.prune`."""
+    """A smaller graph; the one given is not changed.
+
+    Args:
+        ratio: the share to remove, between 0 and 1.
+        options: as for `spa.prune`.
+
+    Raises:
+        ModelError, UsageError, DataError, NothingToPrune, BudgetError, VerificationError: as `spa.prune`.
+    """
     return to_graph(restore.prune_model(load(graph), ratio=ratio, **options))

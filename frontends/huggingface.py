@@ -41,6 +41,12 @@ def prune(
 
     A config has one number for all layers, so like layers lose equally many units (scope="local").
 
+    Args:
+        source: a transformers model, never changed, or a folder that `save_pretrained` wrote.
+        inputs: example tensors by name; by default made up from what the config says.
+        ratio: the share to remove, between 0 and 1.
+        options: as for `spa.prune`; `spa.adapters.restore.prune` also returns the plan and the report.
+
     Raises:
         UsageError: another scope, whose plan a config could not express.
         NothingToPrune, BudgetError: nothing can go, or not as much as asked for.

@@ -20,6 +20,12 @@ def prune(source: Source, inputs: Inputs, *, ratio: float, **options: Any) -> So
     Sizes that modules keep in attributes (features, heads) follow. A linen module builds its layers in code, so only
     the sizes that it takes as fields can follow; what cannot is left alone, and the logger ``spa`` says which.
 
+    Args:
+        source: a module, or (function, parameters); never changed.
+        inputs: an example array, or a tuple of them.
+        ratio: the share to remove, between 0 and 1.
+        options: as for `spa.prune`; `spa.adapters.restore.prune` also returns the plan and the report.
+
     Raises:
         MissingExtra, ModelError, UsageError: no JAX; the function cannot be converted; it has no parameters.
         NothingToPrune, BudgetError: nothing can go, or not as much as asked for.

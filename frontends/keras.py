@@ -23,6 +23,12 @@ def prune(model: keras.Model, inputs: Inputs = None, *, ratio: float, **options:
     Functional and sequential models only: Keras cannot rebuild others. Groups that no config expresses are left alone,
     and the logger ``spa`` says which.
 
+    Args:
+        model: never changed.
+        inputs: an array, or one for each input of the model; by default random ones.
+        ratio: the share to remove, between 0 and 1.
+        options: as for `spa.prune`; `spa.adapters.restore.prune` also returns the plan and the report.
+
     Raises:
         MissingExtra, ModelError: no Keras; the model cannot be converted.
         NothingToPrune, BudgetError: nothing can go, or not as much as asked for.

@@ -83,6 +83,8 @@ def read_samples(
     Args:
         source: an .npz keyed by input name, an .npy, a folder of images, .npy or .npz, or 'module:function', which is
             called without arguments and returns a mapping, an array or an iterable of samples.
+        declared: the shape of each input by name, None for an open axis.
+        images: how images become samples.
         most: of the files in a folder, evenly chosen.
 
     Raises:

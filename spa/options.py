@@ -82,7 +82,16 @@ class RunOptions(Options):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PruneOptions:
-    """All options of one run.
+    """All options of one run, in the parts that read them; `of` takes them by name.
+
+    Attributes:
+        budget: how much goes, and of what.
+        scoring: how weights are scored.
+        repair: what decides: weights alone, or samples.
+        learning: what is learned by gradients.
+        device: whose time counts.
+        run: shapes, checks and writing.
+        limit: what may be lost, in the place of a share.
 
     Raises:
         UsageError: two of them do not fit together, or one has no effect beside the others.
@@ -189,7 +198,11 @@ class PruneOptions:
         return replace(self, device=self.device.apart())
 
     def at(self, ratio: float) -> PruneOptions:
-        """The same for a ratio, in the place of what else says how much goes."""
+        """The same for a `ratio`, in the place of what else says how much goes.
+
+        Raises:
+            UsageError: the ratio is out of range.
+        """
         budget = replace(self.budget, ratio=ratio)
         return replace(self, budget=budget, limit=LimitOptions(), run=replace(self.run, dry_run=False))
 

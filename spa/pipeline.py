@@ -164,9 +164,18 @@ def apply_plan(
 
     Weights are not refitted, even if the plan was made with samples; the report says so.
 
+    Args:
+        source: as `prune` takes it; never changed.
+        plan: of this model; `Plan.from_json` reads one.
+        inputs: shapes by input name, where open axes are not enough.
+        feeds: values by input name, which outputs are compared on; what is left out is made up.
+        verify: check the result.
+
     Raises:
         ModelError: the source is no valid model, or the plan was made for another.
+        UsageError: a feed does not fit its input.
         VerificationError: the result failed its checks; names the group at fault.
+        MissingExtra: it is to be checked, and onnxruntime is not installed.
     """
     if verify:
         runtime.require()

@@ -27,6 +27,7 @@ class Point:
         ratio: as asked for.
         removed: the share (0..1) of each measure that went.
         decided_by: what chose what went: a repair by samples, or weights.
+        usable: whether nothing says that it needs fine-tuning (`spa.verdict`); None: no output was compared.
         outputs: for each output how far it is from the dense model's, as in a report.
         metric: the user's, of the pruned model.
         milliseconds: of a run, the median; `low` and `high` bound the middle half.
@@ -54,7 +55,7 @@ class Point:
     notes: Sequence[str] = ()
 
     def figure(self, name: str) -> float | None:
-        """A figure of the output that is furthest off: relative_l2 or kl the largest, top1 the least."""
+        """The figure of a `name` of the output that is furthest off: relative_l2 or kl the largest, top1 the least."""
         values = [figures[name] for figures in self.outputs.values() if name in figures]
         if not values:
             return None
@@ -75,10 +76,13 @@ class SweepReport:
         source: the name of the model; `sha256` of its file, where it came from one.
         of: what ratios are shares of.
         before: params, flops and bytes of the dense model.
+        points: one for each ratio, in the order in which they were asked for.
         outputs_on: what distances were measured on, in words.
         metric: the name of the user's metric, and `dense_metric` of the dense model.
         timing: how times were taken: the report of all files side by side; None: they were not.
-        shared_seconds: that went into what all ratios share.
+        options: what was asked for, by name.
+        seconds: that all of it took; `shared_seconds` went into what all ratios share.
+        notes: what a user should know of it.
     """
 
     source: str
@@ -127,7 +131,7 @@ class SweepReport:
         return found
 
     def save_plot(self, path: str | os.PathLike[str]) -> None:
-        """Draw what is lost and gained over what went, into an .svg or .png.
+        """Draw what is lost and gained over what went, into the .svg or .png at a `path`.
 
         Raises:
             UsageError: the name ends in something else.

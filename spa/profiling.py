@@ -104,8 +104,12 @@ def write_job(
 
     It holds the script and models at a dozen settings of widths, whose weights repeat so that they take little room.
 
+    Args:
+        target: the file that is written.
+        source, inputs, feeds, progress: as `profile` takes them.
+
     Raises:
-        ModelError, UsageError: as `profile`.
+        ModelError, UsageError, MissingExtra: as `profile`.
     """
     runtime.require()
     job = _Job.of(load_normal(source), inputs, feeds)
@@ -203,7 +207,7 @@ def layers(
 
     Args:
         seconds: how long all runs take, about.
-        threads, provider, inputs, feeds: as `profile` takes them.
+        source, threads, provider, inputs, feeds: as `profile` takes them.
 
     Raises:
         ModelError, UsageError, MissingExtra: as `profile`.

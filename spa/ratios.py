@@ -87,7 +87,7 @@ class SweepOptions(Options):
 
     @classmethod
     def taken_from(cls, given: Mapping[str, Any]) -> tuple[SweepOptions, dict[str, Any]]:
-        """The options of a sweep among some, and the others.
+        """The options of a sweep among those that are `given` by name, and the others.
 
         Raises:
             UsageError: there are no ratios, or a value is not what was expected.

@@ -100,7 +100,7 @@ class Profile:
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Profile:
-        """The profile that JSON holds.
+        """The profile that a `record` holds, as JSON knows it.
 
         Raises:
             ModelError: it is none; says what is missing.
@@ -134,7 +134,7 @@ class Profile:
 
 
 def read_profile(path: str | os.PathLike[str]) -> Profile:
-    """The profile in a file.
+    """The profile in the file at a `path`.
 
     Raises:
         ModelError: there is none.

@@ -19,6 +19,9 @@ class PruneResult:
     """A smaller model, the plan that made it, and what happened on the way.
 
     Attributes:
+        model: the smaller one.
+        plan: which units went; `spa.apply_plan` repeats it.
+        report: costs before and after, what cannot shrink and why, and what verification found.
         dense: the model that went in, normalised.
         reference: as large as the dense model, and what the smaller one was cut from: the dense model itself, or with
             the weights that a repair refitted.
@@ -31,7 +34,12 @@ class PruneResult:
     reference: ir.Model = field(repr=False)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model; the target appears whole or not at all."""
+        """Write the model to a `path`, whole or not at all; one of a folder to a folder, unless it ends in .onnx.
+
+        Raises:
+            UsageError: the target cannot be written, or the model was read from it.
+            ModelError: a file that the model was read from has changed since.
+        """
         onnx_file.save(self.model, path)
 
     def to_proto(self) -> onnx.ModelProto:

@@ -92,6 +92,10 @@ class BenchReport:
     """Times of all models, and how they were taken.
 
     Attributes:
+        rows: the times of each model, in the order given.
+        rounds: how often each ran, by turns.
+        provider: onnxruntime's name of the device.
+        threads: inside an operator; None: one a core.
         inputs: shapes that the models ran on, by model.
         comparison: of two models; None for another number.
         comparisons: of every model behind the first with it.

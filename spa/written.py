@@ -35,7 +35,15 @@ def verify_files(
     both models compute. Where the plan was made with repair, refitted weights are told by their digests, which the plan
     holds, and the difference that is reported is the distance from the dense model, which the plan foretells.
 
+    Args:
+        dense, pruned: as `spa.prune` takes a source; never changed.
+        plan: that led from one to the other.
+        inputs: shapes by input name, where open axes are not enough.
+        feeds: values by input name, which outputs are compared on; what is left out is made up.
+
     Raises:
+        ModelError: one of them is no valid model, or the plan was made for another.
+        UsageError: a feed does not fit its input.
         VerificationError: it is not what the plan makes of the dense model.
     """
     before, after = load_normal(dense), onnx_file.load(pruned)

@@ -32,7 +32,11 @@ class SpaPass(ir.passes.InPlacePass):
         self.report: Report | None = None
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Prune ``model`` in place; on an error it is as it was."""
+        """Prune ``model`` in place; on an error it is as it was.
+
+        Raises:
+            SpaError: as `spa.prune`; onnx-ir wraps it in a ``PassError``.
+        """
         result = pipeline.prune(model, options=self.options)
         self.plan, self.report = result.plan, result.report
         model.graph = result.model.graph

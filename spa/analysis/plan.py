@@ -17,9 +17,11 @@ FORMAT = "spa-plan-1"
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Removed units by group name, ascending; `sizes` are the groups' sizes before, to notice a wrong model.
+    """Which units of which groups go.
 
     Attributes:
+        removed: units by the name of their group, ascending.
+        sizes: the units of these groups before, to notice a wrong model.
         repair: how the weights that stayed were refitted; empty: they are the dense model's.
         refitted: digests of the stored tensors that the repair made, by name (`spa.passes.cut.likeness.digest`).
         distance: how far the outputs are from the dense model's on the inputs of verification: relative L2, by name.
@@ -43,7 +45,11 @@ class Plan:
 
     @classmethod
     def of(cls, groups: Iterable[Group], removed: Mapping[str, Iterable[int]]) -> Plan:
-        """A plan over some groups; groups that lose nothing are left out."""
+        """A plan over some `groups`; those that lose nothing are left out.
+
+        Args:
+            removed: units by the name of their group, in any order.
+        """
         chosen = {group.name: tuple(sorted({int(unit) for unit in removed.get(group.name, ())})) for group in groups}
         sizes = {group.name: group.size for group in groups}
         return cls(
@@ -54,7 +60,10 @@ class Plan:
         return bool(self.removed)
 
     def masks(self, groups: Sequence[Group]) -> dict[Any, np.ndarray]:
-        """Which indices of each leaf factor stay.
+        """Which indices of each leaf factor stay: (size,) truth values; factors that stay whole are left out.
+
+        Args:
+            groups: of the model that is cut.
 
         Raises:
             ModelError: a group of the plan is not in this model, has another size here, or would lose all its units.

@@ -30,7 +30,9 @@ class Operation:
     """One node, as plain values.
 
     Attributes:
+        name, domain, version: of the operator; its domain ("" is ai.onnx), and the opset of the model in it.
         inputs, outputs: shapes, symbolic axes bound to numbers; None where absent or unknown.
+        attributes: their values by name; what is not given is left out.
         constants: contents of operands that are the same in every run.
         weights: positions of operands computed from constants alone.
         bound: contents of operands known only under the binding of the symbolic axes.
@@ -49,7 +51,7 @@ class Operation:
     floats: frozenset[int] = frozenset()
 
     def shape(self, position: int) -> Shape:
-        """The shape of an operand.
+        """The shape of the operand at a `position`.
 
         Raises:
             Refusal: it is absent or unknown.
@@ -60,7 +62,7 @@ class Operation:
         return found
 
     def result(self, position: int = 0) -> Shape:
-        """The shape of a result.
+        """The shape of the result at a `position`.
 
         Raises:
             Refusal: it is absent or unknown.
@@ -71,15 +73,22 @@ class Operation:
         return found
 
     def has(self, position: int) -> bool:
-        """Whether an optional operand is there."""
+        """Whether the optional operand at a `position` is there."""
         return position < len(self.inputs) and self.inputs[position] is not None
 
     def attribute(self, name: str, default: Any = None) -> Any:
-        """An attribute's value, or the operator's default for it."""
+        """The value of the attribute of a `name`, or the operator's `default` for it."""
         return self.attributes.get(name, default)
 
     def axis(self, default: int | None = None, *, position: int = 0, name: str = "axis") -> int:
-        """An axis attribute, counted from the front of the operand at `position`."""
+        """The attribute of a `name`, which is an axis, counted from the front of the operand at `position`.
+
+        Args:
+            default: the operator's; None: it has none.
+
+        Raises:
+            Refusal: the attribute is missing, or the operand's shape is unknown.
+        """
         value = self.attributes.get(name, default)
         if value is None:
             raise Refusal(f"attribute {name} is missing")
@@ -87,7 +96,7 @@ class Operation:
         return int(value) % rank if rank else 0
 
     def numbers(self, position: int, attribute: str | None = None) -> list[int] | None:
-        """Integers given as a constant operand, or in older opsets as an attribute; None: neither."""
+        """Integers of the constant operand at a `position`, or in older opsets of an `attribute`; None: neither."""
         if attribute is not None and attribute in self.attributes:
             value = self.attributes[attribute]
             return [int(v) for v in value] if isinstance(value, Sequence) else [int(value)]

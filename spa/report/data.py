@@ -81,6 +81,8 @@ class Report:
 
     Attributes:
         before, after: params, flops, bytes of the whole model.
+        groups: what went of each.
+        frozen: what cannot shrink, and why, with the share of the parameters that it holds.
         sizes: the shapes of inputs with open axes at which flops are counted, by name (`spa.shapes.sizes`).
         resized: inputs and outputs that the cut makes smaller (caches), by name: their shapes before and after.
         difference: largest difference of an output from the reference's, relative to its largest value; None: not
@@ -100,6 +102,8 @@ class Report:
         latency: what a budget of time came to; None: it was of something else.
         perplexity: of the models before and after on texts held out from every choice and fit; None: there are none.
         trained: how fine-tuning went, after each step, in words; empty: there was none.
+        notes: what a user should know besides.
+        seconds: that each step took, by its name.
     """
 
     before: Mapping[str, float]

@@ -145,7 +145,14 @@ def _sum_others(numbers: np.ndarray, axis: int) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------ units
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a criterion may use: how to gather, the stored tensors, and where to say what a user should know."""
+    """What a criterion may use.
+
+    Attributes:
+        tensors: the stored tensors of all groups, each read once.
+        gather: how scores of slices become one: l2 (the root of the sum of squares), sum, mean or max.
+        roles: which slices count: those of producers, of consumers, or both.
+        notes: where to say what a user should know.
+    """
 
     tensors: Tensors
     gather: str = "l2"
@@ -153,7 +160,7 @@ class Context:
     notes: list[str] = field(default_factory=list)
 
     def slices(self, group: Group) -> list[Slice]:
-        """The slices that count for a group.
+        """The slices that count for a `group`.
 
         Vectors (biases, scales, running statistics) do not, nor do indices and shapes, unless a group has
         nothing else; masks count nothing.  A group without slices in the wanted role is scored by those that it has.
@@ -168,7 +175,12 @@ class Context:
     def gathered(
         self, group: Group, number: Callable[[Slice, int], np.ndarray], slices: Sequence[Slice] | None = None
     ) -> np.ndarray:
-        """(units,) `number(slice, units)`, itself (units,), put together over the slices that hold the unit."""
+        """(units,) `number(slice, units)`, itself (units,), put together over the slices that hold the unit.
+
+        Args:
+            group: whose units are scored.
+            slices: those that count; by default those of `Context.slices`.
+        """
         pieces = self.slices(group) if slices is None else slices
         result, holders = np.zeros(group.size), np.zeros(group.size)
         for piece in pieces:
@@ -183,13 +195,13 @@ class Context:
         return np.sqrt(result) if self.gather == "l2" else result
 
     def norms(self, piece: Slice, units: int, power: int) -> np.ndarray:
-        """(units,) the L1 (power 1) or L2 (power 2) norm of what a slice holds of each unit; 0 where nothing."""
+        """(units,) the L1 (`power` 1) or L2 (2) norm of what a slice (`piece`) holds of each unit; 0 where nothing."""
         sums = self.tensors.power_sums(piece.value, piece.axis, power)
         found = by_unit(piece, units, sums)
         return np.sqrt(found) if power == 2 else found
 
     def weights(self, piece: Slice) -> np.ndarray:
-        """(axis size, weights at a position) what a slice's tensor holds, as finite floats, the units' axis first.
+        """(axis size, weights at a position) what the tensor of a slice (`piece`) holds, finite, the units' axis first.
 
         Integers as they are, unsigned ones from the middle of their range; zeros for a mask.
 
@@ -199,7 +211,7 @@ class Context:
         return rows_of(piece)
 
     def by_unit(self, piece: Slice, units: int, numbers: np.ndarray) -> np.ndarray:
-        """(units,) numbers (axis size,), one for each position, added up by the unit that they belong to."""
+        """(units,) `numbers` (axis size,), one for each position of a slice (`piece`), added up by their unit."""
         return by_unit(piece, units, numbers)
 
 
