@@ -56,16 +56,23 @@ def serialized_without(
             value.const_value = tensor
 
 
+def _lendable(model: ir.Model) -> dict[ir.Value, ir.TensorProtocol]:
+    """Large weights that onnxruntime looks for: not those that nothing reads, which it drops before."""
+    read = {value for node in ir.traversal.RecursiveGraphIterator(model.graph) for value in node.inputs}
+    read.update(model.graph.outputs)
+    return {
+        value: tensor
+        for value, tensor in large_weights((model.graph,)).items()
+        if not value.is_graph_input() and tensor.dtype.bitwidth >= 8 and value in read
+    }
+
+
 def lend(model: ir.Model, options: Any) -> tuple[bytes, list[np.ndarray]]:
     """The model for onnxruntime, which is to use large weights where they lie: no copy, no limit of 2 GB.
 
     Returns the bytes of the model without these weights, and the arrays, which have to live as long as the session.
     """
-    weights = {
-        value: tensor
-        for value, tensor in large_weights((model.graph,)).items()
-        if not value.is_graph_input() and tensor.dtype.bitwidth >= 8
-    }
+    weights = _lendable(model)
     # In a file numbers start at any byte; onnxruntime's kernels expect them at multiples of their size.
     arrays = [np.require(tensor.numpy(), requirements=["C", "ALIGNED"]) for tensor in weights.values()]
     options.add_external_initializers([str(value.name) for value in weights], [ort_value(array) for array in arrays])
@@ -85,11 +92,7 @@ def to_file(model: ir.Model, options: Any) -> tuple[bytes, _Folder] | None:
 
     None: there are few, or no room for a file.
     """
-    weights = {
-        value: tensor
-        for value, tensor in large_weights((model.graph,)).items()
-        if not value.is_graph_input() and tensor.dtype.bitwidth >= 8
-    }
+    weights = _lendable(model)
     if sum(tensor.nbytes for tensor in weights.values()) < _SPILLED_NBYTES:
         return None
     folder = _Folder()

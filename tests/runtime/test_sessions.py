@@ -18,6 +18,7 @@ from spa import runtime
 from spa.errors import DataError, ModelError
 from spa.frontends.files.onnx_file import load
 from spa.runtime import weights
+from tests.models import build
 from tests.small import WEIGHT, array, linear, text_model, write
 
 X = np.linspace(-1, 1, 64, dtype=np.float32).reshape(2, 32)
@@ -157,3 +158,14 @@ def test_types_that_numpy_lacks(dtype: type) -> None:
     assert results["y"].dtype == dtype
     assert np.array_equal(results["y"].astype(np.float32), feeds["x"].astype(np.float32))
     assert np.array_equal(results["z"], feeds["x"].astype(np.float32))
+
+
+@pytest.mark.parametrize("spill", [False, True])
+def test_a_large_weight_that_nothing_reads(spill: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a part of a model is cut out: onnxruntime drops such weights, and looks for none that it was lent."""
+    monkeypatch.setattr(weights, "_SPILLED_NBYTES", 1)
+    model = ir.from_proto(build("(float[n,400] x) => (float[n,5] y) { y = MatMul(x, v) }", {"v": [400, 5]}))
+    unread = ir.Value(name="unread", const_value=ir.tensor(np.zeros((400, 5), np.float32), name="unread"))
+    model.graph.register_initializer(unread)
+    session = runtime.session(model, optimize=True, spill=spill)
+    assert runtime.run(session, {"x": np.ones((2, 400), np.float32)})["y"].shape == (2, 5)
