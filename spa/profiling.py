@@ -23,7 +23,7 @@ import numpy as np
 import onnx_ir as ir
 
 from spa import ondevice, runtime
-from spa.analysis.cost import NUMBERS
+from spa.analysis.stored import NUMBERS
 from spa.errors import UsageError
 from spa.feeds import Feeds
 from spa.frontends.files import onnx_file

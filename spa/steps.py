@@ -20,6 +20,7 @@ from spa.frontends.files.weights import Origin, set_origin
 from spa.options import InputShapes
 from spa.passes.choose.first import note_widths
 from spa.passes.cut.boundary import Boundary
+from spa.passes.cut.forwarding import forward
 from spa.passes.cut.slicing import slice_model
 from spa.passes.normalize.normalize import normalize
 from spa.report import Report, frozen_shares, group_rows, resized_note
@@ -80,7 +81,9 @@ def load_normal(source: Source | Normal) -> ir.Model:
 def cut(analysis: Analysis, plan: Plan) -> None:
     """Apply a plan to the analysed model, in place."""
     set_origin(analysis.model, _resized(analysis, plan))
-    slice_model(analysis.model, analysis.coupling, analysis.shapes, plan.masks(analysis.groups))
+    masks = plan.masks(analysis.groups)
+    slice_model(analysis.model, analysis.coupling, analysis.shapes, masks)
+    forward(analysis.model, analysis.coupling, masks)
     note_widths(analysis.model, plan)
 
 
@@ -117,4 +120,4 @@ def report_on(analysis: Analysis, plan: Plan) -> Report:
 
 def is_exact(groups: Sequence[Group], plan: Plan) -> bool:
     """Whether the exactness theorem covers a plan: no unit of it enters a norm, mean or softmax."""
-    return all(group.off is None or group.barred for group in groups if group.name in plan.removed)
+    return all(group.exact for group in groups if group.name in plan.removed)

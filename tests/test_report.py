@@ -85,6 +85,7 @@ def test_json_of_a_report() -> None:
     assert [(row["name"], row["removed"], row["off"] is None) for row in found["groups"]] == [
         ("w0:1", 0, False),
         ("w1:1", 3, True),
+        ("w2:branch", 0, False),
     ]
 
 

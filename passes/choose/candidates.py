@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
-from spa.analysis.cost import NUMBERS
 from spa.analysis.group import Frozen, Group
+from spa.analysis.stored import NUMBERS
 from spa.errors import UsageError
 
 EXCLUDED, OFF, NESTED, EMPTY, UNREAD = "excluded", "off", "nested", "empty", "unread"
@@ -172,7 +172,7 @@ def opened(groups: Sequence[Group], candidates: Candidates, norms: bool) -> list
 
 def what_stays(groups: Sequence[Group], frozen: Sequence[Frozen], *, most: int = 3) -> str:
     """The main reasons why tensors without any axis to cut stay, the most parameters first."""
-    cut = {repr(piece.value.name) for group in groups for piece in group.slices}
+    cut = {repr(piece.value.name) for group in groups if group.branch is None for piece in group.slices}
     widest: dict[str, Frozen] = {}  # a tensor's widest axis tells why it stays; a kernel's taps never shrink
     for entry in frozen:
         tensor = entry.name.rpartition(":")[0]

@@ -15,7 +15,7 @@ from math import floor
 import numpy as np
 
 from spa.analysis.cost import Cost
-from spa.analysis.group import Frozen, Group
+from spa.analysis.group import DEPTH, Frozen, Group
 from spa.analysis.plan import Plan
 from spa.errors import BudgetError, NothingToPrune, UsageError
 from spa.passes.choose.budget import AUTO, BUDGETS, CHANNELS, LATENCY, Budget
@@ -90,6 +90,7 @@ def select(
         raise NothingToPrune(f"nothing can be removed: {'; '.join(filter(None, why)) or 'the model stores no weights'}")
     if budget.of != CHANNELS and not problem.dense.get(budget.of):
         raise UsageError(f"of {budget.of!r}: this model has no {budget.of}; choose another of {', '.join(BUDGETS)}")
+    _check_branches(problem)
     if budget.of == CHANNELS:
         _check_large_enough(problem)
         near = near_multiples(problem, aligned)
@@ -113,6 +114,16 @@ def select(
 def _plan(problem: Problem, counts: Sequence[int]) -> Plan:
     removed = {t.group.name: t.order[:n].tolist() for t, n in zip(problem.tracks, counts, strict=True)}
     return Plan.of(problem.groups, removed)
+
+
+def _check_branches(problem: Problem) -> None:
+    """Raise UsageError where each group is to lose a share, and some are residual branches, which go or stay."""
+    local = problem.options.of == CHANNELS or problem.options.scope == "local"
+    if local and any(track.group.branch is not None for track in problem.tracks):
+        raise UsageError(
+            f"{DEPTH} goes branch by branch, and no share of each can: leave it out of include, or give of params, "
+            "flops or latency with scope global"
+        )
 
 
 def _check_large_enough(problem: Problem) -> None:

@@ -76,6 +76,8 @@ def find_tracks(
         order = order[~kept[order]]
         before = max(group.size, (first or {}).get(group.name, 0))
         least = max(ceil(min_keep * before - _ROUNDING), int(kept.sum()), group.least)
+        if not group.least:  # one unit, which goes or stays
+            least, multiple = 0, 1
         step = 1 if multiple == 1 else multiple // gcd(multiple, run_length(group))
         allowed = allowed_removals(group.size, least=least, step=step)
         if widths and group.name in widths:
@@ -86,6 +88,8 @@ def find_tracks(
 
 def allowed_removals(size: int, *, least: int, step: int = 1) -> np.ndarray:
     """How many of `size` units may leave when at least `least` stay, in a multiple of `step`; ascending from 0."""
+    if not least:
+        return np.arange(size + 1)
     smallest = min(ceil(max(least, step) / step) * step, size)
     kept = np.arange(smallest, size, step)[::-1]
     return np.concatenate([[0], size - kept])

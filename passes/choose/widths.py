@@ -10,8 +10,8 @@ from math import gcd
 import numpy as np
 import onnx_ir as ir
 
-from spa.analysis.cost import NUMBERS
 from spa.analysis.group import Group
+from spa.analysis.stored import NUMBERS
 from spa.passes.choose.budget import AUTO
 from spa.passes.choose.problem import ROUNDING, Problem
 from spa.passes.choose.processor import MATRICES, block

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,10 @@ import onnx_ir as ir
 
 from spa.analysis.coupling import Coupling
 from spa.analysis.group import Masks, keep_mask
+from spa.analysis.unread import gone_with
+from spa.passes.cut.forwarding import gone_branches
+
+Changes = dict[str, dict[str, "list[int | str | None] | None"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +23,11 @@ class Boundary:
 
     Attributes:
         kept: of those that change, by name: which positions of each axis stay; None: all.
+        gone: names of those that go with a residual branch.
     """
 
     kept: Mapping[str, tuple[np.ndarray | None, ...]] = field(default_factory=dict)
+    gone: Set[str] = frozenset()
 
     @classmethod
     def of(cls, graph: ir.Graph, coupling: Coupling, masks: Masks) -> Boundary:
@@ -30,12 +36,17 @@ class Boundary:
         found = {
             str(value.name): tuple(keep_mask(dim.root, masks) for dim in coupling.axes.get(value, ())) for value in ends
         }
-        return cls({name: axes for name, axes in found.items() if any(mask is not None for mask in axes)})
+        branches = gone_branches(coupling, masks)
+        gone = gone_with(graph, [branch.edge for branch in branches]).ends if branches else frozenset[str]()
+        kept = {name: axes for name, axes in found.items() if any(mask is not None for mask in axes)}
+        return cls({name: axes for name, axes in kept.items() if name not in gone}, gone)
 
     def cut(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
         """Inputs or outputs of the dense model as the pruned one has them."""
         return {
-            name: self._cut(array, self.kept[name]) if name in self.kept else array for name, array in arrays.items()
+            name: self._cut(array, self.kept[name]) if name in self.kept else array
+            for name, array in arrays.items()
+            if name not in self.gone
         }
 
     @staticmethod
@@ -52,10 +63,13 @@ class Boundary:
             return value.shape
         return resized(value.shape, [None if mask is None else int(mask.sum()) for mask in masks])
 
-    def changes(self, graph: ir.Graph) -> dict[str, dict[str, list[int | str | None]]]:
-        """By name the shapes before and after, as JSON has them; in the order of the graph."""
-        found = {}
+    def changes(self, graph: ir.Graph) -> Changes:
+        """By name the shapes before and after, as JSON has them, None of what goes; in the order of the graph."""
+        found: Changes = {}
         for value in (*graph.inputs, *graph.outputs):
+            if value.name in self.gone:
+                shape = [] if value.shape is None else _plain(value.shape)
+                found[str(value.name)] = {"before": shape, "after": None}
             after = self.shape_of(value)
             if value.name in self.kept and value.shape is not None and after is not None:
                 found[str(value.name)] = {"before": _plain(value.shape), "after": _plain(after)}

@@ -19,6 +19,7 @@ from spa.analysis.group import Masks, keep_mask
 from spa.notation.dims import Kind
 from spa.notation.patterns import Compound, Name, Term
 from spa.operators.reduce import BARRED
+from spa.passes.cut.forwarding import gone_branches
 from spa.passes.normalize.fold import Names
 from spa.passes.normalize.normalize import RemoveUnusedInitializers
 
@@ -33,6 +34,8 @@ def mask_consumers(
     """
     names = Names(model)
     known = dict(dtypes or {})
+    for branch in gone_branches(coupling, masks):
+        _shut(*branch.edge, names, known)
     for application in coupling.applications:
         done: set[str] = set()
         for summed in sorted(application.sums(), key=lambda summed: not _is_stored(application, summed)):
@@ -48,6 +51,22 @@ def mask_consumers(
                 done |= summed.names
         _bar(application, coupling, masks, names, known)
     RemoveUnusedInitializers()(model)
+
+
+def _shut(node: ir.Node, position: int, names: Names, dtypes: dict[ir.Value, ir.DataType]) -> None:
+    """Let an addition read zeros in place of a residual branch."""
+    value, graph = node.inputs[position], node.graph
+    assert value is not None
+    assert isinstance(graph, ir.Graph)
+    what, dtype = f"{node.outputs[0].name}/{position}", value.dtype or dtypes.get(value, ir.DataType.FLOAT)
+    shut = _stored(graph, names.free(f"{what}/there"), ir.Tensor(np.array(False)))
+    zero = _stored(graph, names.free(f"{what}/zero"), ir.Tensor(np.zeros((), dtype.numpy()), dtype=dtype))
+    where = ir.node("Where", [shut, value, zero], name=names.free(f"{what}/forwarded"))
+    where.outputs[0].name = where.name
+    where.outputs[0].type, where.outputs[0].shape = value.type, value.shape
+    dtypes[where.outputs[0]] = dtype
+    graph.insert_before(node, where)
+    node.replace_input_with(position, where.outputs[0])
 
 
 def _bar(

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spa.analysis.cost import NUMBERS
 from spa.analysis.group import Group
 from spa.analysis.plan import Plan
+from spa.analysis.stored import NUMBERS
 from spa.passes.choose.tracks import Track, find_tracks
 
 COUNT = 13
@@ -65,7 +65,7 @@ class Settings:
         settings: list[dict[str, int]] = [{} for _ in range(count)]
         for track in tracks_of(groups, multiples):
             strata = rng.permutation(count - 1)
-            if track.allowed[-1] == 0 or not has_numbers(track.group):
+            if track.allowed[-1] == 0 or not has_numbers(track.group) or track.group.branch is not None:
                 continue
             shares = (strata + rng.random(count - 1)) / (count - 1)
             for setting, share in zip(settings[1:], shares, strict=True):

@@ -30,6 +30,7 @@ from spa.passes.repair.batchnorm import batch_statistics
 from spa.passes.repair.biases import drop_zero_biases
 from spa.passes.repair.curves import LossCurve
 from spa.passes.repair.draft import Draft
+from spa.passes.repair.gates import drop_gates
 from spa.passes.repair.groundwork import Groundwork
 from spa.passes.repair.network import Network
 from spa.passes.repair.sequential import LayerReport, Repair
@@ -151,6 +152,7 @@ def compensated(
         model.graph.initializers[name].const_value = tensor
     repair.draft.store(model)
     drop_zero_biases(model, network.new_biases)
+    drop_gates(model, network.gates)
     stopped = {name: len(units) for name, units in plan.removed.items()}
     return Compensation(
         model, plan, repair.reports, repair.difference, session.seconds, session.notes, network.before,

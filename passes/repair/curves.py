@@ -72,9 +72,11 @@ def find_curves(
         ratios: the shares that are asked for, near which losses are measured.
         turned: groups in their best basis, whose units go from the last on.
     """
-    found: dict[str, Curve] = {}
-    probe: Probe | None = None
     groups = session.network.in_order(groups)
+    depth = [group for group in groups if group.branch is not None]
+    found = depth_curves(session, depth)
+    probe: Probe | None = None
+    groups = [group for group in groups if group.branch is None]
     for part in parts(session, groups):
         layers = [reader.layer for group in part for reader in session.network.readers[group.name]]
         with session.step("statistics"):
@@ -103,6 +105,25 @@ def find_curves(
             found[curve.group.name] = curve
     if probe is not None:
         probe.close()
+    return found
+
+
+def depth_curves(session: Session, groups: Sequence[Group]) -> dict[str, Curve]:
+    """The curves of residual branches by name: what the outputs lose without each, measured with its gate shut.
+
+    The dense network runs once, up to the branch that is measured; only what comes behind that runs again.
+    """
+    if not groups:
+        return {}
+    found = {}
+    probe = Probe(session, most=SAMPLES, runs=len(groups))
+    with session.step("measure"):
+        for number, group in enumerate(groups):
+            session.progress("measure", number / len(groups))
+            loss = session.lost(probe.differences(group, np.array([0]), {}))
+            if np.isfinite(loss):
+                found[group.name] = Curve(group, np.array([0]), np.array([0.0, loss]))
+    probe.close()
     return found
 
 

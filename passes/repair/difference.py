@@ -22,10 +22,10 @@ import numpy as np
 import onnx_ir as ir
 
 from spa.analysis.coupling import Coupling
+from spa.analysis.reading import reads
 from spa.notation.patterns import names_of
 from spa.passes.layers.consumers import Layer
 from spa.passes.repair.kinds import WHOLE, Part, parts_of
-from spa.passes.repair.stages import reads
 
 BLOCK = 1 << 20
 """Numbers that are looked at together: an output of all samples, as float64, may not fit into memory."""

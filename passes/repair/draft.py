@@ -10,10 +10,10 @@ import numpy as np
 import onnx_ir as ir
 
 from spa import runtime
+from spa.analysis.reading import reads
 from spa.passes.layers.consumers import Layer
 from spa.passes.repair.network import Network
 from spa.passes.repair.sliced import Sliced
-from spa.passes.repair.stages import reads
 from spa.passes.repair.streaming import Batch, piece
 
 

@@ -77,6 +77,8 @@ class Groundwork:
         chosen = PRESETS[preset] if isinstance(preset, str) else preset
         ratios = tuple(ratios) or (budget.ratio,)
         network = prepare(model, inputs=inputs, counted=counted, closed=closed)
+        if method == OURS and any(group.branch is not None for group in to_score(network, budget)):
+            network = prepare(model, inputs=inputs, counted=counted, closed=closed, gated=True)
         for layer in network.layers:
             check_finite(layer.weight, stored(layer.weight), needed=True)
         turned: Mapping[str, Turned] = {}

@@ -11,13 +11,14 @@ import onnx_ir as ir
 from spa.analysis.cost import MEASURES, Cost, measure
 from spa.analysis.coupling import Coupling, couple
 from spa.analysis.group import Group, find_groups
+from spa.analysis.reading import reads
 from spa.notation.dims import ONE, Factor, leaves
 from spa.passes.layers.consumers import Layer
 from spa.passes.layers.finding import find_layers
 from spa.passes.normalize.fold import Names
 from spa.passes.repair.biases import add_biases
 from spa.passes.repair.difference import comparable, may_be_logits
-from spa.passes.repair.stages import reads
+from spa.passes.repair.gates import add_gates
 from spa.shapes import Shapes, infer_shapes
 from spa.shapes.sizes import Sizes, count_sizes
 
@@ -43,6 +44,7 @@ class Network:
         others: for each group what sums over its units without a weight that could make up for them.
         uses: for each layer all that have its weight, in one form, and a bias each; none where that cannot be said.
         new_biases: names of the biases that the model did not have.
+        gates: names of the gates of residual branches; none where branches do not take part.
         compared: what tells how far the outputs moved, see `difference.comparable`.
         logits: for each of these whether it may be logits.
         decided: values with an axis whose size the data decide.
@@ -62,6 +64,7 @@ class Network:
     others: Mapping[str, Sequence[str]]
     uses: Mapping[Layer, Sequence[Layer]]
     new_biases: Sequence[str]
+    gates: Sequence[str]
     compared: Sequence[ir.Value]
     logits: Sequence[bool]
     decided: Set[ir.Value]
@@ -88,6 +91,8 @@ class Network:
         place = {node: number for number, node in enumerate(self.model.graph)}
 
         def first(group: Group) -> int:
+            if group.branch is not None:
+                return place[group.branch.edge[0]]
             nodes = [reader.layer.node for reader in self.readers[group.name]]
             if self.others[group.name]:
                 nodes += [node for part in group.slices if part.producer for node in part.value.consumers()]
@@ -106,6 +111,7 @@ def prepare(
     inputs: Mapping[str, Sequence[int]] | None = None,
     counted: Mapping[str, Sequence[int]] | None = None,
     closed: bool = False,
+    gated: bool = False,
 ) -> Network:
     """Make a copy of a normalised model ready.
 
@@ -113,6 +119,7 @@ def prepare(
         inputs: shapes to couple with, by input name.
         counted: shapes at which FLOPs are counted; `inputs` unless told.
         closed: no tensors may be added, so that layers without a bias do without.
+        gated: residual branches get gates.
     """
     model = model.clone()
     _name_results(model)
@@ -120,7 +127,8 @@ def prepare(
     coupling = couple(model, shapes)
     came_with = measure(coupling, count_sizes(model, shapes, inputs=inputs if counted is None else counted))
     new = [] if closed else add_biases(model, _may_change(find_layers(model, coupling), coupling))
-    if new:
+    gates = add_gates(model, coupling.branches, shapes.dtypes) if gated else []
+    if new or gates:
         shapes = infer_shapes(model, inputs=inputs)
         coupling = couple(model, shapes)
     groups = find_groups(coupling)
@@ -133,7 +141,7 @@ def prepare(
     logits = [may_be_logits(value, layers) for value in compared]
     sizes = count_sizes(model, shapes, inputs=inputs if counted is None else counted)
     return Network(
-        model, shapes, coupling, groups, measure(coupling, sizes), layers, readers, others, _uses(layers), new,
+        model, shapes, coupling, groups, measure(coupling, sizes), layers, readers, others, _uses(layers), new, gates,
         compared, logits, decided, removable, sizes, {name: came_with.before(name) for name in MEASURES}, inputs,
     )  # fmt: skip
 

@@ -12,6 +12,7 @@ from spa.passes.choose.allocation import Curve, through
 from spa.passes.layers.problems import Key, Statistics
 from spa.passes.repair.draft import Draft
 from spa.passes.repair.fitting import cut_only, first_uses, refitted
+from spa.passes.repair.gates import gate_of
 from spa.passes.repair.session import Session
 from spa.passes.repair.sliced import Sliced
 from spa.passes.repair.stages import cut
@@ -79,7 +80,8 @@ class Probe:
     def __init__(self, session: Session, *, most: int | None = None, runs: int = 0) -> None:
         self.session, self.network = session, session.network
         held_out = [session.batches[number] for number in session.split.judging or session.split.unseen]
-        probes, self.levels = affordable(self.flops(held_out[0]), len(session.network.groups), session.preset)
+        groups = [group for group in session.network.groups if group.branch is None]
+        probes, self.levels = affordable(self.flops(held_out[0]), len(groups), session.preset)
         if most is not None:  # nothing is fitted, so that every sample may tell
             held_out = list(session.batches)
             paid = session.preset.probe_flops / max(self.flops(held_out[0]) * max(runs, 1), 1.0)
@@ -91,6 +93,8 @@ class Probe:
         self.dense = session.outputs(self.batches)
         readers = (reader for found in session.network.readers.values() for reader in found)
         targets = dict.fromkeys(reader.layer.after for reader in readers)
+        if session.network.gates:
+            targets |= dict.fromkeys(branch.value for branch in session.network.coupling.branches)
         self.stages = cut(session.network.model, targets, session.network.compared)
         self.stream = Stream(self.stages, self.batches, threads=session.threads)
 
@@ -129,7 +133,9 @@ class Probe:
     ) -> list[dict[str, float]]:
         """How far each output moves with units gone and readers refitted, as `difference` has it."""
         draft = Draft()
-        if not self.network.only_layers_read(group) and len(units):
+        if group.branch is not None:
+            draft.weights[gate_of(group.branch)] = np.zeros(())
+        elif not self.network.only_layers_read(group) and len(units):
             draft.sliced = Sliced.of(self.network, {group.name: units})
         readers = {reader.layer: reader.units for reader in self.network.readers[group.name]}
         for layer in first_uses(self.network, readers):

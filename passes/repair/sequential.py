@@ -21,6 +21,7 @@ from spa.passes.repair.difference import NEXT_TO_NOTHING
 from spa.passes.repair.draft import Draft
 from spa.passes.repair.drift import Drift
 from spa.passes.repair.fitting import Refitted, consumers, cut_only, first_uses, in_turn, refitted
+from spa.passes.repair.gates import gate_of
 from spa.passes.repair.session import Session
 from spa.passes.repair.sliced import Sliced
 from spa.passes.repair.stages import cut
@@ -76,7 +77,10 @@ class Repair:
         session, network = self.session, self.session.network
         layers = self.layers()
         self.ahead = self.read_ahead(layers)
-        apart = {group.name: self.removed[group.name] for group in self.groups() if not network.only_layers_read(group)}
+        widths = [group for group in self.groups() if group.branch is None]
+        apart = {group.name: self.removed[group.name] for group in widths if not network.only_layers_read(group)}
+        gone = [group.branch for group in self.groups() if group.branch is not None]
+        self.draft.weights |= {gate_of(branch): np.zeros(()) for branch in gone}
         if apart:
             self.draft.sliced = Sliced.of(network, apart)
         batches = session.batches
@@ -159,11 +163,15 @@ class Repair:
         """The layers to be refitted, in graph order."""
         network = self.session.network
         readers = {reader.layer for group in self.groups() for reader in network.readers[group.name]}
+        inside = {node for group in self.groups() if group.branch is not None for node in group.branch.nodes}
         return [
             layer
             for layer in network.layers
-            if layer in readers
-            or (self.session.preset.everything and self.session.baseline is None and _is_plain(layer))
+            if layer.node not in inside
+            and (
+                layer in readers
+                or (self.session.preset.everything and self.session.baseline is None and _is_plain(layer))
+            )
         ]
 
     def statistics(self, layers: Sequence[Layer], dense: Stream, pruned: Stream) -> dict[Key, Statistics]:

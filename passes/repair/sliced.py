@@ -17,11 +17,11 @@ import onnx_ir as ir
 from spa.analysis.coupling import couple
 from spa.analysis.group import Masks, find_groups
 from spa.analysis.plan import Plan
+from spa.analysis.reading import reads
 from spa.notation.dims import Factor, Kind
 from spa.notation.positions import keep_mask
 from spa.passes.cut.slicing import slice_model
 from spa.passes.repair.network import Network
-from spa.passes.repair.stages import reads
 from spa.shapes import infer_shapes
 
 Keeps = Sequence["np.ndarray | None"]

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from spa.analysis.reading import reads
+
 
 @dataclass(frozen=True, slots=True)
 class Stages:
@@ -79,21 +81,3 @@ def cut(model: ir.Model, targets: Iterable[ir.Value], outputs: Sequence[ir.Value
         if value in wanted:
             found[stage_of[value]].append(value)
     return Stages(model, [nodes.get(stage, []) for stage in range(last + 1)], found, last_use, outputs)
-
-
-def reads(node: ir.Node) -> list[ir.Value]:
-    """What a node reads, what its bodies take from outside included."""
-    found = [value for value in node.inputs if value is not None]
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            found += _outside(attribute.value)
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            found += [value for body in attribute.value for value in _outside(body)]
-    return list(dict.fromkeys(found))
-
-
-def _outside(body: ir.Graph) -> list[ir.Value]:
-    """What a body, and bodies inside it, read of the graphs around it."""
-    own = {*body.inputs, *body.initializers.values(), *(value for node in body for value in node.outputs)}
-    needed = [value for node in body for value in reads(node)] + list(body.outputs)
-    return [value for value in needed if value not in own]

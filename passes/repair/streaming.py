@@ -14,7 +14,8 @@ import onnx
 import onnx_ir as ir
 
 from spa import runtime
-from spa.passes.repair.stages import Stages, reads
+from spa.analysis.reading import reads
+from spa.passes.repair.stages import Stages
 from spa.passes.repair.store import MEMORY_NBYTES, Store
 
 Batch = Mapping[str, np.ndarray]

@@ -36,7 +36,7 @@ def cached_heads(graph: ir.Graph, axes: Axes, kinds: Mapping[Factor, Set[str]]) 
                     held.setdefault(leaf, []).append((value, axis))
     if not held:
         return {}
-    pairs = [(value, end) for value in graph.inputs if not value.is_initializer() for end in _continued(value)]
+    pairs = [(value, end) for value in graph.inputs if not value.is_initializer() for end in continued(value)]
     found = {}
     for leaf, places in held.items():
         partners = [pair for pair in pairs if _alike(axes, pair, dict(places))]
@@ -54,7 +54,7 @@ def _alike(axes: Axes, pair: tuple[ir.Value, ir.Value], places: Mapping[ir.Value
     return axis == other and past[axis].root is present[axis].root
 
 
-def _continued(value: ir.Value) -> Iterator[ir.Value]:
+def continued(value: ir.Value) -> Iterator[ir.Value]:
     """The outputs of the graph that hold what an input does, and more."""
     seen, waiting = {value}, [value]
     while waiting:

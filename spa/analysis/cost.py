@@ -8,7 +8,6 @@ coupling bound them to.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -20,16 +19,17 @@ import onnx_ir as ir
 from spa.analysis.application import Application
 from spa.analysis.coupling import Coupling
 from spa.analysis.group import Group, Masks
+from spa.analysis.liveness import Liveness
+from spa.analysis.macs import macs
 from spa.analysis.matching import expand
+from spa.analysis.neighbours import GATE
+from spa.analysis.stored import NUMBERS
 from spa.notation.dims import Factor, Kind
 from spa.notation.patterns import Compound, Name, names_of
 from spa.notation.patterns import Term as Expression
 from spa.shapes.sizes import Sizes
 
 MEASURES = ("params", "flops", "bytes")
-
-NUMBERS = {ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL, ir.DataType.STRING}
-"""Types of stored tensors that are no parameters (indices, shapes, masks); zero points and scales are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +53,18 @@ class IsMultiple:
         return float((size % self.block == 0) == self.wanted)
 
 
+@dataclass(frozen=True, slots=True)
+class IsThere:
+    """1 where anything is left, else 0."""
+
+    def __call__(self, size: int) -> float:
+        return float(size > 0)
+
+
 EXACT = Padded(1)
 """A size as it is."""
 
-Step = Padded | IsMultiple
+Step = Padded | IsMultiple | IsThere
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,16 +169,17 @@ def measure(coupling: Coupling, sizes: Sizes | None = None) -> Cost:
     stored: list[Term] = []
     copies = {"params": 0.0, "bytes": 0.0}
     seen: set[int] = set()
+    liveness = Liveness(coupling.graph, coupling.branches)
     for value, axes in coupling.axes.items():
         tensor = value.const_value
-        if tensor is None or value not in coupling.weights:
+        if tensor is None or value not in coupling.weights or GATE in value.meta:
             continue
         for name, terms, weight in (
             ("bytes", stored, 0.0 if tensor.dtype == ir.DataType.STRING else tensor.dtype.bitwidth / 8),  # text: any
             ("params", params, 0.0 if tensor.dtype in NUMBERS else 1.0),
         ):
             if weight:
-                terms.append(Term(weight, axes))
+                terms.append(_while(Term(weight, axes), liveness.of(value)))
                 copies[name] += weight * tensor.size * (id(tensor) in seen)
         seen.add(id(tensor))
     flops = []
@@ -179,8 +188,16 @@ def measure(coupling: Coupling, sizes: Sizes | None = None) -> Cost:
         counted = _counted(application, sizes) if sizes is not None and sizes.of and contractions else {}
         for names in contractions:
             share = prod((counted.get(name, Fraction(1)) for name in names), start=Fraction(2))
-            flops.append(Term(float(share), tuple(application.factors[name] for name in names)))
+            term = Term(float(share), tuple(application.factors[name] for name in names))
+            flops.append(_while(term, liveness.of(application.node)))
     return Cost({"params": params, "bytes": stored, "flops": flops}, copies)
+
+
+def _while(term: Term, reached: Factor | None) -> Term:
+    """A term that counts while any of a dim is left, the branches that reach what costs it; None: always."""
+    if reached is None:
+        return term
+    return Term(term.weight, (*term.dims, reached), (*(EXACT,) * len(term.dims), IsThere()))
 
 
 def _counted(application: Application, sizes: Sizes) -> dict[str, Fraction]:
@@ -230,31 +247,6 @@ def unit_costs(groups: Sequence[Group], cost: Cost, measure: str) -> np.ndarray:
     return np.array(
         [sum(freed.get(leaf, 0.0) * leaf.size for leaf in group.leaves) / max(group.size, 1) for group in groups]
     )
-
-
-def macs(application: Application) -> list[list[str]]:
-    """The factors that the multiply-accumulates of a node run over, by name, a list for each contraction."""
-    rule = application.rule
-    if rule.macs is not None:
-        return [[key for name in names for key in _keys(application, name)] for names in rule.macs]
-    operands = [
-        {name.name for term in application.operand_axes(position) for name in names_of(term)}
-        for position in range(len(rule.operands))
-    ]
-    held = Counter(name for names in operands for name in names)
-    contracted = {name for summed in application.sums() if not summed.again for name in summed.names}
-    if not any(held[name] > 1 for name in contracted):
-        return []
-    # what stands in one operand only and in no result is slid over, not summed: unless it is a kernel's taps
-    taps = set().union(*operands[1:])
-    return [[name for name in application.factors if name not in contracted or held[name] > 1 or name in taps]]
-
-
-def _keys(application: Application, name: str) -> list[str]:
-    """What a name goes by in the factors: itself, or one key for each axis of a starred name."""
-    if name in application.factors:
-        return [name]
-    return [f"{name}.{axis}" for axis in range(len(application.named(name)))]
 
 
 def stored_bytes(model: ir.Model) -> float:

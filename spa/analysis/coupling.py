@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 import spa.operators  # noqa: F401  (fills the registry)
 from spa.analysis.application import Application
+from spa.analysis.branches import Branch, find_branches
 from spa.analysis.caches import cached_heads
 from spa.analysis.matching import build, expand, meet
 from spa.analysis.numbering import Numbering
@@ -62,6 +63,8 @@ class Coupling:
         applications: the rules, in graph order.
         frozen, statistic, kinds: what was noted of leaves.
         cached: heads that stand in inputs and outputs, where these hold what is handed from call to call.
+        graph: what was coupled.
+        branches: what may be left out of a sum.
     """
 
     axes: dict[ir.Value, Axes] = field(default_factory=dict)
@@ -73,6 +76,8 @@ class Coupling:
     least: dict[Factor, int] = field(default_factory=dict)  # how many positions of a leaf stay at least
     cached: dict[Factor, list[ir.Value]] = field(default_factory=dict)
     weights: set[ir.Value] = field(default_factory=set)  # computed from constants alone
+    graph: ir.Graph | None = None
+    branches: list[Branch] = field(default_factory=list)
 
     def explain(self, value: ir.Value, axis: int) -> str:
         """The dim of an axis in words: its factors, and why those that stay do."""
@@ -122,6 +127,7 @@ class _Solver:
                     if leaf is not ONE and not (leaf in cached and reason.text in (INPUT, OUTPUT)):
                         found.setdefault(leaf, reason)
         self.freeze_open_sums()
+        self.result.graph, self.result.branches = graph, find_branches(graph, self.result)
         return self.result
 
     def settle_choices(self) -> None:

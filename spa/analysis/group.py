@@ -9,14 +9,15 @@ constant belong to which unit, and whether that constant makes the unit or reads
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 
 import networkx as nx
 import numpy as np
 import onnx_ir as ir
 
-from spa.analysis.coupling import EXPERTS, Coupling, Reason, _named
+from spa.analysis.branches import ADDED, Branch
+from spa.analysis.coupling import EXPERTS, Coupling, Reason, _called, _named
 from spa.analysis.pieces import gather_pieces, pieces_of_axes
 from spa.analysis.stream import is_stream
 from spa.analysis.unit_layers import UnitLayers, dims_with, thin_axes
@@ -28,10 +29,10 @@ from spa.operators.reduce import BARRED
 
 __all__ = ["Frozen", "Group", "Masks", "Slice", "find_frozen", "find_groups", "keep_mask", "leaf_positions"]
 
-KINDS = ("experts", "heads", "kv_heads", "head_dim", "conv_groups", "hidden", "channels", "ffn")
-ADDED = "spa.added"
-"""Mark in the metadata of a stored tensor that the model did not come with: no group is named after it."""
+DEPTH = "depth"
+"""The kind of a residual branch, a group of one unit that goes as a whole."""
 
+KINDS = ("experts", "heads", "kv_heads", "head_dim", "conv_groups", "hidden", "channels", "ffn")
 WIDTH = "width"
 """The kind of a group whose units enter a norm, mean or softmax: removing them is valid but not exact."""
 
@@ -72,7 +73,8 @@ class Group:
         own_norm: it is off for a norm or mean of its own alone (the units are no residual stream): a selection may
             open it, and does where nothing else meets the budget.
         barred: what it is off for knows nothing of units that read minus infinity, so that removing them is exact.
-        least: how many units stay at least.
+        least: how many units stay at least; 0: the group may go as a whole.
+        branch: the residual branch that its unit is.
         ranged: with others the units set the range of numbers that are quantised when the graph runs: without them what
             stays is rounded otherwise.
     """
@@ -91,6 +93,12 @@ class Group:
     ranged: bool = False
     barred: bool = False
     least: int = 1
+    branch: Branch | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether what stays computes what it did when the units of the group were read as nothing."""
+        return self.off is None or self.barred or self.branch is not None
 
     @property
     def size(self) -> int:
@@ -157,7 +165,29 @@ def find_groups(coupling: Coupling) -> list[Group]:
                 least=max((coupling.least.get(leaf, 1) for leaf in group), default=1),
             )
         )  # fmt: skip
-    return named
+    return [*named, *_depth(coupling, {group.name for group in named})]
+
+
+def _depth(coupling: Coupling, taken: set[str]) -> Iterator[Group]:
+    """The residual branches, each a group of one unit."""
+    for branch in coupling.branches:
+        name, number = branch.name, 1
+        while name in taken:
+            number += 1
+            name = f"{branch.name}#{number}"
+        taken.add(name)
+        uses = {value: tuple((use.node, use.idx) for use in value.uses()) for value in branch.stored}
+        axes = {value: coupling.axes[value] for value in branch.parameters if coupling.axes.get(value)}
+        slices = tuple(
+            Slice(value, 0, np.zeros(dims[0].size, int), producer=True, consumer=False, uses=uses[value])
+            for value, dims in axes.items()
+        )
+        node, position = branch.edge
+        reason = Reason("a branch that goes as a whole", f"operand {position} of {_called(node)}")
+        yield Group(
+            name, DEPTH, (branch.gate,), slices, reason, offsets={branch.gate: 0}, cached=branch.ends, least=0,
+            branch=branch,
+        )  # fmt: skip
 
 
 def _cached(coupling: Coupling, members: Iterable[Factor]) -> tuple[str, ...]:

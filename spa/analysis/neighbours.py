@@ -9,6 +9,9 @@ import onnx_ir as ir
 
 from spa.notation.operation import entry_of
 
+GATE = "spa.gate"
+"""Mark in the metadata of a multiplication by one that a repair puts behind a residual branch, and of the one."""
+
 
 def permuted(value: ir.Value) -> tuple[ir.Value, Sequence[int]] | None:
     """The stored tensor that a node does nothing but permute the axes of, for no other node; and the permutation."""
@@ -90,4 +93,7 @@ def scaled_behind(value: ir.Value) -> Normalisation | None:
 
 def _only_reader(value: ir.Value) -> tuple[ir.Node, int] | None:
     uses = list(value.uses())
-    return None if len(uses) != 1 or value.is_graph_output() else (uses[0].node, uses[0].idx)
+    if len(uses) != 1 or value.is_graph_output():
+        return None
+    node, position = uses[0].node, uses[0].idx
+    return _only_reader(node.outputs[0]) if GATE in node.meta else (node, position)

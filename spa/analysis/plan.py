@@ -40,17 +40,24 @@ class Plan:
     fed: str = ""
     options: Mapping[str, Any] = field(default_factory=dict, compare=False)
     align: int = 1
-    resized: Mapping[str, Mapping[str, Sequence[int | str | None]]] = field(default_factory=dict, compare=False)
+    resized: Mapping[str, Mapping[str, Sequence[int | str | None] | None]] = field(default_factory=dict, compare=False)
     opened: bool = False
 
     @classmethod
     def of(cls, groups: Iterable[Group], removed: Mapping[str, Iterable[int]]) -> Plan:
-        """A plan over some `groups`; those that lose nothing are left out.
+        """A plan over some `groups`; those that lose nothing, or lie in a branch that goes, are left out.
 
         Args:
             removed: units by the name of their group, in any order.
         """
-        chosen = {group.name: tuple(sorted({int(unit) for unit in removed.get(group.name, ())})) for group in groups}
+        groups = list(groups)
+        gone = [group.branch for group in groups if group.branch is not None and list(removed.get(group.name, ()))]
+        inside = {value for branch in gone for value in branch.stored}
+        chosen = {
+            group.name: tuple(sorted({int(unit) for unit in removed.get(group.name, ())}))
+            for group in groups
+            if group.branch is not None or not inside.issuperset(piece.value for piece in group.slices)
+        }
         sizes = {group.name: group.size for group in groups}
         return cls(
             {name: units for name, units in chosen.items() if units}, {n: sizes[n] for n, u in chosen.items() if u}
@@ -81,7 +88,7 @@ class Plan:
             if not 0 <= units[0] <= units[-1] < group.size:
                 wrong = units[0] if units[0] < 0 else units[-1]
                 raise ModelError(f"the plan removes unit {wrong} of {name!r}, whose units are 0 to {group.size - 1}")
-            if len(units) == group.size:
+            if len(units) == group.size and group.least:
                 raise ModelError(f"the plan removes all {group.size} units of {name!r}; at least one must stay")
             mask = np.ones(group.size, bool)
             mask[list(units)] = False

@@ -173,6 +173,24 @@ class Running:
 
 
 @dataclass(frozen=True, slots=True)
+class Joins:
+    """A node adds two operands, and a bias, before all else that it computes.
+
+    Attributes:
+        operands: the positions of the two, of which either may be a residual.
+        bias: the position of the bias.
+        total: the result that holds the sum.
+        alone: names of operators of the standard domain that compute the same of one operand, scale and shift, each
+            with the opset it came in; 0: onnxruntime's own, for graphs that have it already.
+    """
+
+    operands: tuple[int, int]
+    bias: int
+    total: int
+    alone: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """Everything that is said of an operator: the rule of its nodes, and what is known before any shape is.
 
@@ -180,6 +198,7 @@ class Entry:
         rule: what a node says of its axes; refuses where there is nothing to say.
         moves: each element of a result is an element of an operand: nothing is computed.
         copies: the result is the operand.
+        casts: the result is the operand, in another type.
         partly: what is known of a result where only some elements of operands are known.
         lists: of an operand's sizes, what the result holds.
         holds: the result is a tensor in an attribute.
@@ -190,6 +209,7 @@ class Entry:
         contradicts: whether operands of such sizes cannot meet, although onnx's own inference lets them.
         completes: dims of the results, which are alike, where neither onnx nor onnxruntime infers them all.
         adds: the result is the sum of the operands.
+        joins: it adds two operands first, and goes on with the sum.
         permutes: the attribute that lists the result's axes by their number in the operand, which are all that moves.
         running: it normalises by stored statistics.
         affine: (scale, shift): operands by which each index of the first result is scaled and shifted, after all else.
@@ -199,6 +219,7 @@ class Entry:
     rule: RuleFunction
     moves: Moves | None = None
     copies: bool = False
+    casts: bool = False
     partly: Partly | None = None
     lists: Lists | None = None
     holds: bool = False
@@ -209,6 +230,7 @@ class Entry:
     contradicts: Callable[[Partial], bool] | None = None
     completes: Callable[[Partial], Dims | None] | None = None
     adds: bool = False
+    joins: Joins | None = None
     permutes: str = ""
     running: Running | None = None
     affine: tuple[int, int | None] | None = None

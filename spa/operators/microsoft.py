@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from spa.notation.operation import MICROSOFT, Draws, Operation, Refusal, Shape, letters, operator, pattern
+from spa.notation.operation import MICROSOFT, Draws, Joins, Operation, Refusal, Shape, letters, operator, pattern
 from spa.notation.patterns import parse_terms
 from spa.notation.products import Product
 from spa.notation.rule import Rule, Sizes, rule
@@ -69,8 +69,18 @@ def bias_softmax(operation: Operation) -> Rule:
 
 
 # ------------------------------------------------------------------------------------------------------ norms
-@operator("SkipLayerNormalization", domain=MICROSOFT, affine=(2, 3))
-@operator("SkipSimplifiedLayerNormalization", domain=MICROSOFT, affine=(2, None))
+@operator(
+    "SkipLayerNormalization",
+    domain=MICROSOFT,
+    affine=(2, 3),
+    joins=Joins((0, 1), bias=4, total=3, alone=(("LayerNormalization", 17), ("LayerNormalization", 0))),
+)
+@operator(
+    "SkipSimplifiedLayerNormalization",
+    domain=MICROSOFT,
+    affine=(2, None),
+    joins=Joins((0, 1), bias=3, total=3, alone=(("RMSNormalization", 23), ("SimplifiedLayerNormalization", 0))),
+)
 def skip_layer_norm(operation: Operation) -> Rule:
     """`a b w, b w, w, w, w -> a b w, a b 1, a b 1, a b w`: of the sum of two operands and a bias."""
     shape = operation.shape(0)

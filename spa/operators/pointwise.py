@@ -40,7 +40,7 @@ def negated(_: Operation) -> Rule:
     return rule("*a -> *a", linear=((0,),))
 
 
-@operator("Cast", partly=Partly.FIRST)
+@operator("Cast", casts=True, partly=Partly.FIRST)
 def cast(operation: Operation) -> Rule:
     """`*a -> *a`, linear where the result is of floating-point numbers."""
     floats = ir.DataType(int(operation.attribute("to", 0))).is_floating_point()
@@ -87,7 +87,7 @@ def first_operand(operation: Operation) -> Rule:
     return rule("*a" + ", _" * (len(operation.inputs) - 1) + " -> *a")
 
 
-@operator("CastLike")
+@operator("CastLike", casts=True)
 def cast_like(operation: Operation) -> Rule:
     """`*a, *b -> *a`: the second operand gives its type, whatever its axes."""
     return rule("*a, *b -> *a", linear=((0,),) if 1 in operation.floats else (), unseen=(1,))

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from spa import verdict
-from spa.analysis.cost import NUMBERS
 from spa.analysis.coupling import Coupling
 from spa.analysis.group import Frozen, Group, find_frozen
 from spa.analysis.plan import Plan
+from spa.analysis.stored import NUMBERS
 from spa.notation.dims import ONE, leaves
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Report:
     groups: Sequence[GroupRow]
     frozen: Sequence[FrozenShare]
     sizes: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    resized: Mapping[str, Mapping[str, Sequence[int | str | None]]] = field(default_factory=dict)
+    resized: Mapping[str, Mapping[str, Sequence[int | str | None] | None]] = field(default_factory=dict)
     difference: float | None = None
     channel_difference: float | None = None
     reference: str = "the dense model with the removed units read as zero"
@@ -158,10 +158,17 @@ def _finite(data: Any) -> Any:
     return None if isinstance(data, float) and not isfinite(data) else data
 
 
-def resized_note(resized: Mapping[str, Mapping[str, Sequence[int | str | None]]]) -> str:
+def resized_note(resized: Mapping[str, Mapping[str, Sequence[int | str | None] | None]]) -> str:
     """Which inputs and outputs became smaller, in a line."""
+    gone = [name for name, shapes in resized.items() if shapes["after"] is None]
+    if gone:
+        fewer = {name: shapes for name, shapes in resized.items() if name not in gone}
+        said = f"{len(gone)} inputs and outputs go with the attention whose keys and values they hold: {gone[0]}"
+        return f"{said}; {resized_note(fewer)}" if fewer else said
     name, shapes = next(iter(resized.items()))
-    before, after = (",".join("?" if size is None else str(size) for size in shapes[at]) for at in ("before", "after"))
+    before, after = (
+        ",".join("?" if size is None else str(size) for size in shapes[at] or ()) for at in ("before", "after")
+    )
     return (
         f"{len(resized)} inputs and outputs, which hold the keys and values of earlier calls, have fewer heads: {name} "
         f"is {after} and was {before}; --exclude {name} leaves its heads alone"
@@ -193,7 +200,7 @@ def _params(group: Group) -> int:
 
 def frozen_shares(coupling: Coupling, groups: Sequence[Group], total: float) -> list[FrozenShare]:
     """The stored floats none of whose axes can shrink, by reason, largest share first."""
-    prunable = {s.value for g in groups for s in g.slices}
+    prunable = {s.value for g in groups if g.branch is None for s in g.slices}
     found: dict[str, list[tuple[int, str]]] = {}
     for value, axes in coupling.axes.items():
         tensor = value.const_value

@@ -26,7 +26,7 @@ def row(group: Group) -> str:
 
 
 EXPECTED: list[tuple[Callable[[], onnx.ModelProto], list[str]]] = [
-    (models.residual_cnn, ["c0:0 8 channels", "c1:0 6 channels"]),
+    (models.residual_cnn, ["c0:0 8 channels", "c1:0 6 channels", "c2:branch 1 depth off"]),
     (
         models.grouped_cnn,
         [
@@ -59,9 +59,9 @@ EXPECTED: list[tuple[Callable[[], onnx.ModelProto], list[str]]] = [
     (models.rotary_halves, ["wq:1 2 heads", "wq:1#2 3 head_dim in wq:1", "wv:1 6 head_dim in wq:1"]),
     (models.folded_heads, ["wq:1 4 heads", "wq:1#2 3 head_dim in wq:1", "wv:1 3 head_dim in wq:1"]),
     (models.recurrent, ["w:1 4 hidden"]),
-    (models.tied_embedding, ["table:1 6 ffn", "w0:1 10 ffn"]),
+    (models.tied_embedding, ["table:1 6 ffn", "w0:1 10 ffn", "w1:branch 1 depth off"]),
     (models.shared_biases, ["w0:1 6 ffn", "w1:1 6 ffn"]),
-    (models.layer_normed, ["w0:1 8 width off", "w1:1 12 ffn"]),
+    (models.layer_normed, ["w0:1 8 width off", "w1:1 12 ffn", "w2:branch 1 depth off"]),
     (models.branches, ["w0:1 6 ffn", "w1:1 8 ffn"]),
     (models.rounds, ["w0:1 6 ffn", "inner:1 4 ffn"]),
     (models.collected_rounds, ["w0:1 6 ffn"]),
@@ -88,7 +88,7 @@ def slices(group: Group) -> dict[str, str]:
 
 
 def test_roles_along_a_residual_connection() -> None:
-    stem, inner = analysed(models.residual_cnn()).groups
+    stem, inner, _ = analysed(models.residual_cnn()).groups
     assert slices(stem) == {
         "c0:0": "producer 01234567",
         "d0:0": "producer 01234567",
@@ -147,7 +147,7 @@ def test_tables_of_positions_have_no_role_but_take_part() -> None:
 
 
 def test_uses_name_the_operators_that_read_a_constant() -> None:
-    _, inner = analysed(models.residual_cnn()).groups
+    _, inner, _ = analysed(models.residual_cnn()).groups
     uses = {p.value.name: tuple((node.op_type, at) for node, at in p.uses) for p in inner.slices}
     assert uses["g"] == (("BatchNormalization", 1),)
     assert uses["c2"] == (("Conv", 1),)

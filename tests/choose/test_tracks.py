@@ -85,7 +85,7 @@ def test_schedules(scope: str, expected: list[tuple[int, int]]) -> None:
 
 
 def test_families() -> None:
-    outer, inner = residual().groups
+    outer, inner, _ = residual().groups
     assert family_of(outer) != family_of(inner)
     first, second, _ = chain(5, 4, 4, 6, 3).groups
     assert family_of(first) == family_of(second)

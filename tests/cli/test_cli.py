@@ -56,6 +56,7 @@ def test_prune_as_json(here: Path, run: Callable[..., Ran]) -> None:
     assert {row["name"]: (row["kind"], row["units"]) for row in found["groups"]} == {
         "c0:0": ("channels", 8),
         "c1:0": ("channels", 6),
+        "c2:branch": ("depth", 1),
     }
     assert set(found["seconds"]) == {"normalise", "couple", "score", "select", "slice", "verify"}
     assert entries(here) == ["model.onnx", "out.onnx"]
@@ -129,6 +130,7 @@ def test_groups(here: Path, run: Callable[..., Ran]) -> None:
     assert [(row["name"], row["kind"], row["off"] is None) for row in found["groups"]] == [
         ("w0:1", "width", False),
         ("w1:1", "ffn", True),
+        ("w2:branch", "depth", False),
     ]
     assert {entry["reason"] for entry in found["frozen_axes"]} == {"graph input", "graph output"}
 

@@ -153,7 +153,7 @@ def test_grouped_queries_with_a_cache() -> None:
     assert result.report.verified
     (units,) = [units for name, units in result.plan.removed.items() if name.startswith("Wq")]
     check(model, result, dict.fromkeys(CACHE, (1, units)))
-    assert all(shapes["after"][1] == 1 for shapes in result.report.resized.values())
+    assert all((shapes["after"] or ())[1:2] == [1] for shapes in result.report.resized.values())
     assert list(result.report.resized) == list(CACHE)
 
 
@@ -291,7 +291,7 @@ def test_a_cache_of_fixed_length() -> None:
     model.graph.input.append(value("at", onnx.TensorProto.INT64, ["b"]))
     result = prune(model, ratio=0.3, only=["heads"], weights=True, align=1, verify=False)
     assert list(result.report.resized) == list(CACHE)
-    assert len({tuple(shapes["after"]) for shapes in result.report.resized.values()}) == 1
+    assert len({tuple(shapes["after"] or ()) for shapes in result.report.resized.values()}) == 1
 
 
 def packed_heads(parts: int, *, quantised: bool) -> onnx.ModelProto:

@@ -43,6 +43,8 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     ),
     "passes/normalize/builder.py": ("Identity Slice Split Squeeze Unsqueeze", "makes nodes, by opset"),
     "passes/cut/masking.py": ("Where", "makes a node that reads removed positions as zero"),
+    "passes/cut/forwarding.py": ("Add Identity Sum", "makes the sum of what is left of one, and a name for it"),
+    "passes/repair/gates.py": ("Mul", "makes a node that shuts a branch off"),
     "passes/cut/slicing.py": ("Mul Div", "makes nodes that correct a size computed when the graph runs"),
     "passes/normalize/fold.py": ("Identity", "makes a node that hands on what the branch taken gives"),
     "passes/repair/biases.py": ("Add", "makes a node that adds a bias"),

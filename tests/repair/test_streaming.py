@@ -11,7 +11,8 @@ import onnx_ir as ir
 import pytest
 
 from spa import runtime
-from spa.passes.repair.stages import cut, reads
+from spa.analysis.reading import reads
+from spa.passes.repair.stages import cut
 from spa.passes.repair.store import Store
 from spa.passes.repair.streaming import Stream
 

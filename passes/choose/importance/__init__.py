@@ -87,7 +87,13 @@ def score_groups(
         notes=[] if notes is None else notes,
     )
     scores = _checked(function(groups, context), groups, name)
-    return [normalised(found, scoring.normalise or unscaled) for found in scores]
+    how = scoring.normalise or unscaled
+    depth = [number for number, group in enumerate(groups) if group.branch is not None]
+    together = normalised(np.concatenate([scores[number] for number in depth]), how) if depth else np.zeros(0)
+    found = [normalised(each, how) for each in scores]
+    for at, number in enumerate(depth):  # the residual branches compete with each other, one unit each
+        found[number] = together[at : at + 1]
+    return found
 
 
 def _checked(scores: Sequence[np.ndarray], groups: Sequence[Group], name: str) -> list[np.ndarray]:

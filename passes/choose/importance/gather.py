@@ -15,8 +15,8 @@ from typing import Protocol
 import numpy as np
 import onnx_ir as ir
 
-from spa.analysis.cost import NUMBERS
 from spa.analysis.group import Group, Slice
+from spa.analysis.stored import NUMBERS
 from spa.errors import ModelError
 from spa.passes.choose.importance.masks import LARGE, is_mask
 

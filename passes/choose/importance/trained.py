@@ -20,7 +20,7 @@ LEAST = 0.1
 def small_scales(groups: Sequence[Group]) -> tuple[int, int]:
     """How many units have a scale that is next to zero, and how many have one at all."""
     small = total = 0
-    for group in groups:
+    for group in (group for group in groups if group.branch is None):
         size, holders = np.zeros(group.size), np.zeros(group.size)
         for piece in group.slices:
             if not is_weight(piece) or not scales(piece):

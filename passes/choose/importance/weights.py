@@ -76,6 +76,7 @@ def bn_scale(groups: Sequence[Group], context: Context) -> Scores:
     norm = partial(context.norms, power=1)
     results = [context.gathered(group, norm, found) for group, found in zip(groups, scaled, strict=True)]
     without = [number for number, found in enumerate(scaled) if not found]
+    widths = [groups[number] for number in without if groups[number].branch is None]
     if not without:
         return results
     with_scale = [scores for scores, found in zip(results, scaled, strict=True) if found]
@@ -83,11 +84,12 @@ def bn_scale(groups: Sequence[Group], context: Context) -> Scores:
     for number, scores in zip(without, l2([groups[number] for number in without], context), strict=True):
         mean = float(scores.mean())
         results[number] = scores * (level / mean) if level and mean else scores
-    names = ", ".join(groups[number].name for number in without[:3])
-    context.notes.append(
-        f"bn_scale: {len(without)} of {len(groups)} groups have no batch normalisation "
-        f"({names}{', ...' if len(without) > 3 else ''}); they were scored by l2"
-    )
+    if widths:
+        names = ", ".join(group.name for group in widths[:3])
+        context.notes.append(
+            f"bn_scale: {len(widths)} of {sum(group.branch is None for group in groups)} groups have no batch "
+            f"normalisation ({names}{', ...' if len(widths) > 3 else ''}); they were scored by l2"
+        )
     return results
 
 
