@@ -66,3 +66,12 @@ def test_samples_load_them(folder: Path) -> None:
     for room in ROOMS[:-1]:
         assert of_rooms(names, room), room
     assert "spa.sampled" in names
+
+
+def test_garbage_is_collected_once_all_is_loaded() -> None:
+    code = "import gc{}; import spa.cli; print(gc.isenabled())"
+    said = [
+        subprocess.run([sys.executable, "-c", code.format(more)], capture_output=True, text=True, check=True).stdout
+        for more in ("", "; gc.disable()")
+    ]
+    assert said == ["True\n", "False\n"]
