@@ -119,6 +119,7 @@ def train(
         Path | None,
         typer.Option(metavar="FILE", help="Write what was cut before as a plan.", rich_help_panel=RESULT),
     ] = None,
+    page: Page = None,
     quiet: Quiet = False,
     **options: Any,
 ) -> None:
@@ -134,6 +135,8 @@ def train(
     target = output or arguments.result_beside(model, "trained")
     arguments.check_targets(target, model, save_plan, like=model)
     arguments.check_targets(save_plan, model)
+    arguments.check_targets(page, model, save_plan, target)
+    check_page(page)
     with progress(err, quiet=quiet) as step:
         result = spa.train(arguments.opened(model, step), progress=step, **given)
         step("save")
@@ -141,6 +144,8 @@ def train(
     if save_plan is not None and result.plan is not None:
         onnx_file.save_text(result.plan.to_json(), save_plan)
     learned, beside = result.report, target == PIPE
+    paths = {"source": model, "plan": save_plan, "output": None if beside else target}
+    write_page(page, document.of_training(learned, paths), paths)
     for note in result.notes:
         say(f"note: {note}", quiet=quiet, beside=beside)
     say(
@@ -150,3 +155,5 @@ def train(
         beside=beside,
     )
     say(f"wrote {arguments.named(target)}", quiet=quiet, beside=beside)
+    if page is not None:
+        say(f"wrote {page}", quiet=quiet, beside=beside)

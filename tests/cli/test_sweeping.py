@@ -83,6 +83,22 @@ def test_a_limit_of_a_metric(folder: Path, run: Callable[..., Ran]) -> None:
     assert "fall of size" in ran.out
 
 
+def test_a_limit_and_a_sweep_of_times(folder: Path, run: Callable[..., Ran]) -> None:
+    """With samples, with none and by weights alone; where a loss is limited, no time was asked for."""
+    assert run("profile", "model.onnx", "--threads", "1", "--seconds", "0.5", "-o", "device.json").code == 0
+    of = ["--of", "latency", "--profile", "device.json", "--align", "1"]
+    for given in (["--data", "samples.npz", "--preset", "fast"], [], ["--weights"]):
+        ran = run("prune", "model.onnx", "--max-loss", "0.9", "--distance", "relative_l2", *of, *given, "-o", "l.onnx")
+        assert ran.code == 0
+        assert "largest share within the limit: ratio " in ran.out
+        (line,) = (line for line in ran.out.splitlines() if line.startswith("latency: "))
+        assert "ms before" in line
+        assert "asked" not in line
+        ran = run("sweep", "model.onnx", "--ratios", "0.1,0.2", "--seconds", "0.1", *of, *given)
+        assert ran.code == 0
+        assert [line.split()[0] for line in ran.out.splitlines()[1:4]] == ["dense", "0.1", "0.2"]
+
+
 @pytest.mark.parametrize("command", ["prune", "sweep", "bench"])
 def test_a_page_is_written_beside_the_rest(command: str, folder: Path, run: Callable[..., Ran]) -> None:
     for module in ("jinja2", "vl_convert"):

@@ -274,3 +274,14 @@ def test_a_loss_of_ones_own() -> None:
     assert accuracy(result.model) > 0.9
     with pytest.raises(UsageError, match="labels and loss exclude"):
         spa.train(network(), epochs=1, loss=loss, labels="labels", **QUICK)
+
+
+def test_a_page_of_a_training(there: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for module in ("jinja2", "vl_convert"):
+        pytest.importorskip(module, reason="needs the extra report")
+    code, out, _ = run("train init.onnx --data labelled.npz --epochs 2 --report page.html", capfd)
+    assert code == 0
+    assert "wrote page.html" in out
+    page = (there / "page.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert "spa train init.onnx" in page
