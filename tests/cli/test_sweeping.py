@@ -83,7 +83,8 @@ def test_a_limit_of_a_metric(folder: Path, run: Callable[..., Ran]) -> None:
     assert "fall of size" in ran.out
 
 
-def test_a_limit_and_a_sweep_of_times(folder: Path, run: Callable[..., Ran]) -> None:
+@pytest.mark.usefixtures("folder")
+def test_a_limit_and_a_sweep_of_times(run: Callable[..., Ran]) -> None:
     """With samples, with none and by weights alone; where a loss is limited, no time was asked for."""
     assert run("profile", "model.onnx", "--threads", "1", "--seconds", "0.5", "-o", "device.json").code == 0
     of = ["--of", "latency", "--profile", "device.json", "--align", "1"]

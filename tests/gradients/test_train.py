@@ -284,4 +284,4 @@ def test_a_page_of_a_training(there: Path, capfd: pytest.CaptureFixture[str]) ->
     assert "wrote page.html" in out
     page = (there / "page.html").read_text()
     assert page.startswith("<!doctype html>")
-    assert "spa train init.onnx" in page
+    assert "Loss by epoch" in page
