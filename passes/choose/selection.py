@@ -157,11 +157,19 @@ def _why(problem: Problem, frozen: Sequence[Frozen]) -> tuple[str, str]:
             held.append(f"{text} ({_percent(further - reach)})")
             reach = further
     if 1 - reach >= _SHOWN:
-        stays = "" if measure == CHANNELS else what_stays(problem.groups, frozen)
-        tensors = "tensors that stay and " if stays else ""
-        held.append(f"{tensors}the last unit of each group ({_percent(1 - reach)}{f': {stays}' if stays else ''})")
+        held.append(_last(problem, 1 - reach, frozen))
     most = _percent(floor(1000 * best + ROUNDING) / 1000)  # rounded down, so that asking for it succeeds
     return f"at most {most} can go", ", ".join(held)
+
+
+def _last(problem: Problem, share: float, frozen: Sequence[Frozen]) -> str:
+    """What holds a share that no bound does."""
+    measure = problem.options.of
+    if measure == LATENCY:
+        return f"calls, what no width shortens, and the last unit of each group ({_percent(share)})"
+    stays = "" if measure == CHANNELS else what_stays(problem.groups, frozen)
+    tensors = "tensors that stay and " if stays else ""
+    return f"{tensors}the last unit of each group ({_percent(share)}{f': {stays}' if stays else ''})"
 
 
 def _relaxations(problem: Problem) -> Iterator[tuple[str, Terms]]:

@@ -49,9 +49,11 @@ class Latency:
         """The measured times beside each other; or what is foretold, and that it is no more than that."""
         asked = "" if self.wanted is None else f"; asked {self.wanted:.3g} ms{self._missed}"
         if self.dense is None or self.pruned is None or self.interval is None:
+            share = self._trial
+            tried = "" if share is None else f"a trial of these widths took {share:.3f} of the time; the result was "
             return (
                 f"latency: {self.foretold:.3g} of {self.base:.3g} ms foretold ({self.foretold / self.base:.3f} of the "
-                f"time){asked}; {self.device}; {self._trial}not measured, since {self.unmeasured}"
+                f"time){asked}; {self.device}; {tried}not measured, since {self.unmeasured}"
             )
         low, high = self.interval
         tried = "" if self.wanted is None else f"; {len(self.rounds)} round{'s' * (len(self.rounds) != 1)}"
@@ -61,17 +63,17 @@ class Latency:
         )
 
     @property
-    def _trial(self) -> str:
-        """What a model of the same widths took while the plan was chosen."""
+    def _trial(self) -> float | None:
+        """The share of the time that a model of the same widths took while the plan was chosen."""
         measured = (r.measured for r in self.rounds if isclose(r.foretold * self.base, self.foretold, rel_tol=1e-6))
-        share = next((share for share in measured if share is not None), None)
-        return "" if share is None else f"a trial of these widths took {share:.3f} of the time; the result was "
+        return next((share for share in measured if share is not None), None)
 
     @property
     def _missed(self) -> str:
         """By how much a time is missed, if it is, and why."""
-        time = self.foretold if self.pruned is None else self.pruned
         assert self.wanted is not None
+        time = self.foretold if self._trial is None else self._trial * self.base
+        time = time if self.pruned is None else self.pruned
         if abs(time / self.wanted - 1) <= MET:
             return ""
         why = f" ({self.coarse})" if self.coarse and time < self.wanted else ""

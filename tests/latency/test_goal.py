@@ -202,10 +202,11 @@ def test_quantised_models_are_cut_for_time(tmp_path):
     profile = spa.profile(tmp_path / "int8.onnx", threads=1, seconds=1)
     assert profile.model["precision"] == "int8"
     assert "QLinearConv" in {unit.operator for unit in profile.variants[0].units}
-    result = spa.prune(tmp_path / "int8.onnx", of="latency", ratio=0.3, profile=profile, weights=True)
-    assert result.report.verified
-    assert result.report.latency is not None
-    assert result.report.latency.pruned is not None
+    for asked in ({"of": "latency", "ratio": 0.3}, {"target": 0.7 * profile.milliseconds}):
+        result = spa.prune(tmp_path / "int8.onnx", profile=profile, weights=True, **asked)
+        assert result.report.verified
+        assert result.report.latency is not None
+        assert result.report.latency.pruned is not None
 
 
 def bound_to(profile, **changes):
