@@ -75,6 +75,7 @@ class GraphModule(nn.Module):
         self._steps: dict[ir.Graph, list[_Step]] = {}
         self._stored: dict[ir.Value, str] = {}  # the name of each parameter and buffer
         self._constants: dict[ir.Value, Any] = {}
+        self._device = torch.device("cpu")
         self._prepare(graph, set(graph.outputs))
         self._store()
         self._fold(graph)
@@ -159,10 +160,21 @@ class GraphModule(nn.Module):
             _Step(s.node, s.function, s.version, tuple(v for v in s.done if v not in self._constants)) for s in steps
         ]
 
+    def _beside(self, operand: Any) -> Any:
+        """Floating-point numbers on the device of the weights; integers, which say how nodes work, stay on the CPU."""
+        if isinstance(operand, list):
+            return [self._beside(part) for part in operand]
+        floats = isinstance(operand, Tensor) and operand.is_floating_point()
+        return operand.to(self._device) if floats else operand
+
+    def stored_floats(self) -> Iterator[tuple[ir.Value, Tensor]]:
+        """Each parameter and buffer, with the value of the graph that it is."""
+        for value, name in self._stored.items():
+            yield value, self._tensor_named(name)
+
     def stored_parameters(self) -> Iterator[tuple[ir.Value, Tensor]]:
         """Each parameter, with the value of the graph that it is."""
-        for value, name in self._stored.items():
-            tensor = self._tensor_named(name)
+        for value, tensor in self.stored_floats():
             if isinstance(tensor, nn.Parameter):
                 yield value, tensor
 
@@ -195,7 +207,8 @@ class GraphModule(nn.Module):
             raise DataError(f"no value for input {missing[0]!r}; the model takes {', '.join(self.input_names)}")
         if extra := [name for name in feeds if name not in self.input_names]:
             raise DataError(f"the model has no input {extra[0]!r}; it takes {', '.join(self.input_names)}")
-        known: dict[ir.Value, Any] = {v: _tensor(feeds[str(v.name)]) for v in self._inputs}
+        self._device = next((tensor.device for _, tensor in self.stored_floats()), torch.device("cpu"))
+        known: dict[ir.Value, Any] = {v: self._beside(_tensor(feeds[str(v.name)])) for v in self._inputs}
         known |= instead or {}
         return dict(zip(self.output_names, self._run(self._model.graph, known), strict=True))
 
@@ -228,6 +241,8 @@ class GraphModule(nn.Module):
             return self._run(graph, known)
 
         call = Call(step.node, step.version, self.training, self._generator, body)
+        if self._device.type != "cpu":
+            operands = [self._beside(operand) for operand in operands]
         try:
             made = step.function(call, *operands)
         except (RuntimeError, IndexError, TypeError, ValueError) as error:

@@ -16,6 +16,7 @@ torch = pytest.importorskip("torch", reason="the extra torch is not installed")
 from spa.errors import ModelError  # noqa: E402
 from spa.gradients.call import implementation, is_still  # noqa: E402
 from spa.gradients.module import GraphModule, torch_module  # noqa: E402
+from tests.gradients import elsewhere  # noqa: E402
 
 RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 STEP = 1e-6
@@ -77,6 +78,35 @@ def test_computes_what_onnxruntime_computes(row: Row) -> None:
         else:
             apart = found.astype(np.float64) != wanted.astype(np.float64)
             assert apart.sum() <= 0.02 * apart.size  # rounding at a step
+
+
+@pytest.mark.parametrize("row", labelled(RUNNABLE))
+def test_computes_the_same_on_another_device(row: Row) -> None:
+    """Weights and floats lie there, integers on the CPU."""
+    case = Case(row)
+    module, feeds = module_of(case), feeds_of(case)
+    expected = module.outputs(feeds)
+    module.to(elsewhere.device())
+    with torch.no_grad():
+        made_there = module.outputs(feeds)
+    for name, made in made_there.items():
+        for wanted, tensor in zip(*(x if isinstance(x, list) else [x] for x in (expected[name], made)), strict=True):
+            torch.testing.assert_close(tensor.cpu(), wanted.detach(), equal_nan=True)
+
+
+@pytest.mark.parametrize("row", labelled([row for row in RUNNABLE if row.name not in ("LSTM", "GRU", "RNN")]))
+def test_gradients_stay_on_another_device(row: Row) -> None:
+    """Those of recurrent cells are kernels of GPUs."""
+    case = Case(row)
+    module = module_of(case).to(elsewhere.device())
+    feeds = {name: torch.from_numpy(np.array(array)) for name, array in feeds_of(case).items()}
+    feeds = {k: x.to(elsewhere.device()).requires_grad_() if x.is_floating_point() else x for k, x in feeds.items()}
+    made = [x for x in module.outputs(feeds).values() if isinstance(x, torch.Tensor) and x.requires_grad and x.numel()]
+    if not made:
+        pytest.skip("no float moves the result")
+    torch.stack([x.float().nansum() for x in made]).sum().backward()
+    moved = [x for x in (*module.parameters(), *feeds.values()) if x.requires_grad and x.grad is not None]
+    assert all(x.grad.device == x.device for x in moved)
 
 
 def differentiable(row: Row) -> bool:

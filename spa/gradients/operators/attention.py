@@ -122,7 +122,7 @@ def _masked(
             steps = torch.arange(k.shape[2], device=q.device)[None]
             mask = (steps < mask.to(q.device)[:, None]).to(torch.int64)
         shape = {2: (mask.shape[0], 1, 1, -1), 3: (mask.shape[0], 1, *mask.shape[1:])}.get(mask.ndim, mask.shape)
-        hidden = (1.0 - mask.reshape(shape).to(q.dtype)) * call.number("mask_filter_value", -10000.0)
+        hidden = (1.0 - mask.reshape(shape).to(q)) * call.number("mask_filter_value", -10000.0)
         total = hidden if total is None else total + hidden
     scale = call.number("scale", 0.0) or None
     return attend(q, k, v, scale=scale, mask=total, before=k.shape[2] - q.shape[2] if causal else None)[0]
@@ -220,7 +220,7 @@ def rotary_embedding(call: Call, x: Tensor, places: Tensor, cosines: Tensor, sin
     count = call.integer("num_heads", 0) or x.shape[-1] // (2 * cosines.shape[-1])
     parts = heads_of(x, count) if flat else x
     if places.numel() == 1:
-        places = places.reshape(1, 1) + torch.arange(parts.shape[2], device=x.device)[None]
+        places = places.reshape(1, 1) + torch.arange(parts.shape[2], device=places.device)[None]
     made = rotated(parts, cosines[places][:, None], sines[places][:, None], bool(call.integer("interleaved", 0)))
     return joined(made) if flat else made
 

@@ -138,7 +138,7 @@ def region_align(call: Call, x: Tensor, regions: Tensor, numbers: Tensor) -> Ten
 
 def _bins(start: Tensor, length: Tensor, bins: int, ratio: int) -> Tensor:
     """(bins, samples): coordinates of the samples."""
-    count = ratio or max(1, ceil(float(length) / bins))
+    count = ratio or max(1, ceil(float(length.detach()) / bins))
     steps = (torch.arange(count, device=start.device) + 0.5) / count
     return start + (torch.arange(bins, device=start.device)[:, None] + steps[None]) * length / bins
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spa.gradients.call import MICROSOFT, Call, implements
+from spa.gradients.call import MICROSOFT, Call, implements, together
 from spa.gradients.integers import remember
 
 LIMITS = {torch.int8: (-128, 127), torch.uint8: (0, 255), torch.int16: (-32768, 32767), torch.uint16: (0, 65535)}
@@ -34,7 +34,7 @@ def quantize(call: Call, x: Tensor, scale: Tensor, zero: Tensor | None = None) -
     dtype = torch.uint8 if zero is None else zero.dtype
     dtype = call.dtype("output_dtype") or dtype
     low, high = LIMITS[dtype]
-    point = 0 if zero is None else _along(call, zero, x).to(x.dtype)
+    point = 0 if zero is None else _along(call, zero, x).to(x)
     exact = x / _along(call, scale, x)
     rounded = exact + (torch.round(exact) - exact).detach()
     return remember(torch.clamp(rounded + point, low, high), dtype)
@@ -43,8 +43,8 @@ def quantize(call: Call, x: Tensor, scale: Tensor, zero: Tensor | None = None) -
 @implements("DequantizeLinear")
 @implements("DequantizeLinear", domain=MICROSOFT)
 def dequantize(call: Call, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
-    point = 0 if zero is None else _along(call, zero, x).to(scale.dtype)
-    return (x.to(scale.dtype) - point) * _along(call, scale, x)
+    point = 0 if zero is None else _along(call, zero, x).to(scale)
+    return (x.to(scale) - point) * _along(call, scale, x)
 
 
 @implements("DynamicQuantizeLinear")
@@ -61,11 +61,11 @@ def dynamic_quantize(_: Call, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 @implements("MatMulInteger")
 def matmul_integer(_: Call, a: Tensor, b: Tensor, a_zero: Tensor | None = None, b_zero: Tensor | None = None) -> Tensor:
     """In floats, which hold the sums exactly as far as their mantissa goes, so that a gradient passes."""
-    left, right = (x if x.is_floating_point() else x.to(torch.float32) for x in (a, b))
+    left, right = together(*(x if x.is_floating_point() else x.to(torch.float32) for x in (a, b)))
     if a_zero is not None:
-        left = left - (a_zero.reshape(-1, 1) if a_zero.numel() > 1 else a_zero).to(left.dtype)
+        left = left - (a_zero.reshape(-1, 1) if a_zero.numel() > 1 else a_zero).to(left)
     if b_zero is not None:
-        right = right - b_zero.to(right.dtype)
+        right = right - b_zero.to(right)
     return remember(left @ right, torch.int32)
 
 
@@ -81,11 +81,11 @@ def matmul_few_bits(
         call.integer("block_size"),
     )
     blocks = -(-width // block)
-    levels = _unpacked(packed.reshape(outputs * blocks, -1), bits)[:, :block].to(x.dtype)
+    levels = _unpacked(packed.to(x.device).reshape(outputs * blocks, -1), bits)[:, :block].to(x.dtype)
     if zeros is None:
         points = torch.full((outputs * blocks, 1), 2 ** (bits - 1), dtype=x.dtype, device=x.device)
     elif zeros.dtype == torch.uint8:
-        points = _unpacked(zeros.reshape(outputs, -1), bits)[:, :blocks].reshape(-1, 1).to(x.dtype)
+        points = _unpacked(zeros.reshape(outputs, -1), bits)[:, :blocks].reshape(-1, 1).to(x)
     else:
         points = zeros.reshape(-1, 1)
     weight = ((levels - points) * scales.reshape(-1, 1)).reshape(outputs, -1)[:, :width]
