@@ -123,7 +123,7 @@ class Gradual:
         if self.spend is None or self.samples is None:
             return
         self.model, said = learning.tune(
-            self.model, self.dense, self.options, self.samples, self.spend[number - 1], self.clock
+            self.model, self.dense, self.options, self.samples, self.spend[number - 1], self.clock, number
         )
         self.trained.append(f"step {number}: {said}" if self.steps > 1 else said)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from spa.analysis.plan import Plan
 from spa.clock import Clock
 from spa.errors import DataError, NothingToPrune
 from spa.given import given_samples
-from spa.gradients.options import ORACLE, WITHOUT_SAMPLES, Spend
+from spa.gradients.options import ORACLE, WITHOUT_SAMPLES, LearningOptions, Spend
 from spa.gradients.samples import Split
 from spa.options import PruneOptions
 from spa.passes.choose.importance import Criterion
@@ -91,9 +92,12 @@ def _own_samples(dense: ir.Model, options: PruneOptions, clock: Clock) -> Calibr
 
 
 def tune(
-    model: ir.Model, dense: ir.Model, options: PruneOptions, samples: Split, spend: Spend, clock: Clock
+    model: ir.Model, dense: ir.Model, options: PruneOptions, samples: Split, spend: Spend, clock: Clock, step: int
 ) -> tuple[ir.Model, str]:
     """A cut model trained for some time, and how it went, in words.
+
+    Args:
+        step: of a prune in several, each of which has a state of its own to go on from.
 
     Raises:
         MissingExtra: torch is not installed.
@@ -109,7 +113,8 @@ def tune(
     with clock.step("finetune"):
         result = gradients.finetune(
             model, teacher=dense if taught else None, data=replace(samples, beside=dict(samples.beside)),
-            labels=labels, loss=asked.loss, seed=asked.seed, progress=clock.share, **time,
+            labels=labels, loss=asked.loss, seed=asked.seed, progress=clock.share,
+            resume=_state(asked, step), **time,
         )  # fmt: skip
     by = "the dense model's outputs" if taught else f"the labels {labels!r}" if labels else "the loss given"
     learned = result.report
@@ -117,6 +122,14 @@ def tune(
         f"trained by {by} for {learned.epochs} epoch{'s' * (learned.epochs != 1)}: loss on samples held out "
         f"{learned.before:.4g} -> {learned.after:.4g}"
     )
+
+
+def _state(asked: LearningOptions, step: int) -> Path | None:
+    """The file of a step's state."""
+    if asked.resume is None:
+        return None
+    path = Path(asked.resume)
+    return path if asked.steps == 1 else path.with_name(f"{path.stem}.{step}{path.suffix}")
 
 
 def distance(

@@ -57,14 +57,22 @@ def distillation(teacher: ir.Model, samples: Split) -> Loss:
         scales[name] = float(np.var(whole, axis=0).mean()) or float(np.mean(whole**2)) or 1.0
         kinds[name] = _kind(whole)
 
-    def loss(outputs: Mapping[str, Any], batch: Mapping[str, np.ndarray]) -> Tensor:
+    return _FromTeacher(kinds, scales)
+
+
+@dataclass(frozen=True, slots=True)
+class _FromTeacher:
+    """The mean distance of outputs from a teacher's, which lie beside the samples; kinds and scales by their names."""
+
+    kinds: Mapping[str, str]
+    scales: Mapping[str, float]
+
+    def __call__(self, outputs: Mapping[str, Any], batch: Mapping[str, np.ndarray]) -> Tensor:
         parts = [
-            _distance(outputs[name], torch.from_numpy(batch[TEACHER + name]), kinds[name], scales[name])
-            for name in scales
+            _distance(outputs[name], torch.from_numpy(batch[TEACHER + name]), self.kinds[name], scale)
+            for name, scale in self.scales.items()
         ]
         return torch.stack(parts).mean()
-
-    return loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,19 +120,20 @@ def _distance(found: Tensor, wanted: Tensor, kind: str, scale: float) -> Tensor:
     return lost
 
 
-def labelled(name: str) -> Loss:
-    """Cross-entropy between the first output, (samples, classes ...), and labels."""
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """Cross-entropy between the first output, (samples, classes ...), and the labels of that name."""
 
-    def loss(outputs: Mapping[str, Any], batch: Mapping[str, np.ndarray]) -> Tensor:
+    name: str
+
+    def __call__(self, outputs: Mapping[str, Any], batch: Mapping[str, np.ndarray]) -> Tensor:
         scores = next(iter(outputs.values())).float()
-        labels = torch.from_numpy(np.asarray(batch[name])).to(scores.device)
+        labels = torch.from_numpy(np.asarray(batch[self.name])).to(scores.device)
         if scores.ndim < 2 or (not labels.is_floating_point() and int(labels.max()) >= scores.shape[1]):
             raise DataError(
-                f"labels {name!r} up to {labels.max()} do not fit the first output, of shape {tuple(scores.shape)}"
+                f"labels {self.name!r} up to {labels.max()} do not fit the first output, of shape {tuple(scores.shape)}"
             )
         return functional.cross_entropy(scores, labels if labels.is_floating_point() else labels.long())
-
-    return loss
 
 
 def own(given: Any) -> Loss:
@@ -142,10 +151,18 @@ def own(given: Any) -> Loss:
     if not callable(function):
         raise UsageError(f"loss {given!r}: expected module:function")
 
-    def loss(outputs: Mapping[str, Any], batch: Mapping[str, np.ndarray]) -> Tensor:
-        value = function(outputs, batch)
-        if not isinstance(value, Tensor) or value.numel() != 1:
-            raise UsageError(f"loss {given!r}: expected a tensor of one number, found {type(value).__name__}")
-        return value.reshape(())
+    return _Own(given, function)
 
-    return loss
+
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """A user's function, and how it was given."""
+
+    given: Any
+    function: Callable[..., Any]
+
+    def __call__(self, outputs: Mapping[str, Any], batch: Mapping[str, np.ndarray]) -> Tensor:
+        value = self.function(outputs, batch)
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            raise UsageError(f"loss {self.given!r}: expected a tensor of one number, found {type(value).__name__}")
+        return value.reshape(())

@@ -52,6 +52,11 @@ def torch_module(source: Source, *, seed: int = 0) -> GraphModule:
     return GraphModule(onnx_file.load(source), seed=seed).eval()
 
 
+def best_device() -> torch.device:
+    """A GPU where torch finds one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 class GraphModule(nn.Module):
     """An ONNX graph that torch runs.
 

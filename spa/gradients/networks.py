@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from spa.analysis.group import Group
 from spa.errors import DataError, UsageError
-from spa.gradients.losses import Loss, labelled, own
-from spa.gradients.module import GraphModule
+from spa.gradients.losses import Labelled, Loss, own
+from spa.gradients.module import GraphModule, best_device
 from spa.gradients.samples import Split
 
 
@@ -66,7 +66,7 @@ class GraphNetwork:
         self.parameters: Sequence[Tensor] = list(self.weights.values())
         self.drawn = labels is None and loss is None
         self._loss: Loss = (
-            labelled(labels) if labels is not None else own(loss) if loss is not None else DrawnTargets(seed)
+            Labelled(labels) if labels is not None else own(loss) if loss is not None else DrawnTargets(seed)
         )
 
     def batches(self) -> Iterator[Mapping[str, np.ndarray]]:
@@ -208,7 +208,7 @@ class DrawnTargets:
 
 
 def module_of(groups: Sequence[Group]) -> GraphModule:
-    """The graph that groups were found in, in torch.
+    """The graph that groups were found in, in torch, on a GPU where there is one.
 
     Raises:
         UsageError: no group holds a stored tensor.
@@ -217,4 +217,4 @@ def module_of(groups: Sequence[Group]) -> GraphModule:
     graph = next((piece.value.graph for group in groups for piece in group.slices), None)
     if not isinstance(graph, ir.Graph):
         raise UsageError("no group holds a stored tensor, so there is nothing to score")
-    return GraphModule(ir.Model(graph, ir_version=10)).eval()
+    return GraphModule(ir.Model(graph, ir_version=10)).eval().to(best_device())

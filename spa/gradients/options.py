@@ -31,6 +31,10 @@ SPARSITY = ("gates", "lasso", "scales")
 SCORING_SAMPLES = 1024
 """Of the samples of a training, so many score what goes before it."""
 
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+
 SUBSETS = ("biases", "norms", "scales")
 """Vectors that are added; that a normalisation scales and shifts by; that something is multiplied with."""
 
@@ -137,6 +141,14 @@ class LearningOptions(Options):
             check=spend_in("smhe"),
         ),
     )
+    resume: str | os.PathLike[str] | None = field(
+        default=None,
+        metadata=about(
+            "a file that keeps the state of finetune after every epoch; where it exists, go on from it",
+            metavar="FILE",
+            more="with steps, a file for each",
+        ),
+    )
     steps: int = field(
         default=1,
         metadata=about(
@@ -165,6 +177,8 @@ class LearningOptions(Options):
         Options.__post_init__(self)
         if self.labels is not None and self.loss is not None:
             raise UsageError("labels and loss exclude each other: a loss of your own gets the whole batch")
+        if self.resume is not None and self.finetune is None:
+            raise UsageError("resume has no effect without training: give finetune")
         if self.regrow and (self.steps == 1 or self.finetune is None):
             raise UsageError("regrow has no effect without steps and training between them: give steps and finetune")
 
@@ -211,6 +225,23 @@ class FinetuneOptions(Options):
     batch_size: int = field(
         default=32, metadata=about("samples of a step", metavar="N", parse=number, check=at_least(1, what="1 or more"))
     )
+    device: str = field(
+        default="auto",
+        metadata=about("where to learn; auto: on a GPU where there is one", metavar="KIND", choices=DEVICES),
+    )
+    devices: int = field(
+        default=1,
+        metadata=about(
+            "learn on so many, a process each, with a batch each",
+            metavar="N",
+            parse=number,
+            check=at_least(1, what="1 or more"),
+        ),
+    )
+    precision: str = field(
+        default="float32",
+        metadata=about("of what is computed; weights stay float32", metavar="TYPE", choices=PRECISIONS),
+    )
     seed: int = field(default=0, metadata=about("of the order of samples", metavar="N"))
     resume: str | os.PathLike[str] | None = field(
         default=None,
@@ -226,6 +257,11 @@ class FinetuneOptions(Options):
         for name in self.train:
             if name not in SUBSETS:
                 raise UsageError(f"train {name!r}: expected one of {', '.join(SUBSETS)}")
+
+    @property
+    def budget(self) -> int:
+        """Epochs, where no time is given."""
+        return self.epochs or 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ import torch
 
 from spa.analysis.group import Group
 from spa.gradients.criteria import BATCH
-from spa.gradients.module import GraphModule
+from spa.gradients.module import GraphModule, best_device
 from spa.gradients.networks import GraphNetwork
 from spa.gradients.samples import split_samples
 from spa.gradients.sums import sums
@@ -31,7 +31,7 @@ def regrowth(
     Args:
         large: the model in which `groups` were found, never changed.
     """
-    module = GraphModule(large).eval()
+    module = GraphModule(large).eval().to(best_device())
     split = split_samples(data, large, labels=labels, batch_size=BATCH, everything=loss is not None)
     network = GraphNetwork(module, split, labels=labels, loss=loss, seed=0)
     pieces = []
@@ -42,7 +42,8 @@ def regrowth(
         for group, mine in zip(groups, pieces, strict=True):
             for piece in mine:
                 gone = np.flatnonzero(np.isin(piece.unit_of, removed.get(group.name, ())))
-                network.weights[piece.value].index_fill_(piece.axis, torch.from_numpy(gone), 0.0)
+                weight = network.weights[piece.value]
+                weight.index_fill_(piece.axis, torch.from_numpy(gone).to(weight.device), 0.0)
     total = {value: torch.zeros_like(tensor) for value, tensor in network.weights.items()}
     for number, batch in enumerate(network.batches()):
         if number == MOST_BATCHES:

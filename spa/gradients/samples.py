@@ -61,7 +61,8 @@ class Split:
     @property
     def steps(self) -> int:
         """Steps of an epoch."""
-        return max(1, -(-len(self._numbers(held_out=False)) // self.batch_size))
+        size = 1 if isinstance(self.calibration, Recorded) else self.calibration.batch_size or self.batch_size
+        return max(1, -(-len(self._numbers(held_out=False)) // size))
 
     def epoch(self, number: int, seed: int) -> Iterator[dict[str, np.ndarray]]:
         """The batches of an epoch, in an order of its own."""

@@ -49,16 +49,19 @@ class Sparsity:
         values = {str(value.name): value for value, _ in module.stored_parameters()}
         self.values, self.parameters = values, held
         self.scales = [tensor for value, tensor in module.stored_parameters() if is_scale(value)]
+        device = next((tensor.device for tensor in held.values()), torch.device("cpu"))
         self.pieces = [
             [
-                (str(piece.value.name), piece.axis, torch.from_numpy(piece.unit_of), piece.consumer)
+                (str(piece.value.name), piece.axis, torch.from_numpy(piece.unit_of).to(device), piece.consumer)
                 for piece in group.slices
                 if str(piece.value.name) in held
             ]
             for group in groups
         ]
         self.units = [group.size for group in groups]
-        self.gates = [torch.full((size,), OPEN, requires_grad=True) for size in self.units] if name == "gates" else []
+        self.gates = [
+            torch.full((size,), OPEN, device=device, requires_grad=True) for size in self.units if name == "gates"
+        ]
         self.generator = torch.Generator().manual_seed(seed)
 
     def trained(self) -> list[dict[str, Any]]:
@@ -73,7 +76,7 @@ class Sparsity:
             readers = [piece for piece in pieces if piece[3]] or pieces
             for name, axis, unit_of, _ in readers:
                 weight = found.get(name, self.parameters[name])
-                along = torch.where(unit_of >= 0, gate[unit_of.clamp(min=0)], torch.ones(()))
+                along = torch.where(unit_of >= 0, gate[unit_of.clamp(min=0)], 1.0)
                 found[name] = weight * along.reshape([-1 if at == axis else 1 for at in range(weight.ndim)])
         return {self.values[name]: tensor for name, tensor in found.items()}
 
@@ -105,13 +108,13 @@ class Sparsity:
                 alpha.copy_(kept)
 
     def _drawn(self, alpha: Tensor) -> Tensor:
-        u = torch.rand(alpha.shape, generator=self.generator).clamp(1e-6, 1 - 1e-6)
+        u = torch.rand(alpha.shape, generator=self.generator).clamp(1e-6, 1 - 1e-6).to(alpha.device)
         s = torch.sigmoid((u.log() - (1 - u).log() + alpha) / TEMPERATURE)
         return (s * (HIGH - LOW) + LOW).clamp(0.0, 1.0)
 
     def _norms(self, size: int, pieces: Sequence[tuple[str, int, Tensor, bool]]) -> Tensor:
         """(units,) the norm of all weights of a unit."""
-        total = torch.zeros(size)
+        total = torch.zeros(size, device=self.parameters[pieces[0][0]].device)
         for name, axis, unit_of, _ in pieces:
             squares = self.parameters[name].float().square()
             others = [at for at in range(squares.ndim) if at != axis]

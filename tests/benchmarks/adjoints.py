@@ -98,7 +98,7 @@ def row_of(name: str) -> Row:
     except SpaError as error:
         return {"graph": name, "said": f"onnxruntime: {str(error)[:100]}"}
     seeds = {
-        output: np.random.default_rng(0).standard_normal(array.shape, np.float32)
+        output: np.asarray(np.random.default_rng(0).standard_normal(array.shape), np.float32)
         for output, array in outputs.items()
         if isinstance(array, np.ndarray) and array.dtype == np.float32
     }

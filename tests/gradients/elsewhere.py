@@ -2,6 +2,8 @@
 
     module.to(device())                  # numbers as ever; a mixture raises, as it does on a GPU
 
+Import it where tests are collected: autograd counts the devices when the first gradient is taken.
+
 torch takes it for a device of its own ("elsewhere", its key PrivateUse1), with autograd and all. As on a GPU, a number
 without axes and indices may lie on the CPU.
 """
@@ -91,14 +93,11 @@ def here(leaf: Any) -> Any:
     return torch.device("cpu") if isinstance(leaf, torch.device) and leaf.type == NAME else leaf
 
 
-_library: list[Any] = []
+backend_registration._setup_privateuseone_for_python_backend(NAME)  # before autograd counts the devices there are
+LIBRARY = torch.library.Library("_", "IMPL")
+LIBRARY.fallback(lambda function, *args, **kwargs: run(function, args, kwargs), "PrivateUse1")
 
 
 def device() -> torch.device:
-    """The device; torch knows it from the first call on."""
-    if not _library:
-        backend_registration._setup_privateuseone_for_python_backend(NAME)
-        library = torch.library.Library("_", "IMPL")
-        library.fallback(lambda function, *args, **kwargs: run(function, args, kwargs), "PrivateUse1")
-        _library.append(library)
+    """The device."""
     return torch.device(NAME, 0)

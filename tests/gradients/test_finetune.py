@@ -122,6 +122,52 @@ def test_subsets_train_vectors_alone(names: list[str], moved: set[str]) -> None:
     assert changed == moved
 
 
+def test_mixed_precision_keeps_weights_in_float32() -> None:
+    found = [
+        spa.finetune(pruned(), teacher=network(32), data=SAMPLES, epochs=20, learning_rate=5e-3, precision=precision)
+        for precision in ("float32", "bfloat16")
+    ]
+    single, mixed = (result.report for result in found)
+    assert mixed.after != single.after
+    assert mixed.after == pytest.approx(single.after, rel=0.05)
+    types = {str(value.dtype) for value in found[1].model.graph.initializers.values()}
+    assert types == {"FLOAT"}
+
+
+def test_two_processes_share_out_the_batches() -> None:
+    said = []
+    options: dict[str, Any] = {"teacher": network(32), "epochs": 20, "learning_rate": 5e-3}
+    shared = spa.finetune(
+        pruned(), data=SAMPLES, devices=2, device="cpu", batch_size=8,
+        progress=lambda step, share: said.append((step, share)), **options,
+    )  # fmt: skip
+    alone = spa.finetune(pruned(), data=SAMPLES, batch_size=16, **options)
+    assert said[0][0] == "finetune"
+    assert [share for _, share in said] == sorted(share for _, share in said)
+    assert shared.report.before == pytest.approx(alone.report.before)  # all samples held out, in both
+    assert shared.report.after == pytest.approx(alone.report.after, rel=0.1)  # as many steps of as many samples
+
+
+def test_a_mistake_in_another_process_is_told(tmp_path: Path) -> None:
+    state = tmp_path / "state.pt"
+    spa.finetune(pruned(), teacher=network(32), data=SAMPLES, epochs=1, resume=state)
+    with pytest.raises(DataError, match="no state of this model"):
+        spa.finetune(
+            network(8), teacher=network(32), data=SAMPLES, epochs=2, resume=state, devices=2, device="cpu", batch_size=8
+        )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_learns_on_a_gpu(precision: str) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("torch finds no GPU")
+    result = spa.finetune(
+        pruned(), teacher=network(32), data=SAMPLES, epochs=40, learning_rate=5e-3, device="cuda", precision=precision
+    )
+    assert result.report.after < 0.5 * result.report.before
+
+
 def test_labels_are_learned_by_cross_entropy() -> None:
     labels = (SAMPLES[:, 0] > 0).astype(np.int64)
     result = spa.finetune(
@@ -170,6 +216,10 @@ def test_models_of_a_fixed_number_of_samples() -> None:
         ({"teacher": "t", "learning_rate": 0.0}, UsageError, "a number above 0"),
         ({"labels": "labels"}, DataError, "expected an entry 'labels'"),
         ({"loss": "no_such_module:f"}, UsageError, "no_such_module"),
+        ({"teacher": "t", "device": "cpu", "devices": 4096}, UsageError, "4096 devices of kind cpu asked for"),
+        ({"teacher": "t", "device": "cpu", "devices": 2, "batch_size": 80}, UsageError, "give a smaller batch_size"),
+        ({"loss": lambda outputs, _: outputs["y"].mean(), "device": "cpu", "devices": 2}, UsageError, "importable"),
+        ({"teacher": "t", "device": "cpu", "precision": "float16"}, UsageError, "needs a GPU"),
         ({"teacher": "t", "data": SAMPLES[:4]}, DataError, "expected 6 or more"),
     ],
 )

@@ -107,6 +107,28 @@ def test_the_same_seed_gives_the_same_file(there: Path) -> None:
     assert there.exists()
 
 
+def test_a_prune_that_was_stopped_in_its_training_goes_on(there: Path) -> None:
+    options: dict[str, Any] = {"ratio": 0.4, "data": IMAGES, "criterion": "l2", "finetune": "6e", "steps": 2}
+    whole = spa.prune("net.onnx", **options)
+    said: list[tuple[str, float | None]] = []
+
+    def stop(step: str, share: float | None = None, /) -> None:
+        said.append((step, share))
+        if said.count(("finetune", None)) == 2:  # each step begins so
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        spa.prune("net.onnx", **options, resume="state.pt", progress=stop)
+    assert [path.name for path in there.glob("state*")] == ["state.1.pt"]
+    first = [share for step, share in said if step == "finetune"]
+    said.clear()
+    resumed = spa.prune("net.onnx", **options, resume="state.pt", progress=lambda *each: said.append(each))
+    again = [share for step, share in said if step == "finetune"]
+    assert len(again) <= len(first)  # nothing of the first step is trained again
+    assert resumed.report.trained == whole.report.trained
+    np.testing.assert_array_equal(outputs(resumed.model), outputs(whole.model))
+
+
 def test_shares_are_cubic() -> None:
     np.testing.assert_allclose(shares(0.8, 4), [0.8 * (1 - 27 / 64), 0.8 * (1 - 8 / 64), 0.8 * (1 - 1 / 64), 0.8])
     assert shares(0.3, 1) == [0.3]
@@ -195,6 +217,7 @@ def test_a_budget_of_time_is_trained_behind_the_cut(goal: str) -> None:
 
 
 MISTAKES = {
+    "a state of no training": ("--resume state.pt", "resume has no effect without training: give finetune"),
     "no unit": ("--data plain.npz --finetune 5", "expected 90s (seconds), 5m (minutes), 2h (hours) or 3e (epochs)"),
     "runs": ("--data plain.npz --finetune 20r", "finetune '20r': expected 90s"),
     "steps below one": ("--weights --steps 0", "steps 0: expected 1 or more"),
