@@ -25,7 +25,7 @@ from spa.analysis.plan import Plan
 from spa.clock import Clock
 from spa.decision import Made
 from spa.errors import ModelError, UsageError
-from spa.gradients.options import Spend
+from spa.gradients.spending import Spend
 from spa.options import PruneOptions
 from spa.passes.choose.budget import CHANNELS
 from spa.passes.choose.importance import score_groups

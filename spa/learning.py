@@ -16,8 +16,9 @@ from spa.analysis.plan import Plan
 from spa.clock import Clock
 from spa.errors import DataError, NothingToPrune
 from spa.given import given_samples
-from spa.gradients.options import ORACLE, WITHOUT_SAMPLES, LearningOptions, Spend
+from spa.gradients.options import ORACLE, WITHOUT_SAMPLES, LearningOptions
 from spa.gradients.samples import Split
+from spa.gradients.spending import Spend
 from spa.options import PruneOptions
 from spa.passes.choose.importance import Criterion
 from spa.passes.repair.moved import logits_of, moved

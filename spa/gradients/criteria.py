@@ -40,9 +40,10 @@ from spa.analysis.group import Group
 from spa.errors import UsageError
 from spa.fields import did_you_mean
 from spa.gradients.networks import GraphNetwork, ModuleNetwork, Network, module_of
-from spa.gradients.options import CRITERIA, FLOW, WITHOUT_SAMPLES, Spend
+from spa.gradients.options import CRITERIA, FLOW, WITHOUT_SAMPLES
 from spa.gradients.oracle import oracle
 from spa.gradients.samples import split_samples
+from spa.gradients.spending import Spend
 from spa.gradients.sums import Gathered, Pieces, pieces_of, sums
 from spa.passes.choose.importance.gather import Context, Criterion, Scores
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from spa.analysis.group import Group, Slice
 from spa.gradients.losses import Distance
 from spa.gradients.networks import Network
-from spa.gradients.options import Spend
+from spa.gradients.spending import Spend
 from spa.gradients.sums import Pieces
 from spa.passes.choose.importance.gather import Scores
 

@@ -15,7 +15,8 @@ import spa  # noqa: E402
 from spa import cli, gradients  # noqa: E402
 from spa.errors import UsageError  # noqa: E402
 from spa.frontends import torch as door  # noqa: E402
-from spa.gradients.options import CRITERIA, Spend  # noqa: E402
+from spa.gradients.options import CRITERIA  # noqa: E402
+from spa.gradients.spending import Spend  # noqa: E402
 from spa.gradients.sums import pieces_of  # noqa: E402
 from spa.passes.choose.importance import score_groups  # noqa: E402
 from spa.steps import analyse, load_normal  # noqa: E402
