@@ -15,11 +15,9 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -32,12 +30,12 @@ from spa import runtime  # noqa: E402
 from spa.errors import SpaError  # noqa: E402
 from spa.frontends.files import onnx_file  # noqa: E402
 from tests.benchmarks import zoo  # noqa: E402
-from tests.benchmarks.gradients import commit, reference  # noqa: E402
+from tests.benchmarks.gradients import reference  # noqa: E402
+from tests.benchmarks.rows import Row, Rows, answer, commit  # noqa: E402
 
 CLOSE = 1e-5
 PREFIX = "adjoint/"
 SECONDS = 240
-Row = dict[str, Any]
 Feeds = Mapping[str, np.ndarray]
 
 
@@ -58,30 +56,15 @@ def main() -> None:
         for name in sorted(entries)
         if any(fnmatch.fnmatch(name, p) for p in arguments.patterns) and entries[name]["params"] <= arguments.largest
     ]
-    lines = arguments.rows.read_text().splitlines() if arguments.rows.exists() else []
-    rows: dict[str, Row] = {row["graph"]: row for row in map(json.loads, lines)}
-    for name in names:
-        if name not in rows:
-            rows[name] = in_process(name) | {"commit": commit()}
-            print(" | ".join(cells(rows[name])), flush=True)
-            arguments.rows.write_text("".join(json.dumps(row) + "\n" for row in rows.values()))
-    print(summary([rows[name] for name in names]))
+    known = Rows(arguments.rows, "graph")
+    for question in known.left({"graph": name} for name in names):
+        row, why = answer(__file__, ["--one", question["graph"]], timeout=SECONDS)  # onnxruntime may fail hard
+        known.add((row or question | {"said": why}) | {"commit": commit()})
+        print(" | ".join(cells(known.all[-1])), flush=True)
+    rows = [row for name in names if (row := known.get({"graph": name})) is not None]
+    print(summary(rows))
     if arguments.table:
-        arguments.table.write_text(table([rows[name] for name in names], arguments))
-
-
-def in_process(name: str) -> Row:
-    """A row from a process of its own: what onnx-ad writes may be large, or make onnxruntime fail hard."""
-    try:
-        done = subprocess.run(
-            [sys.executable, __file__, "--one", name], capture_output=True, text=True, timeout=SECONDS
-        )
-    except subprocess.TimeoutExpired:
-        return {"graph": name, "said": f"no result in {SECONDS} s"}
-    if done.returncode:
-        return {"graph": name, "said": (done.stderr.strip().splitlines() or ["no output"])[-1][:160]}
-    row: Row = json.loads(done.stdout.splitlines()[-1])
-    return row
+        arguments.table.write_text(table(rows, arguments))
 
 
 def row_of(name: str) -> Row:

@@ -19,6 +19,7 @@ GRAPH = "jax_raw_einsum.jax2onnx_static_op18.onnx"
 # script -> arguments of its smallest case, which writes into {folder}; what it needs: folders of shared, and modules;
 # what it prints
 SMALLEST: dict[str, tuple[list[str], str, str]] = {
+    "adjoints.py": ([GRAPH, "--rows", "{folder}/rows.jsonl"], "graphs torch onnx_ad", "1 of 1 graphs"),
     "families.py": (["shufflenet"], "", "| shufflenet | "),
     "defaults.py": (["--tasks", "nsnet2", "--first"], "eval", "Normalisation and scope"),
     "frameworks.py": (["torch/LSTM/dynamo", "--rows", "{folder}/rows.jsonl"], "torch onnxscript", ""),
@@ -38,7 +39,13 @@ SMALLEST: dict[str, tuple[list[str], str, str]] = {
     "verdicts.py": ([GRAPH, "--table", "{folder}/verdicts.md"], "graphs", "1 of 1 graphs: 1 verified"),
     "zoo.py": ([GRAPH], "graphs", GRAPH),
 }  # fmt: skip
-ROWS = {"frameworks.py": "LSTM", "gradients.py": GRAPH, "plans.py": GRAPH, "repair.py": "fmnist_resnet"}
+ROWS = {
+    "adjoints.py": GRAPH,
+    "frameworks.py": "LSTM",
+    "gradients.py": GRAPH,
+    "plans.py": GRAPH,
+    "repair.py": "fmnist_resnet",
+}
 """What the rows of a script hold that it writes."""
 
 
