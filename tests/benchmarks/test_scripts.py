@@ -39,13 +39,8 @@ SMALLEST: dict[str, tuple[list[str], str, str]] = {
     "verdicts.py": ([GRAPH, "--table", "{folder}/verdicts.md"], "graphs", "1 of 1 graphs: 1 verified"),
     "zoo.py": ([GRAPH], "graphs", GRAPH),
 }  # fmt: skip
-ROWS = {
-    "adjoints.py": GRAPH,
-    "frameworks.py": "LSTM",
-    "gradients.py": GRAPH,
-    "plans.py": GRAPH,
-    "repair.py": "fmnist_resnet",
-}
+GRAPHS = ("adjoints.py", "gradients.py", "plans.py")
+ROWS = {"frameworks.py": "LSTM", "repair.py": "fmnist_resnet"} | dict.fromkeys(GRAPHS, GRAPH)
 """What the rows of a script hold that it writes."""
 
 
