@@ -184,7 +184,8 @@ def _ratio(above: Any, below: Any) -> Any:
 
 
 def _numbers(array: np.ndarray) -> np.ndarray:
-    return _wide(array).astype(np.float64)
+    """As float64; a scalar as an array of one."""
+    return np.atleast_1d(_wide(array).astype(np.float64))
 
 
 def _distance(left: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -172,6 +172,25 @@ def test_a_slice_may_take_a_step_where_rounding_lets_most_slices_take_one(share:
     assert gap.within == agrees
 
 
+def test_an_output_may_be_a_scalar() -> None:
+    text = "(float[N,4] x) => (float y) { a = Mul(x, w)  y = ReduceSum<keepdims=0>(a) }"
+    right = model(text, {"w": np.ones(4, np.float32)})
+    assert compare(right, model(text, {"w": np.ones(4, np.float32)}), shapes=SHAPES).agrees
+    assert not compare(right, model(text, {"w": np.full(4, 1.1, np.float32)}), shapes=SHAPES).agrees
+
+
+def test_maps_of_plain_numbers_are_compared_and_what_both_lack_is_alike() -> None:
+    """ZipMap gives probabilities as Python's own numbers; an optional that holds nothing gives None."""
+    dense = {"y": [{"cat": 0.25, "dog": 0.75}], "z": None}
+    for shift, within in ((0.0, True), (0.1, False)):
+        other = {"y": [{"cat": 0.25, "dog": 0.75 + shift}], "z": None}
+        gap = largest_gap([dense], [other], [[dense]], limits={"y": 1e-3, "z": 1e-3})
+        assert gap.within == within
+    assert gap.place == "output \"y[0]['dog']\""
+    with pytest.raises(VerificationError, match="'z' is there in one model only"):
+        largest_gap([dense], [{**dense, "z": np.ones(1)}], [[dense]], limits={"y": 1e-3, "z": 1e-3})
+
+
 @pytest.mark.parametrize(
     ("dtype", "expected"), [(np.float16, 2e-2), (np.float32, 1e-3), (np.float64, 1e-6), (np.int8, 1e-3)]
 )
