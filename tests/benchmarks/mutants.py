@@ -3,7 +3,7 @@
     python tests/benchmarks/mutants.py cover tests/analysis tests/cut    # which test runs which line; again for others
     python tests/benchmarks/mutants.py run --count 20                    # the next twenty mutants; again for more
     python tests/benchmarks/mutants.py run --part 1/2                    # every other one, beside a run of part 2/2
-    python tests/benchmarks/mutants.py run --again                       # the survivors, against whole files of tests
+    python tests/benchmarks/mutants.py run --again --slow 60 --whole     # the survivors, against more tests
     python tests/benchmarks/mutants.py table                             # writes mutants.md; reasons in it stay
 
 cosmic-ray makes the mutants. Places are drawn with a seed, as many in each of the rooms below, one mutation at each. A
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import itertools
 import json
 import os
 import random
@@ -53,8 +54,8 @@ EACH = 50
 ALIKE = ("Eq_Is", "Is_Eq", "NotEq_IsNot", "IsNot_NotEq")
 BROKEN = 99
 GUARDS = ("strict", "slots", "frozen", "eq")
-SLOW = 20.0
-"""Seconds of tests after which no more are added to a mutant's first run."""
+SLOW = 8.0
+"""Seconds of tests after which no more are added to a mutant's first run, unless told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +174,8 @@ def cover(tests: Sequence[str]) -> None:
     print(f"{len(plugin.seconds)} tests; {sum(map(len, known['lines'].values()))} lines are covered")
 
 
-def tests_of(mutant: Mutant, known: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """The tests that run a mutant's line, fastest first, and the files of tests that run any of its file."""
+def tests_of(mutant: Mutant, known: dict[str, Any], slow: float) -> tuple[list[str], list[str]]:
+    """The tests that run a mutant's line, fastest first, `slow` seconds of them, and the files that run its file."""
     seconds = known["seconds"]
     lines = known["lines"].get(mutant.file, {})
     anywhere = {name for names in lines.values() for name in names}
@@ -183,7 +184,7 @@ def tests_of(mutant: Mutant, known: dict[str, Any]) -> tuple[list[str], list[str
     chosen, total = [], 0.0
     for name in sorted(near, key=lambda name: (seconds[name], name)):
         total += seconds[name]
-        if total > SLOW:
+        if total > slow:
             break
         chosen.append(name)
     spent = {file: sum(taken for name, taken in seconds.items() if name.startswith(f"{file}::")) for file in files}
@@ -208,7 +209,7 @@ def in_child(tree: Path, listed: Path, said: Path) -> int:
     os.chdir(tree)
     sys.path[:] = [str(tree), *(entry for entry in sys.path if Path(entry or ".").resolve() != ROOT)]
     os.environ["PYTHONPATH"] = str(tree)
-    sys.dont_write_bytecode = True
+    sys.dont_write_bytecode, sys.pycache_prefix = False, str(tree.parent / "compiled")
     descriptor = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -244,7 +245,17 @@ def fails(tree: Path, tests: Sequence[str], limit: float) -> str:
     return "timeout"
 
 
-def try_mutant(mutant: Mutant, tree: Path, known: dict[str, Any], *, whole: bool) -> dict[str, Any]:
+_TIMES = itertools.count(1_000_000_000)
+
+
+def write(path: Path, code: str) -> None:
+    """Write a module with a time that no other version of it has: what is compiled holds for its time and size."""
+    path.write_text(code)
+    stamp = next(_TIMES)
+    os.utime(path, (stamp, stamp))
+
+
+def try_mutant(mutant: Mutant, tree: Path, known: dict[str, Any], slow: float, *, whole: bool) -> dict[str, Any]:
     """A row: the mutant, its line, and the test that kills it; `whole` tries whole files of tests too."""
     row = asdict(mutant) | {"killed": "", "tests": 0, "seconds": 0.0}
     path, code = tree / mutant.file, mutated(mutant)
@@ -254,26 +265,29 @@ def try_mutant(mutant: Mutant, tree: Path, known: dict[str, Any], *, whole: bool
     was, now = original.splitlines(), code.splitlines()
     changed = [at for at in range(min(len(was), len(now))) if was[at] != now[at]]
     row |= {"was": was[changed[0]].strip(), "now": now[changed[0]].strip()} if changed else {}
-    near, files = tests_of(mutant, known)
+    near, files = tests_of(mutant, known, slow)
     row["tests"], start = len(near), time.monotonic()
-    path.write_text(code)
+    write(path, code)
     try:
         for batch in batches(near, known["seconds"]):
             row["killed"] = row["killed"] or fails(tree, batch, 30 + 4 * sum(known["seconds"][name] for name in batch))
         if not row["killed"] and whole:
             row["killed"] = fails(tree, files, 400)
     finally:
-        path.write_text(original)
+        write(path, original)
     return row | {"seconds": round(time.monotonic() - start, 1)}
 
 
-def run(count: int, seed: int, part: tuple[int, int], *, again: bool) -> None:
+def run(count: int, seed: int, part: tuple[int, int], slow: float, *, again: bool, whole: bool) -> None:
     """Try the next mutants of a part of the sample, or those that survived once more."""
     import networkx  # noqa: F401  (what every child needs is loaded once; nothing of the tree is)
     import numpy  # noqa: F401
     import onnx_ir  # noqa: F401
     import onnxruntime  # noqa: F401
+    import pytest  # noqa: F401
+    import rich.console  # noqa: F401
     import scipy.linalg  # noqa: F401
+    import typer  # noqa: F401
 
     known, rows = json.loads((FOLDER / "cover.json").read_text()), read_rows()
     mine = sample(seed)[part[0] - 1 :: part[1]]
@@ -281,7 +295,7 @@ def run(count: int, seed: int, part: tuple[int, int], *, again: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         tree = copy_tree(Path(folder))
         for mutant in left[:count]:
-            row = try_mutant(mutant, tree, known, whole=again)
+            row = try_mutant(mutant, tree, known, slow, whole=whole)
             rows[mutant.key] = row
             outcome = row["killed"] or f"SURVIVES: {row.get('now', '')}"
             print(f"{row['seconds']:6.1f} s  {mutant.key}: {outcome}", flush=True)
@@ -350,14 +364,19 @@ def main() -> None:
     running.add_argument("--count", type=int, default=300, help="at most as many")
     running.add_argument("--seed", type=int, default=0, help="of the sample")
     running.add_argument("--part", default="1/1", help="such as 2/3: every third mutant, from the second on")
+    running.add_argument("--slow", type=float, default=SLOW, help="seconds of tests for each, the fastest first")
     running.add_argument("--again", action="store_true", help="those that survived, with the tests of now")
+    running.add_argument(
+        "--whole", action="store_true", help="besides, whole files of tests that run the mutant's file"
+    )
     commands.add_parser("table", help="write mutants.md")
     arguments = parser.parse_args()
     if arguments.command == "cover":
         cover(arguments.tests)
     elif arguments.command == "run":
         part, _, of = arguments.part.partition("/")
-        run(arguments.count, arguments.seed, (int(part), int(of)), again=arguments.again)
+        parts = int(part), int(of)
+        run(arguments.count, arguments.seed, parts, arguments.slow, again=arguments.again, whole=arguments.whole)
     else:
         table()
 
