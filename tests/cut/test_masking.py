@@ -57,6 +57,22 @@ def test_a_sum_over_two_activations_masks_one_of_them() -> None:
     assert keep.const_value.numpy().reshape(-1).tolist() == [True, False, True]
 
 
+def test_of_heads_and_their_parts_either_that_goes_is_read_as_zero() -> None:
+    before, after = load_normal(models.attention()), masked(models.attention(), {"wq:1": [1], "wv:1": [2]})
+    expected = read(before, "MatMul", 1, 5).reshape(4, 3, 8).copy()
+    expected[1] = expected[:, 2] = 0
+    assert np.array_equal(read(after, "MatMul", 1, 5), expected.reshape(12, 8))
+
+
+def test_what_is_masked_when_the_graph_runs_keeps_its_type_and_shape() -> None:
+    model = masked(onnx.shape_inference.infer_shapes(models.attention()), {"wq:1#2": [1]})
+    (where,) = [node for node in model.graph if node.op_type == "Where"]
+    value, result = where.inputs[1], where.outputs[0]
+    assert value is not None
+    assert value.type is not None
+    assert (result.type, result.shape) == (value.type, value.shape)
+
+
 def test_zero_of_stored_integers_is_their_zero_point() -> None:
     proto = models.quantized()
     for tensor in proto.graph.initializer:

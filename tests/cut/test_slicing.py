@@ -14,6 +14,7 @@ from spa import runtime
 from spa.analysis.plan import Plan
 from spa.errors import ModelError
 from spa.frontends.files import onnx_file
+from spa.passes.cut import slicing
 from spa.passes.cut.slicing import slice_model
 from spa.pipeline import analyse, cut, load_normal
 from tests import models
@@ -51,6 +52,20 @@ def test_tensors_lose_the_positions_of_their_units() -> None:
     assert np.array_equal(after["c2"], before["c2"][:, kept])
     for name in ("c0", "d0", "d2", "w", "e"):
         assert np.array_equal(after[name], before[name])
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_pages_of_large_tensors_in_files_go_back_once_they_are_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: bool
+) -> None:
+    """A small tensor shares its pages with others, which would be read anew."""
+    path, released = tmp_path / "net.onnx", list[object]()
+    onnx.save(models.residual_cnn(), path, save_as_external_data=True, size_threshold=0)
+    monkeypatch.setattr(slicing, "release", released.append)
+    monkeypatch.setattr(slicing, "_LARGE_NBYTES", 1 if large else 1 << 30)
+    after = stored(sliced(path, {"c1:0": [1, 4]}))
+    assert after["c1"].shape[0] == 4
+    assert bool(released) == large
 
 
 def test_a_tensor_cut_along_two_axes() -> None:

@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 
 from spa.errors import BudgetError
-from spa.passes.secondorder import Consumer, Moments, is_held_out, refit, remove_units
+from spa.passes.secondorder import DAMPINGS, Consumer, Moments, is_held_out, refit, remove_units
 from spa.passes.secondorder.greedy import cut, swap
 from spa.passes.secondorder.problem import importance, normal_equations, squared_error
+from spa.passes.secondorder.solver import default_damping
 from spa.passes.secondorder.system import by_input, subtract_product
 from tests.secondorder.made import (
     DAMPING,
     asymmetric,
     correlated,
     family,
+    few_samples,
     moments_of,
     scratch_loss,
     systems_of,
@@ -141,6 +143,19 @@ def test_swaps_find_the_best_set_from_a_bad_one() -> None:
     assert gained == pytest.approx(scratch_loss(consumers, worst) - scratch_loss(consumers, best))
 
 
+@pytest.mark.parametrize("scale", [1e-10, 1e-11, 1e-12, 1e5])
+def test_swaps_do_not_depend_on_what_errors_weigh(scale: float) -> None:
+    consumers = [asymmetric(18, sizes=(1,) * 8)]
+    worst = max(combinations(range(8), 4), key=lambda kept: scratch_loss(consumers, kept))
+    found = []
+    for factor in (1.0, scale):
+        systems, mask = systems_of([replace(one, alpha=factor) for one in consumers], worst)
+        final, swapped, gained = swap(systems, mask, np.ones(8, np.bool_), rounds=20)
+        found.append((np.flatnonzero(final).tolist(), swapped, gained / factor))
+    assert found[0][:2] == found[1][:2]
+    assert found[0][2] == pytest.approx(found[1][2])
+
+
 def test_rounds_of_many_units_stay_close_to_one_by_one() -> None:
     rng = np.random.default_rng(19)
     rows = np.maximum(correlated(rng, 600, 96), 0)
@@ -184,6 +199,16 @@ def test_what_must_stay_stays() -> None:
         remove_units(consumers, units=7, remove=1)
     assert remove_units(consumers, units=8, remove=0).kept.tolist() == list(range(8))
     assert len(remove_units(consumers, units=8, remove=7).kept) == 1
+
+
+def test_each_input_is_damped_by_what_is_held_out_of_it_or_else_by_its_rank() -> None:
+    judged = few_samples(3, count=60)
+    rng = np.random.default_rng(4)
+    other = Consumer(moments_of(correlated(rng, 200, 40)), rng.standard_normal((40, 3)), np.arange(40))
+    removal = remove_units([judged, other], units=40, remove=10)
+    assert removal.dampings[0] in DAMPINGS
+    assert removal.dampings[1] == default_damping(other) != removal.dampings[0]
+    assert remove_units([judged, other], units=40, remove=10, damping=0.3).dampings == (0.3, 0.3)
 
 
 def test_held_out_curve_is_the_error_on_unseen_rows() -> None:

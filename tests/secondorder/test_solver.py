@@ -209,6 +209,11 @@ def test_default_damping_is_effective_rank_over_rows() -> None:
     narrow = Consumer(moments_of(rng.standard_normal((200, 1)) * np.ones(20)), np.ones((20, 1)), np.arange(20))
     assert default_damping(white) == pytest.approx(20 / 200, rel=0.2)
     assert default_damping(narrow) == pytest.approx(1 / 200)
+    still = Consumer(moments_of(np.ones((200, 20))), np.ones((20, 1)), np.arange(20))
+    assert default_damping(still) == DAMPINGS[-1]
+    few = Consumer(moments_of(rng.standard_normal((4, 20))), np.ones((20, 1)), np.arange(20))
+    many = Consumer(moments_of(rng.standard_normal((5000, 1)) * np.ones(20)), np.ones((20, 1)), np.arange(20))
+    assert DAMPINGS[0] == default_damping(many) < default_damping(few) <= DAMPINGS[-1]
 
 
 @pytest.mark.parametrize(
