@@ -10,6 +10,7 @@ import pytest
 
 from spa.analysis.group import Group, find_groups, keep_mask, leaf_positions
 from spa.notation.dims import Factor, product, total
+from spa.notation.equations import unify
 from spa.pipeline import Analysis, analyse, load_normal
 from tests import models
 from tests.models import build
@@ -211,3 +212,7 @@ def test_leaf_positions_give_each_occurrence() -> None:
     dim = total(product(head, inside), product(head, Factor(1)))
     found = [(leaf is head, index.tolist()) for leaf, index in leaf_positions(dim, {head: 0, inside: 0})]
     assert found == [(True, [0, 0, 1, 1, -1, -1]), (False, [0, 1, 0, 1, -1, -1]), (True, [-1, -1, -1, -1, 0, 1])]
+    inner, wanted = Factor(3), Factor(2)
+    dim = total(Factor(3), inner)
+    unify(inner, total(Factor(1), wanted))  # found out later: a sum in a sum
+    assert [index.tolist() for _, index in leaf_positions(dim, {wanted: 0})] == [[-1, -1, -1, -1, 0, 1]]

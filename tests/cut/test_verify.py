@@ -10,7 +10,7 @@ import pytest
 
 from spa.errors import VerificationError
 from spa.passes.cut import verify
-from spa.passes.cut.difference import largest_gap
+from spa.passes.cut.difference import largest_gap, relative_l2
 from spa.passes.cut.rounding import DEFAULT_TOLERANCE, tolerances
 from spa.passes.cut.structure import check_structure
 from spa.passes.cut.trials import Inputs
@@ -177,6 +177,25 @@ def test_an_output_may_be_a_scalar() -> None:
     right = model(text, {"w": np.ones(4, np.float32)})
     assert compare(right, model(text, {"w": np.ones(4, np.float32)}), shapes=SHAPES).agrees
     assert not compare(right, model(text, {"w": np.full(4, 1.1, np.float32)}), shapes=SHAPES).agrees
+
+
+def test_distance_is_relative_to_the_size_unless_there_is_none() -> None:
+    def of(left: list[float], right: list[float]) -> dict[str, float]:
+        return relative_l2([{"y": np.array(left)}], [{"y": np.array(right)}])
+
+    assert of([3.0, 4.0], [3.0, 5.0]) == {"y": pytest.approx(0.2)}
+    assert of([0.0, 0.0], [3.0, 4.0]) == {"y": pytest.approx(5.0)}
+    assert of([np.inf, 1.0], [np.inf, 1.0]) == {}
+    others = {"words": np.array(["a"]), "list": [np.ones(2)], "nothing": None}
+    assert relative_l2([others], [others]) == {}
+
+
+@pytest.mark.parametrize(("dtype", "step"), [(np.float16, 6e-8), (np.float32, 1e-38), (np.float64, 1e-308)])
+def test_numbers_next_to_zero_may_be_flushed_to_it(dtype: type[np.floating], step: float) -> None:
+    zero, near = np.zeros((2, 8), dtype), np.full((2, 8), step, dtype)
+    for times, within in ((1, True), (1e4, False)):
+        gap = largest_gap([{"y": zero}], [{"y": dtype(times) * near}], [[{"y": zero}]], limits={"y": 1e-3})
+        assert gap.within == within
 
 
 def test_maps_of_plain_numbers_are_compared_and_what_both_lack_is_alike() -> None:
