@@ -166,6 +166,13 @@ def test_offsets_count_through_all_leaves() -> None:
                 assert piece.unit_of.max() < group.size
 
 
+def test_of_matrices_and_kernels_the_first_names_a_group() -> None:
+    text = """(float[N,T,4] z, float[N,3,T] x) => (float[N,2,T] y) { m = MatMul(z, w)  t = Transpose<perm=[0,2,1]>(m)
+        a = Conv(x, c)  s = Add(t, a)  r = Relu(s)  y = Conv(r, d) }"""
+    groups = analysed(build(text, {"w": [4, 8], "c": [8, 3, 1], "d": [2, 8, 1]})).groups
+    assert [group.name for group in groups] == ["w:1"]
+
+
 def test_names_are_unique_and_the_same_in_every_run() -> None:
     for model in models.RUNNABLE:
         analysis = analysed(model())
@@ -193,6 +200,14 @@ def test_single_units_that_fill_an_axis_stay() -> None:
         )
     )
     assert analysis.groups == []
+
+
+def test_only_axes_all_of_whose_positions_may_go_are_thin() -> None:
+    """Zeros beside the channels stay, so that no axis of the padded network can become empty."""
+    assert [group.thin for group in analysed(models.padded()).groups] == [(), ()]
+    assert all(group.thin for group in analysed(models.picked_shuffle()).groups)
+    axes = [unit_of.tolist() for group in analysed(models.sliced()).groups for _, unit_of in group.thin]
+    assert axes == [[2, 3, 0, 1], [2, 3, 0, 1], [0, 1, -1, 2, 3], [-1, -1, 0, -1, -1]]
 
 
 # ------------------------------------------------------------------------------------------------- positions

@@ -80,4 +80,6 @@ def test_what_stays_names_the_largest_first() -> None:
     first, second = "graph input: 32 params, such as 'v'", "graph output: 12 params, such as 'u'"
     assert what_stays(model.groups, model.frozen) == f"{first}; {second}"
     assert what_stays(model.groups, model.frozen, most=1) == first
+    model = grouped(text.replace("2,3", "2,30"), {"w": (8, 9), "v": (8, 4), "u": (4, 30)})
+    assert what_stays(model.groups, model.frozen) == f"graph output: 120 params, such as 'u'; {first}"
     assert what_stays(residual().groups, residual().frozen) == ""

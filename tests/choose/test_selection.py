@@ -435,6 +435,11 @@ def test_a_budget_out_of_reach_says_what_holds_the_rest() -> None:
         choose(streamed(), ratio=0.95)
 
 
+def test_what_can_go_at_most_is_said_to_the_tenth_of_a_percent() -> None:
+    with pytest.raises(BudgetError, match=r"at most 66\.6 % can go"):
+        choose(mlp(), ratio=0.9, of="channels", min_keep=0.25)
+
+
 def test_what_a_budget_error_says_can_be_reached_can_be() -> None:
     for name, align, min_keep, of in product(
         ("chain", "residual", "attention"), (1, 4), (0.1, 0.4), ("params", "flops")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
+from spa.analysis.group import Group, Slice
+from spa.notation.dims import Factor
 from spa.passes.choose.tracks import _means, allowed_removals, family_of, find_tracks, masks_of, run_length, schedule
 from tests.grouped import attention, chain, mlp, residual, shuffled
 
@@ -35,6 +38,18 @@ def test_the_best_unit_stays_and_the_smallest_goes_first() -> None:
     assert leaf is group.leaves[0]
     assert mask.tolist() == [True, False, True, False]
     assert list(track.masks(0)) == []
+
+
+def test_a_unit_is_as_wide_as_the_positions_in_a_row_that_it_takes() -> None:
+    def width(*units: int) -> int:
+        value = ir.Value(name="w", const_value=ir.tensor(np.zeros((len(units), 2), np.float32)))
+        piece = Slice(value, 0, np.array(units), True, False, ())
+        return run_length(Group("g", "heads", (Factor(max(units) + 1),), (piece,)))
+
+    assert width(0, 0, 0) == 3
+    assert width(0, 0, 1, 1) == 2
+    assert width(-1, 0, 0, -1, 1, 1, 1, 1) == 2
+    assert width(0, 1, 2) == 1
 
 
 def test_some_widths_alone_are_taken() -> None:

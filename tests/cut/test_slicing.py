@@ -18,7 +18,7 @@ from spa.passes.cut import slicing
 from spa.passes.cut.slicing import slice_model
 from spa.pipeline import analyse, cut, load_normal
 from tests import models
-from tests.models import integers
+from tests.models import build, integers
 
 
 def sliced(model: onnx.ModelProto | Path, removed: Mapping[str, list[int]]) -> ir.Model:
@@ -52,6 +52,13 @@ def test_tensors_lose_the_positions_of_their_units() -> None:
     assert np.array_equal(after["c2"], before["c2"][:, kept])
     for name in ("c0", "d0", "d2", "w", "e"):
         assert np.array_equal(after[name], before[name])
+
+
+def test_sizes_that_an_attribute_leaves_out_are_written_where_they_are_no_longer_equal() -> None:
+    text = """(float[N,4] x) => (float[N,2] y) { a = MatMul(x, w)  b, c = Split<axis=1>(a)  d = Relu(b)  e = Neg(c)
+        f = Concat<axis=1>(d, e)  y = MatMul(f, v) }"""
+    model = sliced(build(text, {"w": [4, 6], "v": [6, 2]}, opset=11), {"w:1": [0]})
+    assert list(node(model, "Split").attributes["split"].as_ints()) == [2, 3]
 
 
 @pytest.mark.parametrize("large", [True, False])
@@ -141,8 +148,8 @@ def test_sizes_computed_when_the_graph_runs() -> None:
 
 
 def test_nothing_removed_changes_nothing() -> None:
-    for build in models.RUNNABLE:
-        before, after = load_normal(build()), sliced(build(), {})
+    for made in models.RUNNABLE:
+        before, after = load_normal(made()), sliced(made(), {})
         assert ir.to_proto(before).SerializeToString(deterministic=True) == ir.to_proto(after).SerializeToString(
             deterministic=True
         )

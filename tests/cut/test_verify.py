@@ -179,6 +179,38 @@ def test_an_output_may_be_a_scalar() -> None:
     assert not compare(right, model(text, {"w": np.full(4, 1.1, np.float32)}), shapes=SHAPES).agrees
 
 
+@pytest.mark.parametrize(
+    ("text", "missing"),
+    [
+        ("(float[N,4] x) => (float[N,4] y, int64[2] s) { y = Mul(x, w)  s = Shape(x) }", []),
+        ("(float[N,4] x) => (int64[2] s) { y = Mul(x, w)  s = Shape(y) }", ["s"]),
+        ("(float[N,4] x) => (float[4] y, float[N,4] z) { y = Neg(w)  z = Mul(x, w) }", ["y"]),
+    ],
+)
+def test_whole_numbers_that_do_not_vary_say_something_beside_others_that_do(text: str, missing: list[str]) -> None:
+    found = compare(
+        model(text, {"w": np.ones(4, np.float32)}), model(text, {"w": np.ones(4, np.float32)}), shapes=SHAPES
+    )
+    assert list(found.missing) == [f"output {name!r} is the same on all inputs tried" for name in missing]
+
+
+@pytest.mark.parametrize(("other", "within"), [("b", True), ("c", False)])
+def test_words_have_to_be_the_same(other: str, within: bool) -> None:
+    words, found = np.array(["a", "b"]), np.array(["a", other])
+    empty = np.zeros((0, 4))
+    gap = largest_gap([{"y": words, "z": empty}], [{"y": found, "z": empty}], (), limits={"y": 1e-3, "z": 1e-3})
+    assert gap.within == within
+
+
+def test_where_half_of_the_slices_take_steps_any_may() -> None:
+    """One of two columns moves by a fifth under rounding: the other may be off by as much."""
+    ones = np.ones((16, 2))
+    shaken, found = ones.copy(), ones.copy()
+    shaken[:, 0], found[:, 1] = 1.2, 1.05
+    gap = largest_gap([{"y": ones}], [{"y": found}], [[{"y": shaken}]], limits={"y": 1e-3})
+    assert gap.within
+
+
 def test_distance_is_relative_to_the_size_unless_there_is_none() -> None:
     def of(left: list[float], right: list[float]) -> dict[str, float]:
         return relative_l2([{"y": np.array(left)}], [{"y": np.array(right)}])

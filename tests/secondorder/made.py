@@ -101,3 +101,15 @@ def few_samples(seed: int, *, count: int, width: int = 40) -> Consumer:
 
     weight = rng.standard_normal((width, 5))
     return Consumer(drawn(count), weight, np.arange(width), held_out=drawn(2000))
+
+
+def low_rank(seed: int, *, count: int, width: int = 40) -> Consumer:
+    """The same of a dense input that varies in eight directions and a little in all: a few samples tell much of it."""
+    rng = np.random.default_rng(seed)
+    mixing = rng.standard_normal((8, width))
+
+    def drawn(rows: int) -> Moments:
+        dense = rng.standard_normal((rows, 8)) @ mixing + 0.3 * rng.standard_normal((rows, width))
+        return moments_of(dense + 0.5 * rng.standard_normal((rows, width)), dense)
+
+    return Consumer(drawn(count), rng.standard_normal((width, 5)), np.arange(width), held_out=drawn(2000))

@@ -52,6 +52,8 @@ def test_downdates_equal_a_new_factorisation(seed: int) -> None:
         np.testing.assert_allclose(system.inverse[np.ix_(at, at)], new.inverse, atol=1e-8 * np.abs(new.inverse).max())
         np.testing.assert_allclose(system.weight[at], new.weight, atol=1e-8)
         assert np.count_nonzero(np.delete(system.weight, at, axis=0)) == 0
+        assert np.count_nonzero(np.delete(system.inverse, at, axis=0)) == 0
+        assert np.count_nonzero(np.delete(system.inverse, at, axis=1)) == 0
 
 
 @pytest.mark.parametrize("rounds", [1, 3, 64])
@@ -182,6 +184,15 @@ def test_dead_units_go_first_and_of_duplicates_only_one() -> None:
         assert len({4, 5} & set(removal.order)) == 1
         np.testing.assert_allclose(removal.loss[:4], 0.0, atol=1e-3)
         assert removal.loss[4] > 0.01
+
+
+def test_what_does_not_vary_goes_before_what_is_not_read() -> None:
+    """A constant is made up for by the bias, whatever reads it; what is not read may be read elsewhere."""
+    rows = np.random.default_rng(22).standard_normal((300, 4))
+    rows[:, 1] = 3.0
+    weight = np.ones((4, 2))
+    weight[2], weight[1] = 0.0, 1e3
+    assert remove_units([Consumer(moments_of(rows), weight, np.arange(4))], units=4, remove=2).order.tolist() == [1, 2]
 
 
 def test_what_must_stay_stays() -> None:

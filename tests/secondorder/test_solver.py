@@ -8,14 +8,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spa.passes.secondorder import DAMPINGS, Consumer, Moments, refit, remove_units
-from spa.passes.secondorder.problem import normal_equations, shrinkage, squared_error
-from spa.passes.secondorder.solver import MOST_WIDENED, default_damping, held_out_losses, ridge, widened
+from spa.passes.secondorder import DAMPINGS, Consumer, Moments, refit, remove_units, solver
+from spa.passes.secondorder.problem import energy, normal_equations, shrinkage, squared_error
+from spa.passes.secondorder.solver import (
+    MOST_WIDENED,
+    choose_damping,
+    default_damping,
+    held_out_losses,
+    ridge,
+    widened,
+)
 from tests.secondorder.made import (
     Array,
     asymmetric,
     correlated,
     few_samples,
+    low_rank,
     moments_of,
 )
 
@@ -158,6 +166,22 @@ def test_a_refit_that_grows_is_refused() -> None:
     assert np.isinf(held_out_losses(replace(consumer, held_out=consumer.moments), np.arange(2), [1e-12])[1])
 
 
+def test_without_held_out_samples_stronger_dampings_are_tried_where_weights_grow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    consumer, tried = asymmetric(21), list[float]()
+    rows, usual = consumer.kept_rows(np.arange(4)), default_damping(consumer)
+
+    def noted(gram: Array, damping: float) -> Array:
+        tried.append(damping)
+        return ridge(gram, damping)
+
+    monkeypatch.setattr(solver, "ridge", noted)
+    monkeypatch.setattr(solver, "_grown", lambda *_: len(tried) < 3)
+    assert refit(consumer, rows).damping == tried[2]
+    assert tried == pytest.approx([usual, 10 * usual, 100 * usual], rel=1e-12)
+
+
 def test_a_refit_that_fails_on_held_out_samples_is_refused() -> None:
     rng = np.random.default_rng(12)
     rows, held = rng.standard_normal((12, 10)), rng.standard_normal((400, 10))
@@ -172,20 +196,29 @@ def test_a_refit_that_fails_on_held_out_samples_is_refused() -> None:
 
 def test_with_fewer_samples_than_rows_symmetric_targets_are_tried() -> None:
     """Asymmetric targets fit the noise of few samples; whichever is better on held-out samples is taken."""
-    kept = np.arange(36)
-    dampings = [1e-3]
-    better = 0
+    kept, dampings, best = np.arange(28), [0.1], set()
     for seed in range(6):
-        consumer = few_samples(seed, count=30)
-        _, asymmetric_loss = held_out_losses(consumer, kept, dampings)
-        _, symmetric_loss = held_out_losses(consumer, kept, dampings, symmetric=True)
-        layer = refit(consumer, kept, dampings=dampings)
-        assert layer.held_out_loss is not None
-        assert layer.held_out_loss <= min(asymmetric_loss, symmetric_loss)
-        better += symmetric_loss < asymmetric_loss
-    assert better >= 5
-    many = few_samples(0, count=400)  # there are enough: asymmetric targets are right, and nothing else is tried
+        consumer = low_rank(seed, count=14)
+        losses = held_out_losses(consumer, kept, dampings)
+        losses += held_out_losses(consumer, kept, dampings, symmetric=True)[1:]
+        assert refit(consumer, kept, dampings=dampings).held_out_loss == min(losses)
+        best.add(losses.index(min(losses)))
+    assert best == {1, 2}, "each way has to be the better one of some"
+    many = low_rank(0, count=400)  # there are enough: asymmetric targets are right, and nothing else is tried
     assert refit(many, kept, dampings=dampings).held_out_loss == held_out_losses(many, kept, dampings)[1]
+
+
+@pytest.mark.parametrize(("share", "damping"), [(1e-3, 1e-2), (0.4, 1e-2), (0.8, 1e-1), (1e3, 1e-1)])
+def test_one_damping_serves_all_layers_that_read_an_input_by_what_their_errors_weigh(
+    share: float, damping: float
+) -> None:
+    first, second, kept = low_rank(0, count=20), low_rank(9, count=60), np.arange(28)
+    for layer, best in ((first, 1e-1), (second, 1e-2)):
+        losses = held_out_losses(layer, kept, DAMPINGS)[1:]
+        assert DAMPINGS[losses.index(min(losses))] == choose_damping([layer], kept) == best
+    assert first.judge is not None
+    alpha = share / energy(first, normal_equations(first, first.judge))
+    assert choose_damping([replace(first, alpha=alpha), second], kept) == damping
 
 
 def test_symmetric_targets_keep_the_mean_of_the_dense_outputs() -> None:
