@@ -121,7 +121,7 @@ def weighed(found: Sequence[np.ndarray], groups: Sequence[Group], cost: Cost, of
     """Scores of weights, higher for units that free next to nothing.
 
     Norms brought to one scale by their group's largest are no losses, and divided by what units free they do far more
-    damage than as they are (tests/benchmarks/defaults.md). But a unit that frees a hundredth of what others do is not
+    damage than as they are (tests/benchmarks/weighing.md). But a unit that frees a hundredth of what others do is not
     worth as much: below `CHEAP` of the mean, its score grows as what it frees falls.
 
     Args:

@@ -37,6 +37,7 @@ SMALLEST: dict[str, tuple[list[str], str, str]] = {
     ),
     "starting.py": (["HEAD", "--rounds", "1", "--only", "import spa"], ".git", "| import spa | compiled | "),
     "verdicts.py": ([GRAPH, "--table", "{folder}/verdicts.md"], "graphs", "1 of 1 graphs: 1 verified"),
+    "weighing.py": (["crepe_tiny", "--ratios", "0.2"], "eval", "of latency: as they are "),
     "zoo.py": ([GRAPH], "graphs", GRAPH),
 }  # fmt: skip
 GRAPHS = ("adjoints.py", "gradients.py", "plans.py")
