@@ -3,10 +3,11 @@
     python tests/benchmarks/equal_time.py [TASK ...] [--share 0.6] [--rows FILE.jsonl] [--table FILE.md]
 
 Each task of ../shared/eval is pruned with its calibration samples on one thread: once for a share of the dense time
-(`of="latency"`), and for FLOPs with `align=16` and `align=1` at two ratios each. The time of every result is measured
-beside the dense model; the loss of the plans for FLOPs at the time of the plan for latency is read off the line through
-their two points, in the logarithm of the loss. Where neither is so fast, what the faster one loses is less than a plan
-of that time would, and the ratio is at most what the row says; where both are faster, there is no ratio.
+(`of="latency"`), and for FLOPs with `align=16` and `align=1`, at ratios that come nearer to the time of the first plan
+until one is faster and one is not, at most four each. The time of every result is measured beside the dense model; the
+loss of the plans for FLOPs at the time of the plan for latency is read off the line through the two next to it, in the
+logarithm of the loss. Where none is so fast, what the fastest loses is less than a plan of that time would, and the
+ratio is at most what the row says; where all are faster, there is no ratio.
 """
 
 from __future__ import annotations
@@ -28,9 +29,13 @@ from tests.benchmarks.latency import measured  # noqa: E402
 from tests.benchmarks.rows import Row, Rows, answer, commit  # noqa: E402
 from tests.benchmarks.zoo import SHARED  # noqa: E402
 
-TASKS = ("lite0", "fmnist_resnet", "ocr_rec")
-RATIOS = {"16": (0.0, 0.06), "1": (0.15, 0.3)}
-"""How much more of the FLOPs goes than of the time, in the two plans for FLOPs: what no time comes of."""
+TASKS = ("lite0", "fmnist_resnet", "fmnist_vit", "crepe_tiny", "nsnet2", "ocr_rec")
+FIRST = {16: 0.03, 1: 0.2}
+"""By align, how much more of the FLOPs goes than of the time in the first plan for FLOPs: what no time comes of."""
+MOST = 4
+"""Plans for FLOPs with one align."""
+LARGEST, STEP = 0.9, 0.02
+"""Ratios, and how far they lie apart at least."""
 
 
 def main() -> None:
@@ -47,27 +52,48 @@ def main() -> None:
     rows = Rows(arguments.rows, "task", "plan")
     sys.path.insert(0, str(SHARED / "eval"))
     for task in arguments.tasks:
-        for plan in plans(arguments.share):
-            if {"task": task, "plan": plan} in rows:
-                continue
-            row, why = answer(__file__, ["--one", json.dumps([task, plan])])
-            if row is None:
-                print(task, plan, why, file=sys.stderr)
-                continue
-            print(json.dumps(rows.add(row)), flush=True)
+        fast = answered(rows, task, {"of": "latency", "ratio": round(1 - arguments.share, 3)})
+        if fast is None:
+            continue
+        for align in FIRST:
+            mine = [row for row in rows.all if row["task"] == task and row["plan"].get("align") == align]
+            while (ratio := next_ratio(mine, fast["time"], align)) is not None:
+                row = answered(rows, task, {"of": "flops", "align": align, "ratio": ratio})
+                if row is None:
+                    break
+                mine.append(row)
     print(table(rows.all))
     if arguments.table:
         arguments.table.write_text(table(rows.all))
 
 
-def plans(share: float) -> list[Row]:
-    """What is asked for: time, and FLOPs with two aligns at two ratios each."""
-    flops = [
-        {"of": "flops", "align": int(align), "ratio": round(1 - share + more, 3)}
-        for align, found in RATIOS.items()
-        for more in found
-    ]
-    return [{"of": "latency", "ratio": round(1 - share, 3)}, *flops]
+def answered(rows: Rows, task: str, plan: Row) -> Row | None:
+    """The row of a plan, measured in a process of its own where it is not known; None: nothing came of it."""
+    known = rows.get({"task": task, "plan": plan})
+    if known is not None:
+        return known
+    row, why = answer(__file__, ["--one", json.dumps([task, plan])])
+    if row is None:
+        print(task, plan, why, file=sys.stderr)
+        return None
+    print(json.dumps(rows.add(row)), flush=True)
+    return row
+
+
+def next_ratio(rows: list[Row], when: float, align: int) -> float | None:
+    """The share of the FLOPs by which a plan comes nearer to a time; None: enough is known."""
+    if not rows:
+        return round(1 - when + FIRST[align], 3)
+    slower, faster = ([row for row in rows if (row["time"] > when) == after] for after in (True, False))
+    if len(rows) >= MOST or (slower and faster):
+        return None
+    nearest = min(rows, key=lambda row: abs(row["time"] - when))
+    ratio, aim = nearest["plan"]["ratio"], when * (0.98 if slower else 1.02)  # to its other side
+    exponent = min(max(math.log(nearest["time"]) / math.log(1 - ratio), 0.3), 2.0)
+    there = 1 - aim ** (1 / exponent)
+    there = max(there, ratio + STEP) if slower else min(there, ratio - STEP)
+    there = round(min(max(there, STEP), LARGEST), 3)
+    return None if any(row["plan"]["ratio"] == there for row in rows) else there
 
 
 def one(task: str, plan: Row) -> Row:
@@ -114,7 +140,8 @@ def at_time(rows: list[Row], when: float) -> tuple[float, bool] | None:
         return None
     if known[0]["time"] >= when:
         return known[0]["loss"], known[0]["time"] > when
-    first, second = known[0], known[-1]
+    first = max((row for row in known if row["time"] < when), key=lambda row: row["time"])
+    second = min((row for row in known if row["time"] >= when), key=lambda row: row["time"])
     share = (when - first["time"]) / (second["time"] - first["time"])
     return first["loss"] ** (1 - share) * second["loss"] ** share, False
 
