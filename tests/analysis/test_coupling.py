@@ -10,7 +10,9 @@ import pytest
 
 from spa.analysis.coupling import couple
 from spa.analysis.group import find_frozen, find_groups
+from spa.notation import operation
 from spa.notation.dims import ONE, leaves
+from spa.notation.rule import Rule, rule
 from spa.pipeline import Analysis, analyse, load_normal
 from spa.shapes import infer_shapes
 from tests import models
@@ -212,3 +214,16 @@ def test_coupling_leaves_the_model_as_it_is() -> None:
     before = ir.to_proto(model).SerializeToString(deterministic=True)
     find_groups(couple(model, infer_shapes(model)))
     assert ir.to_proto(model).SerializeToString(deterministic=True) == before
+
+
+def test_results_behind_one_of_which_a_rule_says_nothing_are_coupled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operation, "_registry", dict(operation._registry))
+
+    @operation.operator("Two", domain="com.example")
+    def two(_: operation.Operation) -> Rule:
+        return rule("n c -> _, n c")
+
+    text = "(float[3,4] x) => (float[3,2] y) { a = MatMul(x, w)  s, b = com.example.Two(a)  y = MatMul(b, v) }"
+    proto = onnx.shape_inference.infer_shapes(build(text, {"w": [4, 6], "v": [6, 2]}))
+    proto.graph.value_info.append(onnx.helper.make_tensor_value_info("b", onnx.TensorProto.FLOAT, [3, 6]))
+    assert [(group.name, group.size) for group in analysed(proto).groups] == [("w:1", 6)]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from spa.analysis.group import Group
 from spa.errors import UsageError
-from spa.passes.choose.candidates import find_candidates, names_of, reasons, what_stays
+from spa.passes.choose.candidates import find_candidates, names_of, opened, reasons, what_stays
 from tests.grouped import Grouped, attention, grouped, normed, residual
 
 
@@ -55,6 +57,24 @@ def test_width_is_off_until_it_is_included() -> None:
     assert taking_part(model, include=["width"]) == ["w0:1", "w1:1"]
     (line,) = reasons(model.groups, find_candidates(model.groups))
     assert line.startswith("1 width group left alone (off unless included with include='width': enters a mean")
+
+
+def test_a_group_that_is_off_is_not_exact_and_no_norm_of_its_own_unless_that_is_said() -> None:
+    off = replace(normed().groups[0], name="g", own_norm=False, barred=False)
+    plain = Group(off.name, off.kind, off.leaves, off.slices, off.off, offsets=off.offsets)
+    assert not plain.own_norm
+    assert not plain.exact
+    assert find_candidates([plain], norms=True).active == ()
+    assert find_candidates([replace(plain, own_norm=True)], norms=True).active == (0,)
+
+
+def test_norms_that_are_opened_are_named_three_of_them() -> None:
+    group = replace(normed().groups[0], own_norm=True)
+    for count, named in ((2, "g0, g1 ("), (3, "g0, g1, g2 ("), (5, "g0, g1, g2 and 2 more (")):
+        groups = [replace(group, name=f"g{number}") for number in range(count)]
+        (line,) = opened(groups, find_candidates(groups, norms=True), norms=True)
+        assert f"not exact: {named}" in line
+    assert opened([group], find_candidates([group]), norms=False) == []
 
 
 def test_of_nested_groups_the_outer_goes() -> None:

@@ -94,6 +94,14 @@ def test_a_graph_of_one_size_is_tried_with_that_alone() -> None:
     assert [trial.feeds["x"].shape for trial in trials(build(fixed, {"w": [6, 8], "v": [8, 3]}))] == [(2, 5, 6)] * 2
 
 
+@pytest.mark.parametrize(("width", "count"), [(800_000, 3), (1_100_000, 2)])
+def test_large_inputs_are_not_made_larger_still(width: int, count: int) -> None:
+    """Whether sizes are baked in is not worth twice four million numbers."""
+    text = f"(float[N,{width}] x) => (float[N,1] y) {{ y = MatMul(x, w) }}"
+    found = trials(build(text, {"w": np.ones((width, 1), np.float32)}))
+    assert len(found) == count, [trial.feeds["x"].shape for trial in found]
+
+
 def test_only_the_batch_grows_where_a_table_bounds_the_rest() -> None:
     text = "(float[N,S,6] x) => (float[N,S,6] y) { h = Slice(t, a, n, k)  y = Add(x, h) }".replace(
         "h = Slice", "f = Shape(x)  n = Gather(f, o)  h = Slice"

@@ -14,7 +14,7 @@ from spa.passes.cut.difference import largest_gap, relative_l2
 from spa.passes.cut.rounding import DEFAULT_TOLERANCE, tolerances
 from spa.passes.cut.structure import check_structure
 from spa.passes.cut.trials import Inputs
-from spa.passes.cut.verify import Comparison, find_culprit
+from spa.passes.cut.verify import Comparison, _same, find_culprit
 from spa.shapes import infer_shapes
 from spa.shapes.binding import Binding
 from tests.models import Weight, build
@@ -200,6 +200,12 @@ def test_words_have_to_be_the_same(other: str, within: bool) -> None:
     empty = np.zeros((0, 4))
     gap = largest_gap([{"y": words, "z": empty}], [{"y": found, "z": empty}], (), limits={"y": 1e-3, "z": 1e-3})
     assert gap.within == within
+
+
+def test_what_is_there_in_one_trial_only_is_not_the_same() -> None:
+    assert _same(np.ones(2), np.ones(2))
+    assert not _same(np.ones(2), None)
+    assert not _same(None, np.ones(2))
 
 
 def test_where_half_of_the_slices_take_steps_any_may() -> None:
