@@ -58,6 +58,7 @@ from spa.passes.samples.inputs import (
 )
 from spa.passes.samples.likely import TRIED, likely, read_whole
 from spa.passes.samples.ranges import Range, between
+from spa.passes.samples.response import shares
 from spa.passes.samples.values import MADE_UP, OTHERS, SHIPPED, is_number, is_picture, values
 from spa.passes.samples.words import WRITTEN_AT_ONCE, write, writes
 from spa.shapes import Shapes, infer_shapes
@@ -123,6 +124,7 @@ class Recipe:
     decoder: Decoder | None = None
     feeds: Feeds = field(default_factory=dict)
     sessions: dict[tuple[str, ...], Any] = field(default_factory=dict)
+    responses: dict[tuple[str, ...], Sequence[float]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -245,7 +247,10 @@ class Recipe:
             tokens = self.inputs[0]
             return self.decoder.feeds(rng.integers(0, tokens.rows, (count, *tokens.shape[1:])))
         with one_thread_each():
-            found = {one.name: values(one, count, self.ranges[one.name], kinds, rng) for one in self.inputs}
+            found = {
+                one.name: values(one, count, self.ranges[one.name], kinds, rng, self.shares(one, kinds))
+                for one in self.inputs
+            }
         found |= held(self.inputs, self.feeds, count)
         return unhidden(self.run, [one for one in self.inputs if is_mask(one)], self.inputs[0].shape[0], found)
 
@@ -306,6 +311,14 @@ class Recipe:
             else:
                 found[one.name] = likely(self, one)
         return found
+
+    def shares(self, one: Input, kinds: Sequence[str]) -> Sequence[float]:
+        """Of pictures that are fitted on, how many should be of each kind; empty: as many of each."""
+        if not is_picture(one) or set(kinds) <= set(OTHERS) or one.name in self.feeds:
+            return ()
+        if (one.name, *kinds) not in self.responses:
+            self.responses[one.name, *kinds] = shares(self, one, kinds, self.ranges[one.name])
+        return self.responses[one.name, *kinds]
 
     def fetch(self, feeds: Mapping[str, np.ndarray], wanted: Sequence[ir.Value]) -> Sequence[np.ndarray]:
         """Some values of the model, from samples that lie along the first axis."""

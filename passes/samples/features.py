@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 STEADY = 1e-6
@@ -11,8 +13,8 @@ OTHER_FAMILIES = ("sparse", "waves", "steps")
 """Families that nothing is fitted on."""
 
 
-def features(shape: tuple[int, ...], rng: np.random.Generator, families: tuple[str, ...] = FAMILIES) -> np.ndarray:
-    """Of shape (samples, ...), of mean zero and variance one or so; samples take turns among the families.
+def features(shape: tuple[int, ...], families: Sequence[str], rng: np.random.Generator) -> np.ndarray:
+    """Of shape (samples, ...), of mean zero and variance one or so; each sample of a family.
 
     - white: no two numbers have to do with each other;
     - pink: power falls off over frequency along the last axis, crosswise: along the one before;
@@ -23,8 +25,7 @@ def features(shape: tuple[int, ...], rng: np.random.Generator, families: tuple[s
     found = np.empty(shape)
     flat = int(np.prod(shape[1:]))
     patterns = rng.standard_normal((max(2, min(16, flat // 4)), *shape[1:]))
-    for number in range(shape[0]):
-        family = families[number % len(families)]
+    for number, family in enumerate(families):
         if family == "low rank":
             mixed = np.tensordot(rng.standard_normal(len(patterns)), patterns, 1) / np.sqrt(len(patterns))
             found[number] = mixed + 0.1 * rng.standard_normal(shape[1:])

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from spa.errors import DataError
 from spa.passes.layers.consumers import Layer
-from spa.passes.samples.inputs import Input, channel_axis
+from spa.passes.samples.inputs import Input, Run, channel_axis
 from spa.passes.samples.ranges import MOST, Fetch, FirstLayers, Range, candidates, plausible
 from spa.passes.samples.values import MADE_UP, SHIPPED, is_picture, is_sound, values
 
@@ -29,6 +29,10 @@ class Model(Protocol):
     @property
     def inputs(self) -> Sequence[Input]:
         """Those with an axis of samples."""
+
+    @property
+    def run(self) -> Run:
+        """The model, on samples that lie along the first axis."""
 
     @property
     def layers(self) -> Sequence[Layer]:

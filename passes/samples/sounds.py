@@ -44,18 +44,8 @@ def sounds(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     return found
 
 
-def other_sounds(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Sounds along the last axis that `sounds` has none of, by turns: chirps, to which few networks respond, and
-    voices."""
-    found = np.empty(shape)
-    found[::2], found[1::2] = (
-        make((len(part), *shape[1:]), rng) for make, part in ((chirps, found[::2]), (voices, found[1::2]))
-    )
-    return found
-
-
 def chirps(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Tones that rise or fall along the last axis, in white noise."""
+    """Tones that rise or fall along the last axis, in white noise: few networks respond to them."""
     time = np.arange(shape[-1]) / shape[-1]
     found = np.empty(shape)
     for number in range(shape[0]):

@@ -11,7 +11,7 @@ from spa.passes.samples.inputs import Input, channel_axis, is_mask
 from spa.passes.samples.photographs import photographs
 from spa.passes.samples.pictures import films, gratings, pictures
 from spa.passes.samples.ranges import Range
-from spa.passes.samples.sounds import other_sounds, sounds
+from spa.passes.samples.sounds import chirps, sounds, voices
 from spa.passes.samples.text import text
 
 GREY, CONTRAST = 0.5, 0.235
@@ -33,15 +33,15 @@ PICTURES: Mapping[str, Callable[..., np.ndarray]] = {
     "photographs": photographs, "made-up pictures": _made_up, "lines of text": text, "gratings": _gratings,
 }  # fmt: skip
 
+SOUNDS: Mapping[str, Callable[..., np.ndarray]] = {"notes": sounds, "chirps": chirps, "voices": voices}
+
 SHIPPED = ("photographs", "made-up pictures", "lines of text")
 """Kinds of pictures with the library, of which the first and the last need it."""
 
 MADE_UP = ("made-up pictures",)
 OTHERS = ("gratings",)
-"""A kind that nothing is fitted on."""
-
-OTHER_SOUNDS = 2
-"""So many kinds of sounds take turns there."""
+OTHER_SOUNDS = ("chirps", "voices")
+"""Kinds that nothing is fitted on."""
 
 
 def is_picture(one: Input) -> bool:
@@ -60,14 +60,46 @@ def carry_over(inputs: Sequence[Input]) -> bool:
     return all(is_picture(one) or is_sound(one) or is_mask(one) for one in inputs)
 
 
+def kinds_of(one: Input, kinds: Sequence[str]) -> Sequence[str]:
+    """The kinds of samples that an input may get where pictures would be of some kinds; one where there is no choice.
+
+    Args:
+        kinds: of pictures, from `PICTURES`.
+    """
+    others = set(kinds) <= set(OTHERS)
+    if is_picture(one):
+        return kinds
+    if one.dtype.kind != "f":
+        return ("numbers",)
+    if is_sound(one):
+        return OTHER_SOUNDS if others else ("notes",)
+    return OTHER_FAMILIES if others else FAMILIES
+
+
+def turns(shares: Sequence[float], count: int) -> np.ndarray:
+    """(count,): which kind each sample is of, so that any number of the first are in proportion to the shares."""
+    found, taken = np.empty(count, int), np.zeros(len(shares))
+    wanted = np.asarray(shares) / np.sum(shares)
+    for number in range(count):
+        found[number] = np.argmax(np.round(wanted * (number + 1) - taken, 9))
+        taken[found[number]] += 1
+    return found
+
+
 def values(
-    one: Input, count: int, ranges: Sequence[Range], kinds: Sequence[str], rng: np.random.Generator
+    one: Input,
+    count: int,
+    ranges: Sequence[Range],
+    kinds: Sequence[str],
+    rng: np.random.Generator,
+    shares: Sequence[float] = (),
 ) -> np.ndarray:
-    """(count, ...) samples of an input; kinds take turns, and after each round of them ranges do.
+    """(count, ...) samples of an input; kinds take turns, and the samples of each kind take turns among ranges.
 
     Args:
         ranges: what the input may take; empty: numbers are left as they are made.
         kinds: of pictures, from `PICTURES`.
+        shares: of the samples, of each of `kinds_of`; empty: all the same.
     """
     shape = (count, *one.shape[1:])
     if one.dtype.kind == "b":
@@ -75,19 +107,20 @@ def values(
     if one.dtype.kind in "iu" and not is_picture(one):
         top = one.rows if one.rows > 2 else 1  # a table of one or two rows tells segments apart: the first
         return rng.integers(0, top, shape).astype(one.dtype) if one.rows else np.ones(shape, one.dtype)
-    turns = len(kinds)
+    names = kinds_of(one, kinds)
+    order = turns(shares or [1.0] * len(names), count)
     if is_picture(one):
-        plain = _pictures(shape, channel_axis(shape), kinds, rng)
+        plain = _pictures(shape, channel_axis(shape), [names[kind] for kind in order], rng)
+    elif is_sound(one):
+        plain = np.empty(shape, np.float32)
+        for kind in np.unique(order):
+            plain[order == kind] = SOUNDS[names[kind]]((np.count_nonzero(order == kind), *shape[1:]), rng)
     else:
-        others = set(kinds) <= set(OTHERS)
-        if is_sound(one):
-            plain, turns = (other_sounds(shape, rng), OTHER_SOUNDS) if others else (sounds(shape, rng), 1)
-        else:
-            families = OTHER_FAMILIES if others else FAMILIES
-            plain, turns = features(shape, rng, families), len(families)
+        plain = features(shape, [names[kind] for kind in order], rng)
     found = np.empty(shape, np.float32)
-    for number in range(count):
-        chosen = ranges[number // turns % len(ranges)] if ranges else None
+    for number, kind in enumerate(order):
+        turn = int(np.count_nonzero(order[:number] == kind))
+        chosen = ranges[turn % len(ranges)] if ranges else None
         found[number] = plain[number] if chosen is None else spread(chosen, one, plain[number])
     if one.dtype.kind in "iu":
         limits = np.iinfo(one.dtype)
@@ -107,17 +140,15 @@ def spread(chosen: Range, one: Input, plain: np.ndarray) -> np.ndarray:
 
 
 def _pictures(shape: tuple[int, ...], axis: int, kinds: Sequence[str], rng: np.random.Generator) -> np.ndarray:
-    """Pictures or films from 0 to 1."""
+    """Pictures or films from 0 to 1, each of a kind."""
     *frames, height, width = (size for at, size in enumerate(shape) if at not in (0, axis))
     found = np.empty(shape, np.float32)
-    for at, kind in enumerate(kinds):
-        count = len(range(at, shape[0], len(kinds)))
-        if not count:
-            continue
-        made = PICTURES[kind](count, shape[axis], height, width, rng)
+    for kind in dict.fromkeys(kinds):
+        places = [at for at, other in enumerate(kinds) if other == kind]
+        made = PICTURES[kind](len(places), shape[axis], height, width, rng)
         if frames:
             made = films(made, frames[0], rng)
-        found[at :: len(kinds)] = np.moveaxis(made, 1, axis)
+        found[places] = np.moveaxis(made, 1, axis)
     return found
 
 

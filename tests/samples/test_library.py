@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 from spa.passes.samples import library
 from spa.passes.samples.photographs import photographs
 from spa.passes.samples.resize import resized
-from spa.passes.samples.sounds import other_sounds, sounds, voices
+from spa.passes.samples.sounds import chirps, sounds, voices
 from spa.passes.samples.text import text
 
 
@@ -71,8 +73,9 @@ def test_sounds_have_notes() -> None:
 
 
 @pytest.mark.parametrize("shape", [(5, 2, 600), (1, 16000), (4, 1, 512)])
-def test_other_sounds_take_turns(shape: tuple[int, ...]) -> None:
-    found = other_sounds(shape, np.random.default_rng(0))
+@pytest.mark.parametrize("kind", [chirps, voices])
+def test_other_sounds(kind: Callable[..., np.ndarray], shape: tuple[int, ...]) -> None:
+    found = kind(shape, np.random.default_rng(0))
     assert found.shape == shape
     assert np.isfinite(found).all()
     assert (found.std(-1) > 0.05).all()

@@ -1,0 +1,66 @@
+"""Fewer samples of the kinds to which a network hardly responds: one for one kind hardly tells those of another apart.
+
+A reader of lines of text gives one result for all photographs, and its outputs differ between lines of text as much as
+between those that it was trained for. Kinds to which it responds about as much get as many samples each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from spa.errors import DataError
+from spa.passes.samples.inputs import Input, Run
+from spa.passes.samples.likely import Model
+from spa.passes.samples.ranges import Range
+from spa.passes.samples.values import MADE_UP, kinds_of, values
+
+TRIED = 12
+"""Samples of each kind."""
+
+FAINT, FEW = 0.25, 0.25
+"""A response below that share of the largest is faint, as a variance; and of such kinds there are that many samples for
+each one of another."""
+
+
+def shares(model: Model, one: Input, kinds: Sequence[str], ranges: Sequence[Range]) -> list[float]:
+    """(kinds,) the share of the samples of an input that should be of each kind that `kinds_of` knows.
+
+    Kinds are compared in the most likely range: numbers that are larger move all outputs more.
+    """
+    names = kinds_of(one, kinds)
+    alike = [1.0 / len(names)] * len(names)
+    if len(names) < 2:
+        return alike
+    size = max([1, *(other.shape[0] for other in model.inputs if not other.open)])
+    rng = np.random.default_rng(0)
+    feeds = {other.name: values(other, TRIED * size, [], MADE_UP, rng) for other in model.inputs if other is not one}
+    found = []
+    for kind in range(len(names)):
+        chosen = [float(other == kind) for other in range(len(names))]
+        made = values(one, TRIED * size, ranges[:1], kinds, np.random.default_rng(0), chosen)
+        try:
+            found.append(_variances(model.run, {**feeds, one.name: made}, size))
+        except DataError:
+            return alike
+    both = set.intersection(*map(set, found))
+    parts = [np.array([variances[name] for variances in found]) for name in sorted(both)]
+    told = [part / part.sum() for part in parts if part.sum() > 0]
+    if not told:
+        return alike
+    responses = np.mean(told, axis=0)
+    wanted = np.where(responses >= FAINT * responses.max(), 1.0, FEW)
+    return [float(share) for share in wanted / wanted.sum()]
+
+
+def _variances(run: Run, feeds: Mapping[str, np.ndarray], size: int) -> dict[str, float]:
+    """Of each output of finite numbers, how much it differs between runs of so many samples."""
+    results: dict[str, list[np.ndarray]] = {}
+    for start in range(0, TRIED * size, size):
+        for name, array in run({name: array[start : start + size] for name, array in feeds.items()}).items():
+            if array.dtype.kind == "f" and array.size:
+                results.setdefault(name, []).append(array.astype(np.float64))
+    alike = {name: arrays for name, arrays in results.items() if len({array.shape for array in arrays}) == 1}
+    found = {name: float(np.var(arrays, axis=0).mean()) for name, arrays in alike.items()}
+    return {name: variance for name, variance in found.items() if np.isfinite(variance)}
