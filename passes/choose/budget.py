@@ -128,7 +128,10 @@ class Budget(Options):
     )
     include: Sequence[str] = field(
         default=(),
-        metadata=about("kinds or groups that are off by default and shall go too: width, head_dim", metavar="PATTERN"),
+        metadata=about(
+            "kinds or groups that are off by default and shall go too: width, head_dim, experts, depth",
+            metavar="PATTERN",
+        ),
     )
     exclude: Sequence[str] = field(
         default=(), metadata=about("groups to leave alone, by group, kind, tensor or node", metavar="PATTERN")

@@ -142,9 +142,11 @@ def _matching(patterns: Iterable[str], groups: Sequence[Group], option: str) -> 
 
 # ------------------------------------------------------------------------------------------------- in words
 def reasons(groups: Sequence[Group], candidates: Candidates) -> list[str]:
-    """Why groups are left alone, in words, a line for each reason and kind."""
+    """Why groups are left alone, in words, a line for each reason and kind; whole branches go on demand alone."""
     found: dict[tuple[str, str], list[Group]] = {}
     for number, reason in candidates.left.items():
+        if reason == OFF and groups[number].branch is not None:
+            continue
         found.setdefault((reason, groups[number].kind), []).append(groups[number])
     lines = []
     for (reason, kind), members in found.items():

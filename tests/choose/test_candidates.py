@@ -77,6 +77,14 @@ def test_norms_that_are_opened_are_named_three_of_them() -> None:
     assert opened([group], find_candidates([group]), norms=False) == []
 
 
+def test_branches_go_on_demand_without_a_word() -> None:
+    model = residual()
+    assert [group.name for group in model.groups if group.kind == "depth"] == ["c2:branch"]
+    assert "c2:branch" not in taking_part(model)
+    assert reasons(model.groups, find_candidates(model.groups)) == []
+    assert "c2:branch" in taking_part(model, include=["depth"])
+
+
 def test_of_nested_groups_the_outer_goes() -> None:
     model = attention()
     assert taking_part(model) == ["wq:1"]

@@ -1,4 +1,7 @@
-"""What verification notices, and what it lets pass."""
+"""What verification notices, and what it lets pass.
+
+One file: the cases of one function, each of a few lines.
+"""
 
 from __future__ import annotations
 
