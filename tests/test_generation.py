@@ -19,13 +19,15 @@ PROMPT, LENGTH = "Pruned, it writes", 40
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """A decoder, and three that are cut: to other widths, to other caches in each layer, to a narrower stream."""
+    """A decoder, and four that are cut: other widths, other caches in each layer, a narrower stream, fewer branches."""
     place = tmp_path_factory.mktemp("folders")
     dense = toy.build(place / "dense", toy.Sizes(layers=3, heads=8, kv_heads=4))
     spa.prune(dense, ratio=0.3, weights=True).save(place / "smaller")
     _cut_caches(dense, {0: [1], 1: [0, 3]}).save(place / "uneven")
     spa.prune(dense, ratio=0.3, weights=True, include="width").save(place / "narrow")
-    return [dense, place / "smaller", place / "uneven", place / "narrow"]
+    branches = ("model.layers.1.attn.o_proj.weight:branch", "model.layers.0.mlp.down_proj.weight:branch")
+    spa.apply_plan(dense, Plan(dict.fromkeys(branches, (0,)), dict.fromkeys(branches, 1))).save(place / "shallow")
+    return [dense, *(place / name for name in ("smaller", "uneven", "narrow", "shallow"))]
 
 
 def _cut_caches(dense: Path, heads: dict[int, list[int]]) -> spa.PruneResult:
