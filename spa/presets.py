@@ -10,7 +10,7 @@ Progress = Callable[[str, float], None]
 OURS = "spa"
 """The method of this project."""
 
-PUBLISHED = ("magnitude", "l2+refit", "wanda-sp", "flap", "obspa", "one-shot-obs")
+PUBLISHED = ("magnitude", "l2+refit", "wanda-sp", "activation", "amp", "flap", "obspa", "one-shot-obs")
 """Those that `spa.passes.secondorder.BASELINES` holds."""
 
 METHODS = (OURS, *PUBLISHED)

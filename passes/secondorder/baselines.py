@@ -44,6 +44,35 @@ def fluctuation(consumers: Sequence[Consumer], units: int) -> Array:
     return _gather(consumers, units, lambda consumer: pooled(consumer).variance * np.sum(consumer.anchored**2, axis=1))
 
 
+def activation(consumers: Sequence[Consumer], units: int) -> Array:
+    """sqrt(max_c sum_B E x_r^2), (units,): how large units are where they are read.
+
+    The ranking of heads and neurons of Minitron (Muralidharan et al., Compact Language Models via Pruning and Knowledge
+    Distillation, 2024, section 2.2), its activations gathered by their L2 norm over all rows.
+    """
+    scores = np.zeros(units)
+    for consumer in consumers:
+        scores = np.maximum(scores, _gather([consumer], units, lambda each: np.diagonal(_second_moment(each))))
+    return np.sqrt(scores)
+
+
+def amp(consumers: Sequence[Consumer], units: int) -> Array:
+    """sqrt(sum_c E ||x_B W_B||^2), (units,): how large units are once projected onto the weights that read them.
+
+    After AMP (Mugnaini et al., Efficient LLMs with AMP: Attention Heads and MLP Pruning, 2025), which projects inputs
+    onto weights; the norm and the sum over readers are ours.
+    """
+    scores = np.zeros(units)
+    for consumer in consumers:
+        second, weight = _second_moment(consumer), consumer.anchored
+        order = np.argsort(consumer.unit_of_row, kind="stable")
+        for rows in np.split(order, np.flatnonzero(np.diff(consumer.unit_of_row[order])) + 1):
+            unit = int(consumer.unit_of_row[rows[0]])
+            if unit >= 0:
+                scores[unit] += float(np.sum((second[np.ix_(rows, rows)] @ weight[rows]) * weight[rows]))
+    return np.sqrt(np.maximum(scores, 0.0))
+
+
 def obspa(consumers: Sequence[Consumer], units: int) -> Array:
     """sum_c sum_B sum_m W_rm^2 / [H^-1]_rr, (units,): OBS saliency of every weight, gathered over the group.
 
@@ -108,6 +137,8 @@ BASELINES: Mapping[str, Baseline] = {
     "magnitude": Baseline(magnitude, keep_weights),
     "l2+refit": Baseline(magnitude, refit),
     "wanda-sp": Baseline(wanda_sp, keep_weights),
+    "activation": Baseline(activation, keep_weights),
+    "amp": Baseline(amp, keep_weights),
     "flap": Baseline(fluctuation, correct_bias),
     "obspa": Baseline(obspa, obs_update, batch_norm=True),
     "one-shot-obs": Baseline(one_shot_obs, refit),
@@ -147,10 +178,15 @@ def _gather(consumers: Sequence[Consumer], units: int, score_rows: Callable[[Con
     return scores
 
 
+def _second_moment(consumer: Consumer) -> Array:
+    """E x x^T."""
+    moments = pooled(consumer)
+    return np.asarray(moments.gram + np.outer(moments.mean, moments.mean))
+
+
 def _hessian(consumer: Consumer) -> Array:
     """E x x^T with `OBS_DAMPING` times its mean on the diagonal."""
-    moments = pooled(consumer)
-    hessian = moments.gram + np.outer(moments.mean, moments.mean)
+    hessian = _second_moment(consumer)
     mean = float(np.diagonal(hessian).mean())
     hessian[np.diag_indices_from(hessian)] += OBS_DAMPING * (mean if mean > 0.0 else 1.0)
     return hessian

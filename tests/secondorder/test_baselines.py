@@ -38,6 +38,12 @@ def test_baseline_scores_follow_their_formulas() -> None:
     expected["magnitude"] = np.sqrt(expected["magnitude"])
     for name, scores in expected.items():
         np.testing.assert_allclose(BASELINES[name].score([first, second], 4), scores, rtol=1e-9)
+    inside = [np.flatnonzero(units == unit) for unit in range(4)]
+    norms = [np.sqrt(np.mean(np.sum(rows[:, mine] ** 2, axis=1))) for mine in inside]
+    np.testing.assert_allclose(BASELINES["activation"].score([first, second], 4), norms, rtol=1e-9)
+    readers = (first.weight, second.weight)
+    energies = [sum(np.mean(np.sum((rows[:, mine] @ w[mine]) ** 2, axis=1)) for w in readers) for mine in inside]
+    np.testing.assert_allclose(BASELINES["amp"].score([first, second], 4), np.sqrt(energies), rtol=1e-9)
     one_shot = BASELINES["one-shot-obs"].score([replace(first, held_out=None)], 4)
     system = System([replace(first, held_out=None)], 1e-2)
     system.factorise(np.ones(4, np.bool_))
