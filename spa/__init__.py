@@ -9,6 +9,7 @@ from spa.version import __version__
 if TYPE_CHECKING:
     from spa.adapters.ir_pass import SpaPass
     from spa.analysis.plan import Plan
+    from spa.attending import heads
     from spa.device import DeviceOptions
     from spa.frontends.samples import ImageOptions
     from spa.frontends.texts import TextOptions
@@ -42,6 +43,7 @@ __all__ = [
     "apply_plan",
     "bench",
     "finetune",
+    "heads",
     "profile",
     "prune",
     "sweep",
@@ -68,6 +70,7 @@ _HOMES = {
     "finetune": "spa.gradients",
     "train": "spa.training",
     "bench": "spa.timing",
+    "heads": "spa.attending",
     "profile": "spa.profiling",
     "DeviceOptions": "spa.device",
 }

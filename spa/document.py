@@ -20,6 +20,7 @@ from spa.result import PruneResult
 from spa.version import __version__
 
 if TYPE_CHECKING:
+    from spa.attending import HeadsReport
     from spa.gradients.tuning import FinetuneReport
     from spa.points import SweepReport
     from spa.timing import BenchReport
@@ -73,6 +74,13 @@ def of_sweep(report: SweepReport, paths: Mapping[str, Path | None]) -> dict[str,
 def of_training(report: FinetuneReport, paths: Mapping[str, Path | None]) -> dict[str, Any]:
     """How `spa finetune` went."""
     return _head("training", paths) | asdict(report)
+
+
+def of_heads(report: HeadsReport, paths: Mapping[str, Path | None]) -> dict[str, Any]:
+    """What `spa heads` saw."""
+    loads = [{"choice": load.choice, "shares": list(load.shares)} for load in report.experts]
+    rows = [asdict(row) for row in report.rows]
+    return _head("heads", paths) | {"heads": rows, "experts": loads, "notes": list(report.notes)}
 
 
 def of_error(error: Exception, exit_code: int) -> dict[str, Any]:

@@ -66,6 +66,18 @@ def _decide(dense: ir.Model, options: PruneOptions, clock: Clock, shared: Shared
     Args:
         shared: with other ratios.
     """
+    if options.budget.protect is None:
+        return _decided(dense, options, clock, shared, closed=closed)
+    from spa.attending import protected
+
+    with clock.step("protect"):
+        options, said = protected(dense, options, shared)
+    found = _decided(dense, options, clock, shared, closed=closed)
+    found.report.notes.append(said)
+    return found
+
+
+def _decided(dense: ir.Model, options: PruneOptions, clock: Clock, shared: Shared, *, closed: bool) -> Decision:
     if options.decided_by == "weights":
         return by_weights(dense, options, clock, shared)
     if options.decided_by == "gradients":

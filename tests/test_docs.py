@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = (
     "prune",
     "groups",
+    "heads",
     "apply",
     "verify",
     "export",

@@ -59,6 +59,14 @@ class Curve:
     losses: np.ndarray
     scale: Scale = field(default_factory=lambda: Scale())
 
+    def without(self, kept: Sequence[int]) -> Curve:
+        """The curve without some units, which stay: each of the others adds the loss that it did."""
+        if not len(kept):
+            return self
+        goes = ~np.isin(self.order, kept)
+        losses = np.concatenate([[0.0], np.cumsum(np.diff(self.losses)[goes])])
+        return Curve(self.group, self.order[goes], losses, self.scale)
+
     @property
     def predicted(self) -> np.ndarray:
         """(len(order) + 1,) expected squared relative difference of the outputs."""

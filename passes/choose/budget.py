@@ -11,6 +11,9 @@ from spa.analysis.cost import MEASURES
 from spa.errors import UsageError
 from spa.fields import Options, about, at_least, between, is_number
 
+PROTECTED = 0.3
+"""Of the attention in a sequence that repeats itself, to what followed before: from here on a head is protected."""
+RETRIEVAL = "retrieval"
 CHANNELS = "channels"
 LATENCY = "latency"
 UNSAID = float("nan")
@@ -25,6 +28,26 @@ def _is_share(value: Any) -> str | None:
         return None
     meant = f"; did you mean {value / 100:g} or, on the command line, {value:g}%?" if _is_percent(value) else ""
     return f"a share between 0 and 1, both excluded{meant}"
+
+
+def _is_protection(value: Any) -> str | None:
+    try:
+        share = protection(value)
+    except (AttributeError, ValueError):
+        share = 0.0
+    return None if 0 < share <= 1 else f"{RETRIEVAL}, or {RETRIEVAL}:0.5 with a score between 0 and 1"
+
+
+def protection(text: str) -> float:
+    """The score from which on heads are protected.
+
+    Raises:
+        ValueError: it is none.
+    """
+    name, _, score = text.partition(":")
+    if name != RETRIEVAL:
+        raise ValueError(text)
+    return float(score) if score else PROTECTED
 
 
 def is_said(ratio: float) -> bool:
@@ -139,5 +162,16 @@ class Budget(Options):
     only: Sequence[str] = field(
         default=(), metadata=about("groups to prune, and no others, by group, kind, tensor or node", metavar="PATTERN")
     )
+    protect: str | None = field(
+        default=None,
+        metadata=about(
+            "heads that stay: retrieval, those that look up what was said before (with a score of "
+            f"{PROTECTED} or more; retrieval:0.5 asks for another)",
+            metavar="WHAT",
+            check=_is_protection,
+        ),
+    )
     widths: Mapping[str, Sequence[int]] = field(default_factory=dict)
     """By group, the numbers of units that it may keep besides all: no option, but what a framework takes."""
+    kept: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """By group, the units that stay: no option, but what `protect` comes to."""

@@ -57,7 +57,7 @@ class Problem:
             multiples = [terms.multiples[number] if aligned else 1 for number in numbers]
             return find_tracks(
                 chosen, mine, min_keep=options.min_keep, multiples=multiples, first=terms.first,
-                widths=options.widths,
+                widths=options.widths, kept=options.kept,
             )  # fmt: skip
 
         def reaches(number: int) -> bool:

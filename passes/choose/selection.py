@@ -174,7 +174,11 @@ def _last(problem: Problem, share: float, frozen: Sequence[Frozen]) -> str:
 
 def _relaxations(problem: Problem) -> Iterator[tuple[str, Terms]]:
     """The bounds of a selection, each with the terms in which it and those before it are lifted."""
-    terms, budget = problem.terms, replace(problem.options, min_keep=0.0)
+    terms = problem.terms
+    if problem.options.kept:
+        terms = replace(terms, budget=replace(terms.budget, kept={}))
+        yield f"protect={terms.budget.protect}", terms
+    budget = replace(terms.budget, min_keep=0.0)
     yield f"min_keep={problem.options.min_keep:g}", replace(terms, budget=budget)
     terms = replace(terms, multiples=(1,) * len(terms.multiples))
     yield f"align={problem.options.align}", replace(terms, budget=budget)

@@ -56,6 +56,7 @@ def find_tracks(
     multiples: Sequence[int] | None = None,
     first: Mapping[str, int] | None = None,
     widths: Mapping[str, Sequence[int]] | None = None,
+    kept: Mapping[str, Sequence[int]] | None = None,
 ) -> list[Track]:
     """The track of each group.
 
@@ -67,15 +68,16 @@ def find_tracks(
         min_keep: the share of its units that a group keeps at least.
         first: by group, the units that it had before it was ever cut: `min_keep` is a share of those.
         widths: of groups that may keep some numbers of units only, these, by name; besides, all may stay.
+        kept: by group, units that stay.
         multiples: for each group what its kept widths are a multiple of, or all of it stays; one unless told.
     """
     tracks = []
-    multiples = multiples or [1] * len(groups)
-    for group, score, kept, multiple in zip(groups, scores, _stay(groups, scores), multiples, strict=True):
+    multiples, staying = multiples or [1] * len(groups), _stay(groups, scores, kept or {})
+    for group, score, stay, multiple in zip(groups, scores, staying, multiples, strict=True):
         order = np.argsort(score, kind="stable")
-        order = order[~kept[order]]
+        order = order[~stay[order]]
         before = max(group.size, (first or {}).get(group.name, 0))
-        least = max(ceil(min_keep * before - _ROUNDING), int(kept.sum()), group.least)
+        least = max(ceil(min_keep * before - _ROUNDING), int(stay.sum()), group.least)
         if not group.least:  # one unit, which goes or stays
             least, multiple = 0, 1
         step = 1 if multiple == 1 else multiple // gcd(multiple, run_length(group))
@@ -117,13 +119,15 @@ def _numbers(piece: Slice) -> int:
     return 0 if tensor is None else int(tensor.size)
 
 
-def _stay(groups: Sequence[Group], scores: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """For each group, (units,) whether a unit must stay so that no factor and no axis becomes empty."""
-    kept = [np.zeros(group.size, bool) for group in groups]
+def _stay(
+    groups: Sequence[Group], scores: Sequence[np.ndarray], asked: Mapping[str, Sequence[int]]
+) -> list[np.ndarray]:
+    """For each group, (units,) whether a unit stays: it was asked to, or a factor or an axis would be empty."""
+    kept = [np.isin(np.arange(group.size), list(asked.get(group.name, ()))) for group in groups]
     for group, score, mine in zip(groups, scores, kept, strict=True):
         for leaf in group.leaves:
-            if leaf.size > 1 and leaf not in group.loose:
-                start = group.offsets[leaf]
+            start = group.offsets[leaf]
+            if leaf.size > 1 and leaf not in group.loose and not mine[start : start + leaf.size].any():
                 mine[start + int(np.argmax(score[start : start + leaf.size]))] = True
     # factors of one position and pieces of an axis may go, but not all of those that an axis is made of
     for held in _thin_axes(groups).values():

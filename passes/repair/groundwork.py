@@ -107,6 +107,7 @@ class Groundwork:
                         "data-free, the weights alone decide"
                     )
             curves = find_curves(session, list(groups.values()), ratios, turned)
+            curves = {name: curve.without(budget.kept.get(name, ())) for name, curve in curves.items()}
         return cls(session, made_up, trained, beside, curves)
 
     def scored(self, budget: Budget) -> dict[str, Curve]:

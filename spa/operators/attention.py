@@ -21,7 +21,7 @@ def counts(operation: Operation, **terms: str) -> tuple[Sizes, ...]:
     )
 
 
-@operator("Attention", continues=((4, 1), (5, 2)))
+@operator("Attention", values=2, continues=((4, 1), (5, 2)))
 def attention(operation: Operation) -> Rule:
     """`b (h r) s k, b h t k, b h t v, s t, b h p k, b h p v -> b (h r) s v, b h (p + t) k, b h (p + t) v`."""
     query, key = operation.shape(0), operation.shape(1)

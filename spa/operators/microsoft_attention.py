@@ -119,7 +119,7 @@ def _projection_macs(own: bool, past: bool) -> tuple[tuple[str, ...], ...]:
 
 
 # -------------------------------------------------------------------------------------------------- attending
-@operator("MultiHeadAttention", domain=MICROSOFT, continues=((6, 1), (7, 2)))
+@operator("MultiHeadAttention", domain=MICROSOFT, values=2, continues=((6, 1), (7, 2)))
 def multi_head(operation: Operation) -> Rule:
     """`b s (h k), b t (h k), b t (h v), (h k + h k + h v) -> b s (h v)`; or packed `b s h z d`, `b t h z d`."""
     query = operation.shape(0)
@@ -176,7 +176,7 @@ def _steps(operation: Operation) -> int:
     return key[2] if len(key) == 4 else key[1]
 
 
-@operator("GroupQueryAttention", domain=MICROSOFT, continues=((3, 1), (4, 2)))
+@operator("GroupQueryAttention", domain=MICROSOFT, values=2, continues=((3, 1), (4, 2)))
 def group_query(operation: Operation) -> Rule:
     """`b s (h r d), b t (h d), b t (h d), b h p d, b h p d, b, (), m e, m e -> b s (h r d), b h u d, b h w d`."""
     shared = int(operation.attribute("kv_num_heads"))

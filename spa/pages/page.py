@@ -11,11 +11,17 @@ from typing import Any
 
 from spa.errors import UsageError
 from spa.frontends.files import onnx_file
-from spa.pages import bench, engine, result, sweep, training
+from spa.pages import bench, engine, heads, result, sweep, training
 from spa.pages.colours import DARK, LIGHT, variables
 from spa.pages.parts import Page
 
-KINDS = {"result": result.page, "sweep": sweep.page, "timing": bench.page, "training": training.page}
+KINDS = {
+    "result": result.page,
+    "sweep": sweep.page,
+    "timing": bench.page,
+    "training": training.page,
+    "heads": heads.page,
+}
 
 
 def check(path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise, product
 from math import prod
 from typing import Any
@@ -496,3 +497,16 @@ def test_limits_tell_what_was_left_alone_and_what_is_at_its_end() -> None:
     scores = [np.arange(10.0), np.arange(10.0) + 100]
     found = choose(chain(8, 10, 10, 4), scores=scores, ratio=0.75)
     assert found.limits == ("w0:1 lost all that min_keep=0.1 lets go",)
+
+
+def test_units_that_are_kept_stay() -> None:
+    """However low their scores."""
+    model = residual()
+    scores = [np.arange(group.size, dtype=float) for group in model.groups]
+    budget = Budget(ratio=0.3, align=1, kept={"c0:0": [0, 1], "c1:0": [0]})
+    plan = select(model.groups, scores, model.cost, budget).plan
+    assert plan.removed
+    assert not {0, 1} & set(plan.removed.get("c0:0", ()))
+    assert 0 not in plan.removed.get("c1:0", ())
+    with pytest.raises(BudgetError, match=r"protect=None"):
+        select(model.groups, scores, model.cost, replace(budget, ratio=0.9, kept={"c0:0": range(8), "c1:0": [0]}))

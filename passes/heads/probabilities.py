@@ -1,0 +1,132 @@
+"""How much each query of each head attends to each key, on samples: (heads, samples, queries, keys).
+
+A fused operator does not say. But what it gives is the mean of the values, weighed: with values of which each names one
+position, that is the weights themselves, with whatever rotation, mask or scale the operator has inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from spa import runtime
+from spa.analysis.coupling import Coupling
+from spa.errors import DataError, ModelError
+from spa.passes.heads.attentions import Attention, shapes_of
+from spa.passes.repair.own import values_of
+
+Feeds = Mapping[str, np.ndarray]
+
+
+class Probabilities:
+    """The attentions of a model, run on samples.
+
+    Args:
+        model: the coupled model; not changed.
+    """
+
+    def __init__(self, model: ir.Model, coupling: Coupling, attentions: Sequence[Attention]) -> None:
+        self.model, self.coupling, self.attentions = model, coupling, attentions
+        self.notes: dict[str, str] = {}
+        self.sessions: dict[str, Any] = {}
+
+    def of(self, feeds: Feeds) -> Iterator[tuple[Attention, np.ndarray]]:
+        """Each attention with its probabilities on one batch; those that cannot be told are noted and left out."""
+        wanted: dict[str, None] = {}
+        for attention in self.attentions:
+            read = [value for value in attention.node.inputs if value is not None]
+            values = [attention.value] if attention.values is None else read
+            wanted |= dict.fromkeys(str(value.name) for value in values)
+        arrays = {name: found[0] for name, found in values_of(self.model, list(wanted), [feeds]).items()}
+        for attention in self.attentions:
+            try:
+                yield attention, self.one(attention, arrays)
+            except (DataError, ModelError, ValueError) as error:
+                self.notes[attention.name] = f"not told: {str(error).splitlines()[0][:160]}"
+
+    def one(self, attention: Attention, arrays: Feeds) -> np.ndarray:
+        """The probabilities of one attention, from the values that it reads or gives."""
+        if attention.values is None:
+            array = arrays[str(attention.value.name)].astype(np.float32)
+            return heads_first(self.coupling, attention, array)
+        return self.asked(attention, arrays)
+
+    def asked(self, attention: Attention, arrays: Feeds) -> np.ndarray:
+        """What a fused operator gives for values that name positions, some at a time."""
+        node, at = attention.node, attention.values
+        assert at is not None
+        stored = node.inputs[at]
+        assert stored is not None
+        values = arrays[str(stored.name)]
+        axes = shapes_of(self.coupling, stored)
+        packed = len(values.shape) == 3
+        shared = int(np.prod([leaf.size for axis in axes for leaf in axis if leaf in attention.heads]))
+        if len(values.shape) not in (3, 4) or shared < 1:
+            raise ValueError("values of another form")
+        size = values.shape[-1] // (shared if packed else 1)
+        tokens = values.shape[1 if packed else 2]
+        feeds = {str(v.name): arrays[str(v.name)] for v in node.inputs if v is not None}
+        parts = []
+        for start in range(0, tokens, size):
+            names = np.zeros((tokens, size), values.dtype)
+            here = np.arange(start, min(start + size, tokens))
+            names[here, here - start] = 1
+            whole = np.tile(names, (1, shared))[None] if packed else names[None, None]
+            feeds[str(stored.name)] = np.ascontiguousarray(np.broadcast_to(whole, values.shape))
+            result = runtime.run(self.session(attention, feeds), feeds)[str(attention.value.name)].astype(np.float32)
+            if result.ndim == 3:
+                result = result.reshape(*result.shape[:2], -1, size).transpose(0, 2, 1, 3)
+            parts.append(result[..., : len(here)])
+        return np.concatenate(parts, axis=-1).transpose(1, 0, 2, 3)
+
+    def session(self, attention: Attention, feeds: Feeds) -> Any:
+        """A session of the operator alone."""
+        if attention.name not in self.sessions:
+            kind = onnx.helper.np_dtype_to_tensor_dtype
+            node = ir.serde.serialize_node(attention.node)
+            made = onnx.helper.make_tensor_value_info
+            inputs = [made(name, kind(array.dtype), [None] * array.ndim) for name, array in feeds.items()]
+            dtype = kind(feeds[str(attention.node.inputs[attention.values or 0].name)].dtype)  # type: ignore[union-attr]
+            versions = self.model.graph.opset_imports.items()
+            opsets = [onnx.helper.make_opsetid(name, version) for name, version in versions]
+            output = made(str(attention.value.name), dtype, None)
+            graph = onnx.helper.make_graph([node], "attention", inputs, [output])
+            proto = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
+            self.sessions[attention.name] = runtime.session(ir.from_proto(proto), optimize=False)
+        return self.sessions[attention.name]
+
+
+def heads_first(coupling: Coupling, attention: Attention, array: np.ndarray) -> np.ndarray:
+    """(heads, samples, queries, keys) of probabilities as the graph has them, whatever the order of their axes.
+
+    Raises:
+        ValueError: an axis is a product of several parts whose sizes the data decide.
+    """
+    found: list[int] = []
+    at_heads: list[int] = []
+    keys = -1
+    for axis, parts in enumerate(shapes_of(coupling, attention.value)):
+        if axis == len(array.shape) + attention.keys:
+            keys, at = len(found), [array.shape[axis]]
+        elif any(leaf in attention.heads for leaf in parts):
+            at_heads += [len(found) + n for n, leaf in enumerate(parts) if leaf in attention.heads]
+            others = [n for n, leaf in enumerate(parts) if leaf not in attention.heads]
+            at = [leaf.size for leaf in parts]
+            known = int(np.prod([leaf.size for leaf in parts if leaf in attention.heads]))
+            if len(others) > 1:
+                raise ValueError("heads together with several other axes")
+            for n in others:
+                at[n] = array.shape[axis] // known
+        else:
+            at = [array.shape[axis]]
+        found += at
+    split = array.reshape(found)
+    rest = [axis for axis in range(len(found)) if axis not in (*at_heads, keys)]
+    queries, samples = rest[-1], rest[:-1]
+    ordered = split.transpose(*at_heads, *samples, queries, keys)
+    count = int(np.prod([found[axis] for axis in at_heads], dtype=int))
+    return ordered.reshape(count, -1, found[queries], found[keys])
