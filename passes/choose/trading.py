@@ -39,8 +39,12 @@ def nearest(problem: Problem, counts: list[int], freed: np.ndarray) -> list[int]
     counts = _traded(problem, counts, freed)
     if _faster(problem, counts) <= _NEAR:
         return counts
-    if prod(len(track.allowed) for track in problem.tracks) <= _FEW:
-        trials = [list(trial) for trial in product(*(track.allowed.tolist() for track in problem.tracks)) if any(trial)]
+    ways = [
+        [count] if track.group.branch is not None else track.allowed.tolist()
+        for track, count in zip(problem.tracks, counts, strict=True)
+    ]
+    if prod(map(len, ways)) <= _FEW:
+        trials = [list(trial) for trial in product(*ways) if any(trial)]
         return min(trials, key=lambda trial: _rank(problem, trial, freed))
     back = [[*counts[:n], before, *counts[n + 1 :]] for n, (before, _) in _steps(problem, counts, freed, on=False)]
     return min([counts, *filter(any, back)], key=lambda trial: _rank(problem, trial, freed))
@@ -97,6 +101,8 @@ def _steps(
 ) -> Iterator[tuple[int, tuple[int, float]]]:
     """The number of each track that has a next step, or a last one, the units that go by then, and what that loses."""
     for number, (track, count) in enumerate(zip(problem.tracks, counts, strict=True)):
+        if track.group.branch is not None:  # a whole layer more or less is no matter of being near
+            continue
         at = int(np.searchsorted(track.allowed, count)) + (1 if on else -1)
         if 0 <= at < len(track.allowed):
             losses = _losses(problem, number, freed)

@@ -22,6 +22,7 @@ import numpy as np
 from spa.analysis.cost import EXACT, Cost, IsMultiple, Padded, Step, Term, measure
 from spa.analysis.coupling import Coupling
 from spa.analysis.group import Group, Masks
+from spa.analysis.liveness import Liveness
 from spa.errors import ModelError
 from spa.notation.dims import Factor
 from spa.passes.latency.variants import plan_of
@@ -96,14 +97,34 @@ def foretold_units(
     variants = [variant for number, variant in enumerate(profile.variants) if number != without]
     settings = _Settings.of(variants, groups, coupling)
     shared: dict[object, list[_Fused]] = defaultdict(list)
+    reached = _reached(coupling)
     for unit in _fused_units(variants, settings, profile.device.block):
         shared[unit.key].append(unit)
-    found = [foretold for units in shared.values() for foretold in _fitted(units, settings)]
+    found = [_alive(foretold, reached) for units in shared.values() for foretold in _fitted(units, settings)]
     masks = [plan_of(groups, variant.removed).masks(groups) for variant in variants]
     whole = np.array([variant.milliseconds for variant in variants])
     cost = Cost({LATENCY: [term for unit in found for term in unit.terms]})
     off = whole - [cost.of(LATENCY, mask) for mask in masks]
     return found if np.var(off) <= _EXPLAINED * np.var(whole) else [_as_a_whole(whole, masks, coupling)]
+
+
+def _reached(coupling: Coupling) -> dict[str, Factor | None]:
+    """The branches that have to be there for a node to run, by the node's name; None: it always runs."""
+    liveness = Liveness(coupling.graph, coupling.branches)
+    found: dict[str, Factor | None] = {}
+    for node in coupling.graph if coupling.graph is not None and coupling.branches else ():
+        name = node.name or next((value.name for value in node.outputs if value.name), None)
+        if name:
+            found[name] = liveness.of(node)
+    return found
+
+
+def _alive(unit: Foretold, reached: Mapping[str, Factor | None]) -> Foretold:
+    """A unit that takes no time without the branch that it lies in: fusions keep the name of one of their nodes."""
+    inside = [name for name in reached if name in unit.name]
+    if not inside:
+        return unit
+    return replace(unit, terms=[term.while_any(reached[max(inside, key=len)]) for term in unit.terms])
 
 
 def _as_a_whole(whole: np.ndarray, masks: Sequence[Masks], coupling: Coupling) -> Foretold:

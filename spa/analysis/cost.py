@@ -85,6 +85,13 @@ class Term:
             return self.weight * prod(map(size_of, self.dims))
         return self.weight * prod(step(size_of(dim)) for dim, step in zip(self.dims, self.steps, strict=True))
 
+    def while_any(self, reached: Factor | None) -> Term:
+        """The term while any of a dim is left, the branches that reach what costs it; None: always."""
+        if reached is None:
+            return self
+        steps = self.steps or (EXACT,) * len(self.dims)
+        return Term(self.weight, (*self.dims, reached), (*steps, IsThere()))
+
 
 @dataclass(frozen=True, slots=True)
 class Cost:
@@ -179,7 +186,7 @@ def measure(coupling: Coupling, sizes: Sizes | None = None) -> Cost:
             ("params", params, 0.0 if tensor.dtype in NUMBERS else 1.0),
         ):
             if weight:
-                terms.append(_while(Term(weight, axes), liveness.of(value)))
+                terms.append(Term(weight, axes).while_any(liveness.of(value)))
                 copies[name] += weight * tensor.size * (id(tensor) in seen)
         seen.add(id(tensor))
     flops = []
@@ -189,15 +196,8 @@ def measure(coupling: Coupling, sizes: Sizes | None = None) -> Cost:
         for names in contractions:
             share = prod((counted.get(name, Fraction(1)) for name in names), start=Fraction(2))
             term = Term(float(share), tuple(application.factors[name] for name in names))
-            flops.append(_while(term, liveness.of(application.node)))
+            flops.append(term.while_any(liveness.of(application.node)))
     return Cost({"params": params, "bytes": stored, "flops": flops}, copies)
-
-
-def _while(term: Term, reached: Factor | None) -> Term:
-    """A term that counts while any of a dim is left, the branches that reach what costs it; None: always."""
-    if reached is None:
-        return term
-    return Term(term.weight, (*term.dims, reached), (*(EXACT,) * len(term.dims), IsThere()))
 
 
 def _counted(application: Application, sizes: Sizes) -> dict[str, Fraction]:

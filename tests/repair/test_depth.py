@@ -28,17 +28,20 @@ from tests.models import build, filled
 LAYERS = 8
 
 
-def deep(scales: Sequence[float] = (1.0,) * LAYERS) -> onnx.ModelProto:
+def deep(scales: Sequence[float] = (1.0,) * LAYERS, *, width: int = 16) -> onnx.ModelProto:
     """Blocks x + f(x) in a row; the last layers of f times a number each."""
-    lines, weights = ["e = MatMul(x, first)"], {"first": filled("first", [6, 16]), "last": filled("last", [16, 4])}
+    lines, weights = (
+        ["e = MatMul(x, first)"],
+        {"first": filled("first", [6, width]), "last": filled("last", [width, 4])},
+    )
     for layer, scale in enumerate(scales):
         before = "e" if not layer else f"z{layer - 1}"
         lines.append(
             f"a{layer} = MatMul({before}, u{layer})  r{layer} = Relu(a{layer})  b{layer} = MatMul(r{layer}, d{layer})"
             f"  z{layer} = Add({before}, b{layer})"
         )
-        weights[f"u{layer}"] = filled(f"u{layer}", [16, 24])
-        weights[f"d{layer}"] = scale * filled(f"d{layer}", [24, 16])
+        weights[f"u{layer}"] = filled(f"u{layer}", [width, 3 * width // 2])
+        weights[f"d{layer}"] = scale * filled(f"d{layer}", [3 * width // 2, width])
     text = "(float[N,6] x) => (float[N,4] y) { " + "  ".join(lines) + f"  y = MatMul(z{len(scales) - 1}, last) }}"
     return build(text, weights)
 
