@@ -99,7 +99,7 @@ def _by_own_samples(dense: ir.Model, options: PruneOptions, clock: Clock, shared
             cut(weighed, other)
             names = [name for name in report.outputs if name not in {**report.resized, **told.resized}]
             own.check_gain(
-                dense, analysis.model, weighed.model, names, recipe.others(own.OTHERS), boundary,
+                dense, analysis.model, weighed.model, names, recipe.others_apart(own.OTHERS), boundary,
                 carried_over=carry_over(recipe.inputs),
             )  # fmt: skip
     if kinds == SHIPPED and recipe.shown:

@@ -59,7 +59,16 @@ from spa.passes.samples.inputs import (
 from spa.passes.samples.likely import TRIED, likely, read_whole
 from spa.passes.samples.ranges import Range, between
 from spa.passes.samples.response import shares
-from spa.passes.samples.values import MADE_UP, OTHERS, SHIPPED, is_number, is_picture, values
+from spa.passes.samples.values import (
+    MADE_UP,
+    OTHERS,
+    SHIPPED,
+    carry_over,
+    is_number,
+    is_picture,
+    kinds_of,
+    values,
+)
 from spa.passes.samples.words import WRITTEN_AT_ONCE, write, writes
 from spa.shapes import Shapes, infer_shapes
 from spa.shapes.decoder import Decoder
@@ -239,6 +248,18 @@ class Recipe:
         """Samples of kinds that `samples` has none of."""
         found = self.made(OTHERS, max(count, *(one.shape[0] for one in self.inputs)), seed)
         return self.checked(found, "")
+
+    def others_apart(self, count: int) -> list[Calibration]:
+        """The same, each kind of features apart: a repair has to do on all of them. Others speak for real samples
+        together, each by how much the network responds to it."""
+        found = self.others(count)
+        if carry_over(self.inputs):
+            return [found]
+        kinds = max(len(kinds_of(one, OTHERS)) for one in self.inputs)
+        return [
+            replace(found, samples={name: array[at::kinds] for name, array in found.samples.items()})
+            for at in range(kinds)
+        ]
 
     def made(self, kinds: Sequence[str], count: int, seed: int) -> dict[str, np.ndarray]:
         """So many samples, by input, in the ranges that the inputs may have."""

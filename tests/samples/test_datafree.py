@@ -205,3 +205,8 @@ def test_what_a_matrix_reads_at_once_is_no_sound(text: str, weights: dict[str, W
     assert carry_over(recipe.inputs) is sound
     made = recipe.samples().samples["x"]
     assert np.isfinite(made).all()
+    apart = recipe.others_apart(12)
+    assert [len(some) for some in apart] == ([12] if sound else [4, 4, 4])
+    others = recipe.others(12).samples["x"]
+    for at, some in enumerate(apart):
+        np.testing.assert_array_equal(some.samples["x"], others[at :: len(apart)])
