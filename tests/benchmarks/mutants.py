@@ -52,7 +52,8 @@ EACH = 50
 """Mutants of each room."""
 
 ALIKE = ("Eq_Is", "Is_Eq", "NotEq_IsNot", "IsNot_NotEq")
-BROKEN = 99
+BROKEN, MISUSED = 99, 4
+"""Exit status of a child that could not begin, and of pytest where it finds no such test."""
 GUARDS = ("strict", "slots", "frozen", "eq")
 SLOW = 8.0
 """Seconds of tests after which no more are added to a mutant's first run, unless told."""
@@ -163,7 +164,9 @@ def cover(tests: Sequence[str]) -> None:
     recorder.stop()
     path = FOLDER / "cover.json"
     known = json.loads(path.read_text()) if path.exists() else {"seconds": {}, "lines": {}}
-    known["seconds"].update({name: taken for name, taken in plugin.seconds.items() if taken == taken})
+    again = {name.partition("::")[0] for name in plugin.seconds}  # of these files, only the tests of now that pass
+    kept = {name: taken for name, taken in known["seconds"].items() if name.partition("::")[0] not in again}
+    known["seconds"] = kept | {name: taken for name, taken in plugin.seconds.items() if taken == taken}
     data = recorder.get_data()
     for file in data.measured_files():
         lines = known["lines"].setdefault(Path(file).relative_to(ROOT).as_posix(), {})
@@ -234,7 +237,7 @@ def fails(tree: Path, tests: Sequence[str], limit: float) -> str:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             code = os.waitstatus_to_exitcode(status)
-            if code == BROKEN:
+            if code in (BROKEN, MISUSED):
                 raise RuntimeError(f"tests did not start: {said.read_text(errors='replace')[-500:]}")
             told = said.read_text(errors="replace").splitlines()
             failed = [line for line in told if line.startswith(("FAILED", "ERROR"))]
