@@ -7,9 +7,10 @@
     python tests/benchmarks/mutants.py table                             # writes mutants.md; reasons in it stay
 
 cosmic-ray makes the mutants. Places are drawn with a seed, as many in each of the rooms below, one mutation at each. A
-mutant runs in a copy of the tree against the tests that run its line, the fastest first, up to the first that fails.
-Not drawn: annotations, guards that no right call meets (`strict=True` of zip, `frozen`, `slots`, `eq` of a dataclass),
-and comparisons of identity for equality, which differ for nothing here. What was found lies in `build/mutants`.
+mutant runs in a copy of the tree against the tests that run its line, those of its room first, up to the first that
+fails. Not drawn: annotations, guards that no right call meets (`strict=True` of zip, `frozen`, `slots`, `eq` of a
+dataclass), and comparisons of identity for equality, which differ for nothing here. What was found lies in
+`build/mutants`.
 
 One file: a script, from the sample to the table.
 """
@@ -178,14 +179,23 @@ def cover(tests: Sequence[str]) -> None:
 
 
 def tests_of(mutant: Mutant, known: dict[str, Any], slow: float) -> tuple[list[str], list[str]]:
-    """The tests that run a mutant's line, fastest first, `slow` seconds of them, and the files that run its file."""
+    """The tests that run a mutant's line, `slow` seconds of them, and the files of tests that run its file.
+
+    Those of the module's own file come first, then those of its room, each fastest first.
+    """
     seconds = known["seconds"]
     lines = known["lines"].get(mutant.file, {})
     anywhere = {name for names in lines.values() for name in names}
     near = [name for name in lines.get(str(mutant.line), ()) or anywhere if name in seconds]  # run by an import: any
     files = sorted({name.partition("::")[0] for name in anywhere})
-    chosen, total = [], 0.0
-    for name in sorted(near, key=lambda name: (seconds[name], name)):
+    chosen, total, module = [], 0.0, Path(mutant.file)
+
+    def foreign(name: str) -> int:
+        """0: of the file that is named after the module; 1: of its room; 2: of another."""
+        test = Path(name.partition("::")[0])
+        return 0 if module.stem in test.stem else 1 if module.parent.name == test.parent.name else 2
+
+    for name in sorted(near, key=lambda name: (foreign(name), seconds[name], name)):
         total += seconds[name]
         if total > slow:
             break

@@ -64,6 +64,13 @@ def test_of_heads_and_their_parts_either_that_goes_is_read_as_zero() -> None:
     assert np.array_equal(read(after, "MatMul", 1, 5), expected.reshape(12, 8))
 
 
+def test_within_groups_a_channel_of_each_is_read_as_zero() -> None:
+    before, after = load_normal(models.grouped_cnn()), masked(models.grouped_cnn(), {"c3:0#2": [1]})
+    expected = read(before, "ConvTranspose", 1).copy()
+    expected[[1, 4]] = 0  # of two groups of three
+    assert np.array_equal(read(after, "ConvTranspose", 1), expected)
+
+
 def test_what_is_masked_when_the_graph_runs_keeps_its_type_and_shape() -> None:
     model = masked(onnx.shape_inference.infer_shapes(models.attention()), {"wq:1#2": [1]})
     (where,) = [node for node in model.graph if node.op_type == "Where"]
