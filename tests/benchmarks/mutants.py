@@ -304,7 +304,8 @@ def run(count: int, seed: int, part: tuple[int, int], slow: float, *, again: boo
 
     known, rows = json.loads((FOLDER / "cover.json").read_text()), read_rows()
     mine = sample(seed)[part[0] - 1 :: part[1]]
-    left = [m for m in mine if (not rows[m.key]["killed"] if m.key in rows else not again)]
+    survived = {key for key, row in rows.items() if not row["killed"]}
+    left = [m for m in mine if (m.key in survived if again else m.key not in rows)]
     with tempfile.TemporaryDirectory() as folder:
         tree = copy_tree(Path(folder))
         for mutant in left[:count]:
@@ -314,8 +315,7 @@ def run(count: int, seed: int, part: tuple[int, int], slow: float, *, again: boo
             print(f"{row['seconds']:6.1f} s  {mutant.key}: {outcome}", flush=True)
             with ROWS.open("a") as file:
                 file.write(json.dumps(row) + "\n")
-    survived = [row for row in rows.values() if not row["killed"]]
-    print(f"{len(rows)} tried, {len(survived)} survive")
+    print(f"{len(rows)} tried, {sum(not row['killed'] for row in rows.values())} survive")
 
 
 def copy_tree(folder: Path) -> Path:

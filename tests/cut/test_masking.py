@@ -80,6 +80,17 @@ def test_what_is_masked_when_the_graph_runs_keeps_its_type_and_shape() -> None:
     assert (result.type, result.shape) == (value.type, value.shape)
 
 
+@pytest.mark.parametrize("points", [np.int8(5), np.array([3, -4, 5], np.int8)], ids=["one", "of each column"])
+def test_rows_of_a_product_of_integers_become_its_zero_point(points: np.ndarray) -> None:
+    text = """(float[N,4] x) => (float[N,3] y) { a = MatMul(x, w)  r = Relu(a)  q, s, z = DynamicQuantizeLinear(r)
+        m = MatMulInteger(q, v, z, p)  c = Cast<to=1>(m)  y = Mul(c, s) }"""
+    stored = np.arange(18, dtype=np.int8).reshape(6, 3)
+    after = masked(models.build(text, {"w": [4, 6], "v": stored, "p": np.asarray(points)}), {"w:1": [1, 4]})
+    expected = stored.copy()
+    expected[[1, 4]] = points
+    assert np.array_equal(read(after, "MatMulInteger", 1), expected)
+
+
 def test_zero_of_stored_integers_is_their_zero_point() -> None:
     proto = models.quantized()
     for tensor in proto.graph.initializer:

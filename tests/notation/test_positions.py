@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from spa.notation.dims import ONE, Factor, product, total
+from spa.notation.equations import unify
 from spa.notation.positions import keep_mask, leaf_positions, occurrences
 
 KEEP = np.array([True, False, True])
@@ -59,3 +60,10 @@ def test_terms_of_a_sum_hold_no_more_than_themselves() -> None:
     leaf = Factor(3)
     ((_, start, index),) = occurrences(total(Factor(1000), leaf, Factor(1000)), {leaf})
     assert (start, index.tolist()) == (1000, [0, 1, 2])
+
+
+def test_a_sum_that_turns_out_to_lie_in_a_sum() -> None:
+    inner, wanted = Factor(3), Factor(2)
+    dim = total(Factor(3), inner)
+    unify(inner, total(Factor(1), wanted))
+    assert [index.tolist() for _, index in leaf_positions(dim, {wanted: 0})] == [[-1, -1, -1, -1, 0, 1]]

@@ -195,6 +195,14 @@ def test_what_does_not_vary_goes_before_what_is_not_read() -> None:
     assert remove_units([Consumer(moments_of(rows), weight, np.arange(4))], units=4, remove=2).order.tolist() == [1, 2]
 
 
+def test_a_group_without_units_loses_none() -> None:
+    consumer = Consumer(moments_of(np.random.default_rng(23).standard_normal((30, 3))), np.ones((3, 2)), np.full(3, -1))
+    with pytest.raises(BudgetError, match="1 of 0 units to go, 0 can"):
+        remove_units([consumer], units=0, remove=1)
+    with pytest.raises(ValueError, match="unit_of_row must stay below the number of units, 1"):
+        remove_units([replace(consumer, unit_of_row=np.array([-1, 0, 1]))], units=1, remove=0)
+
+
 def test_what_must_stay_stays() -> None:
     consumers = family(21)
     removable = np.array([1, 0, 1, 1, 0, 1, 1, 0], bool)
