@@ -180,6 +180,18 @@ def test_quantised_activations_pass_a_gradient() -> None:
     assert torch.allclose(x.grad, module.get_parameter("w").detach().sum(1).expand(3, 4))
 
 
+def test_integer_products_take_double_precision() -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 9, opset_import: ["" : 20]> g (float[2, 3] x) => (float[2, 4] y)'
+        " <int8[3, 4] w = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, -12}>"
+        " { q, s, z = DynamicQuantizeLinear(x) i = MatMulInteger(q, w, z) f = Cast<to = 1>(i) y = Mul(f, s) }"
+    )
+    x = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    single = spa.torch_module(model)(x)
+    double = spa.torch_module(model).double()(x.double())
+    torch.testing.assert_close(double.float(), single, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("feeds", "message"),
     [({}, "no value for input 'x'"), ({"x": torch.ones(1, 4), "z": torch.ones(1)}, "no input 'z'")],

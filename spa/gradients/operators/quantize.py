@@ -62,6 +62,8 @@ def dynamic_quantize(_: Call, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def matmul_integer(_: Call, a: Tensor, b: Tensor, a_zero: Tensor | None = None, b_zero: Tensor | None = None) -> Tensor:
     """In floats, which hold the sums exactly as far as their mantissa goes, so that a gradient passes."""
     left, right = together(*(x if x.is_floating_point() else x.to(torch.float32) for x in (a, b)))
+    wider = torch.promote_types(left.dtype, right.dtype)
+    left, right = left.to(wider), right.to(wider)
     if a_zero is not None:
         left = left - (a_zero.reshape(-1, 1) if a_zero.numel() > 1 else a_zero).to(left)
     if b_zero is not None:
