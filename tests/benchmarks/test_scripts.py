@@ -21,6 +21,7 @@ GRAPH = "jax_raw_einsum.jax2onnx_static_op18.onnx"
 SMALLEST: dict[str, tuple[list[str], str, str]] = {
     "adjoints.py": ([GRAPH, "--rows", "{folder}/rows.jsonl"], "graphs torch onnx_ad", "1 of 1 graphs"),
     "families.py": (["shufflenet"], "", "| shufflenet | "),
+    "depth.py": (["fmnist_resnet", "--cuts", "0.3", "--ways", "widths"], "eval", "| fmnist_resnet | 30%"),
     "defaults.py": (["--tasks", "nsnet2", "--first"], "eval", "Normalisation and scope"),
     "frameworks.py": (["torch/LSTM/dynamo", "--rows", "{folder}/rows.jsonl"], "torch onnxscript", ""),
     "gradients.py": ([GRAPH, "--rows", "{folder}/rows.jsonl"], "graphs torch", ""),

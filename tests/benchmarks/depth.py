@@ -1,0 +1,94 @@
+"""Whole branches beside widths.
+
+    python tests/benchmarks/depth.py fmnist_vit --cuts 0.3 --rows depth.jsonl --table depth.md
+
+The same share of a network's FLOPs goes by widths alone, by branches and widths in one choice, by branches alone with
+what comes behind refitted, and by the same branches taken out and nothing else. Networks, samples, metrics: ../shared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
+
+from spa import pipeline  # noqa: E402
+from spa.analysis.group import DEPTH  # noqa: E402
+from spa.analysis.plan import Plan  # noqa: E402
+from tests.benchmarks.rows import Rows, commit  # noqa: E402
+from tests.benchmarks.zoo import SHARED  # noqa: E402
+
+WAYS: dict[str, dict[str, Any]] = {
+    "widths": {},
+    "widths and branches": {"include": [DEPTH]},
+    "branches": {"include": [DEPTH], "only": [DEPTH]},
+    "branches, not refitted": {"include": [DEPTH], "only": [DEPTH]},
+}
+
+
+def main() -> None:
+    """Measure what is not in the rows, and print the table."""
+    parser = argparse.ArgumentParser(
+        prog="depth.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("tasks", nargs="*", default=["fmnist_vit", "fmnist_resnet"])
+    parser.add_argument("--cuts", nargs="*", type=float, default=[0.3, 0.5])
+    parser.add_argument("--ways", nargs="*", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--rows", type=Path, help="keep each row here, and do not measure what is there")
+    parser.add_argument("--table", type=Path)
+    arguments = parser.parse_args()
+    sys.path.append(str(SHARED / "eval"))
+    rows = Rows(arguments.rows, "task", "cut", "way")
+    for task in arguments.tasks:
+        for cut in arguments.cuts:
+            for way in arguments.ways:
+                question = {"task": task, "cut": cut, "way": way}
+                if question not in rows:
+                    rows.add(question | measured(task, cut, way))
+    said = table(rows.all)
+    sys.stdout.write(said)
+    if arguments.table is not None:
+        arguments.table.write_text(said)
+
+
+def measured(task: str, cut: float, way: str) -> dict[str, Any]:
+    """One network, cut one way."""
+    import harness
+    import tasks
+
+    dense, start = harness.dense_model(tasks.TASKS[task], SHARED / "eval"), time.perf_counter()
+    result = pipeline.prune(dense, ratio=cut, of="flops", data=tasks.calibration(task), verify=False, **WAYS[way])
+    seconds = time.perf_counter() - start
+    report = result.report
+    if way.endswith("not refitted"):
+        result = pipeline.apply_plan(dense, Plan(result.plan.removed, result.plan.sizes))
+    with tempfile.TemporaryDirectory() as folder:
+        result.save(Path(folder) / "pruned.onnx")
+        row = harness.evaluate(tasks.TASKS[task], Path(folder) / "pruned.onnx", reference=dense)
+    (metric, value), (measure, loss) = next(iter(row["metrics"].items())), next(iter(row["fidelity"].items()))
+    branches = sum(name.endswith(":branch") for name in result.plan.removed)
+    return {
+        "gone": round(report.removed_share("flops"), 4), "branches": branches, "metric": metric,
+        "value": round(value, 4), "measure": measure, "loss": float(f"{loss:.4g}"), "seconds": round(seconds),
+        "commit": commit(),
+    }  # fmt: skip
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as a table."""
+    head = ["| network | of FLOPs asked, gone | way | branches | metric | fidelity | s | commit |", "|---" * 8 + "|"]
+    lines = [
+        f"| {row['task']} | {row['cut']:.0%}, {row['gone']:.1%} | {row['way']} | {row['branches']} | "
+        f"{row['metric']} {row['value']} | {row['measure']} {row['loss']} | {row['seconds']} | {row['commit']} |"
+        for row in rows
+    ]
+    return "\n".join([*head, *lines]) + "\n"
+
+
+if __name__ == "__main__":
+    main()
