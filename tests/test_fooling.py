@@ -23,6 +23,8 @@ from spa.errors import VerificationError
 from spa.passes.cut.verify import compare
 from spa.report import Report
 from spa.steps import analyse, load_normal, report_on
+from spa.verification import _cut_names, _give
+from tests import models
 from tests.cut.test_trials import inputs_of
 from tests.models import Weight, build
 
@@ -310,3 +312,16 @@ def main_ok(*words: str) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(list(words))
     assert not stopped.value.code
+
+
+def test_what_became_smaller_is_known_by_name() -> None:
+    result = spa.prune(models.residual_cnn(), ratio=0.3, weights=True, only=["c1:0"], verify=False)
+    assert _cut_names(result.reference, result.model) == {"c1", "g", "h", "m", "v", "c2"}
+    assert _cut_names(result.reference, result.reference) == set()
+
+
+def test_six_inputs_at_most_are_named_in_an_advice() -> None:
+    inputs = ", ".join(f"float[N,4] x{number}" for number in range(8))
+    names = ", ".join(f"x{number}" for number in range(8))
+    advice = _give(ir.from_proto(models.build(f"({inputs}) => (float[N,4] y) {{ y = Sum({names}) }}", {})), {"x0": 1.0})
+    assert advice == [f"--input x{at}=SIZES" for at in range(1, 7)] + [f"--feed x{at}=VALUES" for at in range(1, 7)]

@@ -436,6 +436,15 @@ def test_a_budget_out_of_reach_says_what_holds_the_rest() -> None:
         choose(streamed(), ratio=0.95)
 
 
+def test_a_group_keeps_a_share_of_the_units_that_it_once_had() -> None:
+    model = mlp()
+    (group,) = model.groups
+    scores, budget = score_groups(model.groups, random(0)), Budget(ratio=0.3, of="channels", align=1, min_keep=0.5)
+    assert len(select(model.groups, scores, model.cost, budget).plan.removed[group.name]) > 0
+    with pytest.raises(BudgetError, match=r"at most 0\.0 % can go"):
+        select(model.groups, scores, model.cost, budget, first={group.name: 2 * group.size})
+
+
 def test_what_can_go_at_most_is_said_to_the_tenth_of_a_percent() -> None:
     with pytest.raises(BudgetError, match=r"at most 66\.6 % can go"):
         choose(mlp(), ratio=0.9, of="channels", min_keep=0.25)

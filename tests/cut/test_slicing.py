@@ -14,6 +14,7 @@ from spa import runtime
 from spa.analysis.plan import Plan
 from spa.errors import ModelError
 from spa.frontends.files import onnx_file
+from spa.notation.rule import Sizes
 from spa.passes.cut import slicing
 from spa.passes.cut.slicing import slice_model
 from spa.pipeline import analyse, cut, load_normal
@@ -74,6 +75,13 @@ def test_pages_of_large_tensors_in_files_go_back_once_they_are_cut(
     after = stored(sliced(path, {"w:1": [3]}))
     assert after["w"].shape == (1024, width - 1)
     assert len(released) == large
+
+
+def test_an_end_that_is_counted_from_behind_stays_so() -> None:
+    behind, ahead = Sizes(0, (), back=True), Sizes(0, ())
+    assert [slicing._number(behind, size) for size in (3, 1)] == [-3, -1]
+    assert slicing._number(behind, 0) == np.iinfo(np.int32).max, "none from the end is the end"
+    assert [slicing._number(ahead, size) for size in (3, 0)] == [3, 0]
 
 
 def test_a_tensor_cut_along_two_axes() -> None:
