@@ -2,7 +2,8 @@
 
 A Latin hypercube (McKay, Beckman, Conover 1979): in setting k of n, group g keeps a share from the stratum p_g(k) of
 its range, p_g a random order. So a dozen models show every fused unit at a dozen pairs of widths, all at once, as parts
-of the model that they are going to be parts of.
+of the model that they are going to be parts of. Groups that are off unless included stay whole in every other setting:
+plans leave them alone, and what is beside them is to be known best at their whole width.
 """
 
 from __future__ import annotations
@@ -68,9 +69,9 @@ class Settings:
             if track.allowed[-1] == 0 or not has_numbers(track.group) or track.group.branch is not None:
                 continue
             shares = (strata + rng.random(count - 1)) / (count - 1)
-            for setting, share in zip(settings[1:], shares, strict=True):
+            for number, (setting, share) in enumerate(zip(settings[1:], shares, strict=True)):
                 removed = track.nearest(share * float(track.allowed[-1]))
-                if removed:
+                if removed and (track.group.off is None or number % 2):
                     setting[track.group.name] = removed
         return cls(settings)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from spa.passes.latency.variants import Settings, plan_of, spread
 from spa.record import Unit
 from spa.steps import analyse, cut, load_normal
 from tests import models
+from tests.benchmarks.detector import bert
 from tests.latency import devices
 from tests.latency.networks import chain
 
@@ -122,3 +124,34 @@ def test_every_group_takes_each_part_of_its_range():
         removed = {setting.get(name, 0) for setting in settings[1:]}
         assert 0 in removed
         assert max(removed) == {"first:0": 48, "second:0": 64, "third:0": 96}[name]
+
+
+def small_products_cost_more(operator, inputs, outputs):
+    """As matrix products do that hold few columns for what they have to load."""
+    if operator != "MatMul":
+        return 2e-3 + 1e-7 * math.prod(outputs[0])
+    rows, summed, columns = math.prod(inputs[0][:-1]), inputs[0][-1], inputs[1][-1]
+    return 2e-3 + 1e-6 * rows * summed * columns * (1 + 40 / summed) * (1 + 24 / columns)
+
+
+def test_what_lies_beside_a_group_that_is_off_is_known_best_at_its_whole_width():
+    """An encoder, whose width of the stream plans leave alone, on a device whose units are told with 8 % of noise."""
+    proto = bert(2, 192, 6, 32)
+    analysis = analyse(load_normal(ir.from_proto(proto)))
+    off = {group.name for group in analysis.groups if group.off is not None}
+    settings = Settings.of(analysis.groups, (16,) * len(analysis.groups)).removed
+    assert [any(name in off for name in removed) for removed in settings] == [False, *[False, True] * 6]
+    exact = devices.profile(proto, small_products_cost_more)
+    rng = np.random.default_rng(0)
+    noisy = [
+        replace(v, units=tuple(replace(u, milliseconds=u.milliseconds * np.exp(0.08 * rng.normal())) for u in v.units))
+        for v in exact.variants
+    ]
+    units = foretold_units(replace(exact, variants=noisy), analysis.groups, analysis.coupling)
+    cost = Cost({LATENCY: [term for unit in units for term in unit.terms]})
+    for removed in Settings.of(analysis.groups, (16,) * len(analysis.groups), seed=7).removed[1::2]:
+        plan = plan_of(analysis.groups, removed)
+        small = analyse(load_normal(ir.from_proto(proto)))
+        cut(small, plan)
+        measured = sum(unit.milliseconds for unit in devices.units_of(small.model, small_products_cost_more))
+        assert cost.of(LATENCY, plan.masks(analysis.groups)) == pytest.approx(measured, rel=0.03)
