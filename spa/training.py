@@ -86,7 +86,7 @@ def train(init: Source, *, progress: Progress | None = None, **options: Any) -> 
         model, plan, notes = _pruned(model, asked, samples, labels, progress)
     if asked.restart:
         gradients.restart(analyse(model).coupling, seed=asked.seed)
-    groups = analyse(model).groups if asked.sparsify else ()
+    groups = [group for group in analyse(model).groups if group.branch is None] if asked.sparsify else ()
     result = gradients.fit(model, samples, replace(asked, labels=labels), groups, progress=progress)
     return TrainResult(result.model, plan, result.report, notes)
 

@@ -196,7 +196,8 @@ def _relaxations(problem: Problem) -> Iterator[tuple[str, Terms]]:
 def _at_their_end(problem: Problem, counts: Sequence[int]) -> list[str]:
     """Groups that lost all they may while others went on."""
     options = problem.options
-    ends = [t.group.name for t, n in zip(problem.tracks, counts, strict=True) if n and n == t.allowed[-1]]
+    widths = [(t, n) for t, n in zip(problem.tracks, counts, strict=True) if t.group.branch is None]
+    ends = [t.group.name for t, n in widths if n and n == t.allowed[-1]]
     whole = [t.group.name for t in problem.tracks if t.allowed[-1] == 0]
     found = []
     if ends:

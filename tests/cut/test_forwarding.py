@@ -156,6 +156,7 @@ def test_by_weights_branches_compete_where_they_are_included() -> None:
             tensor.CopyFrom(onnx.numpy_helper.from_array(0.01 * onnx.numpy_helper.to_array(tensor), tensor.name))
     alone = prune(model, ratio=0.3, weights=True, only=[DEPTH], include=[DEPTH])
     assert alone.plan.removed == {"wd:branch": (0,)}
+    assert not any("min_keep" in note for note in alone.report.notes)  # nothing of a branch is kept
     assert alone.report.verified
     assert not prune(model, ratio=0.3, weights=True).plan.removed.keys() & {"wb:branch", "wd:branch"}
 
