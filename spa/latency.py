@@ -123,9 +123,11 @@ class Timekeeper:
             pruned = ratio * dense
             base = dense if target is None else base
         wanted = self.goal.wanted * base if target is None else target
+        foretold = bound.foretold(plan)
+        coarse = bound.coarsest(plan, foretold if pruned is None else pruned / base)
         return Latency(
-            self.profile.device.in_words, wanted if self.asked else None, base, bound.foretold(plan) * base, dense,
-            pruned, interval, tuple(self.goal.rounds), unmeasured, bound.coarsest(plan),
+            self.profile.device.in_words, wanted if self.asked else None, base, foretold * base, dense, pruned,
+            interval, tuple(self.goal.rounds), unmeasured, coarse,
         )  # fmt: skip
 
     def _dense_now(self) -> float:

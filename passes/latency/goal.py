@@ -146,8 +146,11 @@ class BoundGoal:
         foretold, measured = min(points, key=lambda point: abs(point[1] - wanted))
         return foretold * wanted / measured
 
-    def coarsest(self, plan: Plan) -> str:
+    def coarsest(self, plan: Plan, share: float) -> str:
         """The step that keeps a plan from being nearer to what is wanted: the least by which it would be slower.
+
+        Args:
+            share: of the dense model's time, that the plan takes.
 
         Returns:
             In words; empty where a step back is small enough.
@@ -161,7 +164,7 @@ class BoundGoal:
             if after > before:
                 found.append((after - before, name, more))
         step, name, more = min(found, default=(0.0, "", 0))
-        if step <= MET * self.goal.wanted:
+        if share + step <= (1 + MET) * self.goal.wanted:
             return ""
         return (
             f"no plan is nearer: of the next slower one {more} more units of {name} take {step:.1%} of the dense time"

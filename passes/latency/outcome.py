@@ -77,4 +77,6 @@ class Latency:
         if abs(time / self.wanted - 1) <= MET:
             return ""
         why = f" ({self.coarse})" if self.coarse and time < self.wanted else ""
+        if self.interval is not None and self.interval[1] - self.interval[0] > 2 * MET * self.interval[0]:
+            why = " (other work disturbs the times: ask again on an idle machine)"
         return f", {abs(time / self.wanted - 1):.0%} {'less' if time < self.wanted else 'more'} than that{why}"

@@ -246,7 +246,16 @@ def test_a_coarse_step_is_named_where_it_keeps_a_plan_from_being_nearer():
     assert latency.foretold < 0.9 * latency.wanted
     assert "no plan is nearer: of the next slower one 32 more units of second:0 take" in latency.sentence
     assert "% less than that" in latency.sentence
-    assert not bound_to(devices.profile(chain(), devices.flops)).coarsest(pruned(profile, ratio=0.3, align=1).plan)
+    fine = pruned(profile, ratio=0.3, align=1).plan
+    assert not bound_to(devices.profile(chain(), devices.flops)).coarsest(fine, 0.5)
+    assert not bound_to(profile).coarsest(pruned(profile, ratio=0.15).plan, 0.1)  # slower plans were nearer
+
+
+def test_times_that_vary_too_much_are_said_to():
+    sure = pruned(devices.profile(chain(), devices.flops), ratio=0.5).report.latency
+    measured = {"base": 100.0, "wanted": 50.0, "dense": 100.0, "pruned": 30.0, "unmeasured": "", "coarse": "steps"}
+    assert "40% less than that (steps)" in replace(sure, **measured, interval=(0.299, 0.301)).sentence
+    assert "less than that (other work disturbs the times" in replace(sure, **measured, interval=(0.1, 0.5)).sentence
 
 
 def test_a_dry_run_says_what_is_foretold():
