@@ -80,15 +80,28 @@ def test_what_is_masked_when_the_graph_runs_keeps_its_type_and_shape() -> None:
     assert (result.type, result.shape) == (value.type, value.shape)
 
 
-@pytest.mark.parametrize("points", [np.int8(5), np.array([3, -4, 5], np.int8)], ids=["one", "of each column"])
-def test_rows_of_a_product_of_integers_become_its_zero_point(points: np.ndarray) -> None:
+@pytest.mark.parametrize("points", [np.int8(5), np.array([3, -4, 5], np.int8), None], ids=["one", "columns", "none"])
+def test_rows_of_a_product_of_integers_become_its_zero_point(points: np.ndarray | None) -> None:
     text = """(float[N,4] x) => (float[N,3] y) { a = MatMul(x, w)  r = Relu(a)  q, s, z = DynamicQuantizeLinear(r)
         m = MatMulInteger(q, v, z, p)  c = Cast<to=1>(m)  y = Mul(c, s) }"""
     stored = np.arange(18, dtype=np.int8).reshape(6, 3)
-    after = masked(models.build(text, {"w": [4, 6], "v": stored, "p": np.asarray(points)}), {"w:1": [1, 4]})
+    weights: dict[str, models.Weight] = {"w": [4, 6], "v": stored}
+    if points is None:
+        text = text.replace(", z, p)", ", z)")
+    else:
+        weights["p"] = np.asarray(points)
+    after = masked(models.build(text, weights), {"w:1": [1, 4]})
     expected = stored.copy()
-    expected[[1, 4]] = points
+    expected[[1, 4]] = 0 if points is None else points
     assert np.array_equal(read(after, "MatMulInteger", 1), expected)
+
+
+def test_what_is_quantised_when_the_graph_runs_becomes_the_zero_point_of_then() -> None:
+    text = """(float[5,4] x) => (int32[5,5] y) { a = MatMul(x, w)  b = MatMul(x, v)  t = Transpose<perm=[1,0]>(b)
+        q, s, z = DynamicQuantizeLinear(a)  k, u, o = DynamicQuantizeLinear(t)  y = MatMulInteger(q, k, z, o) }"""
+    model = masked(models.build(text, {"w": [4, 6], "v": [4, 6]}), {"w:1": [2]})
+    where = [node for node in model.graph if node.op_type == "Where"][-1]  # those before mask what is quantised
+    assert [value.name for value in where.inputs if value is not None][1:] == ["q", "z"]
 
 
 def test_zero_of_stored_integers_is_their_zero_point() -> None:
