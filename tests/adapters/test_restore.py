@@ -42,6 +42,6 @@ def test_options_that_do_not_fit_are_refused_before_anything_is_traced(options: 
 
 def test_a_plan_made_with_repair_is_level_where_its_sizes_are() -> None:
     analysis = pipeline.analyse(pipeline.load_normal(models.residual_cnn()))
-    first, second = analysis.groups
+    first, second, *_ = analysis.groups
     plan = replace(Plan.of(analysis.groups, {first.name: [1], second.name: [3, 0]}), repair="spa, 8 samples")
     assert restore._level(analysis, plan, "params") is None

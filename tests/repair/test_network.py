@@ -27,8 +27,8 @@ def test_the_same_function_with_a_bias_on_every_layer() -> None:
 def test_readers_of_a_group() -> None:
     network = prepare(load_normal(models.residual_cnn()))
     readers = {name: [reader.layer.weight.name for reader in found] for name, found in network.readers.items()}
-    assert readers == {"c0:0": ["c1", "w"], "c1:0": ["c2"]}
-    assert network.others == {"c0:0": [], "c1:0": []}
+    assert readers == {"c0:0": ["c1", "w"], "c1:0": ["c2"], "c2:branch": []}
+    assert network.others == {"c0:0": [], "c1:0": [], "c2:branch": []}
     (reader,) = network.readers["c1:0"]
     units = reader.units[reader.units >= 0]
     assert np.unique(units).tolist() == list(range(6))
