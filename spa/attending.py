@@ -72,6 +72,7 @@ class HeadsReport:
     """The heads of a model, in graph order.
 
     Attributes:
+        rows: a head each.
         experts: how often each expert is chosen.
         notes: what was not told, and why.
     """
@@ -96,6 +97,7 @@ def heads(
         data: as `spa.prune` takes it; None: of a language model the made-up sequences alone.
         inputs: shapes to analyse with.
         importance: whether it is measured what the readers of heads lose without them; takes samples.
+        progress: called with each step.
 
     Raises:
         UsageError: no attention is found, or there are no samples and it is no language model.
