@@ -183,7 +183,7 @@ def _depth(coupling: Coupling, taken: set[str]) -> Iterator[Group]:
             for value, dims in axes.items()
         )
         node, position = branch.edge
-        reason = Reason("a branch that goes as a whole", f"operand {position} of {_called(node)}")
+        reason = Reason("a branch", f"operand {position} of {_called(node)}")
         yield Group(
             name, DEPTH, (branch.gate,), slices, reason, offsets={branch.gate: 0}, cached=branch.ends, least=0,
             branch=branch,

@@ -133,7 +133,7 @@ def print_inventory(report: Report, axes: Sequence[FrozenAxes], console: Console
     """The tables of `spa groups`: what could go, and what stays and why."""
     table = new_table("group", "kind", "units >", "params >", "inside", "")
     for row in report.groups:
-        off = f"off, --include {row.kind} turns it on: {row.off}" if row.off else ""
+        off = f"off (--include {row.kind}): {row.off}" if row.off else ""
         add_row(table, row.name, row.kind, row.units, quantity(row.params), ", ".join(row.inside), off)
     if report.groups:
         print_table(table, console)

@@ -122,7 +122,7 @@ def test_groups(here: Path, run: Callable[..., Ran]) -> None:
     assert (ran.code, ran.err) == (0, "")
     rows = [line.split() for line in ran.out.splitlines()]
     assert ["w1:1", "ffn", "12", "192"] in rows
-    assert "off, --include width turns it on: enters a mean and a variance" in ran.out
+    assert "off (--include width): enters a mean and a variance" in ran.out
     assert "graph output" in ran.out
     assert "graph input" in ran.out
     assert entries(here) == ["model.onnx"]
