@@ -29,8 +29,8 @@ if __name__ == "__main__":  # run as a script: the project's root is not on the 
 from tests.benchmarks.pictures import PICTURES  # noqa: E402
 
 SESSION = (
-    "spa prune models/fashion_resnet.onnx --ratio 0.3 --weights --align 8",
-    "spa groups models/fashion_resnet.onnx",
+    "spa prune models/fashion_resnet.onnx --ratio 0.3 --weights --align 8 --save-plan plan.json",
+    "spa verify models/fashion_resnet.onnx models/fashion_resnet.pruned.onnx --plan plan.json",
 )
 DIFFERENCE = re.compile(r"(differs by |largest output \(|relative L2 |KL )[^\s,]+")
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}  # this working copy, whatever is installed
