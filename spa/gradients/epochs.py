@@ -11,6 +11,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import islice
 from math import cos, isfinite, pi
 from pathlib import Path
@@ -81,9 +82,7 @@ class Job:
 
 
 def _job_of(model: bytes, *others: Any) -> Job:
-    import onnx
-
-    return Job(onnx_file.load(onnx.load_model_from_string(model)), *others)
+    return Job(onnx_file.load_stream(BytesIO(model)), *others)
 
 
 @dataclass(frozen=True, slots=True)

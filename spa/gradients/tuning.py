@@ -9,7 +9,6 @@ Distillation (Hinton et al. 2015) is the default: a KL divergence where an outpu
 the share of its variance that is lost. Every sixth sample is held out; the state that does best on those is kept, and
 what came in is one of the candidates. With `train=("biases", "norms", "scales")` only vectors are trained, about 0.3 %
 of the parameters (PERP, Zimmer et al. 2023). Normalisations keep their running statistics.
-
 """
 
 from __future__ import annotations
@@ -65,6 +64,7 @@ def finetune(
         options: as follows.
 
     Raises:
+        MissingExtra: lightning-fabric, which the extra torch brings, is not installed.
         UsageError, DataError: an option or the samples are wrong, or there is nothing to learn from.
         ModelError: a model is not valid, or an operator has no gradient here; names it.
         VerificationError: onnxruntime does not compute what torch does on the result.
