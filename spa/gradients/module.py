@@ -248,6 +248,8 @@ class GraphModule(nn.Module):
         call = Call(step.node, step.version, self.training, self._generator, body)
         if self._device.type != "cpu":
             operands = [self._beside(operand) for operand in operands]
+        if torch.is_autocast_enabled(self._device.type):
+            operands = _of_one_precision(operands)
         try:
             made = step.function(call, *operands)
         except (RuntimeError, IndexError, TypeError, ValueError) as error:
@@ -282,6 +284,15 @@ class GraphModule(nn.Module):
 
 def _tensor(feed: Feed) -> Any:
     return torch.from_numpy(np.array(feed, order="C")) if isinstance(feed, np.ndarray) else feed
+
+
+def _of_one_precision(operands: Sequence[Any]) -> list[Any]:
+    """Operands with the widest type that any has: what was computed in 16 bits meets weights of 32."""
+    types = {x.dtype for x in operands if isinstance(x, Tensor) and x.is_floating_point() and x.numel() > 1}
+    if len(types) < 2:
+        return list(operands)
+    widest = max(types, key=lambda dtype: torch.finfo(dtype).bits)
+    return [x.to(widest) if isinstance(x, Tensor) and x.is_floating_point() else x for x in operands]
 
 
 def _as_implementation(runner: Runner) -> Implementation:

@@ -74,7 +74,9 @@ def _fabric(asked: FinetuneOptions) -> Any:
         "mps": int(torch.backends.mps.is_available()),
     }
     if there[kind] < asked.devices:
-        raise UsageError(f"{asked.devices} devices of kind {kind} asked for, found {there[kind]}")
+        raise UsageError(
+            f"devices of kind {kind}: {asked.devices} asked for, found {there[kind]}; give another device or fewer"
+        )
     if asked.precision == "float16" and kind == "cpu":
         raise UsageError("precision float16 needs a GPU: on a CPU, bfloat16 is the one of 16 bits")
     strategy = DDPStrategy(start_method="spawn", find_unused_parameters=True) if asked.devices > 1 else "auto"

@@ -216,7 +216,7 @@ def test_models_of_a_fixed_number_of_samples() -> None:
         ({"teacher": "t", "learning_rate": 0.0}, UsageError, "a number above 0"),
         ({"labels": "labels"}, DataError, "expected an entry 'labels'"),
         ({"loss": "no_such_module:f"}, UsageError, "no_such_module"),
-        ({"teacher": "t", "device": "cpu", "devices": 4096}, UsageError, "4096 devices of kind cpu asked for"),
+        ({"teacher": "t", "device": "cpu", "devices": 4096}, UsageError, "devices of kind cpu: 4096 asked for"),
         ({"teacher": "t", "device": "cpu", "devices": 2, "batch_size": 80}, UsageError, "give a smaller batch_size"),
         ({"loss": lambda outputs, _: outputs["y"].mean(), "device": "cpu", "devices": 2}, UsageError, "importable"),
         ({"teacher": "t", "device": "cpu", "precision": "float16"}, UsageError, "needs a GPU"),

@@ -109,6 +109,20 @@ def test_gradients_stay_on_another_device(row: Row) -> None:
     assert all(x.grad.device == x.device for x in moved)
 
 
+@pytest.mark.parametrize("row", labelled([row for row in RUNNABLE if row.name not in ("LSTM", "GRU", "RNN")]))
+def test_runs_in_mixed_precision(row: Row) -> None:
+    """Data of 16 bits, as an operator before it leaves them, and weights of 32."""
+    case = Case(row)
+    module, feeds = module_of(case), {k: torch.from_numpy(np.array(x)) for k, x in feeds_of(case).items()}
+    shapes = [getattr(x, "shape", None) for x in module.outputs(feeds).values()]
+    first = next((k for k, x in feeds.items() if x.dtype == torch.float32 and x.ndim), None)
+    if first is None:
+        pytest.skip("takes no floats of single precision")
+    with torch.autocast("cpu", torch.bfloat16):
+        made = module.outputs({**feeds, first: feeds[first].to(torch.bfloat16)})
+    assert [getattr(x, "shape", None) for x in made.values()] == shapes
+
+
 def differentiable(row: Row) -> bool:
     quantises = "Quantize" in row.name or "Integer" in row.name or "NBits" in row.name
     steps = row.name in {"Ceil", "Floor", "Round", "Sign", "Hardmax", "Cast", "CastLike", "Shape", "Size", "Unique"}
