@@ -19,13 +19,11 @@ from spa.passes.latency.outcome import DRY_RUN, ELSEWHERE, Latency
 from spa.profiling import Progress, profile
 from spa.record import Profile
 from spa.steps import Normal, Source, analyse, cut
-from spa.timing import by_turns, feeds_of, ratio_of
+from spa.timing import feeds_of
+from spa.turns import ratio_of, undisturbed
 
 SECONDS = 2.0
 """That a plan's widths run beside the dense model, about; several times so long where other work disturbs them."""
-LONGEST = 4
-CERTAIN = 0.0075
-"""Half the interval of a ratio of times, of that ratio: narrower, and no more runs are needed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +132,7 @@ class Timekeeper:
         return 1e3 * float(np.median(self._times()[:, 0]))
 
     def _times(self, *others: ir.Model) -> np.ndarray:
-        """(rounds, models) seconds of the dense model and others, by turns."""
+        """(rounds, models) seconds of the dense model and others, by turns, on a machine that does nothing else."""
         device = self.profile.device
         providers = list(dict.fromkeys([device.provider, runtime.CPU]))
         sessions = [
@@ -143,13 +141,8 @@ class Timekeeper:
         ]
         feeds = feeds_of(self.dense, self.profile.model["inputs"], self.options.run.feeds)
         clock = ondevice.clock_of(device.provider, device.threads)
-        times = by_turns(sessions, [feeds] * len(sessions), SECONDS, clock=clock)
-        for _ in range(LONGEST - 1 if others else 0):
-            ratio, (low, high) = ratio_of(times)
-            if (high - low) / 2 <= CERTAIN * ratio:
-                break
-            times = np.vstack([times, by_turns(sessions, [feeds] * len(sessions), SECONDS, clock=clock)])
-        return times
+        fast = 1e-3 * self.profile.milliseconds
+        return undisturbed(sessions, [feeds] * len(sessions), SECONDS, clock, fast=fast)
 
 
 def runs_on(device: DeviceOptions) -> dict[str, Any]:

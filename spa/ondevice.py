@@ -6,7 +6,8 @@
 
 `spa profile` without --job runs the same code on this machine. Each model, a width setting of one network, runs under
 onnxruntime's profiler, which says how long every node of the optimised graph takes and the shapes that it works on; and
-by turns with the first, the dense one, without the profiler, which gives the time of the whole.
+by turns with that, without the profiler, beside the first, the dense one, which gives the time of the whole. Rounds in
+which the machine did something else do not count.
 """
 
 from __future__ import annotations
@@ -32,6 +33,15 @@ SECONDS = 30.0
 """That all runs of `spa profile` take by default, about."""
 WARM_UP, FEWEST, MOST = 2, 5, 40
 """Runs that do not count, and how many do, of each model: as many as the time allows between the two."""
+SHORT = 0.05
+"""Seconds of a run before which the same model runs once more, uncounted: its threads are awake then, and its weights
+in the cache, as where one model serves alone. A longer run hardly knows the difference."""
+DISTURBED = 1.15
+AGAIN = 2
+"""How often a model is timed again whose rounds were slowed by what else the machine did."""
+
+_Taken = tuple[Any, list[list[dict[str, Any]]]]
+"""(rounds, 2) seconds of the dense model and of another, and the events of the nodes of the other in each round."""
 
 
 def main() -> None:
@@ -121,26 +131,54 @@ def measure(
     """
     clock = clock_of(provider, threads)
     dense = _session(opened(0), provider, threads, None)
-    whole: list[float] = []
-    ratios, units = [], []
-    for number in range(count):
+    taken: dict[int, _Taken] = {}
+
+    def take(number: int) -> None:
         path = opened(number)
         with tempfile.TemporaryDirectory() as folder:
-            session = _session(path, provider, threads, str(Path(folder) / "times"))
-            runs = _profile(session, feeds, 0.5 * seconds / count)
-        units.append(_units(runs))
-        pairs = _by_turns(dense, session, feeds, 0.5 * seconds / count, clock)
-        whole += [first for first, _ in pairs]
-        ratios.append(1.0 if number == 0 else float(np.median([second / first for first, second in pairs])))
-        del session
+            sessions = (dense, *(_session(path, provider, threads, p) for p in (None, str(Path(folder) / "times"))))
+            taken[number] = _by_turns(sessions, feeds, seconds / count, clock)
         if number:
             Path(path).unlink()
-        say((number + 1) / count)
-    base = 1e3 * float(np.median(whole))
-    return [
-        {"milliseconds": base * ratio, "units": found}
-        for ratio, found in zip(ratios, units)  # noqa: B905
-    ]
+        say(len(taken) / count)
+
+    for number in range(count):
+        take(number)
+    for _ in range(AGAIN):
+        fast = _fast([times for times, _ in taken.values()])
+        for number in [number for number, (times, _) in taken.items() if calm(times, fast).sum() < FEWEST]:
+            take(number)
+    fast = _fast([times for times, _ in taken.values()])
+    counted = {number: calm(times, fast, FEWEST) for number, (times, _) in taken.items()}
+    base = 1e3 * float(np.median(np.concatenate([taken[number][0][counted[number], 0] for number in taken])))
+    found = []
+    for number in range(count):
+        times, runs = taken[number]
+        kept = counted[number]
+        ratio = 1.0 if number == 0 else float(np.median(times[kept, 1] / times[kept, 0]))
+        units = _units([run for run, counts in zip(runs, kept) if counts])  # noqa: B905
+        found.append({"milliseconds": base * ratio, "units": units})
+    return found
+
+
+def calm(times: Any, fast: float | None = None, least: int = 1) -> Any:
+    """(rounds,) the rounds of (rounds, models) times in which no model was slowed by what else the machine did.
+
+    A model was slowed where it took `DISTURBED` times as long as in the fastest tenth of its rounds.
+
+    Args:
+        fast: what the first model takes on a machine that does nothing else, where that is known.
+        least: so many rounds count at least, those that were slowed least.
+    """
+    usual = np.sort(times, axis=0)[len(times) // 10].astype(float)
+    usual[0] = usual[0] if fast is None else min(fast, usual[0])
+    slowed = (times / np.where(usual > 0, usual, np.inf)).max(axis=1)  # too short for the clock: never slowed
+    return (slowed <= DISTURBED) | (np.argsort(np.argsort(slowed, kind="stable"), kind="stable") < least)
+
+
+def _fast(times: list[Any]) -> float:
+    """What the dense model takes on a machine that does nothing else."""
+    return float(np.quantile(np.concatenate([rounds[:, 0] for rounds in times]), 0.1))
 
 
 def clock_of(provider: str, threads: int | None) -> Any:
@@ -184,25 +222,6 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def _profile(session: Any, feeds: dict[str, Any], seconds: float) -> list[list[dict[str, Any]]]:
-    """The events of the nodes of each run that counts."""
-    for _ in range(WARM_UP):
-        took = _run(session, feeds)
-    count = int(min(max(seconds / max(took, 1e-6), FEWEST), MOST))
-    for _ in range(count):
-        _run(session, feeds)
-    path = session.end_profiling()
-    events = json.loads(Path(path).read_text())
-    Path(path).unlink()
-    runs: list[list[dict[str, Any]]] = [[]]
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            runs[-1].append(event)
-        elif event.get("name") == "model_run":
-            runs.append([])
-    return [run for run in runs if run][-count:]
-
-
 def _units(runs: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """The nodes of the optimised graph in the order in which they run: milliseconds as the mean of the faster half."""
     times: dict[str, list[float]] = {}
@@ -235,17 +254,36 @@ def _faster(values: list[float]) -> float:
     return float(np.sort(values)[: (len(values) + 1) // 2].mean())
 
 
-def _by_turns(first: Any, second: Any, feeds: dict[str, Any], seconds: float, clock: Any) -> list[tuple[float, float]]:
-    """(of the first, of the second) seconds of runs by turns."""
-    for session in (first, second):
+def _by_turns(sessions: tuple[Any, Any, Any], feeds: dict[str, Any], seconds: float, clock: Any) -> _Taken:
+    """Times of rounds in which three sessions run by turns, of which the third profiles its nodes."""
+    for session in sessions * WARM_UP:
         took = _run(session, feeds)
+    again = [_run(session, feeds) < SHORT for session in sessions]
+    times: list[list[float]] = []
     start = time.perf_counter()
-    pairs: list[tuple[float, float]] = []
-    while len(pairs) < FEWEST or (len(pairs) < MOST and time.perf_counter() - start + 2 * took < seconds):
-        a, b = (first, second) if len(pairs) % 2 == 0 else (second, first)
-        took_a, took_b = _run(a, feeds, clock), _run(b, feeds, clock)
-        pairs.append((took_a, took_b) if a is first else (took_b, took_a))
-    return pairs
+    while len(times) < FEWEST or (len(times) < MOST and time.perf_counter() - start + 3 * took < seconds):
+        taken = [0.0] * len(sessions)
+        for step in range(len(sessions)):
+            at = (step + len(times)) % len(sessions)
+            if again[at]:
+                _run(sessions[at], feeds)
+            taken[at] = _run(sessions[at], feeds, clock)
+        times.append(taken[:2])
+    return np.array(times), _runs(sessions[2])[:: -2 if again[2] else -1][: len(times)][::-1]
+
+
+def _runs(session: Any) -> list[list[dict[str, Any]]]:
+    """The events of the nodes of each run that was profiled."""
+    path = session.end_profiling()
+    events = json.loads(Path(path).read_text())
+    Path(path).unlink()
+    runs: list[list[dict[str, Any]]] = [[]]
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            runs[-1].append(event)
+        elif event.get("name") == "model_run":
+            runs.append([])
+    return [run for run in runs if run]
 
 
 def _processor() -> str:

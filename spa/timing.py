@@ -4,10 +4,9 @@
     report = spa.bench(["dense.onnx", "pruned.onnx"], threads=1)
     print(report.comparison.ratio, report.comparison.interval)       # time of the second over that of the first
 
-Every round runs each model once, in an order that is turned from round to round; the first rounds do not count. Times
+Rounds in which each model runs once (`spa.turns`); those do not count in which the machine did something else. Times
 are medians, with the middle half beside them. Two models are compared round by round: the median of the ratios, and the
-interval in which it lies in 95 % of 1,000 resamplings of the rounds (Efron 1979). Loading and peak memory are measured
-in processes of their own.
+interval in which it lies. Loading and peak memory are measured in processes of their own.
 """
 
 from __future__ import annotations
@@ -15,8 +14,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite, log
 from pathlib import Path
@@ -34,14 +32,7 @@ from spa.options import InputShapes
 from spa.passes.cut.trials import Inputs, NoTrial
 from spa.shapes import infer_shapes
 from spa.steps import Source, analyse, load_normal
-
-WARM_UP = 5
-"""Rounds that do not count."""
-
-LEAST_ROUNDS = 10
-RESAMPLINGS, CONFIDENCE = 1000, 0.95
-
-Progress = Callable[[str, float], None]
+from spa.turns import LEAST_ROUNDS, Progress, by_turns, ratio_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +84,13 @@ class BenchReport:
 
     Attributes:
         rows: the times of each model, in the order given.
-        rounds: how often each ran, by turns.
+        rounds: how often each ran, by turns, on a machine that did nothing else.
         provider: onnxruntime's name of the device.
         threads: inside an operator; None: one a core.
         inputs: shapes that the models ran on, by model.
         comparison: of two models; None for another number.
         comparisons: of every model behind the first with it.
+        disturbed: rounds that do not count, see `spa.ondevice.calm`.
     """
 
     rows: Sequence[Row]
@@ -108,6 +100,7 @@ class BenchReport:
     inputs: Mapping[str, Mapping[str, tuple[int, ...]]]
     comparison: Comparison | None
     comparisons: Sequence[Comparison] = ()
+    disturbed: int = 0
 
     def to_json(self) -> str:
         """The report as one JSON object."""
@@ -172,7 +165,8 @@ def bench(
             for entry in entries
         ]
         clock = ondevice.clock_of(sessions[0].get_providers()[0], threads)
-        times = by_turns(sessions, [entry.feeds for entry in entries], seconds, progress, clock)
+        taken = by_turns(sessions, [entry.feeds for entry in entries], seconds, progress, clock)
+        times = taken[ondevice.calm(taken, least=LEAST_ROUNDS)]
         rows = [
             _row(entry, times[:, at], *alone(entry.path, entry.feeds, sessions[at].get_providers(), threads))
             for at, entry in enumerate(entries)
@@ -180,11 +174,9 @@ def bench(
     shapes = {entry.name: {k: tuple(v.shape) for k, v in entry.feeds.items()} for entry in entries}
     comparisons = [_compared(rows, times, at) for at in range(1, len(rows))]
     comparison = comparisons[0] if len(rows) == 2 else None
-    return BenchReport(rows, len(times), sessions[0].get_providers()[0], threads, shapes, comparison, comparisons)
-
-
-def _say_nothing(step: str, share: float) -> None:
-    """No progress is shown."""
+    provider = sessions[0].get_providers()[0]
+    left_out = len(taken) - len(times)
+    return BenchReport(rows, len(times), provider, threads, shapes, comparison, comparisons, left_out)
 
 
 def _name(model: Source, number: int) -> str:
@@ -241,33 +233,6 @@ def feeds_of(
         raise UsageError(f"{name}: {error}; give --input NAME=SHAPE or --feed NAME=VALUES") from error
 
 
-def by_turns(
-    sessions: Sequence[Any],
-    feeds: Sequence[Mapping[str, np.ndarray]],
-    seconds: float,
-    progress: Progress | None = None,
-    clock: Callable[[], float] = time.perf_counter,
-) -> np.ndarray:
-    """(rounds, models) seconds of each run; the order of the models is turned from round to round."""
-    rounds: list[list[float]] = []
-    start = time.perf_counter()
-    number = -WARM_UP
-    while number < LEAST_ROUNDS or time.perf_counter() - start < seconds:
-        if number == 0:
-            start = time.perf_counter()
-        taken = [0.0] * len(sessions)
-        for step in range(len(sessions)):
-            at = (step + number) % len(sessions)
-            before = clock()
-            runtime.run(sessions[at], feeds[at])
-            taken[at] = clock() - before
-        if number >= 0:
-            rounds.append(taken)
-            (progress or _say_nothing)("bench", min(1.0, (time.perf_counter() - start) / max(seconds, 1e-9)))
-        number += 1
-    return np.array(rounds)
-
-
 def _row(entry: _Entry, times: np.ndarray, load_seconds: float, peak_nbytes: int) -> Row:
     low, middle, high = (1e3 * float(np.quantile(times, share)) for share in (0.25, 0.5, 0.75))
     return Row(entry.name, middle, low, high, load_seconds, peak_nbytes, entry.params, entry.flops)
@@ -277,21 +242,6 @@ def _compared(rows: Sequence[Row], times: np.ndarray, at: int = 1) -> Comparison
     """A model beside the first."""
     ratio, interval = ratio_of(times[:, [0, at]])
     return Comparison(ratio, interval, _exponent(ratio, rows[0].flops, rows[at].flops))
-
-
-def ratio_of(times: np.ndarray) -> tuple[float, tuple[float, float]]:
-    """The time of the second model over that of the first, by (rounds, 2) times, and the interval in which it lies.
-
-    A run too short for the clock took as long as the shortest that it saw.
-    """
-    shortest = float(np.min(times, where=times > 0, initial=np.inf))
-    seen = np.where(times > 0, times, shortest if shortest < np.inf else 1.0)
-    ratios = seen[:, 1] / seen[:, 0]
-    rng = np.random.default_rng(0)
-    drawn = np.median(rng.choice(ratios, (RESAMPLINGS, len(ratios))), axis=1)
-    edge = (1 - CONFIDENCE) / 2
-    low, high = (float(np.quantile(drawn, share)) for share in (edge, 1 - edge))
-    return float(np.median(ratios)), (low, high)
 
 
 def _exponent(ratio: float, dense: float | None, pruned: float | None) -> float | None:

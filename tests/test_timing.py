@@ -10,7 +10,7 @@ import pytest
 import spa
 from spa.cli import main
 from spa.errors import UsageError
-from spa.timing import Comparison, _compared, _exponent, bench, ratio_of
+from spa.timing import Comparison, _compared, _exponent, bench
 
 RESNET = Path(__file__).parents[1] / "models" / "fashion_resnet.onnx"
 
@@ -97,16 +97,3 @@ def test_the_command_refuses(capsys: pytest.CaptureFixture[str]) -> None:
         main(["bench", str(RESNET), "--provider", "NoSuchProvider"])
     assert stopped.value.code == 2
     assert "NoSuchProvider" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("times", "ratio"),
-    [
-        ([[2.0, 1.0], [0.0, 1.0], [2.0, 0.0]], 0.5),  # 1 / 2, 1 / 1 and 1 / 2: the shortest seen is 1
-        ([[0.0, 0.0], [0.0, 0.0]], 1.0),
-    ],
-)
-def test_runs_too_short_for_the_clock(times: list[list[float]], ratio: float) -> None:
-    found, (low, high) = ratio_of(np.array(times))
-    assert found == ratio
-    assert low <= found <= high

@@ -50,7 +50,8 @@ def _how(report: BenchReport) -> str:
         " ".join(f"{name}={','.join(map(str, shape))}" for name, shape in inputs.items())
         for inputs in report.inputs.values()
     )
-    return f"{report.rounds} runs of each in turn; {report.provider}, {threads}; inputs {' | '.join(shapes)}"
+    left_out = f" ({report.disturbed} left out: the machine did something else)" if report.disturbed else ""
+    return f"{report.rounds} runs of each in turn{left_out}; {report.provider}, {threads}; inputs {' | '.join(shapes)}"
 
 
 def _sentence(report: BenchReport) -> str:

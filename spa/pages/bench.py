@@ -29,7 +29,9 @@ def how(timing: Mapping[str, Any]) -> str:
         " ".join(f"{name}={','.join(map(str, shape))}" for name, shape in inputs.items())
         for inputs in timing["inputs"].values()
     )
-    return f"{timing['rounds']} runs of each, in turn; {timing['provider']}, {shown}; inputs {' | '.join(shapes)}."
+    left_out = f" ({timing['disturbed']} left out: the machine did something else)" if timing.get("disturbed") else ""
+    on = f"{timing['provider']}, {shown}; inputs {' | '.join(shapes)}"
+    return f"{timing['rounds']} runs of each, in turn{left_out}; {on}."
 
 
 def time_parts(page: Page, timing: Mapping[str, Any]) -> list[Part | None]:
