@@ -18,6 +18,7 @@ from spa.errors import BudgetError
 from spa.passes.choose.tracks import run_length
 from spa.passes.choose.trading import MET
 from spa.passes.choose.widths import multiples
+from spa.passes.latency.bend import Bend
 from spa.passes.latency.prediction import LATENCY, Foretold, foretold_units, with_latency
 from spa.record import Profile
 
@@ -69,7 +70,8 @@ class Goal:
             ModelError: the profile was made for another model.
         """
         units = foretold_units(self.profile, groups, coupling)
-        return BoundGoal(self, groups, with_latency(cost, [term for unit in units for term in unit.terms]), units)
+        timed = with_latency(cost, [term for unit in units for term in unit.terms])
+        return BoundGoal(self, groups, timed, units, Bend.of(timed, LATENCY, self.profile.variants, groups))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +80,14 @@ class BoundGoal:
 
     Attributes:
         cost: what the groups free, time included.
+        bend: what all units together take, by what each is foretold to.
     """
 
     goal: Goal
     groups: Sequence[Group]
     cost: Cost
     units: Sequence[Foretold]
+    bend: Bend
 
     @property
     def device(self) -> int:
@@ -98,13 +102,13 @@ class BoundGoal:
 
     def foretold(self, plan: Plan) -> float:
         """The share of the dense model's time that is left."""
-        return self.cost.of(LATENCY, plan.masks(self.groups)) / self.cost.of(LATENCY)
+        return self.bend.share(self.cost.of(LATENCY, plan.masks(self.groups)) / self.cost.of(LATENCY))
 
     def meet(self, choose: Callable[[float], Plan]) -> Plan:
         """The plan whose time is nearest to what is wanted.
 
         Args:
-            choose: the plan by which a share of the foretold time goes.
+            choose: the plan by which a share of the time goes that units are foretold to take.
 
         Raises:
             BudgetError: not that much can go; says what could and what holds it.
@@ -114,7 +118,7 @@ class BoundGoal:
         goal.rounds.clear()
         for _ in range(ROUNDS):
             try:
-                plan = choose(1 - asked)
+                plan = choose(1 - self.bend.asked(asked))
             except BudgetError as error:
                 if tried:
                     break
@@ -137,7 +141,7 @@ class BoundGoal:
     def _next(self) -> float:
         """The foretold share to ask for, by the shares that were foretold and measured so far."""
         wanted = self.goal.wanted
-        points = [(r.foretold, r.measured) for r in self.goal.rounds if r.measured is not None]
+        points = [(1.0, 1.0), *((r.foretold, r.measured) for r in self.goal.rounds if r.measured is not None)]
         faster = max((point for point in points if point[1] < wanted), key=lambda point: point[1], default=None)
         slower = min((point for point in points if point[1] >= wanted), key=lambda point: point[1], default=None)
         if faster is not None and slower is not None:
@@ -173,7 +177,7 @@ class BoundGoal:
     def _out_of_reach(self, error: BudgetError) -> BudgetError:
         """How long a run takes at least, where that goes, and what holds it."""
         masks, whole = error.most.masks(self.groups), self.goal.profile.milliseconds
-        least = self.cost.of(LATENCY, masks)
+        least = self.foretold(error.most) * whole
         times = {unit.name: Cost({LATENCY: unit.terms}).of(LATENCY, masks) for unit in self.units}
         longest = sorted(times, key=lambda name: -times[name])[:_HELD]
         named = ", ".join(f"{name.removesuffix('_nchwc')} ({times[name]:.3g} ms)" for name in longest)

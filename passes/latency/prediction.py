@@ -25,6 +25,7 @@ from spa.analysis.group import Group, Masks
 from spa.analysis.liveness import Liveness
 from spa.errors import ModelError
 from spa.notation.dims import Factor
+from spa.passes.latency.bend import Bend
 from spa.passes.latency.variants import plan_of
 from spa.record import Profile, Unit, Variant
 
@@ -168,9 +169,11 @@ def leave_one_out(profile: Profile, groups: Sequence[Group], coupling: Coupling)
     errors = []
     for number, variant in enumerate(profile.variants[1:], start=1):
         units = foretold_units(profile, groups, coupling, without=number)
-        terms = [term for unit in units for term in unit.terms]
-        masks = plan_of(groups, variant.removed).masks(groups)
-        errors.append(Cost({LATENCY: terms}).of(LATENCY, masks) / variant.milliseconds - 1)
+        cost = Cost({LATENCY: [term for unit in units for term in unit.terms]})
+        others = [other for at, other in enumerate(profile.variants) if at != number]
+        foretold = cost.of(LATENCY, plan_of(groups, variant.removed).masks(groups)) / cost.of(LATENCY)
+        share = Bend.of(cost, LATENCY, others, groups).share(foretold)
+        errors.append(share * profile.milliseconds / variant.milliseconds - 1)
     return np.array(errors)
 
 

@@ -1,8 +1,9 @@
 """Which widths are timed: the dense model, and settings in which every group takes each part of its range once.
 
 A Latin hypercube (McKay, Beckman, Conover 1979): in setting k of n, group g keeps a share from the stratum p_g(k) of
-its range, p_g a random order. So a dozen models show every fused unit at a dozen pairs of widths, all at once, as parts
-of the model that they are going to be parts of. Groups that are off unless included stay whole in every other setting:
+its range, p_g a random order; all of these go along with one order to a degree (Iman, Conover 1982), so that there are
+settings with hardly anything gone and settings with nearly all gone, as there are plans. So a dozen models show every
+fused unit at a dozen pairs of widths, all at once, as parts of the model that they are going to be parts of. Groups that are off unless included stay whole in every other setting:
 plans leave them alone, and what is beside them is to be known best at their whole width.
 """
 
@@ -64,8 +65,9 @@ class Settings:
         """
         rng = np.random.default_rng(seed)
         settings: list[dict[str, int]] = [{} for _ in range(count)]
+        levels = rng.permutation(count - 1)
         for track in tracks_of(groups, multiples):
-            strata = rng.permutation(count - 1)
+            strata = np.argsort(np.argsort(levels + rng.permutation(count - 1)))
             if track.allowed[-1] == 0 or not has_numbers(track.group) or track.group.branch is not None:
                 continue
             shares = (strata + rng.random(count - 1)) / (count - 1)

@@ -25,13 +25,13 @@ import onnx_ir as ir
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
 from spa import ondevice, pipeline, profiling, runtime  # noqa: E402
-from spa.analysis.cost import Cost  # noqa: E402
 from spa.errors import BudgetError  # noqa: E402
 from spa.passes.choose.widths import multiples  # noqa: E402
-from spa.passes.latency.prediction import LATENCY, foretold_units  # noqa: E402
+from spa.passes.latency.goal import Goal  # noqa: E402
 from spa.passes.latency.variants import Settings, plan_of  # noqa: E402
 from spa.record import Profile  # noqa: E402
-from spa.timing import by_turns, feeds_of, ratio_of  # noqa: E402
+from spa.timing import feeds_of  # noqa: E402
+from spa.turns import ratio_of, undisturbed  # noqa: E402
 from tests.benchmarks import zoo  # noqa: E402
 from tests.benchmarks.aligned import GRAPHS as NINE  # noqa: E402
 from tests.benchmarks.rows import Row, Rows, commit  # noqa: E402
@@ -111,6 +111,7 @@ def cells(name: str, threads: int, shares: list[float], unseen: int) -> Iterator
         row["foretold"] = latency.rounds[-1].foretold
         row["first"] = latency.rounds[0].measured and latency.rounds[0].measured / latency.rounds[0].foretold - 1
         row["rounds"] = len(latency.rounds)
+        row["tried"] = [(tried.foretold, tried.measured) for tried in latency.rounds]
         row["measured"] = measured(dense, result.model, profile)
         yield row
 
@@ -124,22 +125,21 @@ def measured(dense: ir.Model, small: ir.Model, profile: Profile) -> float:
     ]
     feeds = feeds_of(small, profile.model["inputs"], None)
     clock = ondevice.clock_of(device.provider, device.threads)
-    return ratio_of(by_turns(sessions, [feeds, feeds], 3.0, clock=clock))[0]
+    times = undisturbed(sessions, [feeds, feeds], 3.0, clock, fast=1e-3 * profile.milliseconds)
+    return ratio_of(times)[0]
 
 
 def unseen_errors(dense: ir.Model, profile: Profile, count: int) -> list[float]:
     """How far the foretold share of the dense time is from the measured one, at settings drawn anew."""
     analysis = pipeline.analyse(pipeline.load_normal(dense))
-    units = foretold_units(profile, analysis.groups, analysis.coupling)
-    cost = Cost({LATENCY: [term for unit in units for term in unit.terms]})
+    bound = Goal(profile, 1.0, "", None).bound(analysis.groups, analysis.coupling, analysis.cost)
     settings = Settings.of(analysis.groups, multiples(analysis.groups, "auto"), count=count + 1, seed=99)
     errors = []
     for removed in settings.removed[1:]:
         plan = plan_of(analysis.groups, removed)
         small = pipeline.analyse(pipeline.load_normal(dense))
         pipeline.cut(small, plan)
-        foretold = cost.of(LATENCY, plan.masks(analysis.groups)) / cost.of(LATENCY)
-        errors.append(foretold / measured(dense, small.model, profile) - 1)
+        errors.append(bound.foretold(plan) / measured(dense, small.model, profile) - 1)
     return errors
 
 

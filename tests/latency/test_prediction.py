@@ -36,20 +36,21 @@ def slow_between_blocks(operator, inputs, outputs):
 @pytest.mark.parametrize("network", [chain, models.residual_cnn])
 @pytest.mark.parametrize("time", [devices.flops, in_blocks])
 def test_unseen_widths_are_foretold(network, time):
+    """At any multiple of four where time is smooth, at those of the device's blocks where it takes steps."""
     proto = network()
-    profile = devices.profile(proto, time, device=replace(devices.BOARD, block=4 if network is not chain else 16))
+    block = 4 if network is not chain else 16
+    profile = devices.profile(proto, time, device=replace(devices.BOARD, block=block))
     analysis = analyse(load_normal(ir.from_proto(proto)))
     units = foretold_units(profile, analysis.groups, analysis.coupling)
     cost = Cost({LATENCY: [term for unit in units for term in unit.terms]})
-    unseen = Settings.of(analysis.groups, (4,) * len(analysis.groups), seed=7).removed[1:]
+    multiple = 4 if time is devices.flops else block
+    unseen = Settings.of(analysis.groups, (multiple,) * len(analysis.groups), seed=7).removed[1:]
     for removed in unseen:
         plan = plan_of(analysis.groups, removed)
         small = analyse(load_normal(ir.from_proto(proto)))
         cut(small, plan)
         measured = sum(unit.milliseconds for unit in devices.units_of(small.model, time))
-        assert cost.of(LATENCY, plan.masks(analysis.groups)) == pytest.approx(
-            measured, rel=0.03 if time is devices.flops else 0.15
-        )
+        assert cost.of(LATENCY, plan.masks(analysis.groups)) == pytest.approx(measured, rel=0.03)
 
 
 def test_a_provider_that_runs_the_graph_as_one_node_is_foretold_by_flops():
