@@ -205,6 +205,17 @@ def test_single_units_that_fill_an_axis_stay() -> None:
     assert analysis.groups == []
 
 
+def test_an_axis_of_which_nothing_is_stored_is_no_group() -> None:
+    """Five copies of a number, summed: they may go, and no tensor would be smaller; what comes after them is found."""
+    text = """(float[N,4] x) => (float[N,2] y) {
+        m = ReduceSum<keepdims=1>(x, k)  e = Expand(m, t)  s = ReduceSum<keepdims=1>(e, k)
+        a = MatMul(x, w)  b = Add(a, s)  r = Relu(b)  y = MatMul(r, v) }"""
+    weights: dict[str, models.Weight] = {
+        "t": models.integers(1, 5), "k": models.integers(1), "w": [4, 6], "v": [6, 2],
+    }  # fmt: skip
+    assert [row(group) for group in analysed(build(text, weights)).groups] == ["w:1 6 ffn"]
+
+
 def test_only_axes_all_of_whose_positions_may_go_are_thin() -> None:
     """Zeros beside the channels stay, so that no axis of the padded network can become empty."""
     first, second = analysed(models.padded()).groups

@@ -110,4 +110,5 @@ def test_what_stays_names_the_largest_first() -> None:
     assert what_stays(model.groups, model.frozen, most=1) == first
     model = grouped(text.replace("2,3", "2,30"), {"w": (8, 9), "v": (8, 4), "u": (4, 30)})
     assert what_stays(model.groups, model.frozen) == f"graph output: 120 params, such as 'u'; {first}"
+    assert what_stays(model.groups, list(reversed(model.frozen))) == what_stays(model.groups, model.frozen)
     assert what_stays(residual().groups, residual().frozen) == ""

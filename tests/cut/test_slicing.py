@@ -136,6 +136,22 @@ def test_numbers_follow(
     assert found(sliced(model(), removed)) == expected
 
 
+def test_a_zero_that_copies_a_size_is_written_out_where_that_shrinks() -> None:
+    """Twelve channels, two times six, are regrouped: the six stand on the axis that the zero copies, the two do not."""
+    text = """(float[2,3,6] x) => (float[12,3] y) {
+        a = Conv(x, c)  b = Reshape(a, s)  d = Relu(b)  y = ReduceSum<keepdims=0>(d, k) }"""
+    weights: dict[str, models.Weight] = {"c": [12, 3, 1], "s": integers(4, 0, 3), "k": integers(0)}
+    model = build(text, weights)
+    (name,) = (group.name for group in analyse(load_normal(model)).groups if group.size == 2)
+    assert operand(sliced(model, {name: [1]}), "Reshape", 1) == [2, 12, 3]
+
+
+def test_positions_that_are_counted_from_behind_follow() -> None:
+    text = "(float[N,3,4,4] x) => (float[N,2,4,4] y) { a = Conv(x, c)  b = Gather<axis=1>(a, i)  y = Conv(b, d) }"
+    weights: dict[str, models.Weight] = {"c": [4, 3, 1, 1], "d": [2, 4, 1, 1], "i": integers(-2, -1, -4, -3)}
+    assert operand(sliced(build(text, weights), {"c:0": [0]}), "Gather", 1) == [1, 2, 0]
+
+
 def test_a_default_that_no_longer_holds_is_written_out() -> None:
     """A split into a number of parts becomes one into parts of given sizes."""
     model = sliced(models.gated_mlp(), {"w0:1": [0, 5, 7]})

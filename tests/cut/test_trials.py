@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx
@@ -10,8 +10,8 @@ import pytest
 
 import spa
 from spa import runtime
-from spa.errors import UsageError
-from spa.passes.cut.trials import Inputs, NoTrial, Trial
+from spa.errors import DataError, UsageError
+from spa.passes.cut.trials import Inputs, NoTrial, Outputs, Trial
 from spa.steps import analyse, load_normal
 from tests.cut import decoders
 from tests.models import build
@@ -110,6 +110,18 @@ def test_only_the_batch_grows_where_a_table_bounds_the_rest() -> None:
     found = trials(proto)
     assert [trial.feeds["x"].shape[1] for trial in found] == [13] * 3
     assert found[2].feeds["x"].shape[0] == found[0].feeds["x"].shape[0] + 1
+
+
+def test_what_the_first_sizes_failed_of_is_told() -> None:
+    """Sizes that are tried after those of the analysis fail of what they are, and not of what is wrong."""
+    inputs, _ = inputs_of(build(TEXT, {"w": [6, 8], "v": [8, 3]}))
+    first = inputs.start.inputs["x"]
+
+    def fails(feeds: Mapping[str, np.ndarray]) -> Outputs:
+        raise DataError("at first" if feeds["x"].shape == tuple(first) else "later")
+
+    with pytest.raises(NoTrial, match="at first"):
+        inputs.trials(fails)
 
 
 def test_given_values_settle_the_sizes_of_others() -> None:

@@ -262,6 +262,9 @@ def test_tolerance_by_type(dtype: type[np.generic], expected: float) -> None:
 
 MIXED = {
     "half precision, stored alone": ("c = Cast<to=1>(h)  y = Mul(x, c)  z = Neg(x)", {"y": 1e-3, "z": 1e-3}),
+    "half precision, stored numbers alone go through it": (
+        "b = Cast<to=1>(h)  c = Cast<to=10>(b)  d = Cast<to=1>(c)  y = Mul(x, d)  z = Neg(x)", {"y": 1e-3, "z": 1e-3},
+    ),
     "half precision, computed in": (
         "c = Cast<to=10>(x)  d = Mul(c, h)  e = Cast<to=1>(d)  y = Neg(e)  z = Neg(x)", {"y": 2e-2, "z": 1e-3},
     ),

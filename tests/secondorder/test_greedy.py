@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from spa.errors import BudgetError
-from spa.passes.secondorder import DAMPINGS, Consumer, Moments, is_held_out, refit, remove_units
+from spa.passes.secondorder import DAMPINGS, Consumer, Moments, greedy, is_held_out, refit, remove_units
 from spa.passes.secondorder.greedy import cut, swap
 from spa.passes.secondorder.problem import importance, normal_equations, squared_error
-from spa.passes.secondorder.solver import default_damping
+from spa.passes.secondorder.solver import choose_damping, default_damping
 from spa.passes.secondorder.system import by_input, subtract_product
 from tests.secondorder.made import (
     DAMPING,
@@ -228,6 +228,21 @@ def test_each_input_is_damped_by_what_is_held_out_of_it_or_else_by_its_rank() ->
     assert removal.dampings[0] in DAMPINGS
     assert removal.dampings[1] == default_damping(other) != removal.dampings[0]
     assert remove_units([judged, other], units=40, remove=10, damping=0.3).dampings == (0.3, 0.3)
+
+
+def test_dampings_are_chosen_with_at_least_half_of_the_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def spy(consumers: list[Consumer], units: np.ndarray) -> float:
+        asked.append(len(units))
+        return choose_damping(consumers, units)
+
+    monkeypatch.setattr(greedy, "choose_damping", spy)
+    for remove in (10, 35):
+        remove_units([few_samples(3, count=60)], units=40, remove=remove)
+    assert asked[0] == 30
+    assert 20 in asked
+    assert min(asked) >= 20
 
 
 def test_held_out_curve_is_the_error_on_unseen_rows() -> None:
