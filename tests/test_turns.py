@@ -46,10 +46,10 @@ class Machine:
     """A clock that runs of models move: by their own time, and by as much more while the machine does other work."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, slow: range = range(0)) -> None:
-        self.now, self.runs, self.slow = 0.0, [], slow
-        self.rounds = 0
+        self.now, self.slow = 0.0, slow
+        self.runs: list[float] = []
         monkeypatch.setattr(runtime, "run", self.run)
-        monkeypatch.setattr(turns.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr("spa.turns.time.perf_counter", lambda: self.now)
 
     def run(self, session: float, _feeds: Mapping[str, np.ndarray]) -> None:
         self.runs.append(session)

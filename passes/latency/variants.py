@@ -1,10 +1,11 @@
 """Which widths are timed: the dense model, and settings in which every group takes each part of its range once.
 
 A Latin hypercube (McKay, Beckman, Conover 1979): in setting k of n, group g keeps a share from the stratum p_g(k) of
-its range, p_g a random order; all of these go along with one order to a degree (Iman, Conover 1982), so that there are
+its range, p_g a random order. All of these go along with one order to a degree (Iman, Conover 1982), so that there are
 settings with hardly anything gone and settings with nearly all gone, as there are plans. So a dozen models show every
-fused unit at a dozen pairs of widths, all at once, as parts of the model that they are going to be parts of. Groups that are off unless included stay whole in every other setting:
-plans leave them alone, and what is beside them is to be known best at their whole width.
+fused unit at a dozen pairs of widths, all at once, as parts of the model that they are going to be parts of. Groups
+that are off unless included stay whole in every other setting: plans leave them alone, and what is beside them is to be
+known best at their whole width.
 """
 
 from __future__ import annotations
