@@ -1,7 +1,7 @@
 """Accuracy of a pruned network after some epochs of training, with controls: what a choice of units is worth.
 
     python tests/benchmarks/recovery.py [--cuts 0.5 0.75 0.9] [--epochs 0 1 3 10] [--ways ours l2 ...] [--seeds 0]
-        [--images 60000] [--rows FILE.jsonl] [--work FOLDER] [--table FILE.md]
+        [--files NAME=FILE.onnx ...] [--images 60000] [--rows FILE.jsonl] [--work FOLDER] [--table FILE.md]
 
 fmnist_resnet, cut by a share of its FLOPs, then trained by labels (`distilled`: by the dense model's outputs) with
 `spa.finetune` on training images of Fashion-MNIST, of which it holds one in six out; the 10,000 test images are
@@ -14,6 +14,7 @@ looked at once, for the row. Every number of epochs is a run of its own, with it
 | l2, taylor | by that criterion; taylor with the labels of 1,024 training images |
 | random | units drawn at random, as many of each group as ours |
 | uniform | the same share of every group, by l2 |
+| NAME | what another tool left of it, in FILE.onnx with `{cut}` for the cut (`peers.py` makes some) |
 
 Needs torch. Rows that FILE.jsonl has are not measured again; a run that was stopped goes on from its last epoch.
 """
@@ -32,6 +33,7 @@ import numpy as np
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
 import spa  # noqa: E402
+from spa import pipeline  # noqa: E402
 from spa.analysis.plan import Plan  # noqa: E402
 from tests.benchmarks.rows import Rows, commit  # noqa: E402
 from tests.benchmarks.zoo import SHARED  # noqa: E402
@@ -50,6 +52,7 @@ def main() -> None:
     parser.add_argument("--cuts", type=float, nargs="*", default=CUTS)
     parser.add_argument("--epochs", type=int, nargs="*", default=EPOCHS)
     parser.add_argument("--ways", nargs="*", choices=WAYS, default=WAYS)
+    parser.add_argument("--files", nargs="*", default=[])
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     parser.add_argument("--images", type=int, default=60_000)
     parser.add_argument("--rows", type=Path, default=Path("recovery.jsonl"))
@@ -58,27 +61,36 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.work.mkdir(exist_ok=True)
     rows = Rows(arguments.rows, *CELL)
+    files = dict(given.split("=", 1) for given in arguments.files)
     for epochs in arguments.epochs:
         for cut in arguments.cuts:
-            for way in arguments.ways:
+            for way in (*arguments.ways, *files):
                 for seed in arguments.seeds:
                     cell = {"way": way, "cut": cut, "epochs": epochs, "seed": seed, "images": arguments.images}
                     if cell not in rows:
-                        print(json.dumps(rows.add(measured(cell, arguments.work))), flush=True)
+                        print(json.dumps(rows.add(measured(cell, arguments.work, files))), flush=True)
     print(table(rows.all))
     if arguments.table:
         arguments.table.write_text(table(rows.all))
 
 
-def measured(cell: dict[str, Any], work: Path) -> dict[str, Any]:
-    """A row: test accuracy, and what it took."""
+def measured(cell: dict[str, Any], work: Path, files: dict[str, str]) -> dict[str, Any]:
+    """A row: test accuracy, and what it took.
+
+    Args:
+        files: by the way's name, what other tools left of the network.
+    """
     sys.path.append(str(SHARED / "eval"))
     import harness
     import tasks
 
     start = time.perf_counter()
     dense = harness.dense_model(tasks.TASKS[TASK], SHARED / "eval")
-    pruned, report = small(cell, dense, work)
+    if cell["way"] in files:
+        pruned = Path(files[cell["way"]].format(cut=cell["cut"]))
+        report = {"removed": removed(dense, pruned)}
+    else:
+        pruned, report = small(cell, dense, work)
     path = pruned
     if cell["epochs"]:
         import torch
@@ -101,6 +113,12 @@ def measured(cell: dict[str, Any], work: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def removed(dense: Path, pruned: Path) -> dict[str, float]:
+    """The shares of parameters and FLOPs by which a file is smaller."""
+    before, after = (pipeline.analyse(pipeline.load_normal(path)).cost for path in (dense, pruned))
+    return {measure: round(1 - after.of(measure) / before.of(measure), 4) for measure in ("params", "flops")}
+
+
 def name_of(cell: dict[str, Any]) -> str:
     return "-".join(str(cell[name]) for name in CELL)
 
@@ -112,8 +130,8 @@ def small(cell: dict[str, Any], dense: Path, work: Path) -> tuple[Path, dict[str
     if not notes.exists():
         result = pruned_by(way, cell["cut"], seed, dense)
         result.save(path)
-        removed = {measure: round(result.report.removed_share(measure), 4) for measure in ("params", "flops")}
-        notes.write_text(json.dumps({"removed": removed}))
+        shares = {measure: round(result.report.removed_share(measure), 4) for measure in ("params", "flops")}
+        notes.write_text(json.dumps({"removed": shares}))
     return path, json.loads(notes.read_text())
 
 
@@ -159,7 +177,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         f"|--:|---|---|--:|{'--:|' * len(epochs)}---|",
     ]
     groups = dict.fromkeys((row["cut"], row["way"], row["images"]) for row in rows)
-    for cut, way, images in sorted(groups, key=lambda group: (group[0], group[2], WAYS.index(group[1]))):
+    ways = list(dict.fromkeys((*WAYS, *(row["way"] for row in rows))))
+    for cut, way, images in sorted(groups, key=lambda group: (group[0], group[2], ways.index(group[1]))):
         mine = [row for row in rows if (row["cut"], row["way"], row["images"]) == (cut, way, images)]
         cells = []
         for count in epochs:
