@@ -158,7 +158,7 @@ def _why(problem: Problem, frozen: Sequence[Frozen]) -> tuple[str, str]:
             reach = further
     if 1 - reach >= _SHOWN:
         held.append(_last(problem, 1 - reach, frozen))
-    most = _percent(floor(1000 * best + ROUNDING) / 1000)  # rounded down, so that asking for it succeeds
+    most = _percent(max(0.0, floor(1000 * best + ROUNDING) / 1000))  # rounded down, so that asking for it succeeds
     return f"at most {most} can go", ", ".join(held)
 
 

@@ -97,8 +97,7 @@ def finetune(
     paths = {"source": model, "teacher": teacher, "output": None if beside else target}
     write_page(page, document.of_training(learned, paths), paths)
     say(
-        f"loss on samples held out: {learned.before:.4g} -> {learned.after:.4g} after {learned.epochs} epochs, "
-        f"{learned.trained:.1%} of the parameters trained; onnxruntime computes what torch does",
+        f"{learned.sentence}, {learned.trained:.1%} of the parameters trained; onnxruntime computes what torch does",
         quiet=quiet,
         beside=beside,
     )
@@ -149,8 +148,7 @@ def train(
     for note in result.notes:
         say(f"note: {note}", quiet=quiet, beside=beside)
     say(
-        f"loss on samples held out: {learned.before:.4g} -> {learned.after:.4g} after {learned.epochs} "
-        f"epoch{'s' * (learned.epochs != 1)}; onnxruntime computes what torch does",
+        f"{learned.sentence}; onnxruntime computes what torch does",
         quiet=quiet,
         beside=beside,
     )

@@ -59,6 +59,18 @@ class FinetuneReport:
     trained: float
     history: tuple[float, ...]
 
+    @property
+    def sentence(self) -> str:
+        """What came of it, in words; where no epoch did better, that the weights are those that came in."""
+        epochs = f"{self.epochs} epoch{'s' * (self.epochs != 1)}"
+        if self.after < self.before:
+            return f"loss on samples held out: {self.before:.4g} -> {self.after:.4g} after {epochs}"
+        best = f", {min(self.history):.4g} at best" if self.history else ""
+        return (
+            f"no better on samples held out than before, {self.before:.4g}, after {epochs}{best}: "
+            "the weights are as they were"
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Job:

@@ -9,7 +9,7 @@ a share of the FLOPs is gone, and exported.
 | way | library | what goes |
 |---|---|---|
 | tp-norm | torch-pruning | groups by their norms (`GroupMagnitudeImportance`), all layers together |
-| tp-taylor | torch-pruning | groups by weights times gradients (`GroupTaylorImportance`), with labels of 1,024 training images |
+| tp-taylor | torch-pruning | by weights times gradients (`GroupTaylorImportance`) of 1,024 labelled images |
 
 Needs torch and the library in an environment of their own (`pip install torch torch-pruning==1.6.1`).
 """

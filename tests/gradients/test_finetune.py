@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch", reason="the extra torch is not installed")
 import spa  # noqa: E402
 from spa import runtime  # noqa: E402
 from spa.errors import DataError, UsageError  # noqa: E402
+from spa.gradients.epochs import FinetuneReport  # noqa: E402
 
 SAMPLES = np.random.default_rng(5).standard_normal((96, 6)).astype(np.float32)
 
@@ -228,3 +229,19 @@ def test_mistakes_are_told(options: dict[str, Any], error: type[Exception], mess
         options = {**options, "teacher": network(32)}
     with pytest.raises(error, match=message):
         spa.finetune(pruned(), **{"data": SAMPLES, "epochs": None if "minutes" in options else 1, **options})
+
+
+@pytest.mark.parametrize(
+    ("after", "history", "sentence"),
+    [
+        (0.25, (0.4, 0.25), "loss on samples held out: 0.5 -> 0.25 after 2 epochs"),
+        (
+            0.5,
+            (0.75,),
+            "no better on samples held out than before, 0.5, after 1 epoch, 0.75 at best: the weights are as they were",
+        ),
+        (0.5, (), "no better on samples held out than before, 0.5, after 0 epochs: the weights are as they were"),
+    ],
+)
+def test_a_report_says_where_no_epoch_did_better(after: float, history: tuple[float, ...], sentence: str) -> None:
+    assert FinetuneReport(0.5, after, len(history), 1.0, 1.0, history).sentence == sentence
