@@ -143,8 +143,6 @@ def find_groups(coupling: Coupling) -> list[Group]:
     named: list[Group] = []
     names = _names(coupling, slices)
     for number, group in enumerate(members):
-        if not slices[number]:
-            continue
         reasons = [coupling.statistic[leaf] for leaf in group if leaf in coupling.statistic]
         statistic = min(reasons, key=lambda reason: reason.weight, default=None)
         ranged = statistic is not None and statistic.text == RANGE
@@ -154,7 +152,7 @@ def find_groups(coupling: Coupling) -> list[Group]:
         barred = experts and all(coupling.reasons.get(leaf, set()) <= BARRED for leaf in group)
         named_so = next((kind for kind in KINDS if kind in called), "channels")
         kind = WIDTH if statistic and not experts else named_so
-        outside = frozenset(names[k] for k in outer[number] if slices[k])
+        outside = frozenset(names[k] for k in outer[number])
         mine = tuple(group), tuple(slices[number])
         own = statistic is not None and statistic.text in AVERAGES and not is_stream(coupling, slices[number])
         held = loose & group.keys()
@@ -283,14 +281,15 @@ def _nesting(coupling: Coupling, unit_of_leaf: Mapping[Factor, tuple[int, int]])
 
 
 def _names(coupling: Coupling, slices: list[list[Slice]]) -> list[str]:
-    """A name for each group: the first constant that makes it and the axis, of those that the model came with."""
+    """A name for each group: the first constant that makes it and the axis, of those that the model came with.
+
+    Every group has slices: what may go stands in a constant.
+    """
     taken: dict[str, int] = {}
     names = []
     for found in slices:
-        best = min(
-            found, key=lambda s: (ADDED in s.value.meta, not s.producer, len(coupling.axes[s.value]) < 2), default=None
-        )
-        name = f"{best.value.name}:{best.axis}" if best else ""
+        best = min(found, key=lambda s: (ADDED in s.value.meta, not s.producer, len(coupling.axes[s.value]) < 2))
+        name = f"{best.value.name}:{best.axis}"
         taken[name] = taken.get(name, 0) + 1
         names.append(name if taken[name] == 1 else f"{name}#{taken[name]}")
     return names

@@ -30,7 +30,8 @@ def attending(kind: str, shared: int, domain: str = "", **attributes: Any) -> on
     stored = weights(shared)
     nodes = [node("MatMul", ["x", f"w{part}"], [part]) for part in "qkv"]
     operands = ["q", "k", "v", *(["", "", "lengths", "total"] if kind == "GroupQueryAttention" else [])]
-    nodes += [node(kind, operands, ["a"], domain=domain, **attributes), node("MatMul", ["a", "wo"], ["y"])]
+    caches = ["keys", "values"] if kind == "GroupQueryAttention" else []  # runtimes before 1.26 demand them
+    nodes += [node(kind, operands, ["a", *caches], domain=domain, **attributes), node("MatMul", ["a", "wo"], ["y"])]
     number, whole = onnx.TensorProto.FLOAT, onnx.TensorProto.INT32
     inputs = [value("x", number, ["b", "s", WIDTH])]
     if kind == "GroupQueryAttention":
