@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from spa.pages.words import LOSSES, measure_of
+from spa.pages.words import LOSSES, measure_of, removed_share
 
 Spec = dict[str, Any]
 Rows = Sequence[Mapping[str, Any]]
@@ -206,7 +206,10 @@ def _ratio() -> Spec:
 
 # ------------------------------------------------------------------------------------------------- a sweep
 def sweep(document: Mapping[str, Any]) -> dict[str, Spec]:
-    """One chart for each figure of a sweep over the share that went, by name: loss, time, metric."""
+    """One chart for each figure of a sweep over the share that went, by name: loss, time, metric.
+
+    Where shares are of latency, the time is what the others stand over.
+    """
     rows = sweep_rows(document)
     of = measure_of(str(document["of"]))
     axis = {"format": "%", "tickCount": 6, "labelFlush": False}
@@ -221,7 +224,7 @@ def sweep(document: Mapping[str, Any]) -> dict[str, Spec]:
             y: Spec = {"field": name, "type": "quantitative", "title": f"{title} from the dense model"}
             found["loss"] = _path(rows, x, y, tip, ACCENT)
             break
-    if any(row.get("time") is not None for row in rows):
+    if of != "latency" and any(row.get("time") is not None for row in rows):
         y = {"field": "time", "type": "quantitative", "title": "time of the dense model's", "axis": {"format": "%"}}
         spec = _path(rows, x, y, tip, WARM)
         spec["layer"].insert(0, {
@@ -263,12 +266,12 @@ def sweep_rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     dense |= {"kl": 0.0, "relative_l2": 0.0, "top1": 1.0} if compared else {}
     rows = [dense]
     for point in document["points"]:
-        if point["said"]:
+        if point["said"] or removed_share(point, of) is None:
             continue
         figures = {name: figure(point["outputs"], name) for name in ("kl", "relative_l2", "top1")}
         low, high = point["interval"] or (None, None)
         rows.append(
-            {"ratio": point["ratio"], "removed": point["removed"].get(of, point["ratio"]), "time": point["time"],
+            {"ratio": point["ratio"], "removed": removed_share(point, of), "time": point["time"],
              "from": low, "to": high, "milliseconds": point["milliseconds"], "metric": point["metric"], **figures}
         )  # fmt: skip
     known = {name for row in rows[1:] for name, value in row.items() if value is not None}

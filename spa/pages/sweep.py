@@ -9,7 +9,7 @@ from typing import Any
 from spa.pages import charts
 from spa.pages.bench import how, model_table
 from spa.pages.parts import Page, Part, grid, notes, repeat, table, text, tiles
-from spa.pages.words import LOSSES, measure_of, number, percent, quantity
+from spa.pages.words import LOSSES, measure_of, number, percent, quantity, removed_share
 
 CAPTIONS = {
     "loss": "How far the outputs are from the dense model's. Look for the knee: beyond it each share costs more.",
@@ -71,7 +71,7 @@ def points_table(document: Mapping[str, Any]) -> Part | None:
         if point["said"]:
             continue
         figures = [charts.figure(point["outputs"], name) for name in LOSSES]
-        removed = [percent(point["removed"].get(name)) for name in (of, *measures)]
+        removed = [percent(removed_share(point, name)) for name in (of, *measures)]
         row = [f"{point['ratio']:g}", *removed, number(point["milliseconds"]), number(point["time"])]
         row += [*map(number, figures), percent(charts.figure(point["outputs"], "top1"))]
         rows.append([*row, *[number(point["metric"])] * bool(metric)])

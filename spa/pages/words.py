@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
+from typing import Any
 
 LOSSES = {"kl": "KL", "relative_l2": "relative L2"}
 FIGURES = {"kl": "KL divergence, nats", "relative_l2": "relative L2", "top1": "same first choice"}
@@ -11,7 +12,15 @@ FIGURES = {"kl": "KL divergence, nats", "relative_l2": "relative L2", "top1": "s
 
 def measure_of(of: str) -> str:
     """The measure that a share of something is told in: of channels, that of parameters."""
-    return of if of in ("params", "flops", "bytes") else "params"
+    return of if of in ("params", "flops", "bytes", "latency") else "params"
+
+
+def removed_share(point: Mapping[str, Any], of: str) -> float | None:
+    """The share of a measure that went at a point of a sweep: of latency what was measured, None where nothing was."""
+    if of == "latency":
+        return None if point["time"] is None else 1 - float(point["time"])
+    share: float | None = point["removed"].get(of)
+    return share
 
 
 def quantity(number: float | None) -> str:

@@ -142,6 +142,18 @@ def test_a_point_that_was_not_made_is_said_and_not_drawn(documents: dict[str, di
     assert set(charts.sweep(data)) == {"loss", "time", "metric"}
 
 
+def test_a_sweep_of_times_is_drawn_over_the_time_that_went(documents: dict[str, dict[str, Any]]) -> None:
+    data = json.loads(json.dumps(documents["sweep"])) | {"of": "latency"}
+    for point, time in zip(data["points"], (0.8, None, None), strict=True):
+        point["time"] = time
+    rows = charts.sweep_rows(data)
+    assert [row["removed"] for row in rows] == [0.0, pytest.approx(0.2)], "what was not timed has no place"
+    drawn = charts.sweep(data)
+    assert set(drawn) == {"loss", "metric"}
+    assert "share of latency removed" in json.dumps(drawn["loss"])
+    assert "20.0 %" in unescape(page.html(data))
+
+
 def test_loss_curves_stop_where_the_plan_says(documents: dict[str, dict[str, Any]]) -> None:
     data = documents["result"]
     assert data["curves"]
