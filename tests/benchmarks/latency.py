@@ -1,13 +1,15 @@
 """Times asked for and times measured: networks at 70, 50 and 35 % of the dense time, on one thread and two.
 
-    python tests/benchmarks/latency.py [MODEL ...] [--threads 1 2] [--shares 0.7 0.5 0.35] [--rows FILE.jsonl]
-        [--table FILE.md]
+    python tests/benchmarks/latency.py [MODEL ...] [--threads 1 2] [--shares 0.7 0.5 0.35] [--elsewhere]
+        [--rows FILE.jsonl] [--table FILE.md]
 
 Each network is profiled once for each number of threads (`spa.profile`); `spa.prune(of="latency", weights=True)` then
 meets each share with that profile. A cell's time is measured again afterwards, by runs of the dense and the smaller
 file by turns; a share below the floor of a network is no cell. How well times are foretold by themselves is measured at
-settings of widths that are drawn anew (`unseen`). Weights are random, which no time depends on. Graphs are looked for
-in ../shared/graphs beside the project; the detector and BERT are built.
+settings of widths that are drawn anew (`unseen`). With `--elsewhere` a profile is read from its JSON as that of another
+device, on which nothing can be timed: what it foretells decides alone, and the time is measured afterwards. Weights are
+random, which no time depends on. Graphs are looked for in ../shared/graphs beside the project; the detector and BERT
+are built.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +45,7 @@ GRAPHS = {
     "bert_6": "",
     "yolov8n": "",
 }
+ELSEWHERE = ", as elsewhere"
 UNSEEN = 5
 """Settings drawn anew to see how well times are foretold."""
 COLUMNS = (
@@ -56,16 +60,18 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--shares", type=float, nargs="+", default=[0.7, 0.5, 0.35])
     parser.add_argument("--unseen", type=int, default=UNSEEN)
+    parser.add_argument("--elsewhere", action="store_true")
     parser.add_argument("--rows", type=Path, default=Path("latency.jsonl"))
     parser.add_argument("--table", type=Path)
     arguments = parser.parse_args()
     rows = Rows(arguments.rows, "model", "threads", "share")
     for name in arguments.models:
         for threads in arguments.threads:
-            questions = [{"model": name, "threads": threads, "share": share} for share in arguments.shares]
+            called = name + ELSEWHERE * arguments.elsewhere
+            questions = [{"model": called, "threads": threads, "share": share} for share in arguments.shares]
             left = [question["share"] for question in rows.left(questions)]
-            for row in cells(name, threads, left, arguments.unseen) if left else ():
-                print(" | ".join(shown(rows.add(row))), flush=True)
+            for row in cells(name, threads, left, arguments.unseen, arguments.elsewhere) if left else ():
+                print(" | ".join(shown(rows.add(row | {"model": called}))), flush=True)
     print(summary(rows.all))
     if arguments.table:
         arguments.table.write_text(table(rows.all))
@@ -85,12 +91,19 @@ def graph(name: str) -> ir.Model:
     return zoo.filled(path)
 
 
-def cells(name: str, threads: int, shares: list[float], unseen: int) -> Iterator[Row]:
-    """The rows of one network on so many threads."""
+def cells(name: str, threads: int, shares: list[float], unseen: int, elsewhere: bool = False) -> Iterator[Row]:
+    """The rows of one network on so many threads.
+
+    Args:
+        elsewhere: the profile is taken for that of another device.
+    """
     dense = graph(name)
     start = time.perf_counter()
     profile = profiling.profile(dense, threads=threads)
     seconds = time.perf_counter() - start
+    if elsewhere:
+        device = replace(profile.device, processor="another device")
+        profile = Profile.from_json(replace(profile, device=device).to_json())
     errors = unseen_errors(dense, profile, unseen)
     for share in shares:
         row: Row = {
