@@ -48,6 +48,7 @@ GRAPHS = {
 ELSEWHERE = ", as elsewhere"
 UNSEEN = 5
 """Settings drawn anew to see how well times are foretold."""
+WINDOWS = 3
 COLUMNS = (
     "model", "threads", "share", "dense ms", "foretold", "measured", "off", "rounds", "profile s", "whole s",
     "unseen, median", "unseen, worst", "commit",
@@ -130,7 +131,7 @@ def cells(name: str, threads: int, shares: list[float], unseen: int, elsewhere: 
 
 
 def measured(dense: ir.Model, small: ir.Model, profile: Profile) -> float:
-    """The time of a smaller model over that of the dense one, by runs in turn."""
+    """The time of a smaller model over that of the dense one, by runs in turn: the median of `WINDOWS` measurements."""
     device = profile.device
     sessions = [
         runtime.session(model, optimize=True, providers=[device.provider], threads=device.threads, spin=True)
@@ -138,8 +139,9 @@ def measured(dense: ir.Model, small: ir.Model, profile: Profile) -> float:
     ]
     feeds = feeds_of(small, profile.model["inputs"], None)
     clock = ondevice.clock_of(device.provider, device.threads)
-    times = undisturbed(sessions, [feeds, feeds], 3.0, clock, fast=1e-3 * profile.milliseconds)
-    return ratio_of(times)[0]
+    fast = 1e-3 * profile.milliseconds
+    ratios = [ratio_of(undisturbed(sessions, [feeds, feeds], 2.0, clock, fast=fast))[0] for _ in range(WINDOWS)]
+    return statistics.median(ratios)
 
 
 def unseen_errors(dense: ir.Model, profile: Profile, count: int) -> list[float]:
