@@ -30,6 +30,7 @@ from spa.notation.patterns import names_of
 from spa.passes.cut.masking import mask_consumers
 from spa.passes.cut.slicing import slice_model
 from spa.shapes import Shapes
+from tests.definitions import DEFINED
 
 RELATIVE = 1e-5  # of the largest number in a result
 IR_VERSION = 10
@@ -60,8 +61,10 @@ class Row:
     operands: a tuple is the shape of a random float input, None an operand left out
     rule: the expected text; "refused: ..." where the node gets no rule
     results: how many results are asked for; 0: as many as the rule has
-    engine: what runs the node: onnxruntime, reference (onnx's own implementation) or "" (the text is checked alone)
+    engine: what runs the node: onnxruntime; reference (onnx's own implementation, or that of `tests.definitions`); or
+        "": the text is checked alone
     shapes: of the results, where nothing can run or infer them
+    why: why nothing here can run any node of this operator
     """
 
     operator: str
@@ -72,6 +75,7 @@ class Row:
     results: int = 0
     engine: str = "onnxruntime"
     shapes: Sequence[tuple[int, ...]] = ()
+    why: str = ""
 
     @property
     def domain(self) -> str:
@@ -96,9 +100,10 @@ class Row:
 
 
 def row(operator: str, operands: Sequence[Given], rule: str, *, opset: int = 20, results: int = 0,
-        engine: str = "onnxruntime", shapes: Sequence[tuple[int, ...]] = (), **attributes: Any) -> Row:  # fmt: skip
+        engine: str = "onnxruntime", shapes: Sequence[tuple[int, ...]] = (), why: str = "",
+        **attributes: Any) -> Row:  # fmt: skip
     """A row of the table; keywords are the node's attributes."""
-    return Row(operator, operands, rule, attributes, opset, results, engine, shapes)
+    return Row(operator, operands, rule, attributes, opset, results, "" if why else engine, shapes, why)
 
 
 def weight(*shape: int, dtype: Any = np.float32) -> Tensor:
@@ -186,7 +191,7 @@ class Case:
         proto = ir.serde.serialize_model(model)
         feeds = {f"x{k}": array for k, array in arrays.items() if not self.tensors[k].constant}
         if self.row.engine == "reference":
-            return list(ReferenceEvaluator(proto).run(None, feeds))[: self.row.outputs]
+            return list(ReferenceEvaluator(proto, new_ops=DEFINED).run(None, feeds))[: self.row.outputs]
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = 1

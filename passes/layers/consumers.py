@@ -19,7 +19,7 @@ from spa.analysis.group import Group, leaf_positions
 from spa.analysis.neighbours import added_behind
 from spa.notation.dims import Factor, leaves, product
 from spa.notation.patterns import Pattern, Term, names_of
-from spa.passes.layers.window import patches, places
+from spa.passes.layers.window import patches, places, slid_over
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -170,7 +170,7 @@ class Layer:
     def row_count(self, shape: Sequence[int]) -> int:
         """How many rows data of that shape give."""
         if self.mixing.window is not None:
-            return int(shape[0]) * prod(places(self.mixing.window, shape[2:]))
+            return int(shape[0]) * prod(places(self.mixing.window, slid_over(self.mixing.window, shape)))
         total = prod(shape) // (self.block_count * self.width)
         if self.mixing.steps is not None:
             total -= total // int(shape[self.mixing.steps])

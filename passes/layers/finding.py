@@ -48,7 +48,8 @@ def _layer(application: Application, mixing: Mixing, *, closed: bool) -> Layer |
     of_data = names_along(mixing.data_axes)
     of_weight = names_along(mixing.weight_axes)
     blocks = tuple(name for name in of_weight if name in of_data and name not in mixing.contracted)
-    contracted = tuple(name for name in of_weight if name in mixing.contracted)
+    taps = {alias for alias, _ in mixing.stands_for} if mixing.window is not None else set()
+    contracted = tuple(sorted((name for name in of_weight if name in mixing.contracted), key=taps.__contains__))
     outputs = tuple(name for name in of_weight if name not in (*blocks, *contracted))
     if not contracted or set(of_weight) - factors.keys():
         return None

@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from spa.notation.dims import Factor, Kind, leaves
 from spa.passes.layers.consumers import Layer
+from spa.passes.layers.window import channels_behind, slid_over
 from spa.passes.secondorder import Consumer, Moments, Refit
 
 Key = tuple[object, ...]
@@ -136,7 +137,7 @@ class Problem:
     def row_count(self, shape: Sequence[int]) -> int:
         """How many rows data of that shape give."""
         if self.coarse and self.layer.mixing.window is not None:
-            return int(shape[0] * np.prod(shape[2:]))
+            return int(shape[0]) * prod(slid_over(self.layer.mixing.window, shape))
         return self.layer.row_count(shape) * self.places
 
     def rows(self, data: np.ndarray, positions: np.ndarray | None = None) -> np.ndarray:
@@ -148,7 +149,7 @@ class Problem:
             numbers = np.arange(whole.shape[1] * self.places) if positions is None else positions
             row, place = np.divmod(numbers, self.places)
             return whole[:, row[:, None], self.layout.T[place]]
-        rows = np.moveaxis(data, 1, -1)
+        rows = channels_behind(self.layer.mixing.window, data)
         index = slice(None) if positions is None else np.unravel_index(positions, rows.shape[:-1])
         rows = rows[index].reshape(-1, self.layer.block_count, self.width)
         return np.moveaxis(rows, 1, 0)

@@ -1,4 +1,9 @@
-"""What lies under a convolution's window: how many places it takes, and the patch at each."""
+"""The places that a convolution's window takes, and the patch of the data under it at each.
+
+    patches(data, Window((3, 3), (1, 1), (1, 1), (1, 1, 1, 1)), None)       (places of all samples, channels, 3, 3)
+
+`spa.notation.products.Window` says what slides over which axes.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,16 @@ from math import ceil
 import numpy as np
 
 from spa.notation.products import Window
+
+
+def slid_over(window: Window, shape: Sequence[int]) -> Sequence[int]:
+    """The sizes of the axes that the window slides over, of data of that shape."""
+    return shape[1:-1] if window.last else shape[2:]
+
+
+def channels_behind(window: Window, data: np.ndarray) -> np.ndarray:
+    """The data with its channels as the last axis."""
+    return data if window.last else np.moveaxis(data, 1, -1)
 
 
 def places(window: Window, sizes: Sequence[int]) -> list[int]:
@@ -35,6 +50,8 @@ def _pads(window: Window, sizes: Sequence[int]) -> tuple[int, ...]:
 
 def patches(data: np.ndarray, window: Window, positions: np.ndarray | None) -> np.ndarray:
     """Patches under the window, (positions, channels, *taps); only those wanted are ever made."""
+    if window.last:
+        data = np.moveaxis(data, -1, 1)
     sizes, rank = data.shape[2:], len(window.kernel)
     pads, counts = _pads(window, sizes), places(window, sizes)
     if window.spread:

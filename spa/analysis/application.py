@@ -2,7 +2,9 @@
 
     application.sums()          what the node sums over, along which axes of which operands
     application.passes("n")     what becomes of a change of basis along a factor
-application.products()      MatMul, Conv, LSTM ...: the weights that can be refitted, and the rows they meet
+    application.products()      MatMul, Conv, LSTM ...: the weights that can be refitted, and the rows they meet
+
+`Coupling.applications` holds one for each node.
 """
 
 from __future__ import annotations
@@ -109,11 +111,12 @@ class Application:
         assert product.data is not None
         data_axes, result_axes = rule.operands[product.data], rule.results[0]
         made = _names(weight_axes)
-        contracted = made & _names(data_axes) & rule.contracted
+        again = self._summed_again(product.data)
+        contracted = made & _names(data_axes) & (rule.contracted | again)
         bias_axes = [term if made & _names((term,)) else 1 for term in result_axes or ()]
         while bias_axes and bias_axes[0] == 1:
             bias_axes.pop(0)
-        if product.parts > 1:
+        if product.parts > 1 or again:
             bias_axes = [term for term in weight_axes or () if not _names((term,)) & contracted]
         names: tuple[tuple[str, str], ...] = ()
         if product.window is not None:
@@ -133,6 +136,17 @@ class Application:
             frozenset(contracted),
             names,
             None if product.inside else result_axes,
+        )
+
+    def _summed_again(self, operand: int) -> frozenset[str]:
+        """The names along axes of an operand that are summed over although they go on in a result."""
+        terms = self.operand_axes(operand)
+        return frozenset(
+            name.name
+            for read in self.rule.reads
+            if read.operand == operand
+            for name in names_of(terms[read.axis])
+            if not read.names or _stem(name.name) in read.names
         )
 
     def _recurrent(self, product: Product, weight_axes: Pattern) -> Mixing:

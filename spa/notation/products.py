@@ -3,6 +3,7 @@
     product 0 x 1 + 2                            MatMul with a bias: rows of operand 0, matrix 1, bias 2
     product 0 x 1 by 0.5 + 2 by 2.0              Gemm with alpha and beta
     product 0 x 1 + 2, kernel 3 3, pads 1 1 1 1  Conv: a row is the patch under the window
+    product 0 x 1 + 2, kernel 3 3, channels last NhwcConv: the same of data whose channels stand behind
     product before x 2 + 3, part 1 of 2, steps 0, back 0 1, inside      the state of an LSTM, both directions
 
 Either operand of a product may be the stored one, unless a window slides over the data or a recurrence reads its own
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A window that slides over the last axes of the data.
+    """A window that slides over the last axes of the data, or over those in front of its channels.
 
     Attributes:
         kernel, strides, dilations: taps, steps and gaps of each spatial axis.
@@ -26,6 +27,7 @@ class Window:
         same: "upper" or "lower" where the result is as long as the data over the strides.
         spread: the data's elements lie so far apart, zeros between, and the taps run backwards (a transposed
             convolution); empty: they lie side by side.
+        last: the channels stand behind the axes that the window slides over, not in front of them.
     """
 
     kernel: tuple[int, ...]
@@ -34,6 +36,7 @@ class Window:
     pads: tuple[int, ...] | None
     same: str = ""
     spread: tuple[int, ...] = ()
+    last: bool = False
 
     def __str__(self) -> str:
         parts = {
@@ -44,7 +47,8 @@ class Window:
             "same": (self.same,) if self.same else (),
             "spread": self.spread,
         }
-        return ", ".join(f"{name} {' '.join(map(str, numbers))}" for name, numbers in parts.items() if numbers)
+        shown = [f"{name} {' '.join(map(str, numbers))}" for name, numbers in parts.items() if numbers]
+        return ", ".join([*shown, *["channels last"] * self.last])
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,9 @@ class Product:
 
 
 _NUMBER = r"[-+.\w]+"
+_NOTES = (
+    "kernel", "strides", "dilations", "pads", "same", "spread", "channels", "part", "steps", "back", "inside",
+)  # fmt: skip
 _HEAD = re.compile(rf"product (before|\d+) x (\d+)(?: by ({_NUMBER}))?(?: \+ (\d+)(?: by ({_NUMBER}))?)?")
 
 
@@ -108,7 +115,7 @@ def parse_product(text: str) -> Product:
     said: dict[str, list[str]] = {}
     for note in notes:
         word, *values = note.split()
-        if word not in ("kernel", "strides", "dilations", "pads", "same", "spread", "part", "steps", "back", "inside"):
+        if word not in _NOTES:
             raise ValueError(f"rule note {text!r}: a product has no {word!r}")
         said[word] = values
     part = said.get("part", ["0", "of", "1"])
@@ -136,4 +143,5 @@ def _parse_window(said: dict[str, list[str]], same: str = "") -> Window | None:
     kernel = numbers["kernel"]
     ones, zeros = (1,) * len(kernel), (0,) * 2 * len(kernel)
     pads = None if same else numbers["pads"] or zeros
-    return Window(kernel, numbers["strides"] or ones, numbers["dilations"] or ones, pads, same, numbers["spread"])
+    strides, dilations = numbers["strides"] or ones, numbers["dilations"] or ones
+    return Window(kernel, strides, dilations, pads, same, numbers["spread"], "channels" in said)

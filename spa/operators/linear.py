@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 from spa.notation.operation import MICROSOFT, Operation, Refusal, Shape, letters, operator, pattern
 from spa.notation.patterns import parse_terms
@@ -15,6 +15,8 @@ from spa.operators.pointwise import broadcast_line
 from spa.operators.sizes import window_is_too_wide
 
 WINDOW = "positions of a sliding window"
+ChannelsLast = Literal["", "data", "weight too"]
+"""In which operands the channels stand behind all other axes: in none, in the data, or in the weight too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +115,21 @@ def convolution(operation: Operation) -> Rule:
     return mix.rule(mix.data, mix.weight, *[mix.bias] * operation.has(2), products=products, linear=linear)
 
 
-def sliding_products(operation: Operation, *, transposed: bool = False, inside: bool = False) -> tuple[Product, ...]:
+def sliding_products(
+    operation: Operation, *, transposed: bool = False, inside: bool = False, last: ChannelsLast = ""
+) -> tuple[Product, ...]:
     """The product under the window; none where a transposed convolution is padded to a size."""
-    kernel = operation.shape(1)[2:]
+    shape = operation.shape(1)
     auto = text_of(operation, "auto_pad", "NOTSET")
     if transposed and (operation.attribute("output_shape") or auto.startswith("SAME")):
         return ()
-    return (Product(0, 1, 2, window=_window(operation, kernel, auto, transposed=transposed), inside=inside),)
+    window = _window(operation, taps_of(shape, last), auto, transposed=transposed)
+    return (Product(0, 1, 2, window=replace(window, last=bool(last)), inside=inside),)
+
+
+def taps_of(weight: Shape, last: ChannelsLast = "") -> Shape:
+    """The sizes of a kernel's axes, of a weight of that shape."""
+    return weight[1:-1] if last == "weight too" else weight[2:]
 
 
 def _window(operation: Operation, kernel: Shape, auto: str, *, transposed: bool) -> Window:
@@ -149,14 +159,14 @@ def text_of(operation: Operation, name: str, default: str) -> str:
 
 
 def sliding(
-    operation: Operation, *, at: tuple[int, int] = (0, 1), transposed: bool = False, channels_last: bool = False
+    operation: Operation, *, at: tuple[int, int] = (0, 1), transposed: bool = False, last: ChannelsLast = ""
 ) -> Mix:
     """A convolution of the operands at two positions, as patterns."""
     data, kernel = operation.shape(at[0]), operation.shape(at[1])
     group = int(operation.attribute("group", 1))
-    weight = "(g i) o *k" if transposed else "(g o) i *k"
-    pointwise = _is_pointwise(operation, kernel[2:])
-    layout = "n *{} (g {})" if channels_last else "n (g {1}) *{0}"
+    weight = "(g i) o *k" if transposed else "(g o) *k i" if last == "weight too" else "(g o) i *k"
+    pointwise = _is_pointwise(operation, taps_of(kernel, last))
+    layout = "n *{} (g {})" if last else "n (g {1}) *{0}"
     texts = (layout.format("s", "i"), weight, "(g o)", layout.format("s" if pointwise else "t", "o"))
     notes: dict[str, Any] = {"frozen": {"k" if pointwise else "s k t": WINDOW}, "kinds": {"i o": "channels"}}
     if transposed and not pointwise:  # each position of the data is spread over the result
@@ -164,8 +174,8 @@ def sliding(
     if group == 1:
         data_text, weight, bias, result = (text.replace("(g i)", "i").replace("(g o)", "o") for text in texts)
         return Mix(data_text, weight, bias, result, notes)
-    channels = data[-1 if channels_last else 1]
-    if channels == group == prod(kernel[:2]):  # depthwise: nothing but the channels themselves
+    channels = data[-1 if last else 1]
+    if channels == group == prod(kernel) // prod(taps_of(kernel, last)):  # depthwise: nothing but the channels
         notes["kinds"] = {"g": "channels"}
     else:
         notes["kinds"] = {"g": "conv_groups", "i o": "channels"}
@@ -197,13 +207,21 @@ def deformable_convolution(operation: Operation) -> Rule:
 @operator("CausalConvWithState")
 @operator("CausalConvWithState", domain=MICROSOFT)
 def causal_convolution(operation: Operation) -> Rule:
-    """`n c t, c 1 k, c, n c p -> n c t, n c p`: depthwise, over the steps before."""
+    """`n c *t, c 1 *k, c, n c *p -> n c *t, n c *p`: depthwise, over the steps before.
+
+    No product where a state is given: the first rows lie in two operands, so the weight is not refitted.
+    """
     if any(operation.attribute(name, 0) for name in ("channels_last", "state_window")) or len(operation.shape(0)) != 3:
         raise Refusal("a causal convolution with several states, or in another layout")
-    operands = ["n c t", "c 1 k", "c" if operation.has(2) else "_", "n c p"][: len(operation.inputs)]
-    results = ["n c t", "n c p"][: len(operation.outputs)]
-    names = " ".join(name for name in "tkp" if any(name in text.split() for text in (*operands, *results)))
-    return rule(f"{', '.join(operands)} -> {', '.join(results)}", frozen={names: WINDOW}, kinds={"c": "channels"})
+    operands = ["n c *t", "c 1 *k", "c" if operation.has(2) else "_", "n c *p"][: len(operation.inputs)]
+    results = ["n c *t", "n c *p"][: len(operation.outputs)]
+    names = " ".join(name for name in "tkp" if any(f"*{name}" in text for text in (*operands, *results)))
+    (taps,) = operation.shape(1)[2:]
+    window = Window((taps,), (1,), (1,), (taps - 1, 0))
+    inside = text_of(operation, "activation", "none") != "none"
+    products = () if operation.has(3) else (Product(0, 1, 2, window=window, inside=inside),)
+    line = f"{', '.join(operands)} -> {', '.join(results)}"
+    return rule(line, frozen={names: WINDOW}, kinds={"c": "channels"}, products=products)
 
 
 # -------------------------------------------------------------------------------------------- sums of products

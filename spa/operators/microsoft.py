@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from spa.notation.operation import MICROSOFT, Draws, Joins, Operation, Refusal, Shape, letters, operator, pattern
@@ -9,13 +11,24 @@ from spa.notation.patterns import parse_terms
 from spa.notation.products import Product
 from spa.notation.rule import Rule, Sizes, rule
 from spa.operators.indexing import LOOKED_UP
-from spa.operators.linear import WINDOW, addend, gemm_mix, gemm_product, matrices, sliding, sliding_products
+from spa.operators.linear import (
+    WINDOW,
+    ChannelsLast,
+    addend,
+    gemm_mix,
+    gemm_product,
+    matrices,
+    sliding,
+    sliding_products,
+)
 from spa.operators.movement import reshape
 from spa.operators.norm import MOMENTS, ROOT_MEAN_SQUARE, scale_pattern
 from spa.operators.pointwise import RANDOM, broadcast, unary
 from spa.operators.pool import REGION, grid_sample
 from spa.operators.reduce import ALONG
-from spa.operators.sizes import cropped
+from spa.operators.sizes import convolved, cropped, multiplied
+
+GATE = "a gate and what it gates"
 
 operator("Gelu", "QuickGelu", domain=MICROSOFT)(unary)
 operator("ExpandDims", domain=MICROSOFT)(reshape)
@@ -38,9 +51,7 @@ def scaled(operation: Operation) -> Rule:
 @operator("BiasSplitGelu", domain=MICROSOFT)
 def bias_split_gelu(_: Operation) -> Rule:
     """`n s (p d), (p d) -> n s d`: one half gates the other."""
-    return rule(
-        "n s (p d), (p d) -> n s d", sizes={"p": 2}, frozen={"p": "a gate and what it gates"}, kinds={"d": "ffn"}
-    )
+    return rule("n s (p d), (p d) -> n s d", sizes={"p": 2}, frozen={"p": GATE}, kinds={"d": "ffn"})
 
 
 @operator("BiasDropout", domain=MICROSOFT, draws=Draws(whole=True, trains=4))
@@ -134,13 +145,22 @@ def group_norm(operation: Operation) -> Rule:
 
 
 # ---------------------------------------------------------------------------------------------- convolutions
-@operator("FusedConv", "NhwcConv", "NhwcFusedConv", domain=MICROSOFT)
+CHANNELS_LAST: Mapping[str, ChannelsLast] = {"FusedConv": "", "NhwcFusedConv": "data", "NhwcConv": "weight too"}
+
+
+@operator("FusedConv", domain=MICROSOFT)
+@operator("NhwcFusedConv", domain=MICROSOFT, completes=convolved(slice(2, None)))
+@operator("NhwcConv", domain=MICROSOFT, completes=convolved(slice(1, -1)))
 def fused_convolution(operation: Operation) -> Rule:
-    """`n (g i) *s, (g o) i *k, (g o), n (g o) *t -> n (g o) *t`: plus an addend; channels may be last."""
-    mix = sliding(operation, channels_last=operation.name != "FusedConv")
+    """`n (g i) *s, (g o) i *k, (g o), n (g o) *t -> n (g o) *t`: plus an addend; channels may be last.
+
+    NhwcConv keeps the channels of its weight last as well: `(g o) *k i`.
+    """
+    last = CHANNELS_LAST[operation.name]
+    mix = sliding(operation, last=last)
     operands = [mix.data, mix.weight, mix.bias if operation.has(2) else "_", mix.result]
     more = operation.has(3) or bool(operation.attribute("activation"))
-    products = () if operation.name != "FusedConv" else sliding_products(operation, inside=more)
+    products = sliding_products(operation, inside=more, last=last)
     return mix.rule(*operands[: len(operation.inputs)], products=products)
 
 
@@ -165,7 +185,8 @@ def crop_and_resize(operation: Operation) -> Rule:
 
 
 # --------------------------------------------------------------------------------------------------- matrices
-@operator("FusedMatMul", "FusedMatMulActivation", "TransposeMatMul", domain=MICROSOFT)
+@operator("FusedMatMul", "TransposeMatMul", domain=MICROSOFT)
+@operator("FusedMatMulActivation", domain=MICROSOFT, completes=multiplied)
 def fused_matmul(operation: Operation) -> Rule:
     """`*b m k, *b k n -> *b m n`, the last two axes transposed, and the batch moved inside, as attributes say."""
     left, rows = _transposed(operation, 0, "m k", "A")
@@ -201,7 +222,7 @@ def fused_gemm(operation: Operation) -> Rule:
     return mix.rule(*[mix.data, mix.weight, *bias, "_", "_", "_"][: len(operation.inputs)], products=products)
 
 
-@operator("GemmFastGelu", domain=MICROSOFT)
+@operator("GemmFastGelu", domain=MICROSOFT, completes=multiplied)
 def gemm_gelu(operation: Operation) -> Rule:
     """`*b m k, k n, n -> *b m n`."""
     mix = matrices(operation.shape(0), operation.shape(1), operation.weights)
@@ -237,32 +258,4 @@ def matmul_n_bits(operation: Operation) -> Rule:
         kinds={"q n": "ffn"},
         macs=(("a", *("k" if ragged else "qe"), "n"),),
         reads=((0, len(operation.shape(0)) - 1),),
-    )
-
-
-@operator("QMoE", domain=MICROSOFT)
-def mixture_of_packed_experts(_: Operation) -> Rule:
-    """None: experts of few bits."""
-    raise Refusal("experts of few bits, packed together")
-
-
-@operator("MoE", domain=MICROSOFT)
-def mixture_of_experts(operation: Operation) -> Rule:
-    """`b s w, (b s) e, e (p i) w, e (p i), e w i, e w, e i w, e i -> b s w`: two or three layers for each expert."""
-    rows = "b s" if len(operation.shape(0)) == 3 else "t"
-    fusion = int(operation.attribute("swiglu_fusion", 0))
-    first = {0: "i", 1: "(i p)", 2: "(p i)"}[fusion]
-    tokens = "(b s)" if rows == "b s" else "t"
-    operands = [f"{rows} w", f"{tokens} e", f"e {first} w", f"e {first}", "e w i", "e w", "e i w", "e i"]
-    given = [
-        text if operation.has(position) else "_" for position, text in enumerate(operands[: len(operation.inputs)])
-    ]
-    return rule(
-        f"{', '.join(given)} -> {rows} w",
-        sizes={"p": 2} if fusion else {},
-        statistic={"e": ALONG["Softmax"]},
-        frozen={"p": "a gate and what it gates"} if fusion else {},
-        least={"e": int(operation.attribute("k", 1))},
-        kinds={"e": "experts", "i": "ffn"},
-        reads=((0, len(rows.split())), (4, 2)),  # a bias keeps an inner unit alive: what reads it counts
     )

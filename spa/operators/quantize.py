@@ -96,7 +96,7 @@ def conv_integer(operation: Operation) -> Rule:
 @operator("QLinearConv", domain="com.microsoft")
 def qlinear_conv(operation: Operation) -> Rule:
     """`n (g i) *s, (), (), (g o) i *k, (g o), (g o), (), (), (g o) -> n (g o) *t`."""
-    mix = sliding(operation, at=(0, 3), channels_last=bool(operation.attribute("channels_last", 0)))
+    mix = sliding(operation, at=(0, 3), last="data" if operation.attribute("channels_last", 0) else "")
     scalars = [along(operation, position, [mix.bias], 0) for position in (1, 2, 4, 5, 6, 7)]
     operands = [mix.data, *scalars[:2], mix.weight, *scalars[2:], mix.bias]
     return mix.rule(*operands[: len(operation.inputs)], zeros=zeros(operation, (0, 2), (3, 5)))

@@ -141,6 +141,38 @@ def cropped(node: Partial) -> Dims | None:
     return (regions[0], source[1], *(node.elements(3) or (None, None)))
 
 
+def convolved(taps: slice) -> Callable[[Partial], Dims | None]:
+    """A convolution of data whose channels stand last; `taps` are the axes of its weight that slide."""
+
+    def places(node: Partial) -> Dims | None:
+        source, weight = node.of(0), node.of(1)
+        if source is None or weight is None:
+            return None
+        rank = len(source) - 2
+        kernel: Sequence[Dim] = node.attribute("kernel_shape", weight[taps])
+        strides, gaps = (node.attribute(name, [1] * rank) for name in ("strides", "dilations"))
+        pads, same = node.attribute("pads", [0] * 2 * rank), node.attribute("auto_pad", b"").startswith(b"SAME")
+        sizes: list[Dim] = []
+        for size, tap, stride, gap, before, behind in zip(
+            source[1:-1], kernel, strides, gaps, pads[:rank], pads[rank:], strict=True
+        ):
+            if not isinstance(size, int) or not isinstance(tap, int):
+                sizes.append(size if (tap, stride, before, behind) == (1, 1, 0, 0) else None)
+            else:
+                reach = 1 if same else gap * (tap - 1) + 1
+                sizes.append((size + (0 if same else before + behind) - reach) // stride + 1)
+        return (source[0], *sizes, weight[0])
+
+    return places
+
+
+def multiplied(node: Partial) -> Dims | None:
+    """A product of data and one matrix, neither of them transposed."""
+    data, matrix = node.of(0), node.of(1)
+    moved = any(node.attribute(f"trans{which}{side}", 0) for which in ("", "Batch") for side in "AB")
+    return None if data is None or matrix is None or moved or len(matrix) != 2 else (*data[:-1], matrix[1])
+
+
 def ranked(node: Partial) -> Dims | None:
     """The operand's dims, but for the axis that is ranked: as many as the second operand says."""
     source, count = node.of(0), node.elements(1)

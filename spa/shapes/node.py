@@ -1,4 +1,4 @@
-"""Types of one node's results, from its operands' types and whatever is known of their contents.
+"""Infer the types of one node's results from its operands' types and the contents that are known.
 
 The rules are those of onnx itself: the inference function of each operator's schema. For operators without a schema,
 onnxruntime is asked when it is installed.
@@ -80,10 +80,11 @@ class NodeInference:
         if not answer.contradiction and entry.contradicts is not None and entry.contradicts(partial):
             return replace(answer, contradiction=True)
         dims = None if entry.completes is None or first.static is not None else entry.completes(partial)
-        return (
-            answer
-            if dims is None
-            else replace(answer, types=tuple(type_._replace(dims=dims) for type_ in answer.types))
+        if dims is None:
+            return answer
+        element = types[0].element if types and types[0] is not None else 0  # where nobody knows the operator
+        return replace(
+            answer, types=tuple(type_._replace(element=type_.element or element, dims=dims) for type_ in answer.types)
         )
 
     def _ask(self, call: Call, types: Types, data: Sequence[bytes | None]) -> Answer:

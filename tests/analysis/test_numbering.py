@@ -113,12 +113,28 @@ def fused() -> Built:
     return built
 
 
+def packed() -> Built:
+    """As `fused`, with weights of four bits."""
+    built = Built()
+    for name, scale, outputs, inputs in (("up", "up_scale", FFN, WIDTH), ("down", "down_scale", WIDTH, FFN)):
+        built.stored[name] = built.rng.integers(0, 256, (EXPERTS, outputs, inputs // 2), np.uint8)
+        built.stored[scale] = np.full((EXPERTS, outputs), 0.1, np.float32)
+    built.stored |= {"b": built.weight(EXPERTS, FFN), "c": built.weight(EXPERTS, WIDTH)}
+    built.add("MatMul", "x router", "logits")
+    built.add(
+        "QMoE", "x logits up up_scale b down down_scale c", "mixed", domain=MICROSOFT, k=CHOSEN,
+        activation_type="relu", normalize_routing_weights=1,
+    )  # fmt: skip
+    return built
+
+
 MIXTURES: dict[str, Callable[[], Built]] = {
     "Gather": by_gather,
     "GatherND": lambda: by_gather("GatherND"),
     "scores that are not normalised again": lambda: by_gather(normalised=False),
     "one-hot": by_one_hot,
     "one operator": fused,
+    "one operator of few bits": packed,
 }
 
 

@@ -15,6 +15,7 @@ import pytest
 from spa import pipeline
 from spa.analysis.coupling import couple
 from spa.passes.layers.finding import find_layers
+from spa.passes.layers.problems import Problem
 from spa.passes.normalize.normalize import normalize
 from spa.passes.repair.biases import add_biases
 from spa.shapes import infer_shapes
@@ -123,6 +124,32 @@ def test_a_bias_behind_an_activation_is_none_of_the_product() -> None:
     names = [(layer.weight.name, layer.bias and layer.bias.name) for layer in layers]
     assert names == [("u", "a"), ("v", "b"), ("w", None)]
     assert [layer.mixing.result_axes is None for layer in layers] == [True, True, False]
+
+
+@pytest.mark.parametrize("coarse", [False, True])
+def test_channels_may_be_last(coarse: bool) -> None:
+    """Rows of NhwcConv are those of the same Conv, in the same order: taps of the first channel first."""
+    array = np.random.default_rng(3).standard_normal((6, 4, 3, 2)).astype(np.float32)
+    pads: dict[str, Any] = {"pads": [1, 0, 1, 1], "kernel_shape": [3, 2]}
+    nodes = {
+        "Conv": oh.make_node("Conv", ["x", "w"], ["y"], **pads),
+        "NhwcConv": oh.make_node("NhwcConv", ["x", "w"], ["y"], domain=MICROSOFT, **pads),
+    }
+    weights = {"Conv": array, "NhwcConv": np.ascontiguousarray(np.moveaxis(array, 1, -1))}
+    shapes = {"Conv": (["n", 4, 5, 7], ["n", 6, 5, 7]), "NhwcConv": (["n", 5, 7, 4], ["n", 5, 7, 6])}
+    data = np.random.default_rng(4).standard_normal((3, 4, 5, 7)).astype(np.float32)
+    rows, matrices = [], []
+    for name, node in nodes.items():
+        graph = ir.from_proto(model([node], *shapes[name], [nh.from_array(weights[name], "w")]))
+        (layer,) = find_layers(graph, couple(graph, infer_shapes(graph)))
+        problem = Problem.coarsely(layer) if coarse else Problem(layer)
+        given = data if name == "Conv" else np.moveaxis(data, 1, -1)
+        assert problem.rows(given).shape[1] == problem.row_count(given.shape)
+        rows.append(problem.rows(given, np.array([0, 40, 17])))
+        matrices.append(layer.matrix(weights[name]))
+        np.testing.assert_array_equal(layer.weight_of(matrices[-1]), weights[name])
+    np.testing.assert_array_equal(rows[0], rows[1])
+    np.testing.assert_array_equal(matrices[0], matrices[1])
 
 
 def test_nothing_is_added_behind_an_activation() -> None:

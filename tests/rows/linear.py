@@ -148,14 +148,21 @@ ROWS: list[Row] = [
     row(
         "CausalConvWithState",
         [(2, 4, 5), weight(4, 1, 3), weight(4), (2, 4, 2)],
-        "n c t, c 1 k, c, n c p -> n c t, n c p | frozen t k p: positions of a sliding window | c is channels",
+        "n c *t, c 1 *k, c, n c *p -> n c *t, n c *p | frozen t k p: positions of a sliding window | c is channels",
+        opset=27,
+        engine="reference",
+    ),
+    row(
+        "CausalConvWithState",
+        [(2, 4, 5), weight(4, 1, 3), weight(4)],
+        "n c *t, c 1 *k, c -> n c *t, n c *p | frozen t k p: positions of a sliding window | c is channels | product 0 x 1 + 2, kernel 3, pads 2 0",
         opset=27,
         engine="reference",
     ),
     row(
         "CausalConvWithState",
         [(2, 4, 5), weight(4, 1, 3)],
-        "n c t, c 1 k -> n c t, n c p | frozen t k p: positions of a sliding window | c is channels",
+        "n c *t, c 1 *k -> n c *t, n c *p | frozen t k p: positions of a sliding window | c is channels | product 0 x 1 + 2, kernel 3, pads 2 0, inside",
         opset=27,
         engine="reference",
         activation="silu",

@@ -9,6 +9,7 @@ import numpy as np
 
 from tests.soundness import Row, Tensor, constant, random, row, weight
 
+NO_KERNEL = "onnxruntime has a schema and no kernel"
 U8, I8 = np.uint8, np.int8
 DATA, IMAGE = random(3, 4, dtype=U8), random(2, 4, 5, 5, dtype=U8)
 
@@ -144,7 +145,11 @@ ROWS: list[Row] = [
         "a b, _, _, b, _, _, _, _ -> a b",
     ),
     row(
-        "com.microsoft::MulInteger", [DATA, zero(3), DATA, zero(4)], "a b, _, a b, _ -> a b", engine="", shapes=[(3, 4)]
+        "com.microsoft::MulInteger",
+        [DATA, zero(3), DATA, zero(4)],
+        "a b, _, a b, _ -> a b",
+        shapes=[(3, 4)],
+        why=NO_KERNEL,
     ),
     row(
         "com.microsoft::QLinearWhere",
@@ -173,12 +178,12 @@ ROWS: list[Row] = [
         "com.microsoft::QLinearReduceMean",
         [DATA, scale(), zero(3), scale(), zero(3)],
         "a b, _, _, _, _ -> a | statistic b: enters a mean",
-        engine="",
+        why=NO_KERNEL,
         shapes=[(3,)],
         axes=[1],
         keepdims=0,
     ),
-    row("com.microsoft::ReduceSumInteger", [DATA], "a b -> a 1", engine="", shapes=[(3, 1)], axes=[1]),
+    row("com.microsoft::ReduceSumInteger", [DATA], "a b -> a 1", shapes=[(3, 1)], why=NO_KERNEL, axes=[1]),
     row(
         "com.microsoft::QLinearAveragePool",
         [IMAGE, scale(), zero(3), scale(), zero(3)],
