@@ -116,3 +116,4 @@ def test_the_pages_build_without_a_complaint(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "spa.prune" in (tmp_path / "site" / "api" / "index.html").read_text()
     assert "com.microsoft::FusedGemm" in (tmp_path / "site" / "operators" / "index.html").read_text()
+    assert "<code>lamp</code>" in (tmp_path / "site" / "theory" / "index.html").read_text()

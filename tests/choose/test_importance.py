@@ -5,6 +5,7 @@ One file: a formula each.
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -209,6 +210,7 @@ def test_every_criterion_scores_every_unit(criterion: str) -> None:
         scores = scored(model.groups, criterion)
         assert [found.shape for found in scores] == [(group.size,) for group in model.groups]
         assert all(np.isfinite(found).all() and found.dtype == np.float64 for found in scores)
+    assert inspect.getdoc(CRITERIA[criterion]), "say its formula, and the paper: the page Theory shows it"
 
 
 # --------------------------------------------------------------------------------------------- normalisation

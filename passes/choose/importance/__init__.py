@@ -1,7 +1,7 @@
-"""How much each unit matters: criteria, and how their numbers are gathered.
+"""Score units by a criterion, named or of your own; the units with the lowest scores go.
 
-A criterion is a function of all groups and a `Context`; it returns for each group an array (units,), and
-what is higher is kept.  One that needs data brings them along itself (an object that can be called).  One of your own::
+A criterion is a function of all groups and a `Context`; it returns for each group an array (units,). A criterion that
+needs data brings them along itself (an object that can be called). A criterion of your own::
 
     def spread(groups: Sequence[Group], context: Context) -> list[np.ndarray]:
         return [context.gathered(group, lambda piece, units: context.norms(piece, units, power=2)) for group in groups]
@@ -12,7 +12,7 @@ what is higher is kept.  One that needs data brings them along itself (an object
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from spa.errors import ModelError, UsageError
 from spa.fields import did_you_mean
 from spa.passes.choose.importance.gather import GATHERS, NORMALISATIONS, ROLES, Context, Criterion, Tensors, normalised
 from spa.passes.choose.importance.scoring import DEFAULT_GATHER, DEFAULT_NORMALISE, DEFAULT_ROLES, Scoring
-from spa.passes.choose.importance.weights import bn_scale, fpgm, l1, l2, lamp, random
+from spa.passes.choose.importance.weights import CRITERIA, is_self_scaled, random
 
 __all__ = [
     "CRITERIA",
@@ -36,19 +36,7 @@ __all__ = [
     "score_groups",
 ]
 
-CRITERIA: Mapping[str, Criterion] = {
-    "l1": l1,
-    "l2": l2,
-    "fpgm": fpgm,
-    "lamp": lamp,
-    "bn_scale": bn_scale,
-    "random": random(),
-}
-
 DEFAULT_CRITERION = "l2"
-
-SELF_SCALED = frozenset({"lamp", "bn_scale", "random"})
-"""Criteria whose numbers can be compared between groups as they are: not normalised unless asked for."""
 
 
 def score_groups(
@@ -61,9 +49,10 @@ def score_groups(
     """Score the units of all groups; what is higher is kept.
 
     Args:
+        groups: of one model, whose units are scored.
         criterion: a name from `CRITERIA`, or a criterion; l2 unless told.
-        scoring: how its numbers are put together. Criteria that need no scale (`SELF_SCALED`) are not divided unless
-            asked for.
+        scoring: how its numbers are put together. Scores of criteria of your own, and of those whose scores have a
+            scale of their own (lamp, bn_scale, random), are not divided unless asked for.
         notes: filled with what a user should know of the scores.
 
     Returns:
@@ -79,7 +68,7 @@ def score_groups(
         check_criterion(criterion)
     function = CRITERIA[criterion] if isinstance(criterion, str) else criterion
     name = criterion if isinstance(criterion, str) else getattr(criterion, "__qualname__", type(criterion).__qualname__)
-    unscaled = "none" if criterion in SELF_SCALED or not isinstance(criterion, str) else DEFAULT_NORMALISE
+    unscaled = "none" if not isinstance(criterion, str) or is_self_scaled(criterion) else DEFAULT_NORMALISE
     context = Context(
         Tensors(groups),
         gather=scoring.gather or DEFAULT_GATHER,

@@ -1,13 +1,18 @@
-"""Criteria that need nothing but the weights.
+"""Criteria that need nothing but the weights: each scores the units of all groups, and the smallest scores go.
 
-Each takes all groups and a `Context` and returns, for each group, an array (units,) of which the smallest go.
+    @named("half", self_scaled=True)
+    def half(groups: Sequence[Group], context: Context) -> Scores:
+        return [np.full(group.size, 0.5) for group in groups]
+
+From then on ``criterion="half"`` and ``--criterion half`` name it, and the page Theory shows its docstring.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 
 import numpy as np
 
@@ -23,18 +28,55 @@ from spa.passes.choose.importance.gather import (
 )
 
 _DISTANCES = 1 << 24  # distances held at a time
+_criteria: dict[str, Criterion] = {}
+_self_scaled: set[str] = set()
+CRITERIA: Mapping[str, Criterion] = MappingProxyType(_criteria)
+"""Every criterion of weights by its name."""
 
 
+def is_self_scaled(name: str) -> bool:
+    """Whether a criterion's scores can be compared between groups as they are: not normalised unless asked for."""
+    return name in _self_scaled
+
+
+def named(name: str, *, self_scaled: bool = False) -> Callable[[Criterion], Criterion]:
+    """Enter a criterion in `CRITERIA` by its name.
+
+    Args:
+        self_scaled: its scores can be compared between groups as they are.
+    """
+
+    def entered(function: Criterion) -> Criterion:
+        _criteria[name] = function
+        if self_scaled:
+            _self_scaled.add(name)
+        return function
+
+    return entered
+
+
+@named("l1")
 def l1(groups: Sequence[Group], context: Context) -> Scores:
     """The sum of absolute weights (Li et al., Pruning Filters for Efficient ConvNets, 2017)."""
     return [context.gathered(group, partial(context.norms, power=1)) for group in groups]
 
 
+@named("l2")
 def l2(groups: Sequence[Group], context: Context) -> Scores:
     """The Euclidean norm of the weights."""
     return [context.gathered(group, partial(context.norms, power=2)) for group in groups]
 
 
+@named("fpgm")
+def fpgm(groups: Sequence[Group], context: Context) -> Scores:
+    """The sum of distances to all other units: what lies near the geometric median can be replaced by the rest.
+
+    He et al., Filter Pruning via Geometric Median, 2019.
+    """
+    return [context.gathered(group, distance_sums) for group in groups]
+
+
+@named("lamp", self_scaled=True)
 def lamp(groups: Sequence[Group], context: Context) -> Scores:
     """s_u^2 / (sum of s_v^2 over the units v of the group that are no smaller), s the L2 score.
 
@@ -52,21 +94,13 @@ def lamp(groups: Sequence[Group], context: Context) -> Scores:
     return results
 
 
-def random(seed: int = 0) -> Criterion:
-    """Uniform numbers, the same for a group whatever other groups there are."""
-
-    def scores(groups: Sequence[Group], context: Context) -> Scores:  # noqa: ARG001 (a criterion's form)
-        return [np.random.default_rng([seed, zlib.crc32(g.name.encode())]).random(g.size) for g in groups]
-
-    return scores
-
-
 def scales(piece: Slice) -> bool:
     """Whether a constant multiplies a normalised channel."""
     running = ((entry_of(node).running, position) for node, position in piece.uses)
     return any(said is not None and said.scale == position for said, position in running)
 
 
+@named("bn_scale", self_scaled=True)
 def bn_scale(groups: Sequence[Group], context: Context) -> Scores:
     """The size of the batch normalisation's scale (Liu et al., Network Slimming, 2017).
 
@@ -93,12 +127,21 @@ def bn_scale(groups: Sequence[Group], context: Context) -> Scores:
     return results
 
 
-def fpgm(groups: Sequence[Group], context: Context) -> Scores:
-    """The sum of distances to all other units: what lies near the geometric median can be replaced by the rest.
+def random(seed: int = 0) -> Criterion:
+    """A criterion of uniform numbers from 0 to 1, as a control.
 
-    He et al., Filter Pruning via Geometric Median, 2019.
+    Args:
+        seed: the same seed gives a group the same numbers, whatever other groups there are.
     """
-    return [context.gathered(group, distance_sums) for group in groups]
+
+    def scores(groups: Sequence[Group], context: Context) -> Scores:  # noqa: ARG001 (a criterion's form)
+        """Uniform numbers, the same for a group whatever other groups there are: a control."""
+        return [np.random.default_rng([seed, zlib.crc32(g.name.encode())]).random(g.size) for g in groups]
+
+    return scores
+
+
+named("random", self_scaled=True)(random())
 
 
 def distance_sums(piece: Slice, units: int) -> np.ndarray:
