@@ -1,4 +1,4 @@
-"""How long files take, side by side: runs of all models in turn, so that a machine that drifts drifts for all of them.
+"""Time files side by side: all models run by turns, so that a machine that drifts drifts for all of them.
 
     import spa
     report = spa.bench(["dense.onnx", "pruned.onnx"], threads=1)
@@ -40,10 +40,12 @@ class Row:
     """One model.
 
     Attributes:
+        name: what reports call it.
         milliseconds: of a run, the median; `low` and `high` bound the middle half of the runs.
-        load_seconds, peak_nbytes: of a process that loads the file and runs it once; the growth of its memory. NaN and
-            0 where it takes inputs of types that numpy does not know.
-        params, flops: None where the graph could not be analysed.
+        load_seconds, peak_nbytes: seconds of a process that loads the file and runs it once, and the bytes by which its
+            memory grows. NaN and 0 where it takes inputs of types that numpy does not know.
+        params, flops: stored numbers, and operations of a run at the sizes of its inputs, a multiply-accumulate as two;
+            None where the graph could not be analysed.
     """
 
     name: str
@@ -62,7 +64,7 @@ class Comparison:
 
     Attributes:
         ratio: its time over that of the first, the median over rounds.
-        interval: in which that ratio lies, with 95 % confidence.
+        interval: in which that ratio lies, with 95 % confidence (percentile bootstrap over rounds, Efron 1979).
         exponent: log(ratio) / log(FLOPs ratio): 1 where all of the FLOPs that went are time that went; None where the
             FLOPs are not known or hardly differ.
     """
@@ -144,8 +146,10 @@ def bench(
         progress: called with the step and the share of it that is done.
 
     Raises:
-        UsageError: there is no model, or the provider does not work here.
+        UsageError: there is no model, names are not one for each, a number is out of range, the provider does not work
+            here, or a model runs on no inputs that were tried.
         ModelError: a model cannot be read or run.
+        MissingExtra: onnxruntime is not installed.
     """
     if not models:
         raise UsageError("bench: expected one model or more, found none")
@@ -154,6 +158,8 @@ def bench(
         raise UsageError(f"seconds {seconds:g}: expected a time of 0 or more")
     runtime.require()
     called = list(names) or [_name(model, number) for number, model in enumerate(models)]
+    if len(called) != len(models):
+        raise UsageError(f"names: expected one for each of {len(models)} models, found {len(called)}")
     with tempfile.TemporaryDirectory() as folder:
         entries = [
             _Entry.of(model, name, Path(folder) / f"{number}.onnx", inputs, feeds)

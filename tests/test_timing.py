@@ -75,6 +75,8 @@ def test_open_axes_take_the_sizes_that_flops_are_counted_at() -> None:
 def test_nothing_to_time() -> None:
     with pytest.raises(UsageError, match="expected one model"):
         bench([])
+    with pytest.raises(UsageError, match="one for each of 2 models, found 1"):
+        bench([RESNET, RESNET], names=["dense"])
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
