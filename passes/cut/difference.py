@@ -49,7 +49,7 @@ class Gap:
 
 def largest_gap(
     expected: Sequence[Outputs],
-    found: Sequence[Outputs],
+    results: Sequence[Outputs],
     moved: Sequence[Sequence[Outputs]],
     *,
     limits: Mapping[str, float],
@@ -57,7 +57,7 @@ def largest_gap(
     """Where two models differ most, over several runs.
 
     Args:
-        expected, found: of each run.
+        expected, results: of each run.
         moved: of each run the reference's outputs with weights that are off by a rounding error, several times.
         limits: the share of its own size that a slice may be off by, by output; whole numbers may not be off at all.
 
@@ -65,7 +65,7 @@ def largest_gap(
         VerificationError: outputs have other shapes or types.
     """
     worst = Gap()
-    for number, (left, right) in enumerate(zip(expected, found, strict=True)):
+    for number, (left, right) in enumerate(zip(expected, results, strict=True)):
         off = [shaken[number] for shaken in moved]
         for name in left:
             limit = limits[name]
@@ -76,11 +76,11 @@ def largest_gap(
     return worst
 
 
-def relative_l2(expected: Sequence[Outputs], found: Sequence[Outputs]) -> dict[str, float]:
+def relative_l2(expected: Sequence[Outputs], results: Sequence[Outputs]) -> dict[str, float]:
     """The distance of each output that is a tensor of finite numbers, over several runs."""
     distance: dict[str, float] = {}
     for name in expected[0]:
-        pairs = [(left[name], right[name]) for left, right in zip(expected, found, strict=True)]
+        pairs = [(left[name], right[name]) for left, right in zip(expected, results, strict=True)]
         if all(isinstance(each, np.ndarray) and _wide(each).dtype.kind in "fiub" for pair in pairs for each in pair):
             with np.errstate(invalid="ignore", over="ignore"):
                 size = sum(float(np.sum(_numbers(left) ** 2)) for left, _ in pairs)
@@ -92,10 +92,10 @@ def relative_l2(expected: Sequence[Outputs], found: Sequence[Outputs]) -> dict[s
 
 def same_form(left: object, right: object) -> bool:
     """Whether two values of an output have the same arrays, of the same shapes and types."""
-    one, other = (
+    left_form, right_form = (
         [(at, getattr(a, "shape", None), getattr(a, "dtype", None)) for at, a in leaves("", v)] for v in (left, right)
     )
-    return one == other
+    return left_form == right_form
 
 
 def leaves(name: str, value: object) -> Iterator[tuple[str, Any]]:
@@ -121,8 +121,8 @@ def _wide(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32) if array.dtype.type.__module__ == "ml_dtypes" else array
 
 
-def _gaps(name: str, expected: object, found: object, moved: Sequence[object], limit: float) -> Iterator[Gap]:
-    left, right, off = dict(leaves(name, expected)), dict(leaves(name, found)), [dict(leaves(name, m)) for m in moved]
+def _gaps(name: str, expected: object, result: object, moved: Sequence[object], limit: float) -> Iterator[Gap]:
+    left, right, off = dict(leaves(name, expected)), dict(leaves(name, result)), [dict(leaves(name, m)) for m in moved]
     if left.keys() != right.keys():
         raise VerificationError(f"output {name!r} holds {len(right)} arrays, expected {len(left)}")
     for place, reference in left.items():
@@ -139,12 +139,12 @@ def _gaps(name: str, expected: object, found: object, moved: Sequence[object], l
         yield _gap(place, reference, other, [each[place] for each in off if place in each], limit)
 
 
-def _gap(name: str, reference: np.ndarray, found: np.ndarray, moved: Sequence[np.ndarray], limit: float) -> Gap:
+def _gap(name: str, reference: np.ndarray, result: np.ndarray, moved: Sequence[np.ndarray], limit: float) -> Gap:
     if not reference.size or _wide(reference).dtype.kind not in "fiub":
-        return Gap() if np.array_equal(reference, found) else Gap(f"output {name!r}", float("inf"), float("inf"))
+        return Gap() if np.array_equal(reference, result) else Gap(f"output {name!r}", float("inf"), float("inf"))
     number = _wide(reference).dtype.kind == "f"
     smallest = _smallest(reference.dtype) if number else 0.0
-    size, distance = np.abs(_numbers(reference)), _distance(reference, found)
+    size, distance = np.abs(_numbers(reference)), _distance(reference, result)
     size[~np.isfinite(size)] = 0.0
     rounding = np.zeros_like(size)
     for other in moved:

@@ -1,4 +1,4 @@
-"""Does the pruned model run, and does it compute what the theorem says?
+"""Run a pruned model beside the masked dense one, and compare their outputs.
 
 `compare` runs a pruned
 model and the dense one whose removed units are read as zero (`spa.passes.cut.masking`), one after the other, on the
@@ -89,22 +89,22 @@ def compare(
     ran = run_both(reference, pruned, inputs=inputs, boundary=boundary)
     if isinstance(ran, str):
         return Comparison(None, missing=(ran,))
-    trials, found = ran
+    trials, results = ran
     expected = [trial.outputs for trial in trials]
     missing = tuple(_untold(trials, watched))
     if not any(tells(value) for outputs in expected for value in outputs.values()):
         return Comparison(None, missing=missing)
     if not exact:
-        return _distance(trials, found, limits, missing)
+        return _distance(trials, results, limits, missing)
     try:
-        gap = largest_gap(expected, found, (), limits=limits)
+        gap = largest_gap(expected, results, (), limits=limits)
     except VerificationError:
         if not _sizes_depend_on_rounding(reference, trials, boundary):
             raise
         return Comparison(None, missing=("the sizes of outputs depend on rounding, on the inputs tried",))
     if gap.within:
         return Comparison(gap.whole, gap.channel, gap.place, missing, limit=gap.limit)
-    return _beside_rounding(reference, trials, found, limits, missing, boundary)
+    return _beside_rounding(reference, trials, results, limits, missing, boundary)
 
 
 def run_both(
@@ -123,19 +123,19 @@ def run_both(
     trials = _reference_trials(reference, pruned, inputs, boundary)
     if isinstance(trials, str):
         return trials
-    found = _outputs(pruned, [boundary.cut(trial.feeds) for trial in trials], "the pruned model")
-    return [replace(trial, outputs=boundary.cut(trial.outputs)) for trial in trials], found
+    results = _outputs(pruned, [boundary.cut(trial.feeds) for trial in trials], "the pruned model")
+    return [replace(trial, outputs=boundary.cut(trial.outputs)) for trial in trials], results
 
 
 def _distance(
-    trials: Sequence[Trial], found: Sequence[Outputs], limits: Mapping[str, float], missing: tuple[str, ...]
+    trials: Sequence[Trial], results: Sequence[Outputs], limits: Mapping[str, float], missing: tuple[str, ...]
 ) -> Comparison:
     """How far two models are apart that need not agree, in the outputs that have the same shapes."""
     expected = [trial.outputs for trial in trials]
     names = [
-        name for name in expected[0] if all(same_form(a[name], b[name]) for a, b in zip(expected, found, strict=True))
+        name for name in expected[0] if all(same_form(a[name], b[name]) for a, b in zip(expected, results, strict=True))
     ]
-    left, right = ([{name: outputs[name] for name in names} for outputs in each] for each in (expected, found))
+    left, right = ([{name: outputs[name] for name in names} for outputs in each] for each in (expected, results))
     others = [name for name in expected[0] if name not in names]
     missing += tuple(f"output {name!r} has another size than the dense model's, on the inputs tried" for name in others)
     gap = largest_gap(left, right, (), limits=limits)
@@ -145,27 +145,27 @@ def _distance(
 
 def _fed_digest(trials: Sequence[Trial]) -> str:
     """SHA-256 of the inputs of all trials."""
-    found = hashlib.sha256()
+    hashed = hashlib.sha256()
     for name, array in (item for trial in trials for item in sorted(trial.feeds.items())):
-        found.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        found.update(np.ascontiguousarray(array).tobytes())
-    return f"sha256:{found.hexdigest()}"
+        hashed.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        hashed.update(np.ascontiguousarray(array).tobytes())
+    return f"sha256:{hashed.hexdigest()}"
 
 
 def _beside_rounding(
     reference: ir.Model,
     trials: Sequence[Trial],
-    found: Sequence[Outputs],
+    results: Sequence[Outputs],
     limits: Mapping[str, float],
     missing: tuple[str, ...],
     boundary: Boundary,
 ) -> Comparison:
     """The comparison with what rounding does to each slice of the reference."""
     expected = [trial.outputs for trial in trials]
-    plain = largest_gap(expected, found, (), limits=limits)
+    plain = largest_gap(expected, results, (), limits=limits)
     try:
         moved = [_shaken_outputs(reference, trials, seed, boundary) for seed in range(SHAKES)]
-        gap = largest_gap(expected, found, moved, limits=limits)
+        gap = largest_gap(expected, results, moved, limits=limits)
     except VerificationError:
         reason = "rounding decides whether the model runs, on the inputs tried"
         return Comparison(None, missing=(reason,))
@@ -225,13 +225,13 @@ def _untold(trials: Sequence[Trial], watched: Collection[str] | None) -> list[st
     """What the outputs of the reference do not say: nothing can be seen of a cut in them."""
     names = [name for name in trials[0].outputs if watched is None or name in watched]
     mute = [name for name in names if not any(tells(trial.outputs[name]) for trial in trials)]
-    found = [f"output {name!r} is empty, or gives no finite numbers, on the inputs tried" for name in mute]
+    reasons = [f"output {name!r} is empty, or gives no finite numbers, on the inputs tried" for name in mute]
     if trials[0].fixed or not trials[0].feeds or len(trials) < 2:
-        return found
+        return reasons
     same = [name for name in names if name not in mute and _same(*(trial.outputs[name] for trial in trials[:2]))]
     floats = [name for name in same if getattr(trials[0].outputs[name], "dtype", np.dtype(int)).kind == "f"]
     silent = floats if len(same) < len(names) - len(mute) else same
-    return [*found, *(f"output {name!r} is the same on all inputs tried" for name in silent)]
+    return [*reasons, *(f"output {name!r} is the same on all inputs tried" for name in silent)]
 
 
 def _same(left: object, right: object) -> bool:

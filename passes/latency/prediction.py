@@ -112,12 +112,12 @@ def foretold_units(
 def _reached(coupling: Coupling) -> dict[str, Factor | None]:
     """The branches that have to be there for a node to run, by the node's name; None: it always runs."""
     liveness = Liveness(coupling.graph, coupling.branches)
-    found: dict[str, Factor | None] = {}
+    branch_of: dict[str, Factor | None] = {}
     for node in coupling.graph if coupling.graph is not None and coupling.branches else ():
         name = node.name or next((value.name for value in node.outputs if value.name), None)
         if name:
-            found[name] = liveness.of(node)
-    return found
+            branch_of[name] = liveness.of(node)
+    return branch_of
 
 
 def _alive(unit: Foretold, reached: Mapping[str, Factor | None]) -> Foretold:
@@ -157,9 +157,9 @@ def check_made_for(profile: Profile, groups: Sequence[Group]) -> None:
     sizes = {group.name: group.size for group in groups}
     for name, size in profile.model["groups"].items():
         if sizes.get(name) != size:
-            here = f"this model has {sizes[name]}" if name in sizes else "this model has no such group"
+            actual = f"this model has {sizes[name]}" if name in sizes else "this model has no such group"
             raise ModelError(
-                f"the profile was made for another model: it expects {size} units in {name!r}, {here}; "
+                f"the profile was made for another model: it expects {size} units in {name!r}, {actual}; "
                 "`spa profile` makes one for this"
             )
 
@@ -205,9 +205,9 @@ class _Settings:
         """The dim that has these sizes in these settings, and how it counts; None: it varies by nothing known."""
         wanted, at = np.array(sizes), np.array(numbers)
         for block in PADDED:
-            for root, found in self.sizes.items():
-                mine = found[at]
-                if np.array_equal(-(-mine // block) * block, wanted):
+            for root, by_setting in self.sizes.items():
+                dims = by_setting[at]
+                if np.array_equal(-(-dims // block) * block, wanted):
                     return root, Padded(block)
         return None
 
@@ -222,8 +222,8 @@ def _fused_units(variants: Sequence[Variant], settings: _Settings, block: int) -
             scaled = unit.milliseconds * float(settings.scale[number])
             samples[name].append(_Sample(number, scaled, (*unit.inputs, *unit.outputs)))
             operators[name] = unit.operator
-    for name, found in samples.items():
-        yield _fused(name, operators[name], found, settings, block, len(variants))
+    for name, of_unit in samples.items():
+        yield _fused(name, operators[name], of_unit, settings, block, len(variants))
 
 
 def _named(units: Sequence[Unit]) -> Iterator[tuple[str, Unit]]:
@@ -242,7 +242,7 @@ def _named(units: Sequence[Unit]) -> Iterator[tuple[str, Unit]]:
 
 def _fused(name: str, operator: str, samples: Sequence[_Sample], settings: _Settings, block: int, count: int) -> _Fused:
     numbers = [sample.setting for sample in samples]
-    found: dict[Axis, int] = {}
+    times_seen: dict[Axis, int] = {}
     pattern = []
     ranks = {tuple(map(len, sample.shapes)) for sample in samples}
     for shape in range(len(samples[0].shapes)) if len(ranks) == 1 else ():
@@ -250,12 +250,12 @@ def _fused(name: str, operator: str, samples: Sequence[_Sample], settings: _Sett
             sizes = [sample.shapes[shape][axis] for sample in samples]
             dim = settings.axis(numbers, sizes) if len(set(sizes)) > 1 else None
             if dim is not None:
-                found[dim] = found.get(dim, 0) + 1
-            pattern.append(None if dim is None else list(found).index(dim))
-    axes = tuple(found)
+                times_seen[dim] = times_seen.get(dim, 0) + 1
+            pattern.append(None if dim is None else list(times_seen).index(dim))
+    axes = tuple(times_seen)
     gate = _gate(numbers, settings, block, count) if len(numbers) < count else None
     key = operator, samples[0].shapes if 0 in numbers else id(samples), tuple(pattern), gate is None or gate[1].wanted
-    squared = tuple(times > 1 for times in found.values())
+    squared = tuple(times > 1 for times in times_seen.values())
     called = name.removesuffix(" 1")
     called = called if called.startswith(f"{operator} ") else f"{operator} {called}"
     return _Fused(called, tuple(samples), axes, squared, gate, key)
@@ -288,11 +288,11 @@ def _fitted(units: Sequence[_Fused], settings: _Settings) -> list[Foretold]:
 def _features(axes: Sequence[Axis], squared: Sequence[bool]) -> list[tuple[int, ...]]:
     """Products of axes, by their numbers: none, each alone, and pairs."""
     numbers = range(len(axes))
-    found: list[tuple[int, ...]] = [(), *((at,) for at in numbers)]
+    products: list[tuple[int, ...]] = [(), *((at,) for at in numbers)]
     if len(axes) <= _MANY:
-        found += [(at, at) for at in numbers if squared[at]]
-        found += combinations(numbers, 2)
-    return found
+        products += [(at, at) for at in numbers if squared[at]]
+        products += combinations(numbers, 2)
+    return products
 
 
 def _least_squares(rows: np.ndarray, times: np.ndarray) -> np.ndarray:
@@ -303,19 +303,19 @@ def _least_squares(rows: np.ndarray, times: np.ndarray) -> np.ndarray:
     weight = 1 / np.sqrt(np.maximum(times, _SLIGHT * times.max() + 1e-9))
     ridge = _RIDGE * np.sqrt(len(times) * float(times.mean()) + 1e-12) / max(float(times.mean()), 1e-9)
     design = np.vstack([rows / scale * weight[:, None], ridge * np.eye(rows.shape[1])])
-    found, _ = nnls(design, np.concatenate([times * weight, np.zeros(rows.shape[1])]))
-    return np.asarray(found / scale)
+    solution, _ = nnls(design, np.concatenate([times * weight, np.zeros(rows.shape[1])]))
+    return np.asarray(solution / scale)
 
 
 def _terms(unit: _Fused, features: Sequence[tuple[int, ...]], coefficients: np.ndarray, settings: int) -> list[Term]:
     """The fit as terms; a unit that runs in some settings, nobody knows why, counts for its share of them."""
     factor = 1.0 if unit.gate is not None else len(unit.samples) / settings
-    found = []
+    terms = []
     for feature, coefficient in zip(features, coefficients, strict=True):
         if coefficient > 0:
             axes = [unit.axes[at] for at in feature] + ([] if unit.gate is None else [unit.gate])
             steps = tuple(step for _, step in axes)
             exact = all(step == EXACT for step in steps)
             weight = factor * float(coefficient)
-            found.append(Term(weight, tuple(root for root, _ in axes), () if exact else steps))
-    return found
+            terms.append(Term(weight, tuple(root for root, _ in axes), () if exact else steps))
+    return terms

@@ -176,10 +176,10 @@ class _Walk:
             raise NotFree
         heads = self.heads([place for number in part for place in sides[number]])
         met = [Meeting(m.application, *self.ordered(m, first, side_of)) for m in meetings] if len(computed) == 2 else []
-        found = Basis(self.leaf, heads, same, inverse, tuple(met))
+        basis = Basis(self.leaf, heads, same, inverse, tuple(met))
         for place in (*same, *inverse):
-            self.check(place, found)
-        return found
+            self.check(place, basis)
+        return basis
 
     def ordered(self, meeting: Meeting, first: int, side_of: Mapping[Place, int]) -> tuple[Place, Place]:
         pair = (meeting.first, meeting.second)
@@ -189,12 +189,12 @@ class _Walk:
         return place.value in self.coupling.weights
 
     def tensors(self, places: Sequence[Place] | frozenset[Place]) -> tuple[Place, ...]:
-        found = [place for place in places if place.value.is_initializer()]
-        for place in found:
+        initializers = [place for place in places if place.value.is_initializer()]
+        for place in initializers:
             tensor = place.value.const_value
             if tensor is None or not tensor.dtype.is_floating_point():
                 raise NotFree
-        return tuple(sorted(found, key=lambda p: (str(p.value.name), p.axis, p.number, p.slot)))
+        return tuple(sorted(initializers, key=lambda p: (str(p.value.name), p.axis, p.number, p.slot)))
 
     def heads(self, places: Sequence[Place]) -> tuple[Factor, ...]:
         """Factors that stand beside this one in every tensor that has it; in stored ones along the same axis."""
@@ -203,10 +203,14 @@ class _Walk:
             axes = self.coupling.axes[place.value]
             along = [leaf for leaf in leaves(axes[place.axis]) if leaf is not ONE and leaf is not self.leaf]
             across = [leaf for at, dim in enumerate(axes) if at != place.axis for leaf in leaves(dim)]
-            here = along if self.stored(place) else [*along, *(leaf for leaf in across if across.count(leaf) == 1)]
-            passes = self.beside.get(place, set(here))
-            here = [leaf for leaf in here if leaf in passes and not (leaf in along and leaf in across)]
-            common = dict.fromkeys(here) if common is None else {leaf: None for leaf in common if leaf in here}
+            neighbours = (
+                along if self.stored(place) else [*along, *(leaf for leaf in across if across.count(leaf) == 1)]
+            )
+            passes = self.beside.get(place, set(neighbours))
+            neighbours = [leaf for leaf in neighbours if leaf in passes and not (leaf in along and leaf in across)]
+            common = (
+                dict.fromkeys(neighbours) if common is None else {leaf: None for leaf in common if leaf in neighbours}
+            )
         return tuple(common or ())
 
     def check(self, place: Place, basis: Basis) -> None:

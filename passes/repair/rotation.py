@@ -166,9 +166,9 @@ def _of_readers(
 def _directions(covariance: np.ndarray, reach: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Orthogonal R whose first columns span what C^(1/2) W W^T C^(1/2) is largest in, and its eigenvalues."""
     matrices, energies = np.empty_like(covariance), np.empty(covariance.shape[:2])
-    for copy, (one, other) in enumerate(zip(covariance, reach, strict=True)):
-        root, inverse = _roots(one)
-        values, vectors = np.linalg.eigh(root @ other @ root)
+    for copy, (second_moments, read) in enumerate(zip(covariance, reach, strict=True)):
+        root, inverse = _roots(second_moments)
+        values, vectors = np.linalg.eigh(root @ read @ root)
         matrices[copy] = np.linalg.qr(inverse @ vectors[:, ::-1])[0]
         energies[copy] = np.maximum(values[::-1], 0.0)
     return matrices, energies

@@ -60,12 +60,12 @@ class RowWeights:
             )
             for axes in _axes_of(value, model, coupling):
                 ways = [cls(coupling, {name: axes}, inverse) for inverse in ((), (name,))]
-                found = [one for one in ways if one._hides(batch, compared, runs)]
-                if len(found) == len(ways):  # places that never meet, so that only the name is left to tell
-                    found = found[:1] if runtime.is_mask(name) else []
-                if found:
+                hiding = [way for way in ways if way._hides(batch, compared, runs)]
+                if len(hiding) == len(ways):  # places that never meet, so that only the name is left to tell
+                    hiding = hiding[:1] if runtime.is_mask(name) else []
+                if hiding:
                     masks[name] = axes
-                    inverted += found[0].inverted
+                    inverted += hiding[0].inverted
                     break
         return cls(coupling, masks, inverted)
 
@@ -120,12 +120,12 @@ class RowWeights:
         self, axes: Sequence[Factor], inside: set[Factor], batch: Mapping[str, np.ndarray], shape: Sequence[int]
     ) -> np.ndarray | None:
         free = tuple(leaf for leaf in _leaves(axes) if leaf not in inside)
-        for name, mine in self.masks.items():
-            if mine == free:
+        for name, mask_axes in self.masks.items():
+            if mask_axes == free:
                 return self._counts(name, batch)
             single = {dim.root: at for at, dim in enumerate(axes) if dim.root.kind is Kind.LEAF}
-            if set(mine) <= set(free) and set(free) <= single.keys() and len(set(free)) == len(free):
-                places = [free.index(leaf) for leaf in mine]
+            if set(mask_axes) <= set(free) and set(free) <= single.keys() and len(set(free)) == len(free):
+                places = [free.index(leaf) for leaf in mask_axes]
                 if places == sorted(places):
                     sizes = [shape[single[leaf]] for leaf in free]
                     beside = [size if at in places else 1 for at, size in enumerate(sizes)]
@@ -139,24 +139,24 @@ def _axes_of(value: ir.Value, model: ir.Model, coupling: Coupling) -> list[tuple
     A mask that a graph reads by index, position by position, is coupled to nothing.
     """
     shape = value.shape
-    found = [_leaves(coupling.axes[value])]
+    candidates = [_leaves(coupling.axes[value])]
     for other in model.graph.inputs:
         known = other.shape is not None and shape is not None and other in coupling.axes
         if known and list(other.shape or ())[: len(shape or ())] == list(shape or ()):
-            found.append(_leaves(coupling.axes[other][: len(shape or ())]))
-    return list(dict.fromkeys(found))
+            candidates.append(_leaves(coupling.axes[other][: len(shape or ())]))
+    return list(dict.fromkeys(candidates))
 
 
 def _disturbed(name: str, model: ir.Model, batch: Batch, places: np.ndarray) -> Batch:
     """A batch in which other inputs hold, at some places of a mask, what they hold at others."""
-    found, order = dict(batch), np.random.default_rng(0).permutation(places.size)
+    disturbed, order = dict(batch), np.random.default_rng(0).permutation(places.size)
     for other in (str(value.name) for value in model.graph.inputs):
         if other == name or other not in batch or batch[other].shape[: places.ndim] != places.shape:
             continue
         rows = batch[other].reshape(places.size, -1).copy()
         rows[places.reshape(-1)] = rows[order[places.reshape(-1)]]
-        found[other] = rows.reshape(batch[other].shape)
-    return found
+        disturbed[other] = rows.reshape(batch[other].shape)
+    return disturbed
 
 
 def _is_binary(array: np.ndarray) -> bool:

@@ -179,7 +179,7 @@ class Recipe:
         single = [value for value in single if value.name not in fed]
         for fills in OPEN:
             sizes = open_sizes(given, inputs or {}, axes)
-            found = [described(value, inputs or {}, sizes, axes[str(value.name)], fills) for value in given]
+            sized = [described(value, inputs or {}, sizes, axes[str(value.name)], fills) for value in given]
             for choice in list(zip_longest(*choices)) or [()]:
                 known = {
                     str(value.name): options[0] if number is None else number
@@ -189,20 +189,20 @@ class Recipe:
                 def run(
                     feeds: Mapping[str, np.ndarray],
                     known: Mapping[str, np.ndarray] = known,
-                    found: Sequence[Input] = found,
+                    sized: Sequence[Input] = sized,
                 ) -> Mapping[str, np.ndarray]:
-                    feeds = {**feeds, **held(found, fed, len(next(iter(feeds.values()))))}
+                    feeds = {**feeds, **held(sized, fed, len(next(iter(feeds.values()))))}
                     moved = {name: np.moveaxis(array, 0, axes[name]) for name, array in feeds.items()}
                     return runtime.run(session, {**moved, **known})
 
-                if runs_on(run, found, {}):
-                    found = [one if one.name in fed else with_rows(one, found, run) for one in found]
-                    recipe = cls(model, found, known, axes, run, bounds or {}, feeds=fed)
-                    looked_at = [read_whole(recipe, one) for one in found]
-                    return recipe if looked_at == found else replace(recipe, inputs=looked_at)
+                if runs_on(run, sized, {}):
+                    sized = [one if one.name in fed else with_rows(one, sized, run) for one in sized]
+                    recipe = cls(model, sized, known, axes, run, bounds or {}, feeds=fed)
+                    looked_at = [read_whole(recipe, one) for one in sized]
+                    return recipe if looked_at == sized else replace(recipe, inputs=looked_at)
         raise DataError(
             f"the model does not run on inputs of zeros and ones, of shapes "
-            f"{[declared_shape(one, 1) for one in found]} or others: give shapes with --input NAME=SIZES, "
+            f"{[declared_shape(one, 1) for one in sized]} or others: give shapes with --input NAME=SIZES, "
             "or calibration data"
         )
 
@@ -228,36 +228,38 @@ class Recipe:
         """As many samples as give the layers rows enough, pictures of some kinds; else as `make_samples`."""
         counts = [one.shape[0] for one in self.inputs if not one.open]
         total = max([self.enough(most, widest), *counts])
-        found = self.made(kinds, total, seed)
+        arrays = self.made(kinds, total, seed)
         words = [one for one in self.inputs if one.rows > 2 and len(one.shape) == 2]
-        if len(words) == 1 and writes(self.run, words[0], found):
+        if len(words) == 1 and writes(self.run, words[0], arrays):
             total = min(total, max(WRITTEN_AT_ONCE, most // 8))
             if self.decoder is not None:
                 flops = measure(self.coupling).of("flops") / min(2 if one.open else one.shape[0] for one in self.inputs)
                 total = min(total, max(WRITTEN_AT_ONCE, int(WRITTEN_FLOPS / max(flops, 1.0))))
-            found = {name: array[:total] for name, array in found.items()}
+            arrays = {name: array[:total] for name, array in arrays.items()}
             rng = np.random.default_rng(seed)
             if self.decoder is None:
-                write(self.run, words[0], found, rng, progress)
+                write(self.run, words[0], arrays, rng, progress)
             else:
-                write_with_cache(self.run, self.decoder, found[words[0].name], words[0].rows, rng, progress)
-            return self.checked(found, self.said(kinds) if self.decoder else "samples were written by the model itself")
-        return self.checked(found, self.said(kinds))
+                write_with_cache(self.run, self.decoder, arrays[words[0].name], words[0].rows, rng, progress)
+            return self.checked(
+                arrays, self.said(kinds) if self.decoder else "samples were written by the model itself"
+            )
+        return self.checked(arrays, self.said(kinds))
 
     def others(self, count: int, seed: int = 1) -> Calibration:
         """Samples of kinds that `samples` has none of."""
-        found = self.made(OTHERS, max(count, *(one.shape[0] for one in self.inputs)), seed)
-        return self.checked(found, "")
+        arrays = self.made(OTHERS, max(count, *(one.shape[0] for one in self.inputs)), seed)
+        return self.checked(arrays, "")
 
     def others_apart(self, count: int) -> list[Calibration]:
         """The same, each kind of features apart: a repair has to do on all of them. Others speak for real samples
         together, each by how much the network responds to it."""
-        found = self.others(count)
+        calibration = self.others(count)
         if carry_over(self.inputs):
-            return [found]
+            return [calibration]
         kinds = max(len(kinds_of(one, OTHERS)) for one in self.inputs)
         return [
-            replace(found, samples={name: array[at::kinds] for name, array in found.samples.items()})
+            replace(calibration, samples={name: array[at::kinds] for name, array in calibration.samples.items()})
             for at in range(kinds)
         ]
 
@@ -268,18 +270,18 @@ class Recipe:
             tokens = self.inputs[0]
             return self.decoder.feeds(rng.integers(0, tokens.rows, (count, *tokens.shape[1:])))
         with one_thread_each():
-            found = {
+            arrays = {
                 one.name: values(one, count, self.ranges[one.name], kinds, rng, self.shares(one, kinds))
                 for one in self.inputs
             }
-        found |= held(self.inputs, self.feeds, count)
-        return unhidden(self.run, [one for one in self.inputs if is_mask(one)], self.inputs[0].shape[0], found)
+        arrays |= held(self.inputs, self.feeds, count)
+        return unhidden(self.run, [one for one in self.inputs if is_mask(one)], self.inputs[0].shape[0], arrays)
 
     def checked(self, samples: Mapping[str, np.ndarray], said: str) -> Calibration:
         """Samples as calibration data, each of which counts as much as any other, however large its numbers."""
         moved = {name: np.moveaxis(array, 0, self.axes[name]) for name, array in samples.items()}
-        found = check_samples(moved | dict(self.scalars), self.model)
-        return replace(found, notes=(*found.notes, *([said] if said else [])), balanced=True)
+        calibration = check_samples(moved | dict(self.scalars), self.model)
+        return replace(calibration, notes=(*calibration.notes, *([said] if said else [])), balanced=True)
 
     @property
     def shown(self) -> bool:
@@ -291,13 +293,13 @@ class Recipe:
         if self.decoder is not None:
             return "texts that the model wrote itself"
         made_up = f"{'pictures' if self.shown else 'samples'} made up from the model alone"
-        what = ", ".join(kinds) if self.shown and len(kinds) > 1 else made_up
+        content = ", ".join(kinds) if self.shown and len(kinds) > 1 else made_up
         parts = [
             f"{one.name} in {' and '.join(chosen.name for chosen in self.ranges[one.name])}"
             for one in self.inputs
             if self.ranges[one.name]
         ]
-        return f"{what}{'; ' if parts else ''}{', '.join(parts)}"
+        return f"{content}{'; ' if parts else ''}{', '.join(parts)}"
 
     # ------------------------------------------------------------------------------------------------ ranges
     @cached_property
@@ -318,20 +320,20 @@ class Recipe:
     @cached_property
     def ranges(self) -> Mapping[str, Sequence[Range]]:
         """The ranges that each input may have; none for those whose numbers are no question."""
-        found: dict[str, Sequence[Range]] = {}
+        by_input: dict[str, Sequence[Range]] = {}
         for one in self.inputs:
             if self.decoder is not None:
-                found[one.name] = []
+                by_input[one.name] = []
             elif one.name in self.bounds:
-                found[one.name] = [between("the range given", *self.bounds[one.name], picture=is_picture(one))]
+                by_input[one.name] = [between("the range given", *self.bounds[one.name], picture=is_picture(one))]
             elif not is_number(one):
-                found[one.name] = []
+                by_input[one.name] = []
             elif one.dtype.kind in "iu":
                 low, high = (-128, 127) if one.dtype == np.int8 else (0, 255)
-                found[one.name] = [between(f"{low}..{high}", low, high, picture=True)]
+                by_input[one.name] = [between(f"{low}..{high}", low, high, picture=True)]
             else:
-                found[one.name] = likely(self, one)
-        return found
+                by_input[one.name] = likely(self, one)
+        return by_input
 
     def shares(self, one: Input, kinds: Sequence[str]) -> Sequence[float]:
         """Of pictures that are fitted on, how many should be of each kind; empty: as many of each."""
@@ -345,12 +347,12 @@ class Recipe:
         """Some values of the model, from samples that lie along the first axis."""
         names = tuple(str(value.name) for value in wanted)
         size = max((one.shape[0] for one in self.inputs if not one.open), default=TRIED)
-        found = []
+        batches = []
         for start in range(0, TRIED, size):  # a model that takes one sample at a time gets them one by one
             moved = {one.name: np.moveaxis(feeds[one.name][start : start + size], 0, one.axis) for one in self.inputs}
             if all(array.shape[one.axis] == size for one, array in zip(self.inputs, moved.values(), strict=True)):
-                found.append(runtime.run(self.session(names), moved | dict(self.scalars)))
-        return [np.concatenate([made[name] for made in found]) for name in names]
+                batches.append(runtime.run(self.session(names), moved | dict(self.scalars)))
+        return [np.concatenate([made[name] for made in batches]) for name in names]
 
     def whole(self, batch: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         """The outputs of the model, from a batch as it takes it."""
@@ -374,14 +376,14 @@ class Recipe:
         any number. Where all layers do, there are as many as may be.
         """
         size = min(2 if one.open else one.shape[0] for one in self.inputs)
-        found = []
+        counts = []
         for layer in self.layers:
             problem = Problem.of(layer, widest=widest or layer.width)
             rows = problem.row_count(self.shapes.of[problem.data]) / size if problem.data in self.shapes.of else 0
-            found += [ceil(enough_rows(problem.width) / rows)] if rows > 1 else []
+            counts += [ceil(enough_rows(problem.width) / rows)] if rows > 1 else []
         flops = measure(self.coupling).of("flops") / size
         most = min(most, max(ENOUGH_SAMPLES, int(SAMPLES_FLOPS / max(flops, 1.0))))
-        return min(most, max([LEAST_SAMPLES, *found])) if found else most
+        return min(most, max([LEAST_SAMPLES, *counts])) if counts else most
 
 
 def _results(model: ir.Model) -> Iterator[ir.Value]:

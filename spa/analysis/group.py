@@ -1,4 +1,4 @@
-"""Units and groups: what goes together, and where it lies in the weights.
+"""Find the groups of a graph: which units compete, and where each unit lies in the stored tensors.
 
 A *unit* is the smallest set of indices that must be removed together everywhere: one index of one leaf
 factor of the solved graph.  A *group* is all units of one factor (and of the pieces it was cut into);
@@ -135,8 +135,8 @@ def find_groups(coupling: Coupling) -> list[Group]:
         for axis, dim in enumerate(coupling.axes[value]):
             read = {leaf for at, leaf in consumed.get(value, ()) if at in (None, axis)}
             for number, consumer, unit_of in layers.of(dim, read):
-                found = Slice(value, axis, unit_of, not consumer, consumer, uses.get(value, ()))
-                slices[number].append(found)
+                piece = Slice(value, axis, unit_of, not consumer, consumer, uses.get(value, ()))
+                slices[number].append(piece)
     loose = {leaf for axis in pieces for leaf in axis}
     thin = thin_axes(coupling, layers, loose)
     outer = _nesting(coupling, unit_of_leaf)
@@ -153,12 +153,12 @@ def find_groups(coupling: Coupling) -> list[Group]:
         named_so = next((kind for kind in KINDS if kind in called), "channels")
         kind = WIDTH if statistic and not experts else named_so
         outside = frozenset(names[k] for k in outer[number])
-        mine = tuple(group), tuple(slices[number])
+        leaves_and_slices = tuple(group), tuple(slices[number])
         own = statistic is not None and statistic.text in AVERAGES and not is_stream(coupling, slices[number])
         held = loose & group.keys()
         named.append(
             Group(
-                names[number], kind, *mine, statistic, outside, dict(group), tuple(thin[number]), held,
+                names[number], kind, *leaves_and_slices, statistic, outside, dict(group), tuple(thin[number]), held,
                 cached=_cached(coupling, group), own_norm=own, ranged=ranged, barred=barred,
                 least=max((coupling.least.get(leaf, 1) for leaf in group), default=1),
             )
@@ -195,23 +195,22 @@ def _cached(coupling: Coupling, members: Iterable[Factor]) -> tuple[str, ...]:
 
 def _constants(coupling: Coupling) -> list[ir.Value]:
     """The stored tensors, in graph order of first use."""
-    found = (value for value in coupling.axes if value.const_value is not None and value in coupling.weights)
-    return list(found)
+    return [value for value in coupling.axes if value.const_value is not None and value in coupling.weights]
 
 
 def _free_leaves(coupling: Coupling, constants: Iterable[ir.Value]) -> dict[Factor, None]:
     """Leaves that may go, in graph order."""
-    found: dict[Factor, None] = {}
+    free: dict[Factor, None] = {}
     for dim in {dim.root: None for value in constants for dim in coupling.axes[value]}:
         for leaf in leaves(dim):
             if leaf is not ONE and leaf.size and leaf not in coupling.frozen:
-                found[leaf] = None
-    singles = {leaf for leaf in found if leaf.size == 1}
+                free[leaf] = None
+    singles = {leaf for leaf in free if leaf.size == 1}
     for dim, held in dims_with(coupling, singles).items():
         for leaf in held & _covering(dim):
             coupling.frozen[leaf] = Reason("without it an axis would be empty", show(dim))
-            found.pop(leaf, None)
-    return found
+            free.pop(leaf, None)
+    return free
 
 
 def _covering(dim: Factor) -> set[Factor]:
@@ -228,7 +227,7 @@ def _consumed(coupling: Coupling) -> dict[ir.Value, set[tuple[int | None, Factor
 
     Seen through nodes on constants alone; then the axis may be another, and None stands for it.
     """
-    found: dict[ir.Value, set[tuple[int | None, Factor]]] = defaultdict(set)
+    consumed: dict[ir.Value, set[tuple[int | None, Factor]]] = defaultdict(set)
     for application in reversed(coupling.applications):
         node = application.node
         constants = [at for at, value in enumerate(node.inputs) if value is not None and value in coupling.weights]
@@ -238,23 +237,23 @@ def _consumed(coupling: Coupling) -> dict[ir.Value, set[tuple[int | None, Factor
             value = node.inputs[summed.operand]
             if value is not None and summed.operand in constants:
                 dims = (application.factors[name] for name in summed.names)
-                found[value].update((summed.axis, leaf) for dim in dims for leaf in leaves(dim))
-        derived = [value for value in node.outputs if value in found]
+                consumed[value].update((summed.axis, leaf) for dim in dims for leaf in leaves(dim))
+        derived = [value for value in node.outputs if value in consumed]
         for position in constants:
             value = node.inputs[position]
             assert value is not None
             for result in derived:
-                found[value].update((None, leaf) for _, leaf in found[result])
-    return found
+                consumed[value].update((None, leaf) for _, leaf in consumed[result])
+    return consumed
 
 
 def _uses(coupling: Coupling) -> dict[ir.Value, tuple[tuple[ir.Node, int], ...]]:
-    found: dict[ir.Value, list[tuple[ir.Node, int]]] = defaultdict(list)
+    uses_of: dict[ir.Value, list[tuple[ir.Node, int]]] = defaultdict(list)
     for application in coupling.applications:
         for position, value in enumerate(application.node.inputs):
             if value is not None and value in coupling.weights:
-                found[value].append((application.node, position))
-    return {value: tuple(uses) for value, uses in found.items()}
+                uses_of[value].append((application.node, position))
+    return {value: tuple(uses) for value, uses in uses_of.items()}
 
 
 def _nesting(coupling: Coupling, unit_of_leaf: Mapping[Factor, tuple[int, int]]) -> list[set[int]]:
@@ -287,8 +286,8 @@ def _names(coupling: Coupling, slices: list[list[Slice]]) -> list[str]:
     """
     taken: dict[str, int] = {}
     names = []
-    for found in slices:
-        best = min(found, key=lambda s: (ADDED in s.value.meta, not s.producer, len(coupling.axes[s.value]) < 2))
+    for of_group in slices:
+        best = min(of_group, key=lambda s: (ADDED in s.value.meta, not s.producer, len(coupling.axes[s.value]) < 2))
         name = f"{best.value.name}:{best.axis}"
         taken[name] = taken.get(name, 0) + 1
         names.append(name if taken[name] == 1 else f"{name}#{taken[name]}")
@@ -298,11 +297,11 @@ def _names(coupling: Coupling, slices: list[list[Slice]]) -> list[str]:
 # --------------------------------------------------------------------------------------------------- frozen
 def find_frozen(coupling: Coupling) -> list[Frozen]:
     """What stays, axis by axis of the stored float tensors, largest first; one entry for each axis and reason."""
-    found = []
+    rows = []
     for value in _constants(coupling):
         shape = tuple(dim.size for dim in coupling.axes[value])
         for axis, dim in enumerate(coupling.axes[value]):
             reasons = {coupling.frozen[leaf]: None for leaf in leaves(dim) if leaf in coupling.frozen}
             if reasons and all(leaf in coupling.frozen or leaf is ONE for leaf in leaves(dim)):
-                found.append(Frozen(f"{_named(value)}:{axis}", dim.size, next(iter(reasons)), int(np.prod(shape))))
-    return sorted(found, key=lambda entry: -entry.params)
+                rows.append(Frozen(f"{_named(value)}:{axis}", dim.size, next(iter(reasons)), int(np.prod(shape))))
+    return sorted(rows, key=lambda entry: -entry.params)

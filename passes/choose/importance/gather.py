@@ -56,10 +56,10 @@ class Tensors:
         Raises:
             ModelError: the tensor holds NaN or infinite values.
         """
-        found = self._sums.setdefault((value, power), {})
-        if axis not in found:
-            found |= _power_sums(value, sorted(self._axes.get(value, set()) | {axis}), power)
-        return found[axis]
+        by_axis = self._sums.setdefault((value, power), {})
+        if axis not in by_axis:
+            by_axis |= _power_sums(value, sorted(self._axes.get(value, set()) | {axis}), power)
+        return by_axis[axis]
 
 
 def _power_sums(value: ir.Value, axes: Sequence[int], power: int) -> dict[int, np.ndarray]:
@@ -70,11 +70,11 @@ def _power_sums(value: ir.Value, axes: Sequence[int], power: int) -> dict[int, n
             for start, block in _blocks(array):
                 numbers = as_floats(block, value.const_value, dtype)
                 numbers = numbers * numbers if power == 2 else np.abs(numbers)
-                for axis, found in sums.items():
-                    found[start[axis] : start[axis] + block.shape[axis]] += _sum_others(numbers, axis)
-        if any(not found.max(initial=0.0) < LARGE for found in sums.values()) and is_mask(array):
+                for axis, total in sums.items():
+                    total[start[axis] : start[axis] + block.shape[axis]] += _sum_others(numbers, axis)
+        if any(not total.max(initial=0.0) < LARGE for total in sums.values()) and is_mask(array):
             return {axis: np.zeros(array.shape[axis]) for axis in axes}
-        if all(np.isfinite(found).all() for found in sums.values()):
+        if all(np.isfinite(total).all() for total in sums.values()):
             return sums
         check_finite(value, array)
     raise ModelError(f"tensor {value.name!r} holds numbers too large to be scored: their squares are infinite")
@@ -167,10 +167,10 @@ class Context:
         """
         floats = [piece for piece in group.slices if is_weight(piece)]
         matrices = [piece for piece in floats if self.tensors.size(piece.value) > piece.unit_of.size]
-        found = matrices or floats
+        counting = matrices or floats
         if self.roles == "both":
-            return found
-        return [piece for piece in found if piece.producer == (self.roles == "producers")] or found
+            return counting
+        return [piece for piece in counting if piece.producer == (self.roles == "producers")] or counting
 
     def gathered(
         self, group: Group, number: Callable[[Slice, int], np.ndarray], slices: Sequence[Slice] | None = None
@@ -197,8 +197,8 @@ class Context:
     def norms(self, piece: Slice, units: int, power: int) -> np.ndarray:
         """(units,) the L1 (`power` 1) or L2 (2) norm of what a slice (`piece`) holds of each unit; 0 where nothing."""
         sums = self.tensors.power_sums(piece.value, piece.axis, power)
-        found = by_unit(piece, units, sums)
-        return np.sqrt(found) if power == 2 else found
+        totals = by_unit(piece, units, sums)
+        return np.sqrt(totals) if power == 2 else totals
 
     def weights(self, piece: Slice) -> np.ndarray:
         """(axis size, weights at a position) what the tensor of a slice (`piece`) holds, finite, the units' axis first.
