@@ -139,16 +139,20 @@ def harm() -> str:
 
 
 def summary() -> str:
-    """Half of each model gone: the task's metric, dense and after some ways."""
+    """The largest cut of each task that every way was measured at: the task's metric, dense and after each."""
     rows = [json.loads(row) for row in (HERE / "repair.jsonl").read_text().splitlines()]
     rows += [json.loads(row) for row in (HERE / "by_default.jsonl").read_text().splitlines()]
-    metric = {(row["task"], row["method"]): row for row in rows if row["cut"] == 0.5}
+    measured = {
+        (row["task"], row["cut"], row["method"]): row for row in rows if row.get("convention", "none") == "none"
+    }
     lines = []
-    for task in dict.fromkeys(task for task, _ in metric):
-        found = [metric.get((task, method), {}).get(key) for method, key in SUMMARY]
-        shown = ["" if number is None else f"{number:.4g}" for number in found]
-        lines.append([f"{task} ({metric[task, 'spa']['metric']})", *shown])
-    return table(["task (metric)", "dense", "L2 of weights", "OBSPA", "SPA, data", "SPA, default"], lines)
+    for task in dict.fromkeys(row["task"] for row in rows):
+        cuts = {cut for name, cut, _ in measured if name == task}
+        whole = [cut for cut in cuts if all((task, cut, method) in measured for method, _ in SUMMARY)]
+        if whole:
+            shown = [f"{measured[task, max(whole), method][key]:.4g}" for method, key in SUMMARY]
+            lines.append([f"{task} ({measured[task, max(whole), 'spa']['metric']})", f"{max(whole):.0%}", *shown])
+    return table(["task (metric)", "gone", "dense", "L2 of weights", "OBSPA", "SPA, data", "SPA, default"], lines)
 
 
 SUMMARY = (("spa", "dense"), ("l2", "pruned"), ("obspa", "pruned"), ("spa", "pruned"), ("default", "pruned"))
