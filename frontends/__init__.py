@@ -1,3 +1,3 @@
-"""Anything -> graph. One file a framework, the same few functions in each; nothing here knows of pruning."""
+"""Models and samples in and out: ONNX files, PyTorch, Keras, JAX, Hugging Face; images, arrays and texts."""
 
 from __future__ import annotations

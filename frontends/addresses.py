@@ -1,4 +1,4 @@
-"""What people give for a file: nothing is downloaded here, so an address is refused with what to do instead."""
+"""Refuse a web address where a file is expected, and say what to do instead: nothing is downloaded."""
 
 from __future__ import annotations
 

@@ -20,10 +20,12 @@ def prune(graph: gs.Graph, *, ratio: float, **options: Any) -> gs.Graph:
     """A smaller graph; the one given is not changed.
 
     Args:
+        graph: of onnx-graphsurgeon, with the weights that it holds.
         ratio: the share to remove, between 0 and 1.
         options: as for `spa.prune`.
 
     Raises:
+        MissingExtra: onnxruntime is not installed.
         ModelError, UsageError, DataError, NothingToPrune, BudgetError, VerificationError: as `spa.prune`.
     """
     return to_graph(restore.prune_model(load(graph), ratio=ratio, **options))

@@ -48,8 +48,11 @@ def prune(
         options: as for `spa.prune`; `spa.adapters.restore.prune` also returns the plan and the report.
 
     Raises:
-        UsageError: another scope, whose plan a config could not express.
+        MissingExtra: transformers, torch or onnxruntime is not installed.
+        ModelError: the source is no model that transformers reads, or it cannot be exported.
+        UsageError, DataError: another scope, whose plan a config could not express; an option or the samples are wrong.
         NothingToPrune, BudgetError: nothing can go, or not as much as asked for.
+        VerificationError: the smaller model does not compute what the pruned graph does.
     """
     model = opened(source)
     return restore.prune(frontend, model, inputs, ratio=ratio, even=EVEN, **options).source

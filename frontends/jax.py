@@ -27,7 +27,10 @@ def prune(source: Source, inputs: Inputs, *, ratio: float, **options: Any) -> So
         options: as for `spa.prune`; `spa.adapters.restore.prune` also returns the plan and the report.
 
     Raises:
-        MissingExtra, ModelError, UsageError: no JAX; the function cannot be converted; it has no parameters.
+        MissingExtra: jax, jax2onnx or onnxruntime is not installed.
+        ModelError: the function cannot be converted.
+        UsageError, DataError: it has no parameters, or an option or the samples are wrong.
         NothingToPrune, BudgetError: nothing can go, or not as much as asked for.
+        VerificationError: the smaller model does not compute what the pruned graph does.
     """
     return restore.prune(frontend, source, inputs, ratio=ratio, **options).source

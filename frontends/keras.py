@@ -30,7 +30,10 @@ def prune(model: keras.Model, inputs: Inputs = None, *, ratio: float, **options:
         options: as for `spa.prune`; `spa.adapters.restore.prune` also returns the plan and the report.
 
     Raises:
-        MissingExtra, ModelError: no Keras; the model cannot be converted.
+        MissingExtra: keras, tensorflow, tf2onnx or onnxruntime is not installed.
+        ModelError: the model cannot be converted.
+        UsageError, DataError: an option or the samples are wrong.
         NothingToPrune, BudgetError: nothing can go, or not as much as asked for.
+        VerificationError: the smaller model does not compute what the pruned graph does.
     """
     return restore.prune(frontend, model, inputs, ratio=ratio, **options).source

@@ -1,4 +1,9 @@
-"""Calibration samples from files and functions, as arrays; whether they fit a model is checked elsewhere."""
+"""Read calibration samples from files and functions, as arrays; `spa.passes.samples` checks whether they fit a model.
+
+    read_samples("photographs", {"image": (None, 3, 224, 224)})        {"image": (count, 3, 224, 224) float32}
+
+A folder of images needs a model of one input.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +83,7 @@ class ImageOptions(Options):
 def read_samples(
     source: str | os.PathLike[str], declared: Declared, *, images: ImageOptions | None = None, most: int | None = None
 ) -> Mapping[str, np.ndarray] | Iterable[Any]:
-    """Samples from `source`.
+    """Read samples from `source`.
 
     Args:
         source: an .npz keyed by input name, an .npy, a folder of images, .npy or .npz, or 'module:function', which is
@@ -87,8 +92,13 @@ def read_samples(
         images: how images become samples.
         most: of the files in a folder, evenly chosen.
 
+    Returns:
+        Arrays by input name, (samples, ...) along the first axis, images as float32 laid out like the input; or what
+        the function returned; or, of a folder of .npz that are whole feeds, one mapping for each.
+
     Raises:
         DataError: the source is not there, or is none of these.
+        UsageError: it is a web address.
         MissingExtra: images need Pillow.
     """
     path = Path(source)

@@ -1,4 +1,4 @@
-"""What people hold, said in one word: a path, a folder, ``package.module:factory``; and the frontend that reads it."""
+"""Name a model in one word, a path, a folder or ``package.module:factory``, and find the frontend that reads it."""
 
 from __future__ import annotations
 

@@ -42,7 +42,9 @@ def prune(module: torch.nn.Module, example_inputs: Inputs, *, ratio: float, **op
             (inputs, targets) or inputs alone, and `loss` is called with the module's output and the targets.
 
     Raises:
-        MissingExtra, ModelError: no torch; the module cannot be exported.
+        MissingExtra: torch, or onnxruntime, is not installed.
+        ModelError: the module cannot be exported.
+        UsageError, DataError: an option or the samples are wrong.
         NothingToPrune, BudgetError: nothing can go, or not as much as asked for.
         VerificationError: the smaller module does not compute what the pruned graph does.
     """

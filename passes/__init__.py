@@ -1,3 +1,3 @@
-"""What to remove, removing it, repairing what is left."""
+"""The passes over a graph: choose units, cut them out, repair what is left."""
 
 from __future__ import annotations

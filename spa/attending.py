@@ -1,8 +1,10 @@
-"""What each head of a model does: `spa heads`, and the heads that `--protect retrieval` keeps.
+"""Show what each head of a model does (`spa heads`), and find the heads that `--protect retrieval` keeps.
 
-import spa
-found = spa.heads("llama-onnx", data="texts.jsonl")
-max(found.rows, key=lambda row: row.retrieval or 0.0)
+    import spa
+    report = spa.heads("llama-onnx", data="texts.jsonl")
+    max(report.rows, key=lambda row: row.retrieval or 0.0)
+
+`spa.passes.heads.habits` defines the figures.
 """
 
 from __future__ import annotations
@@ -50,9 +52,11 @@ class HeadRow:
     Attributes:
         attention: what the graph calls it.
         head: its number there.
-        first, previous, entropy, retrieval: means over queries (`spa.passes.heads.habits`); None: not told.
-        importance: what its readers lose as it goes, in the order in which heads would go, relative to what they read;
-            None: it was not measured, or it is the last to go.
+        first, previous, retrieval: shares (0..1) of its attention, means over queries (`spa.passes.heads.habits`);
+            None: not told.
+        entropy: of its attention, in nats, the mean over queries; None: not told.
+        importance: by how much the relative squared error of its readers grows, summed over them, as it goes, in the
+            order in which heads would go; None: it was not measured, or it is the last to go.
         group, unit: what goes with it (`spa groups`); None: it cannot go.
     """
 
@@ -95,14 +99,15 @@ def heads(
     Args:
         source: as `spa.prune` takes it; never changed.
         data: as `spa.prune` takes it; None: of a language model the made-up sequences alone.
-        inputs: shapes to analyse with.
+        inputs: shapes to analyse with, by input name.
         importance: whether it is measured what the readers of heads lose without them; takes samples.
-        progress: called with each step.
+        progress: called with the name of each step before it.
 
     Raises:
+        ModelError: the source is no valid model.
         UsageError: no attention is found, or there are no samples and it is no language model.
         DataError: the samples do not fit the model.
-        MissingExtra: without onnxruntime.
+        MissingExtra: onnxruntime is not installed.
     """
     runtime.require()
     say = progress or (lambda _step: None)

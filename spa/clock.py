@@ -1,4 +1,4 @@
-"""How long each step takes, and the word to who waits for it."""
+"""Time each step, and report progress to the caller."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes by weights alone, and how a decision and a cut are told; `spa.sampled` decides by samples."""
+"""Decide by weights alone which units go; `spa.sampled` decides by samples."""
 
 from __future__ import annotations
 

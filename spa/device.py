@@ -1,4 +1,4 @@
-"""Whose time a budget of latency counts, and how much of it stays: ``DeviceOptions(target=5.0, threads=1)``."""
+"""Options of a budget of time, which device and how many milliseconds: ``DeviceOptions(target=5.0, threads=1)``."""
 
 from __future__ import annotations
 

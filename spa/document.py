@@ -1,4 +1,4 @@
-"""What commands print with --json, as `spa/schema.json` says, and what pages are drawn from: one object for each."""
+"""The documents that commands print with --json, as `spa/schema.json` says, and that pages are drawn from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What SPA raises on purpose. A message is complete: the command line shows it alone, without a traceback."""
+"""The errors that SPA raises. A message is complete: the command line shows it alone, without a traceback."""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""What a model's inputs are given when it runs: the user's own values, or a word for them.
+"""Values for a model's inputs when it runs: the user's own, or a word for them.
 
-{"ids": "range:50257", "attention_mask": "ones", "x": array, "sr": 16000}
+    {"ids": "range:50257", "attention_mask": "ones", "x": array, "sr": 16000}
+
+`--feed attention_mask=ones` says the same at the command line.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What cuts of a model are judged by: outputs and perplexity on samples that no fit has seen, and the user's metric."""
+"""Judge the cuts of a model: outputs and perplexity on samples that no fit has seen, and the user's metric."""
 
 from __future__ import annotations
 

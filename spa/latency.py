@@ -1,4 +1,4 @@
-"""A budget of time: which device counts, what a run may take on it, and how long the result takes, measured."""
+"""Meet a budget of time: which device counts, what a run may take on it, and how long the result takes, measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a prune learns from samples: scores by gradients, and weights by training. torch is imported on use only."""
+"""Learn from samples: scores by gradients, and weights by training. torch is imported on use only."""
 
 from __future__ import annotations
 

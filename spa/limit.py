@@ -1,4 +1,4 @@
-"""How far a cut may go, instead of a share: what is limited, by what it is judged, and what was found."""
+"""Options of a limit in place of a share, ``LimitOptions(max_loss=0.01)``, and the report of what was found."""
 
 from __future__ import annotations
 

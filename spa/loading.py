@@ -1,4 +1,4 @@
-"""How long a file takes to load and what memory a run takes, in a process that does nothing else."""
+"""Measure how long a file takes to load and what memory a run takes, in a process that does nothing else."""
 
 from __future__ import annotations
 

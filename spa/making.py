@@ -1,4 +1,4 @@
-"""How a model is made smaller: one cut by weights or by samples, or several with training between.
+"""Make a model smaller: in one cut, by weights or by samples, or in several with training between.
 
 Only what is asked for is loaded: a cut by weights alone needs no room of a repair, of training or of made-up samples.
 """

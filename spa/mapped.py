@@ -1,4 +1,4 @@
-"""Tensors that are views of memory-mapped files: which these are, and letting go of their pages."""
+"""Find tensors that are views of memory-mapped files, and let go of their pages."""
 
 from __future__ import annotations
 

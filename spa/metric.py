@@ -1,7 +1,9 @@
 """The user's own metric of a model: a function of its path, or of a session that runs it, that gives a number.
 
-def accuracy(path): ...             # of the ONNX file: torch, onnxruntime, a simulator, anything
-def accuracy(session): ...          # of an onnxruntime.InferenceSession, by the name of the argument or its type
+    def accuracy(path): ...             # of the ONNX file: torch, onnxruntime, a simulator, anything
+    def accuracy(session): ...          # of an onnxruntime.InferenceSession, by the name of the argument or its type
+
+`--metric my_module:accuracy` names it at the command line.
 """
 
 from __future__ import annotations

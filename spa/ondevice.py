@@ -1,4 +1,4 @@
-"""What each part of a model costs on a device: a script that needs onnxruntime and numpy and nothing else.
+"""Time each part of a model on a device, by a script that needs onnxruntime and numpy and nothing else.
 
 `spa profile MODEL --job job.zip` puts this file into job.zip, as what Python runs, beside small models to be timed::
 

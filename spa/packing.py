@@ -1,8 +1,10 @@
 """Weights of a few bits around a cut: opened before it, on their grids again behind it, packed at the end.
 
-packing = Packing.of(analysis, plan, samples)       before the cut; None: nothing was opened
-packing.round(cut_model, reference)                 what the checks compare lies on grids
-packing.close(cut_model, report)                    what is written is packed
+    packing = Packing.of(analysis, plan, samples)       before the cut; None: nothing was opened
+    packing.round(cut_model, reference)                 what the checks compare lies on grids
+    packing.close(cut_model, report)                    what is written is packed
+
+`spa.passes.repair.packed` opens and closes the nodes, `spa.passes.repair.packing` rounds.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""What a sweep found: a point for each ratio, as rows, CSV, JSON or a picture.
+"""The report of a sweep: a point for each ratio, as rows, CSV, JSON or a picture.
 
-report = spa.sweep("net.onnx", ratios="0.1:0.7", of="flops")
-report.save_plot("sweep.svg")
-print(report.to_csv())
+    report = spa.sweep("net.onnx", ratios="0.1:0.7", of="flops")
+    report.save_plot("sweep.svg")
+    print(report.to_csv())
+
+`spa.sweeping` makes it.
 """
 
 from __future__ import annotations
@@ -24,14 +26,14 @@ class Point:
     """One ratio.
 
     Attributes:
-        ratio: as asked for.
-        removed: the share (0..1) of each measure that went.
+        ratio: as asked for, between 0 and 1.
+        removed: the share (0..1) of each measure that went: params, flops, bytes.
         decided_by: what chose what went: a repair by samples, or weights.
         usable: whether nothing says that it needs fine-tuning (`spa.verdict`); None: no output was compared.
-        outputs: for each output how far it is from the dense model's, as in a report.
+        outputs: for each output how far it is from the dense model's, as in `spa.report.Report`.
         metric: the user's, of the pruned model.
         milliseconds: of a run, the median; `low` and `high` bound the middle half.
-        time: over that of the dense model, round by round, and the interval that holds it with 95 %.
+        time: of a run over that of the dense model, the median over rounds, and the interval that holds it with 95 %.
         seconds: that it took to make.
         file: where it was written, if it was.
         said: why there is no such model; empty where there is.
@@ -75,7 +77,7 @@ class SweepReport:
     Attributes:
         source: the name of the model; `sha256` of its file, where it came from one.
         of: what ratios are shares of.
-        before: params, flops and bytes of the dense model.
+        before: params, flops and bytes of the dense model, as in `spa.report.Report`.
         points: one for each ratio, in the order in which they were asked for.
         outputs_on: what distances were measured on, in words.
         metric: the name of the user's metric, and `dense_metric` of the dense model.

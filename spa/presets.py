@@ -1,4 +1,4 @@
-"""How much work goes into a repair, and which ways of it there are: names, read without any of them."""
+"""The presets of a repair, how much work goes into it, and the ways of it: names, read without any of them."""
 
 from __future__ import annotations
 

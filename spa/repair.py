@@ -1,4 +1,4 @@
-"""What decides what goes: weights alone, or samples, and how much work goes into refitting by these."""
+"""Options of the decision: weights alone, or samples, and how much work goes into refitting by these."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a prune gives: the smaller model, the plan that made it, and the report."""
+"""The result of a prune: the smaller model, the plan that made it, and the report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes by samples: the caller's, or the tool's own where these do better than weights alone.
+"""Decide by samples which units go: the caller's, or the tool's own where these do better than weights alone.
 
 Loaded by `spa.making` where samples decide: nothing else of a prune needs the rooms of a repair.
 """

@@ -1,4 +1,4 @@
-"""What several prunes of one model share: the points of a sweep, the tries of a search, the steps on a gradual way."""
+"""Find out once what several prunes of one model share: the points of a sweep, the tries of a search, gradual steps."""
 
 from __future__ import annotations
 

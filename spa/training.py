@@ -37,6 +37,7 @@ class TrainResult:
     """The trained model.
 
     Attributes:
+        model: the graph that came in, cut where that was asked for, with other weights.
         plan: what went before the training; None: nothing.
         report: how the training went (`spa.gradients.tuning.FinetuneReport`).
         notes: what a user should know of the prune.
@@ -48,7 +49,12 @@ class TrainResult:
     notes: tuple[str, ...] = ()
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model; the target appears whole or not at all."""
+        """Write the model to a `path`; the target appears whole or not at all.
+
+        Raises:
+            UsageError: the target cannot be written, or the model was read from it.
+            ModelError: a file that the model was read from has changed since.
+        """
         onnx_file.save(self.model, path)
 
 
@@ -58,11 +64,11 @@ def train(init: Source, *, progress: Progress | None = None, **options: Any) -> 
 
     Args:
         init: a path, `onnx.ModelProto`, `onnx_ir.Model` or onnx-graphsurgeon graph; never changed.
-        progress: called with the step and the share of it that is done.
+        progress: called with the step and the share (0..1) of it that is done.
         options: as follows.
 
     Raises:
-        MissingExtra: torch is not installed.
+        MissingExtra: torch or lightning-fabric, which the extra torch brings, is not installed.
         UsageError, DataError: an option or the samples are wrong.
         ModelError: a model is not valid, or an operator has no gradient here; names it.
         NothingToPrune, BudgetError: nothing can go, or not as much as asked for.

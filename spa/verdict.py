@@ -1,4 +1,4 @@
-"""Whether a pruned model can be used as it is, in words.
+"""Say in words whether a pruned model can be used as it is.
 
 A model is not usable without fine-tuning where an output is further from the dense one's than the limits below, whose
 names `spa.passes.repair.difference` defines. On inputs that were made up, keeping to them says nothing: what a network

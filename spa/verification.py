@@ -1,4 +1,4 @@
-"""Is a pruned model what its plan makes of the dense model: of models in memory; `spa.written` checks files."""
+"""Check a pruned model in memory against the dense model and the plan; `spa.written` checks files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that were written earlier, checked: ``verify_files("net.onnx", "net.pruned.onnx", plan)``.
+"""Check files that were written earlier: ``verify_files("net.onnx", "net.pruned.onnx", plan)``.
 
 Of a repair a plan remembers enough for that: digests of its weights (`seal`), and the distance it leaves (`foretell`).
 """

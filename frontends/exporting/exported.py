@@ -1,4 +1,4 @@
-"""What the exporters share: graphs in which a framework's arrays keep their names, the check that an export is right.
+"""Parts that all exporters share: graphs in which a framework's arrays keep their names, and the check of an export.
 
 Every framework's module in this folder has the same functions:
 

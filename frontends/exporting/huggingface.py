@@ -46,12 +46,16 @@ def export(
     """A folder or model as an ONNX model, checked against transformers.
 
     Args:
+        source: a folder that `save_pretrained` wrote, or a transformers model, which is never changed.
         inputs: example keyword arguments; made up from the config if left out.
+        opset: of the standard operators; the exporter's own default if left out.
         cache: for causal language models, take and give the keys and values of earlier tokens
             (``past_key_values.0.key`` ..., ``present.0.key`` ...).
 
     Raises:
-        MissingExtra, ModelError: no transformers; the model cannot be exported.
+        MissingExtra: transformers or torch is not installed.
+        ModelError: the folder holds no model, or it cannot be exported, or the export computes something else.
+        UsageError: no example of the model's main input can be made up.
     """
     model = opened(source)
     if cache:

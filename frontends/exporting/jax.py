@@ -28,10 +28,14 @@ def export(source: Source, inputs: Inputs, *, opset: int = OPSET, dynamic: bool 
     """A function of arrays as an ONNX model, checked against JAX on the example inputs.
 
     Args:
+        source: a module, (linen module, variables), (function, parameters) or a function of the inputs.
+        inputs: an example array, or a tuple of them.
+        opset: of the standard operators.
         dynamic: whether axis 0, where all inputs agree on it, is symbolic.
 
     Raises:
         MissingExtra: jax or jax2onnx is not installed.
+        UsageError: the source is none of these.
         ModelError: jax2onnx cannot convert it, or the result computes something else.
     """
     tree = open_source(source)
@@ -44,7 +48,7 @@ def export(source: Source, inputs: Inputs, *, opset: int = OPSET, dynamic: bool 
 
 
 def trace(source: Source, inputs: Inputs, *, opset: int = OPSET, dynamic: bool = True) -> Traced:
-    """The graph in which every float array of the parameters is an initializer under its path."""
+    """The graph in which every float array of the parameters is an initializer under its path; else as `export`."""
     tree = open_source(source)
     arrays = arrays_of(inputs)
     floats = [at for at, leaf in enumerate(tree.leaves) if np.asarray(leaf).dtype.kind == "f" and np.ndim(leaf)]

@@ -57,10 +57,16 @@ def save(model: keras.Model, path: str | os.PathLike[str], *, like: Any = None) 
 
 
 def export(model: keras.Model, inputs: Inputs = None, *, opset: int = OPSET) -> ir.Model:
-    """A model as an ONNX model, checked against Keras.
+    """A model as an ONNX model, checked against Keras on the example inputs.
+
+    Args:
+        model: never changed.
+        inputs: an array, or one for each input of the model; by default random ones, a batch of two.
+        opset: of the standard operators.
 
     Raises:
         MissingExtra: a library of the extra ``tensorflow`` is not installed.
+        UsageError: Keras runs on another backend than TensorFlow.
         ModelError: tf2onnx cannot convert the model, or the result computes something else.
     """
     load_keras()
@@ -81,7 +87,7 @@ def export(model: keras.Model, inputs: Inputs = None, *, opset: int = OPSET) -> 
 
 
 def trace(model: keras.Model, inputs: Inputs = None, *, opset: int = OPSET) -> Traced:
-    """The graph in which every variable is an initializer under its path."""
+    """The graph in which every variable is an initializer under its path; arguments and errors as in `export`."""
     load_keras()
     import tensorflow
     import tf2onnx

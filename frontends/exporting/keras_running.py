@@ -1,4 +1,4 @@
-"""Keras as it computes: the library, example inputs of a model, and what the model makes of them."""
+"""Run a Keras model: find the library, make example inputs, compute its outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers that a framework's objects carry beside their arrays, and what they become when arrays shrink.
+"""Find the numbers beside a framework's arrays that are sizes, and what they become when arrays shrink.
 
 A number such as ``num_heads = 12`` is the size of a part of some array's axis. Which one is found by value, must be the
 same for all objects of a class, and is tried out by whoever asks: a choice has several readings where values coincide.

@@ -1,3 +1,3 @@
-"""ONNX files in and out."""
+"""Read and write ONNX files and folders."""
 
 from __future__ import annotations

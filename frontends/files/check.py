@@ -1,4 +1,4 @@
-"""What must hold for a model before anything else looks at it.
+"""Refuse a broken model with the place of the fault, before anything else looks at it.
 
 onnx_ir reads broken models as far as it can (undefined names become new values, a repeated initializer replaces the
 first); here they are refused, with the place, in time and memory that the file bounds.

@@ -1,4 +1,4 @@
-"""What configs beside a graph say of its sizes, and how they say it after a cut.
+"""Rewrite the sizes in configs that lie beside a graph, after a cut.
 
     edited({"num_attention_heads": 32}, {"heads": {32: (24, 24)}})     {"num_attention_heads": 24}
 

@@ -1,4 +1,4 @@
-"""Where a model's weights lie: read-only memory maps of the model file and of its external data files."""
+"""Read weights where they lie: read-only memory maps of the model file and of its external data files."""
 
 from __future__ import annotations
 

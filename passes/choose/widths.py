@@ -1,4 +1,4 @@
-"""Widths that the hardware likes: which multiples, and which groups give them up for a budget."""
+"""Keep widths that the hardware likes: multiples of a block, and groups that give them up to meet a budget."""
 
 from __future__ import annotations
 

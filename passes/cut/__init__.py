@@ -1,3 +1,3 @@
-"""Removing what was chosen, and checking the result."""
+"""Cut out the chosen units, and check the result."""
 
 from __future__ import annotations

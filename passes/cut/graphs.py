@@ -1,4 +1,4 @@
-"""What verification asks of a graph: the outputs that a cut reaches, and the graph with its random numbers seeded."""
+"""Prepare graphs for verification: the outputs that a cut reaches, and random numbers with seeds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Are two graphs the same, node by node and number by number? By what they compute, whatever values are called."""
+"""Compare two graphs node by node and number by number, whatever their values are called."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Is the pruned model valid, with the same inputs and outputs: the ONNX checker and strict shape inference."""
+"""Check that a pruned model is valid, with the inputs and outputs of the dense one, by ONNX's checker and strict shape
+inference."""
 
 from __future__ import annotations
 

@@ -1,3 +1,3 @@
-"""What the heads of attentions look at, and what experts are chosen for."""
+"""Measure where the heads of attentions look, and how often experts are chosen."""
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""Where a graph attends: softmaxes whose result weighs computed values, and fused operators that do both.
+"""Find the attentions of a graph: softmaxes whose result weighs computed values, and fused operators that do both.
 
-scores -> Softmax -> MatMul(., values)          the probabilities are a value of the graph
-GroupQueryAttention(queries, keys, values)      they are what it gives for values that name positions
+    scores -> Softmax -> MatMul(., values)          the probabilities are a value of the graph
+    GroupQueryAttention(queries, keys, values)      they are what it gives for values that name positions
+
+`spa.passes.heads.probabilities` reads them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How often each expert is chosen."""
+"""Count how often each expert is chosen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a head does: where its attention goes, as means over queries.
+"""Describe each head by where its attention goes, as means over queries.
 
 | | |
 |---|---|

@@ -1,4 +1,4 @@
-"""How much each query of each head attends to each key, on samples: (heads, samples, queries, keys).
+"""Compute how much each query of each head attends to each key, on samples: (heads, samples, queries, keys).
 
 A fused operator does not say. But what it gives is the mean of the values, weighed: with values of which each names one
 position, that is the weights themselves, with whatever rotation, mask or scale the operator has inside.

@@ -1,3 +1,3 @@
-"""What widths cost in time on a device: which are timed, how times are foretold from them, how a budget is met."""
+"""Times of widths on a device: which are measured, how others are foretold, and how a budget of time is met."""
 
 from __future__ import annotations

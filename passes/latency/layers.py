@@ -1,4 +1,4 @@
-"""Which layers of a model the nodes of its optimised graph are: by their names, and what runs before them."""
+"""Match the nodes of an optimised graph to layers of the model: by their names, and by what runs before them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a budget of time came to, as data and in a sentence."""
+"""The result of a budget of time, as data and in a sentence."""
 
 from __future__ import annotations
 

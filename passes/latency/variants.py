@@ -1,4 +1,5 @@
-"""Which widths are timed: the dense model, and settings in which every group takes each part of its range once.
+"""Choose the widths that are timed: the dense model, and settings in which every group takes each part of its range
+once.
 
 A Latin hypercube (McKay, Beckman, Conover 1979): in setting k of n, group g keeps a share from the stratum p_g(k) of
 its range, p_g a random order. All of these go along with one order to a degree (Iman, Conover 1982), so that there are

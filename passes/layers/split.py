@@ -1,4 +1,4 @@
-"""Which samples a repair is fitted to, which choose how strongly it is damped, and which it never sees."""
+"""Split samples into those that a repair is fitted to, those that choose its damping, and those that it never sees."""
 
 from __future__ import annotations
 

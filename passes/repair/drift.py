@@ -1,4 +1,4 @@
-"""What the other branch of a residual connection is off by, for a layer whose result is added to it."""
+"""The drift of a residual connection: how far its other branch is off, for which a layer added to it makes up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a mixture loses without each of its experts, measured: the outputs with one gone, on samples held out.
+"""Measure what the outputs lose without each expert of a mixture, on samples held out.
 
 An expert that is seldom chosen may be one that nothing works without: its outputs are so large that all the others
 live off them ("super experts"). Neither how often it is chosen nor the size of its weights tells; what is lost does.

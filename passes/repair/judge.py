@@ -1,4 +1,4 @@
-"""How far any cut of a model is from the dense one, on samples that no fit has seen."""
+"""Measure how far any cut of a model is from the dense one, on samples that no fit has seen."""
 
 from __future__ import annotations
 

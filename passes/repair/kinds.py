@@ -1,4 +1,4 @@
-"""Which columns of an output are of one kind: boxes in pixels beside scores from 0 to 1, say.
+"""Group the columns of an output by kind: boxes in pixels beside scores from 0 to 1, say.
 
 No graph says it, but the numbers do: along some axis everything on one side of a boundary varies many times as much as
 anything on the other. One number for how far such an output moved would be that of the boxes alone.

@@ -1,4 +1,4 @@
-"""How far a pruned model's outputs are from the dense one's, on inputs that both run on."""
+"""Measure how far a pruned model's outputs are from the dense one's, on inputs that both run on."""
 
 from __future__ import annotations
 

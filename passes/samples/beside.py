@@ -1,4 +1,4 @@
-"""What lies beside samples and is no input: labels."""
+"""Take labels, which are no input of the model, from the samples that they lie beside."""
 
 from __future__ import annotations
 

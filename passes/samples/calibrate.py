@@ -1,4 +1,4 @@
-"""Calibration samples: what they have to be for a model, and how they are fed to it."""
+"""Calibration samples by input name, drawn evenly and put into batches that a model takes."""
 
 from __future__ import annotations
 

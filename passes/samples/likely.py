@@ -1,4 +1,4 @@
-"""Which ranges an input may have, by what the first layers make of samples in each."""
+"""Find the ranges that an input may have, by how the first layers respond to samples of each."""
 
 from __future__ import annotations
 

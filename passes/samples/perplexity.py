@@ -1,4 +1,4 @@
-"""How well a language model foretells texts."""
+"""Measure how well a language model foretells texts."""
 
 from __future__ import annotations
 

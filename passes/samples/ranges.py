@@ -1,4 +1,4 @@
-"""What numbers an input takes: bytes, 0 to 1, -1 to 1, standardised, or of a size that only the graph can tell.
+"""The ranges of an input's numbers: bytes, 0 to 1, -1 to 1, standardised, or of a size that only the graph can tell.
 
 A file does not say. What it says it says by numbers: how an input is scaled before the first layers, the statistics
 that a batch normalisation behind them has stored, and biases that make up for the mean of what training saw. On

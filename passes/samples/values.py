@@ -1,4 +1,4 @@
-"""What samples of one input hold: pictures, sounds, features or numbers of a table, each of several kinds by turns."""
+"""Make samples of one input: pictures, sounds, features or numbers of a table, each of several kinds by turns."""
 
 from __future__ import annotations
 

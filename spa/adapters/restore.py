@@ -68,7 +68,9 @@ def prune(frontend: Frontend, source: Any, inputs: Any, *, even: bool = False, *
         options: as for `spa.prune`.
 
     Raises:
-        UsageError: `even` with a scope other than local, or an option is wrong.
+        MissingExtra: the framework, or onnxruntime, is not installed.
+        ModelError: the model cannot be exported.
+        UsageError, DataError: `even` with a scope other than local, or an option or the samples are wrong.
         NothingToPrune, BudgetError: nothing can go, or not as much as asked for.
         VerificationError: the smaller model does not compute what the pruned graph does.
     """

@@ -1,3 +1,3 @@
-"""What a graph's rules say together: coupled axes, groups of units, cost, plans."""
+"""Solve the rules of a graph together: coupled axes, groups of units, cost, plans."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which inputs hold what a model kept of earlier calls, so that their heads may go like any others.
+"""Find the inputs that hold keys and values of earlier calls, so that their heads may go like any others.
 
     past (b, 4 heads, p, 16) -> Concat -> present (b, 4 heads, p + t, 16)
 

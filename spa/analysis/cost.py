@@ -1,4 +1,4 @@
-"""What a graph costs, as a function of how much of each factor stays.
+"""The cost of a graph in parameters, bytes and FLOPs, as a function of how much of each factor stays.
 
 Parameters and bytes are sums over stored tensors of products of axis sizes; floating-point operations are
 sums over contractions (matrix products, convolutions ...) of products of factor sizes, read off the rules.

@@ -1,4 +1,4 @@
-"""Which index sets the tensors of a graph share: the rules of all nodes, solved together.
+"""Solve the rules of all nodes together: which index sets the axes of a graph's tensors share.
 
 Every axis of every tensor gets a dim (`spa.notation.dims.Factor`); the rules unify them, node by node.  What must
 not be touched is noted on the way, with the reason, and read off the leaves at the end.

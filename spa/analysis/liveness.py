@@ -1,4 +1,4 @@
-"""Which residual branches have to be there for a node or a stored tensor to be read."""
+"""Find the residual branches that have to be there for a node or a stored tensor to be read."""
 
 from __future__ import annotations
 

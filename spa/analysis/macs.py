@@ -1,4 +1,4 @@
-"""Which factors the multiply-accumulates of a node run over."""
+"""The factors that the multiply-accumulates of a node run over: their product is half of its FLOPs."""
 
 from __future__ import annotations
 

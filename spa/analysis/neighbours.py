@@ -1,4 +1,4 @@
-"""What stands beside a node and belongs to it: a stored tensor that is permuted before, a bias or a scale behind."""
+"""Find the neighbours that belong to a node: a stored tensor permuted before it, a bias or a scale behind it."""
 
 from __future__ import annotations
 

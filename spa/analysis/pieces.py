@@ -1,4 +1,4 @@
-"""Which factors are pieces of one axis: cut up, put into another order, and never taken apart.
+"""Find the factors that are pieces of one axis: cut up, put into another order, and never taken apart.
 
 A constant Gather that reverses the channels of a convolution says `(a + b + c) -> (c + b + a)`. Every axis that holds
 one of the pieces holds them all: they are one group, of which a piece may go as a whole, as long as the axis stays.

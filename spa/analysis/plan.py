@@ -1,4 +1,4 @@
-"""Which units of which groups go: plain data, JSON both ways."""
+"""A plan: which units of which groups go, as plain data, JSON both ways."""
 
 from __future__ import annotations
 

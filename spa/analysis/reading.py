@@ -1,4 +1,4 @@
-"""What nodes read, and who reads a value: what bodies of If, Loop and Scan take from outside included."""
+"""The values that nodes read, and the readers of a value, bodies of If, Loop and Scan included."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the sizes of a language model are called, before and after a cut: heads, heads of keys and values, widths.
+"""Name the sizes of a language model before and after a cut: heads, heads of keys and values, widths.
 
 Read off the axes of stored tensors: a projection of grouped queries has the axis ``(h r d)``, so h r are the heads,
 h those of keys and values, d the size of a head.

@@ -1,4 +1,4 @@
-"""Which stored tensors hold parameters."""
+"""Tell the stored tensors that hold parameters from those that hold sizes and positions."""
 
 from __future__ import annotations
 

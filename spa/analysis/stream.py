@@ -1,4 +1,4 @@
-"""Which widths are streams, that layer after layer reads and adds to, and which are made once and read on.
+"""Tell widths that are streams, which layer after layer reads and adds to, from those made once and read on.
 
 A residual stream of a transformer enters norms, and so does the hidden width of Linear, LayerNorm, ReLU, Linear. To
 cut the stream moves every norm of the network; to cut the hidden width moves the one norm that is its own.

@@ -1,4 +1,4 @@
-"""What nobody reads any more once some addends of sums are gone: nodes, and caches of what went.
+"""Find the nodes and caches that nobody reads any more once some addends of sums are gone.
 
 present = Concat(past, keys), which only an attention reads: both go with the attention
 """

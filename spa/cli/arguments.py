@@ -1,4 +1,4 @@
-"""What the words of a command stand for: models, targets, plans. Each is refused in a line that names it."""
+"""Resolve the arguments of a command: models, targets, plans. Each is refused in a line that names it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an operator's implementation is given: a node's attributes, and the registry that finds the implementation.
+"""Implement an operator in torch: a function of a `Call`, the node's attributes, and of its operands as tensors.
 
     @implements("LeakyRelu")
     def leaky_relu(call: Call, x: Tensor) -> Tensor:

@@ -80,8 +80,13 @@ def criterion(
         budget: how long the oracle may measure: a time such as 5m, or runs of a batch such as 2000r.
         progress: called with the criterion's name and the share (0..1) that is done.
 
+    Returns:
+        A criterion, which takes all groups and a `Context` and gives for each group an array (units,); it reads the
+        samples when it is called, and refuses them with DataError.
+
     Raises:
         UsageError: there is no such criterion, or what it needs is missing.
+        MissingExtra: torch is not installed.
     """
     check(name)
     if data is None and name not in WITHOUT_SAMPLES:

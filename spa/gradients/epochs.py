@@ -48,6 +48,7 @@ class FinetuneReport:
     Attributes:
         before, after: loss on samples held out, of what came in and of what is given back; `after` is never larger.
         epochs: begun, those of an earlier run that was resumed included.
+        seconds: that the training took.
         trained: share (0..1) of the parameters that were trained.
         history: held-out loss after each epoch.
     """

@@ -1,4 +1,4 @@
-"""What a module asks of a graph: its stored tensors, its bodies, and names that are free."""
+"""Read a graph for a module: its stored tensors as torch's, its bodies, and names that are free."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training run makes small."""
+"""Losses of a training: the distance from a teacher's outputs, cross-entropy with labels, or a function of your own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The module: parameters by initializer names, nodes run in graph order, weights written back."""
+"""Run an ONNX graph as a `torch.nn.Module`: parameters by initializer names, weights written back by `to_onnx`."""
 
 from __future__ import annotations
 
@@ -48,6 +48,7 @@ def torch_module(source: Source, *, seed: int = 0) -> GraphModule:
 
     Raises:
         ModelError: the source is no valid model, or holds an operator that is not known; names all of these.
+        MissingExtra: torch is not installed.
     """
     return GraphModule(onnx_file.load(source), seed=seed).eval()
 
@@ -188,7 +189,7 @@ class GraphModule(nn.Module):
         """The outputs: one as it is, several as a tuple.
 
         Args:
-            arguments: the inputs in order, or one mapping by name.
+            arguments: the inputs in order, or one mapping by name; arrays or tensors.
             named: inputs by name.
 
         Raises:

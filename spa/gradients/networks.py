@@ -1,4 +1,4 @@
-"""What criteria take gradients of: a network with its loss on samples, as a graph or as a torch module of your own."""
+"""Networks that criteria take gradients of, with their loss on samples: a graph, or a torch module of your own."""
 
 from __future__ import annotations
 

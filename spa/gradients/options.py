@@ -1,4 +1,4 @@
-"""What learning can be asked for; read without torch, so that the command line's help needs none."""
+"""Options of criteria from gradients and of training, read without torch: the command line's help needs none."""
 
 from __future__ import annotations
 

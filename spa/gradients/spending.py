@@ -1,4 +1,4 @@
-"""How much work goes into a training or a measurement, as it is written: `Spend.of("5m").seconds == 300`."""
+"""Parse how much work a training or a measurement may take: `Spend.of("5m").seconds == 300`."""
 
 from __future__ import annotations
 

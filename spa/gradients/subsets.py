@@ -1,4 +1,4 @@
-"""Which parameters are trained: all, or those of some kinds (PERP, Zimmer et al. 2023)."""
+"""Choose the parameters that are trained: all, or those of some kinds (PERP, Zimmer et al. 2023)."""
 
 from __future__ import annotations
 

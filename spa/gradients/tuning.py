@@ -41,13 +41,23 @@ CLOSE = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class FinetuneResult:
-    """The tuned model: the graph that came in, with other weights."""
+    """The tuned model.
+
+    Attributes:
+        model: the graph that came in, with other weights.
+        report: losses before and after, on samples held out, and how the training went.
+    """
 
     model: ir.Model
     report: FinetuneReport
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model; the target appears whole or not at all."""
+        """Write the model to a `path`; the target appears whole or not at all.
+
+        Raises:
+            UsageError: the target cannot be written, or the model was read from it.
+            ModelError: a file that the model was read from has changed since.
+        """
         onnx_file.save(self.model, path)
 
 
@@ -60,11 +70,11 @@ def finetune(
     Args:
         pruned: a path, `onnx.ModelProto`, `onnx_ir.Model` or onnx-graphsurgeon graph; never changed.
         teacher: the dense model, whose outputs are learned; needed unless there are labels or a loss of your own.
-        progress: called with the step and the share of it that is done.
+        progress: called with the step and the share (0..1) of it that is done.
         options: as follows.
 
     Raises:
-        MissingExtra: lightning-fabric, which the extra torch brings, is not installed.
+        MissingExtra: torch or lightning-fabric, which the extra torch brings, is not installed.
         UsageError, DataError: an option or the samples are wrong, or there is nothing to learn from.
         ModelError: a model is not valid, or an operator has no gradient here; names it.
         VerificationError: onnxruntime does not compute what torch does on the result.

@@ -1,3 +1,3 @@
-"""What an operator's entry is written in: dims, rules, operations."""
+"""The notation of operators' entries: dims, rules, operations."""
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
 """Along which index sets a node is linear, so that a change of basis in front of it is the same change behind it.
 
-linear 0             ReduceMean, Cast: the result is linear in operand 0
-linear 0 + 1         Add: in both together, so that the index set has to stand in both
-linear 0 * 1 + 2     Gemm: in each factor alone; what is added has to have the index set too
-linear 2 | meets 0 1 Attention: in the values; queries and keys meet in a product inside the softmax
-unseen 0             Shape: no element of operand 0 is looked at
+    linear 0             ReduceMean, Cast: the result is linear in operand 0
+    linear 0 + 1         Add: in both together, so that the index set has to stand in both
+    linear 0 * 1 + 2     Gemm: in each factor alone; what is added has to have the index set too
+    linear 2 | meets 0 1 Attention: in the values; queries and keys meet in a product inside the softmax
+    unseen 0             Shape: no element of operand 0 is looked at
+
+`tests.oracles.check_linearity` holds each note to the operator, by a random change of basis.
 """
 
 from __future__ import annotations

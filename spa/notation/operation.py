@@ -1,7 +1,11 @@
-"""What a rule sees of a node, and the entries of operators.
+"""Enter operators: a function from an `Operation`, one node as plain values, to its `Rule`.
 
-A rule is registered for one or more operators as a function from an `Operation` to a `Rule`; it knows the
-shapes of operands and results, attributes, and the contents of small constant operands, nothing else.
+    @operator("ScaledRelu", domain="my.domain")
+    def scaled_relu(operation: Operation) -> Rule:
+        return rule("n c *s, c -> n c *s")
+
+The function sees the shapes of operands and results, attributes, and the contents of small constant operands, nothing
+else; it raises `Refusal` where it has nothing to say.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ MICROSOFT = "com.microsoft"
 
 
 class Refusal(Exception):
-    """A rule has nothing to say about this node; everything it touches stays, for the reason given."""
+    """A rule has nothing to say about this node: all it touches stays, for the reason given, which users read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +112,16 @@ RuleFunction = Callable[[Operation], Rule]
 
 
 def operator(*names: str, domain: str = "", **facts: Any) -> Callable[[RuleFunction], RuleFunction]:
-    """Enter operators of a domain ("" is ai.onnx): the rule of their nodes, and what else an `Entry` holds."""
+    """Enter operators: the decorated function gives the rule of their nodes.
+
+    Args:
+        names: of the operators.
+        domain: of the operators; "" is ai.onnx.
+        facts: what else their `Entry` holds.
+
+    Raises:
+        ValueError: one of them has a rule already.
+    """
 
     def decorate(function: RuleFunction) -> RuleFunction:
         for name in names:

@@ -1,4 +1,4 @@
-"""A node of which only some sizes and numbers are known: what entries are asked while shapes are inferred."""
+"""A node of which only some sizes and numbers are known, for entries that are asked while shapes are inferred."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an operator says about its tensors, in one line of einops-like text.
+"""A rule: which index sets the operands and results of a node share, in one line of einops-like text.
 
     n (g i) *s, (g o) i *k, (g o) -> n (g o) *t | g=32 | frozen s k t: window | attribute group=g
 
@@ -191,7 +191,17 @@ def rule(
     looks: tuple[tuple[int, str], ...] = (),
     least: Mapping[str, int] | None = None,
 ) -> Rule:
-    """A rule from its line of patterns; keys of `statistic`, `frozen`, and names in `reads`, may be several, spaced."""
+    """A rule from its line of patterns: ``rule("m k, k n -> m n", products=(Product(data=0, weight=1),))``.
+
+    Args:
+        text: operands, an arrow and results, a pattern each.
+        sizes, statistic, frozen, follows, kinds, macs, reads, zeros: as those of a `Rule`; keys of `statistic`,
+            `frozen` and `kinds`, and names in `reads`, may be several, spaced.
+        products, linear, meets, unseen, picks, looks, least: as those of a `Rule`.
+
+    Raises:
+        ValueError: the text is no line of patterns; says where.
+    """
     operands, results = parse_line(text)
     return Rule(
         operands,

@@ -1,4 +1,4 @@
-"""What pages are made of: sections of parts, each with a template of its own, and charts by name."""
+"""Parts of pages: sections, each with a template of its own, and charts by name."""
 
 from __future__ import annotations
 

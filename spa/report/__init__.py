@@ -1,4 +1,4 @@
-"""What a run did: as data and JSON, as tables on a console, and the operators' rules as a table."""
+"""The report of a run, as data and JSON and as tables on a console; the operators' rules as a table."""
 
 from __future__ import annotations
 

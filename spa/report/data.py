@@ -1,4 +1,4 @@
-"""What a run did, as data: costs before and after, groups, what cannot shrink and why, and what verification found."""
+"""The report of a run, as data: costs before and after, groups, what cannot shrink and why, and verification."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ class GroupRow:
     """One group before and after.
 
     Attributes:
+        name, kind: unique in the model; what its units are: channels, heads, ffn ...
+        units, removed: how many it has, and how many of them go.
         params: stored numbers that belong to its units, those that other groups share included.
         inside: names of the groups whose units hold whole copies of this one (heads, for head_dim).
         off: why it is left alone unless included.
@@ -51,7 +53,12 @@ class GroupRow:
 
 @dataclass(frozen=True, slots=True)
 class FrozenShare:
-    """Parameters that no group can reach, by reason."""
+    """Parameters that no group can reach, by reason.
+
+    Attributes:
+        params, share: how many, and of all parameters which share (0..1).
+        example: the largest tensor among them.
+    """
 
     reason: str
     params: int
@@ -80,12 +87,13 @@ class Report:
     """What was removed, what was kept and why.
 
     Attributes:
-        before, after: params, flops, bytes of the whole model.
+        before, after: params, flops and bytes of the whole model: stored numbers, operations of a run at `sizes` (a
+            multiply-accumulate counts as two), and bytes of stored tensors.
         groups: what went of each.
         frozen: what cannot shrink, and why, with the share of the parameters that it holds.
         sizes: the shapes of inputs with open axes at which flops are counted, by name (`spa.shapes.sizes`).
         resized: inputs and outputs that the cut makes smaller (caches), by name: their shapes before and after.
-        difference: largest difference of an output from the reference's, relative to its largest value; None: not
+        difference: largest difference of an output from the reference's, as a share of its largest value; None: not
             compared.
         channel_difference: the same of each slice of each output (a channel), relative to its own largest value.
         reference: what was compared with.
@@ -96,8 +104,9 @@ class Report:
         layers: what was refitted, layer by layer; empty where weights did not change.
         curves: what each group loses as its units go; empty where weights decided.
         limit: what was found to go within a limit; None: a share was asked for.
-        outputs: for each output how far it moved from the dense model's: relative_l2, and kl and top1 where it holds
-            probabilities or could hold logits (`spa.passes.repair.difference` defines them).
+        outputs: for each output how far it moved from the dense model's: relative_l2 (0: not at all), and kl (nats) and
+            top1 (share of agreement, 0..1) where it holds probabilities or could hold logits
+            (`spa.passes.repair.difference` defines them).
         outputs_on: what it was measured on: samples held out, shipped or made-up inputs, or random inputs.
         latency: what a budget of time came to; None: it was of something else.
         perplexity: of the models before and after on texts held out from every choice and fit; None: there are none.
@@ -136,7 +145,7 @@ class Report:
         return self.status == VERIFIED
 
     def removed_share(self, measure: str) -> float:
-        """The share (0..1) of a measure that went."""
+        """The share (0..1) of a `measure` that went: params, flops or bytes."""
         return 1 - self.after[measure] / self.before[measure] if self.before[measure] else 0.0
 
     def to_json(self) -> str:

@@ -1,4 +1,4 @@
-"""What a run did, as tables and sentences on a console."""
+"""The report of a run, as tables and sentences on a console."""
 
 from __future__ import annotations
 

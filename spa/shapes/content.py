@@ -1,4 +1,4 @@
-"""Contents of tensors, and what one node computes from them, whole or element by element.
+"""Compute the contents of tensors, node by node, whole or element by element.
 
 Whole operands go through the reference implementation that ships with onnx. Where only some elements are known (the
 static axes in the result of Shape, say), nodes that move elements are run a second time on the mask of known elements,

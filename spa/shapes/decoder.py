@@ -1,4 +1,4 @@
-"""What the inputs of a language model are, and what it is given for some tokens: masks, positions, empty caches.
+"""Find the inputs of a language model, masks, positions and caches, and fill them for some tokens.
 
     Decoder.of(model.graph).feeds(ids)       ids (samples, tokens) -> every input by name
 

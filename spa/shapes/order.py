@@ -1,4 +1,4 @@
-"""Nodes in an order in which they can be computed."""
+"""Sort nodes into an order in which they can be computed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ships with the tool: a few photographs and the letters of a font, all free of rights (SOURCES.md names each).
+"""Photographs and the letters of a font that ship with the tool, all free of rights (SOURCES.md names each).
 
 Photographs are stored as JPEG stores them but for its entropy coder: 8 x 8 blocks of brightness and of halved colours,
 as quantised cosine coefficients. NumPy and SciPy decode them; an image library is no dependency.

@@ -1,4 +1,4 @@
-"""Normalisations."""
+"""Normalisations in torch."""
 
 from __future__ import annotations
 
