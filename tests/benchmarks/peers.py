@@ -17,6 +17,7 @@ Needs torch and the library in an environment of their own (`pip install torch t
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def checkpoint() -> Any:
     import torch
 
     sys.path.append(str(SHARED / "eval"))
-    import train_fmnist
+    train_fmnist: Any = importlib.import_module("train_fmnist")
 
     stored = onnx.load(SHARED / "eval" / "models" / f"{TASK}.onnx").graph.initializer
     weights = {tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy()) for tensor in stored}
