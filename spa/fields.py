@@ -287,5 +287,5 @@ def _documented(text: str, known: Iterable[Option]) -> str:
         default = f" (default: {option.about.unset or option.default})"
         required = option.default is dataclasses.MISSING or (option.default in (None, ()) and not option.about.unset)
         row = f"{option.name}: {option.about.sentence}{'' if required else default}."
-        rows += textwrap.wrap(row, _WIDTH, initial_indent=" " * 8, subsequent_indent=" " * 12)
+        rows += textwrap.wrap(row, _WIDTH, initial_indent=" " * 8, subsequent_indent=" " * 12, break_on_hyphens=False)
     return "\n".join([*lines[: at + 1], *rows, *lines[at + 1 :]])
