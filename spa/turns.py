@@ -19,8 +19,8 @@ from spa import ondevice, runtime
 WARM_UP = 5
 """Rounds that do not count."""
 LEAST_ROUNDS = 10
-LONGEST = 4
-"""Times as long as was asked for, where other work disturbs the runs."""
+LONGEST, PATIENCE = 4, 12
+"""Times as long as was asked for: where the ratio is not certain by then, and where too few rounds were undisturbed."""
 CERTAIN = 0.0075
 """Half the interval of a ratio of times, of that ratio: narrower, and no more runs are needed."""
 RESAMPLINGS, CONFIDENCE = 1000, 0.95
@@ -77,14 +77,14 @@ def undisturbed(
     """(rounds, models) seconds of the rounds in which the machine did nothing else, see `spa.ondevice.calm`.
 
     Args:
-        seconds: that the runs take, about; `LONGEST` times so long where too few rounds count, or where they leave the
-            ratio of the second model to the first uncertain.
+        seconds: that the runs take, about; `LONGEST` times so long where the ratio of the second model to the first is
+            uncertain, and `PATIENCE` times where hardly a round counts: a busy host may be slow for half a minute.
         fast: seconds that the first model takes on a machine that does nothing else, where that is known.
     """
     times = by_turns(sessions, feeds, seconds, clock=clock)
-    for _ in range(LONGEST - 1):
+    for taken in range(1, PATIENCE):
         counted = times[ondevice.calm(times, fast)]
-        if len(counted) >= LEAST_ROUNDS and (len(sessions) < 2 or _is_certain(counted)):
+        if len(counted) >= LEAST_ROUNDS and (taken >= LONGEST or len(sessions) < 2 or _is_certain(counted)):
             break
         times = np.vstack([times, by_turns(sessions, feeds, seconds, clock=clock)])
     return np.asarray(times[ondevice.calm(times, fast, LEAST_ROUNDS)])

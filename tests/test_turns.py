@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from spa import ondevice, runtime, turns
-from spa.turns import LEAST_ROUNDS, LONGEST, by_turns, ratio_of, undisturbed
+from spa.turns import LEAST_ROUNDS, PATIENCE, by_turns, ratio_of, undisturbed
 
 
 @pytest.mark.parametrize(
@@ -80,4 +80,4 @@ def test_a_machine_that_is_never_quiet_stops_nobody(monkeypatch: pytest.MonkeyPa
     times = undisturbed([0.2, 0.1], [{}, {}], 1.0, lambda: machine.now, fast=0.2)
     assert len(times) == LEAST_ROUNDS
     assert ratio_of(times)[0] == pytest.approx(0.5)
-    assert machine.now == pytest.approx(LONGEST * 0.45 * (turns.WARM_UP + LEAST_ROUNDS))
+    assert machine.now == pytest.approx(PATIENCE * 0.45 * (turns.WARM_UP + LEAST_ROUNDS))
