@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from spa.notation.operation import MICROSOFT, Operation, letters, operator, pattern
+from spa.notation.operation import MICROSOFT, Operation, Refusal, letters, operator, pattern
+from spa.notation.partial import Dims, Partial
 from spa.notation.patterns import parse_terms
 from spa.notation.rule import Rule, Sizes, rule
+from spa.operators.indexing import LOOKED_UP
 from spa.operators.linear import WINDOW, Mix, addend, gemm_mix, matrices
 from spa.operators.pointwise import broadcast_line
 from spa.operators.quantize import RANGE, along, ranged, zeros
@@ -147,3 +149,31 @@ def dynamic_lstm(operation: Operation) -> Rule:
         reads=((2, 1), *ranged(operation, 0)),
         zeros=zeros(operation, (1, 9), (2, 11)),
     )
+
+
+def unpacked_rows(node: Partial) -> Dims | None:
+    """The dims of the indices, and as many numbers as a row of the table has."""
+    table, index = node.of(0), node.of(1)
+    if table is None or index is None or node.attribute("gather_axis", 0) or len(table) != 2:
+        return None
+    width = table[1] * 8 // node.attribute("bits", 4) if isinstance(table[1], int) else None
+    return (*index, width)
+
+
+@operator("GatherBlockQuantized", domain=MICROSOFT, completes=unpacked_rows)
+def gather_packed(operation: Operation) -> Rule:
+    """`v (q p), *b, v q, v q -> *b (q e)`: rows of a table, looked up; the e numbers of a block q lie in p bytes."""
+    if operation.attribute("gather_axis", 0) or len(operation.shape(0)) != 2:
+        raise Refusal("a packed table that is looked up along another axis than its first")
+    blocks, block = operation.shape(2)[1], int(operation.attribute("block_size", 128))
+    stays = ["e", "p"]
+    points = []
+    if operation.has(3):
+        whole = operation.shape(3)[1] == blocks
+        points = ["v q" if whole else "v z"]
+        stays += [] if whole else ["q", "z"]
+    if operation.result()[-1] != blocks * block or operation.shape(0)[1] % blocks:
+        raise Refusal("rows that end within a packed block")
+    operands = ["v (q p)", "*b", "v q", *points]
+    frozen = {"v": LOOKED_UP, " ".join(stays): "packed bits"}
+    return rule(f"{', '.join(operands)} -> *b (q e)", sizes={"q": blocks, "e": block}, frozen=frozen)

@@ -339,6 +339,18 @@ ROWS: list[Row] = [
         weight_prepacked=1,
     ),
     ours(
+        "GatherBlockQuantized",
+        [packed(7, 32), given([[1, 0, 3]]), weight(7, 4)],
+        "v (q p), *b, v q -> *b (q e) | q=4 | e=16 | frozen v: looked up by index | frozen e p: packed bits",
+        block_size=16,
+    ),
+    ours(
+        "GatherBlockQuantized",
+        [packed(7, 32), given([[1, 0, 3]]), weight(7, 4), packed(7, 2)],
+        "v (q p), *b, v q, v z -> *b (q e) | q=4 | e=16 | frozen v: looked up by index | frozen e p q z: packed bits",
+        block_size=16,
+    ),
+    ours(
         "QMoE",
         [(6, 32), (6, 5), packed(5, 32, 16), scale(5, 32), None, packed(5, 32, 8), scale(5, 32)],
         "t w, t e, e (i p) c, e a, _, e w d, e f -> t w | p=2 | statistic e: enters a softmax | frozen a c d f i p w: packed bits | e is experts | macs t e w i p | macs t e w i | e is at least 2",
