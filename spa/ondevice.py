@@ -8,6 +8,8 @@
 onnxruntime's profiler, which says how long every node of the optimised graph takes and the shapes that it works on; and
 by turns with that, without the profiler, beside the first, the dense one, which gives the time of the whole. Rounds in
 which the machine did something else do not count.
+
+One file: it travels alone to another machine.
 """
 
 from __future__ import annotations

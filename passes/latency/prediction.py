@@ -1,11 +1,10 @@
 """Times as functions of widths: for every fused unit a sum of products of its sizes, fitted to what was measured.
 
 Which sizes a unit's time depends on is read off its shapes: an axis is that dim of the graph which has, in every
-setting that was timed, the axis's size (or that size rounded up to what kernels hold at once). So neither operators nor
-fusions nor the names of optimised nodes matter. Units alike in operator and shapes share one fit (a table's key in
-HALP, Shen et al. 2022), whose coefficients are not negative (Lawson, Hanson 1974): a constant, every size, and the
-products of two. The times of a setting's units are brought to the sum that the whole model took without the profiler.
-The result are terms like those of FLOPs (`spa.analysis.cost.Term`), so that selections treat time as any other measure.
+setting that was timed, the axis's size (or that size rounded up to what kernels hold at once). Units alike in operator
+and shapes share one fit (a table's key in HALP, Shen et al. 2022), whose coefficients are not negative (Lawson, Hanson
+1974): a constant, every size, and the products of two. The times of a setting's units are brought to the sum that the
+whole model took without the profiler. The terms are those of FLOPs (`spa.analysis.cost.Term`): selections know no time.
 """
 
 from __future__ import annotations
