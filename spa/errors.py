@@ -53,5 +53,9 @@ class BudgetError(SpaError):
         self.held = held
 
 
+class ClusterError(SpaError):
+    """A cluster is not there, has other versions or lost what it was given; or no node has the memory for a piece."""
+
+
 class VerificationError(SpaError):
     """The pruned model is not valid, or does not compute what the plan says it must."""

@@ -47,6 +47,12 @@ class Statistics:
         """Moments for one of the layers that read these rows, with its drift: fitted, held out."""
         return self.drifting.get(layer, (self.fitted, self.held_out))
 
+    def plus(self, other: Statistics) -> Statistics:
+        """Those of the samples of both, in one network, without drift; neither changes."""
+        sides = ((self.fitted, other.fitted), (self.held_out, other.held_out))
+        fitted, held_out = ([one.plus(more) for one, more in zip(*side, strict=True)] for side in sides)
+        return Statistics(fitted, held_out)
+
     @property
     def seen(self) -> bool:
         """Whether there are rows to fit: none reach a layer behind a decision that no sample takes."""

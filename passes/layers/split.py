@@ -57,9 +57,13 @@ class Split:
         """With more batches that are fitted, and never judge."""
         return Split([*self.fitted, *more], self.judging, self.unseen) if more else self
 
+    def only(self, numbers: Sequence[int]) -> Split:
+        """Of those that are seen, some."""
+        some = set(numbers)
+        fitted, judging = ([n for n in those if n in some] for those in (self.fitted, self.judging))
+        return Split(fitted, judging, self.unseen)
+
     def thinned(self, most: int | None) -> Split:
         """At most so many of those that are seen, evenly chosen."""
         seen = self.seen
-        some = set(seen[:: -(-len(seen) // (most or len(seen)))])
-        fitted, judging = ([n for n in numbers if n in some] for numbers in (self.fitted, self.judging))
-        return Split(fitted, judging, self.unseen)
+        return self.only(seen[:: -(-len(seen) // (most or len(seen)))])

@@ -9,9 +9,10 @@ from typing import Protocol
 import numpy as np
 import onnx_ir as ir
 
+from spa.executor import Threads
 from spa.passes.layers.problems import Key, Problem, Statistics
 from spa.passes.layers.split import Split
-from spa.passes.layers.workers import at_once, each
+from spa.passes.layers.workers import working_nbytes
 from spa.passes.secondorder import Moments
 
 MULTIPLE, LEAST_MULTIPLE, LEAST_ROWS = 30, 4, 4096
@@ -60,6 +61,7 @@ def collect(
     drift: Drift | None = None,
     weigh: Weigh | None = None,
     balance: Balance | None = None,
+    count: int | None = None,
     threads: int | None = None,
 ) -> dict[Key, Statistics]:
     """Statistics of some problems, one for all that read the same rows.
@@ -70,17 +72,18 @@ def collect(
         drift: what outputs should make up for besides.
         weigh: which rows count.
         balance: how much each does; None: all as much.
+        count: of the batches that there are, where the split has some of them only; rows are shared out among all.
         threads: how many problems are added to at once; by default one a core.
     """
     alike: dict[Key, list[Problem]] = {}
     for problem in problems:
         alike.setdefault(problem.key, []).append(problem)
     made = partial(
-        _Collector, count=len(split.seen), symmetric=pruned is None, drift=drift, weigh=weigh, balance=balance
+        _Collector, count=count or len(split.seen), symmetric=pruned is None, drift=drift, weigh=weigh, balance=balance
     )
     found = {key: made(mine) for key, mine in alike.items()}
     inputs = dict.fromkeys(collector.problem.data for collector in found.values())
-    workers = at_once(max((collector.problem.width for collector in found.values()), default=1), threads)
+    widest = max((collector.problem.width for collector in found.values()), default=1)
     for number in split.seen:
         held_out = number in split.judging
         arrays = {data: (dense(data, number), pruned and pruned(data, number)) for data in inputs}
@@ -88,7 +91,7 @@ def collect(
         def add(one: _Collector, number: int = number, held_out: bool = held_out, arrays: _Arrays = arrays) -> None:
             one.add(number, *arrays[one.problem.data], held_out)
 
-        each(add, found.values(), workers=workers)
+        Threads(threads).map(add, found.values(), nbytes=working_nbytes(widest))
     return {key: collector.statistics() for key, collector in found.items()}
 
 

@@ -14,7 +14,7 @@ from spa.passes.choose.importance import score_groups
 from spa.passes.layers.consumers import Layer
 from spa.passes.layers.problems import Key, Statistics
 from spa.passes.repair.experts import SAMPLES, expert_curve
-from spa.passes.repair.fitting import consumers, first_uses
+from spa.passes.repair.fitting import consumers, first_uses, read_by
 from spa.passes.repair.probe import Probe
 from spa.passes.repair.rotation import Turned
 from spa.passes.repair.session import Session
@@ -73,9 +73,7 @@ def find_curves(
         turned: groups in their best basis, whose units go from the last on.
     """
     groups = session.network.in_order(groups)
-    depth = [group for group in groups if group.branch is not None]
-    found = depth_curves(session, depth)
-    probe: Probe | None = None
+    found = depth_curves(session, [group for group in groups if group.branch is not None])
     groups = [group for group in groups if group.branch is None]
     for part in parts(session, groups):
         layers = [reader.layer for group in part for reader in session.network.readers[group.name]]
@@ -90,22 +88,64 @@ def find_curves(
         )
         with session.step("select"):
             session.progress("select", len(found) / len(groups))
-            of = partial(find_curve, session, statistics=statistics, turned=turned)
-            curves = session.at_once(of, part, layers)
-        for curve in curves:
-            session.progress("measure", len(found) / len(groups))
-            alone = session.network.only_layers_read(curve.group)
-            if session.baseline is None and (session.preset.probes or not alone):
-                with session.step("measure"):
-                    probe = probe or Probe(session)
-                    if curve.group.barred:
-                        curve, apart = _experts(session, curve.group, statistics)
-                        session.notes.extend(_kept_apart(curve.group, apart))
-                    curve = probe.scaled(curve, statistics, ratios)
-            found[curve.group.name] = curve
-    if probe is not None:
-        probe.close()
+            asked = [
+                (group, _read(session, group, statistics), {n: t for n, t in turned.items() if n == group.name})
+                for group in part
+            ]
+            curves = session.each(find_curve, asked, layers)
+        found |= _measured(session, curves, statistics, ratios, len(found) / len(groups), len(part) / len(groups))
+    Probe.drop(session)
     return found
+
+
+def _measured(
+    session: Session,
+    curves: Sequence[Curve],
+    statistics: Mapping[Key, Statistics],
+    ratios: Sequence[float],
+    done: float,
+    share: float,
+) -> dict[str, Curve]:
+    """Curves by name, those that are to be measured on the scale of the outputs.
+
+    Args:
+        done, share: of all curves, before these and by these.
+    """
+    network = session.network
+    asked = [
+        (curve, _read(session, curve.group, statistics), ratios)
+        for curve in curves
+        if session.baseline is None and (session.preset.probes or not network.only_layers_read(curve.group))
+    ]
+    found = {curve.group.name: curve for curve in curves}
+    if asked:
+        layers = [reader.layer for curve, *_ in asked for reader in network.readers[curve.group.name]]
+        with session.step("measure"):
+            session.progress("measure", done)
+            told = partial(_told, session, "measure", done, share)
+            for curve, apart in session.each(scaled, asked, layers, runs=True, told=told):
+                found[curve.group.name] = curve
+                session.notes.extend(_kept_apart(curve.group, apart))
+    return found
+
+
+def scaled(
+    session: Session, curve: Curve, statistics: Mapping[Key, Statistics], ratios: Sequence[float]
+) -> tuple[Curve, list[int]]:
+    """A curve on the scale of the outputs, and of experts those that stand apart."""
+    probe, apart = Probe.kept(session), list[int]()
+    if curve.group.barred:
+        curve, apart = _experts(session, curve.group, statistics)
+    return probe.scaled(curve, statistics, ratios), apart
+
+
+def _told(session: Session, step: str, done: float, share: float, part: float) -> None:
+    session.progress(step, done + share * part)
+
+
+def _read(session: Session, group: Group, statistics: Mapping[Key, Statistics]) -> dict[Key, Statistics]:
+    """Of statistics those that the readers of a group need."""
+    return read_by(session, [reader.layer for reader in session.network.readers[group.name]], statistics)
 
 
 def depth_curves(session: Session, groups: Sequence[Group]) -> dict[str, Curve]:
@@ -115,16 +155,21 @@ def depth_curves(session: Session, groups: Sequence[Group]) -> dict[str, Curve]:
     """
     if not groups:
         return {}
-    found = {}
-    probe = Probe(session, most=SAMPLES, runs=len(groups))
     with session.step("measure"):
-        for number, group in enumerate(groups):
-            session.progress("measure", number / len(groups))
-            loss = session.lost(probe.differences(group, np.array([0]), {}))
-            if np.isfinite(loss):
-                found[group.name] = Curve(group, np.array([0]), np.array([0.0, loss]))
-    probe.close()
-    return found
+        asked = [(group, len(groups)) for group in groups]
+        losses = session.each(depth_loss, asked, runs=True, told=partial(_told, session, "measure", 0.0, 1.0))
+    Probe.drop(session)
+    return {
+        group.name: Curve(group, np.array([0]), np.array([0.0, loss]))
+        for group, loss in zip(groups, losses, strict=True)
+        if np.isfinite(loss)
+    }
+
+
+def depth_loss(session: Session, group: Group, count: int) -> float:
+    """What the outputs lose without a branch, one of so many that are measured."""
+    probe = Probe.kept(session, most=SAMPLES, runs=count)
+    return session.lost(probe.differences(group, np.array([0]), {}))
 
 
 def _experts(session: Session, group: Group, statistics: Mapping[Key, Statistics]) -> tuple[Curve, list[int]]:

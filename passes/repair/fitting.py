@@ -8,12 +8,13 @@ from functools import partial
 
 import numpy as np
 
+from spa.analysis.group import Group
 from spa.passes.layers.consumers import Layer
 from spa.passes.layers.problems import Key, Statistics, joined
 from spa.passes.repair.draft import Draft
 from spa.passes.repair.network import Network
 from spa.passes.repair.session import Session
-from spa.passes.secondorder import Consumer, refit
+from spa.passes.secondorder import Consumer, refit, remove_units
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,6 +56,21 @@ def consumers(
     if len(uses) > 1:
         read = joined([(use, statistics[session.problem(use).key]) for use in uses])
     return problem.consumers(read, matrix, bias, problem.units(units), session.preset.drift)
+
+
+def read_by(session: Session, layers: Iterable[Layer], statistics: Mapping[Key, Statistics]) -> dict[Key, Statistics]:
+    """Of statistics those that refits of some layers look at: of all uses of their weights, as far as known."""
+    network = session.network
+    keys = (session.problem(use).key for layer in layers for use in (layer, *network.uses[layer]))
+    return {key: statistics[key] for key in dict.fromkeys(keys) if key in statistics}
+
+
+def kept_units(session: Session, group: Group, statistics: Mapping[Key, Statistics], count: int) -> np.ndarray:
+    """The units of a group that stay when so many go, by what its readers lose."""
+    units = {reader.layer: reader.units for reader in session.network.readers[group.name]}
+    layers = first_uses(session.network, units)
+    problems = [each for layer in layers for each in consumers(session, layer, units[layer], statistics)]
+    return remove_units(problems, units=group.size, remove=count, swap_rounds=session.preset.swap_rounds).kept
 
 
 def refitted(

@@ -51,7 +51,7 @@ class Network:
         removable: leaves of which something may go.
         sizes: at which the cost is counted.
         before: the cost of what the model came with, by measure.
-        inputs: shapes that it was analysed with.
+        inputs, counted, closed: what it was analysed with, as `prepare` takes them.
     """
 
     model: ir.Model
@@ -72,6 +72,8 @@ class Network:
     sizes: Sizes
     before: Mapping[str, float]
     inputs: Mapping[str, Sequence[int]] | None = None
+    counted: Mapping[str, Sequence[int]] | None = None
+    closed: bool = False
 
     def array(self, value: ir.Value) -> np.ndarray:
         """A stored tensor of the dense model, float64."""
@@ -128,9 +130,32 @@ def prepare(
     came_with = measure(coupling, count_sizes(model, shapes, inputs=inputs if counted is None else counted))
     new = [] if closed else add_biases(model, _may_change(find_layers(model, coupling), coupling))
     gates = add_gates(model, coupling.branches, shapes.dtypes) if gated else []
-    if new or gates:
-        shapes = infer_shapes(model, inputs=inputs)
-        coupling = couple(model, shapes)
+    before = {name: came_with.before(name) for name in MEASURES}
+    known = None if new or gates else (shapes, coupling)
+    return analysed(
+        model, known, inputs=inputs, counted=counted, closed=closed, new_biases=new, gates=gates, before=before
+    )
+
+
+def analysed(
+    model: ir.Model,
+    known: tuple[Shapes, Coupling] | None = None,
+    *,
+    inputs: Mapping[str, Sequence[int]] | None,
+    counted: Mapping[str, Sequence[int]] | None,
+    closed: bool,
+    new_biases: Sequence[str],
+    gates: Sequence[str],
+    before: Mapping[str, float],
+) -> Network:
+    """The network of a model that is ready: as it was made so, or read again elsewhere.
+
+    Args:
+        known: its shapes and coupling, if somebody has them.
+        new_biases, gates, before: as `Network` has them; inputs, counted, closed: as `prepare`.
+    """
+    shapes = infer_shapes(model, inputs=inputs) if known is None else known[0]
+    coupling = couple(model, shapes) if known is None else known[1]
     groups = find_groups(coupling)
     layers = find_layers(model, coupling, closed=closed)
     readers = {group.name: _readers(group, layers) for group in groups}
@@ -141,8 +166,8 @@ def prepare(
     logits = [may_be_logits(value, layers) for value in compared]
     sizes = count_sizes(model, shapes, inputs=inputs if counted is None else counted)
     return Network(
-        model, shapes, coupling, groups, measure(coupling, sizes), layers, readers, others, _uses(layers), new, gates,
-        compared, logits, decided, removable, sizes, {name: came_with.before(name) for name in MEASURES}, inputs,
+        model, shapes, coupling, groups, measure(coupling, sizes), layers, readers, others, _uses(layers),
+        new_biases, gates, compared, logits, decided, removable, sizes, before, inputs, counted, closed,
     )  # fmt: skip
 
 

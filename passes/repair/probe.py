@@ -98,6 +98,17 @@ class Probe:
         self.stages = cut(session.network.model, targets, session.network.compared)
         self.stream = Stream(self.stages, self.batches, threads=session.threads)
 
+    @classmethod
+    def kept(cls, session: Session, *, most: int | None = None, runs: int = 0) -> Probe:
+        """The probe of a session, made when it is first asked for, until it is dropped."""
+        return session.once(f"probe {most} {runs}", lambda: cls(session, most=most, runs=runs))
+
+    @staticmethod
+    def drop(session: Session) -> None:
+        """Close the probes that a session keeps."""
+        for name in [name for name in session.known if name.startswith("probe ")]:
+            session.known.pop(name).close()
+
     def close(self) -> None:
         """Forget what waits to be read."""
         self.stream.close()

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from spa.analysis.group import Group
 from spa.analysis.plan import Plan
+from spa.executor import Threads
 from spa.passes.choose.allocation import Curve
 from spa.passes.layers.consumers import Layer
 from spa.passes.layers.problems import Key, Problem, Statistics
@@ -20,13 +21,12 @@ from spa.passes.repair.affine import refit as refit_affine
 from spa.passes.repair.difference import NEXT_TO_NOTHING
 from spa.passes.repair.draft import Draft
 from spa.passes.repair.drift import Drift
-from spa.passes.repair.fitting import Refitted, consumers, cut_only, first_uses, in_turn, refitted
+from spa.passes.repair.fitting import Refitted, cut_only, in_turn, kept_units, read_by, refitted
 from spa.passes.repair.gates import gate_of
 from spa.passes.repair.session import Session
 from spa.passes.repair.sliced import Sliced
 from spa.passes.repair.stages import cut
 from spa.passes.repair.streaming import Stream
-from spa.passes.secondorder import remove_units
 
 MEASURED_ROWS = 2048
 
@@ -152,8 +152,7 @@ class Repair:
             self.choose_again(layers, statistics)
         with session.step("refit"):
             for part in in_turn(session.network, layers):
-                found = session.at_once(lambda uses: self.refit(uses, statistics, dense, pruned), part, layers)
-                self.reports += [report for reports in found for report in reports]
+                self.reports += self.refit(part, statistics, dense, pruned)
 
     def groups(self) -> Iterator[Group]:
         """The groups that are cut."""
@@ -192,53 +191,78 @@ class Repair:
 
     def choose_again(self, layers: Sequence[Layer], statistics: Mapping[Key, Statistics]) -> None:
         """Units of the groups whose readers are all here, from what they really read."""
-        session = self.session
-
-        def choose(group: Group) -> None:
-            readers = session.network.readers[group.name]
+        session, network = self.session, self.session.network
+        if session.baseline is not None:
+            return
+        asked = []
+        for group in self.groups():
+            readers = [reader.layer for reader in network.readers[group.name]]
             free = len(self.curves[group.name].order) == group.size - 1 and len(group.leaves) == 1
-            free = free and session.network.only_layers_read(group)
-            if free and all(reader.layer in layers for reader in readers):
-                units = {reader.layer: reader.units for reader in readers}
-                first = first_uses(session.network, units)
-                problems = [c for layer in first for c in consumers(session, layer, units[layer], statistics)]
-                count, swaps = len(self.removed[group.name]), session.preset.swap_rounds
-                kept = remove_units(problems, units=group.size, remove=count, swap_rounds=swaps).kept
-                self.removed[group.name] = np.setdiff1d(np.arange(group.size), kept)
-
-        if session.baseline is None:
-            session.at_once(choose, list(self.groups()), layers)
+            free = free and network.only_layers_read(group)
+            if free and all(layer in layers for layer in readers):
+                asked.append((group, read_by(session, readers, statistics), len(self.removed[group.name])))
+        for (group, *_), kept in zip(asked, session.each(kept_units, asked, layers), strict=True):
+            self.removed[group.name] = np.setdiff1d(np.arange(group.size), kept)
 
     def refit(
-        self, uses: Sequence[Layer], statistics: Mapping[Key, Statistics], dense: Stream, pruned: Stream
+        self, part: Sequence[Sequence[Layer]], statistics: Mapping[Key, Statistics], dense: Stream, pruned: Stream
     ) -> list[LayerReport]:
-        """Refit one weight in those of its uses that are here, and say how well that went.
+        """Refit some weights, each in those of its uses that are here, and say how well that went.
 
         Nothing is done where there is nothing to make up for.
         """
-        session, network, first = self.session, self.session.network, uses[0]
-        gone = self.gone(first)
-        settled = first.weight in self.settled
-        self.settled.add(first.weight)
-        moved = [layer for layer in uses if layer.data in pruned.changed and session.baseline is None]
-        if not gone.any() and not moved:
-            return []
+        session = self.session
+        chosen = [(uses, self.gone(uses[0])) for uses in part]
+        chosen = [(uses, gone) for uses, gone in chosen if gone.any() or self.moved(uses, pruned)]
+        reasons = [self.left_alone(uses, gone, statistics) for uses, gone in chosen]
+        self.settled.update(uses[0].weight for uses in part)
+        asked = [
+            (uses[0], gone, read_by(session, uses[:1], statistics))
+            for (uses, gone), reason in zip(chosen, reasons, strict=True)
+            if not reason
+        ]
+        layers = [layer for uses, _ in chosen for layer in uses]
+        solved = iter(session.each(refitted, asked, layers))
+        new = [
+            self.cut_only(uses, gone, statistics, reason) if reason else next(solved)
+            for (uses, gone), reason in zip(chosen, reasons, strict=True)
+        ]
+
+        def take(found: tuple[tuple[Sequence[Layer], np.ndarray], Refitted]) -> list[LayerReport]:
+            (uses, gone), refit = found
+            refit = self.taken(uses, gone, refit, statistics)
+            return [self.report(layer, gone, refit, dense, pruned) for layer in uses]
+
+        reports = Threads(session.threads).map(take, zip(chosen, new, strict=True))
+        return [report for some in reports for report in some]
+
+    def moved(self, uses: Sequence[Layer], pruned: Stream) -> bool:
+        """Whether what some layers read has changed, so that a refit has something to make up for."""
+        return self.session.baseline is None and any(layer.data in pruned.changed for layer in uses)
+
+    def left_alone(self, uses: Sequence[Layer], gone: np.ndarray, statistics: Mapping[Key, Statistics]) -> str:
+        """Why a weight is not refitted in its uses that are here; empty: it is."""
+        session, first = self.session, uses[0]
         if not all(statistics[session.problem(layer).key].seen for layer in uses):
-            new = self.cut_only(uses, gone, statistics, "left alone: no sample reaches it")
-        elif not network.uses[first]:
-            new = self.cut_only(uses, gone, statistics, "left alone: its weight is used by other nodes too")
-        elif settled and first.shared:
-            new = self.cut_only(uses, gone, statistics, "bias only: its weight was fitted where it was used first")
-        elif first.shared and not gone.any():
-            new = self.cut_only(uses, gone, statistics, "bias only: its weight is used where nothing has changed too")
-        else:
-            new = refitted(session, first, gone, statistics)
+            return "left alone: no sample reaches it"
+        if not session.network.uses[first]:
+            return "left alone: its weight is used by other nodes too"
+        if first.weight in self.settled and first.shared:
+            return "bias only: its weight was fitted where it was used first"
+        if first.shared and not gone.any():
+            return "bias only: its weight is used where nothing has changed too"
+        return ""
+
+    def taken(
+        self, uses: Sequence[Layer], gone: np.ndarray, new: Refitted, statistics: Mapping[Key, Statistics]
+    ) -> Refitted:
+        """A refit that the draft has taken, or what it has instead."""
         new.put(self.draft)
         if not all(map(self.draft.holds, uses)):
-            self.draft.weights.pop(str(first.weight.name))
+            self.draft.weights.pop(str(uses[0].weight.name))
             new = self.cut_only(uses, gone, statistics, "left alone: its new weights are too large for their type")
             new.put(self.draft)
-        return [self.report(layer, gone, new, dense, pruned) for layer in uses]
+        return new
 
     def gone(self, layer: Layer) -> np.ndarray:
         """(blocks, width) which elements of a layer's rows go."""

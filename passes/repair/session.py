@@ -7,16 +7,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import onnx_ir as ir
 
 from spa import runtime
+from spa.executor import Result, Threads
 from spa.passes.layers.consumers import Layer
 from spa.passes.layers.problems import Key, Problem, Statistics
 from spa.passes.layers.split import Split
 from spa.passes.layers.statistics import Balance, balanced, collect
-from spa.passes.layers.workers import Item, Result, at_once, each
+from spa.passes.layers.workers import working_nbytes
 from spa.passes.repair.difference import evened, lost, output_difference
 from spa.passes.repair.draft import Draft
 from spa.passes.repair.network import Network
@@ -25,6 +27,11 @@ from spa.passes.repair.streaming import Batch
 from spa.passes.samples.calibrate import Calibration
 from spa.passes.secondorder import Baseline, refit
 from spa.presets import Preset, Progress
+
+if TYPE_CHECKING:
+    from spa.passes.repair.twins import Twins
+
+Made = TypeVar("Made")
 
 BATCH_NBYTES = 1 << 27
 """Of the values that one batch keeps."""
@@ -40,8 +47,11 @@ class Session:
         baseline: a published way instead of ours.
         batches: the samples, some at a time, made once; behind the first `judged` of them those that lie beside.
         masks: which rows count.
+        split: which batches are fitted, which judge, and which only the report sees.
         seconds: of each step so far, by name.
         notes: what a user should know, in words.
+        known: what steps keep for one another, by name.
+        twins: sessions like this one on the workers of a cluster, where there is one.
     """
 
     network: Network
@@ -53,8 +63,11 @@ class Session:
     batches: Sequence[dict[str, np.ndarray]]
     masks: RowWeights
     judged: int
+    split: Split
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    known: dict[str, Any] = field(default_factory=dict)
+    twins: Twins | None = None
 
     @classmethod
     def of(
@@ -74,7 +87,8 @@ class Session:
             batches += data.beside.batches(_batch_size(network, data.beside, threads))
         run = partial(_outputs, network, threads, Draft())
         masks = RowWeights.of(network.model, network.coupling, batches, network.compared, run)
-        return cls(network, data, preset, threads, progress, baseline, batches, masks, judged)
+        split = Split.of(judged, len(data)).beside(range(judged, len(batches)))
+        return cls(network, data, preset, threads, progress, baseline, batches, masks, judged, split)
 
     @property
     def symmetric(self) -> bool:
@@ -92,19 +106,41 @@ class Session:
         """A layer as it is fitted."""
         return Problem.of(layer, widest=self.preset.widest, removable=self.network.removable)
 
-    def at_once(
-        self, function: Callable[[Item], Result], items: Iterable[Item], layers: Iterable[Layer]
+    def once(self, name: str, make: Callable[[], Made]) -> Made:
+        """What is called so, made when it is first asked for, and kept."""
+        if name not in self.known:
+            self.known[name] = make()
+        found: Made = self.known[name]
+        return found
+
+    def each(
+        self,
+        function: Callable[..., Result],
+        items: Sequence[tuple[Any, ...]],
+        layers: Iterable[Layer] = (),
+        *,
+        runs: bool = False,
+        told: Callable[[float], None] = lambda _share: None,
     ) -> list[Result]:
-        """`function` of every item, some at a time: as many as fit into memory with the problems of these layers."""
-        widest = max((self.problem(layer).width for layer in layers), default=1)
-        return each(function, items, workers=at_once(widest, self.threads))
+        """`function(session, *item)` of every item, in their order: here, or with the sessions of workers.
+
+        Args:
+            function: of a module; it and the items can be pickled, and name no more than they need.
+            layers: whose problems are solved, some at a time: as many as fit into memory.
+            runs: the network runs, which has threads of its own.
+            told: called with the share that is done.
+        """
+        nbytes = working_nbytes(max((self.problem(layer).width for layer in layers), default=1))
+
+        def share(done: int) -> None:
+            told(done / len(items))
+
+        if self.twins is not None:
+            return self.twins.map(self, function, items, nbytes=nbytes, told=share)
+        threads = Threads(1 if runs else self.threads)
+        return threads.map(lambda item: function(self, *item), items, nbytes=nbytes, told=share)
 
     # ---------------------------------------------------------------------------------------------- samples
-    @property
-    def split(self) -> Split:
-        """Which batches are fitted, which judge, and which only the report sees."""
-        return Split.of(self.judged, len(self.data)).beside(range(self.judged, len(self.batches)))
-
     def weigh(self, problem: Problem, number: int, shape: tuple[int, ...]) -> np.ndarray | None:
         """(rows,) which rows of a batch count; None: all."""
         return self.masks.rows(problem, self.batches[number], shape)
@@ -120,21 +156,35 @@ class Session:
 
     def dense_statistics(self, problems: Sequence[Problem], *, most: int | None = None) -> dict[Key, Statistics]:
         """What some layers read in the dense network, in all batches that fits see or in that many of them."""
-        values, batches = list(dict.fromkeys(problem.data for problem in problems)), self.batches
         split = self.split.thinned(most)
+        if self.twins is None:
+            return self.statistics_of(
+                problems, split, len(split.seen), lambda share: self.progress("statistics", share)
+            )
+        return self.twins.statistics(self, problems, split)
+
+    def statistics_of(
+        self,
+        problems: Sequence[Problem],
+        split: Split,
+        count: int,
+        told: Callable[[float], None] = lambda _share: None,
+    ) -> dict[Key, Statistics]:
+        """The same of the batches of a split, which are some of so many."""
+        values, batches = list(dict.fromkeys(problem.data for problem in problems)), self.batches
         session = Draft().session(self.network, values, batches[0], threads=self.threads)
         results: dict[int, dict[ir.Value, np.ndarray]] = {}
 
         def fetch(value: ir.Value, number: int) -> np.ndarray:
             if number not in results:
-                self.progress("statistics", number / len(batches))
+                told(number / len(batches))
                 results.clear()
                 made = runtime.run(session, batches[number])
                 results[number] = {value: made[str(value.name)] for value in values}
             return results[number][value]
 
         balance = self.balance(batches[0])
-        return collect(problems, split, fetch, weigh=self.weigh, balance=balance, threads=self.threads)
+        return collect(problems, split, fetch, weigh=self.weigh, balance=balance, count=count, threads=self.threads)
 
     # -------------------------------------------------------------------------------------------- distances
     def difference(

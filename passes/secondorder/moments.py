@@ -161,6 +161,12 @@ class Moments:
         twin.merge(self)
         return twin
 
+    def plus(self, other: Moments) -> Moments:
+        """Moments of all that both have seen, which stay as they are."""
+        found = self.copy()
+        found.merge(other)
+        return found
+
     @classmethod
     def within(cls, parts: Sequence[Moments]) -> Moments:
         """Moments of several inputs of one weight, each about its own mean: H, C and D added up, and means of zero.

@@ -1,0 +1,181 @@
+"""Where pieces of work are done: in threads of this process, or on the workers of a cluster (`spa.onray`).
+
+    with executing("ray") as executor:                     # None: threads of this process
+        squares = executor.map(square, range(100))         # in the items' order
+        total = executor.reduce(square, range(100), plus)  # in fixed pairs, however many workers there are
+
+A function that goes to workers is one of a module, and its items are small and can be pickled. What many pieces read is
+shared: one copy a node, which all of its workers map.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Value = TypeVar("Value", covariant=True)
+
+Told = Callable[[int], None]
+"""Called with the number of pieces that are done."""
+
+WORKING_NBYTES = 1 << 31
+"""Of memory that all threads of this process together may use for their pieces."""
+
+PLACE = re.compile(r"ray|ray://[^:/\s]+:\d+")
+
+
+class Shared(Protocol[Value]):
+    """A value of which every node has one copy."""
+
+    def get(self) -> Value:
+        """The value, on whichever node this is called."""
+
+
+class Executor(Protocol):
+    """What does pieces of work.
+
+    Attributes:
+        remote: pieces leave this process.
+    """
+
+    @property
+    def remote(self) -> bool: ...
+
+    def share(self, value: Result) -> Shared[Result]:
+        """Lay a value where every piece can get it."""
+
+    def map(
+        self,
+        function: Callable[[Item], Result],
+        items: Iterable[Item],
+        *,
+        nbytes: int = 0,
+        what: str = "a piece of work",
+        told: Told | None = None,
+    ) -> list[Result]:
+        """`function` of every item, in the items' order.
+
+        Args:
+            items: taken one by one, not long before their turn.
+            nbytes: of memory that a piece needs.
+            what: a piece is, in words, for messages.
+
+        Raises:
+            ClusterError: a piece needs more memory than there is, or was lost again and again.
+        """
+
+    def reduce(
+        self,
+        function: Callable[[Item], Result],
+        items: Iterable[Item],
+        join: Callable[[Result, Result], Result],
+        *,
+        nbytes: int = 0,
+        what: str = "a piece of work",
+        told: Told | None = None,
+    ) -> Result:
+        """The results of `map`, at least one, joined in pairs of neighbours as `in_pairs` does."""
+
+
+def in_pairs(results: Sequence[Result], join: Callable[[Result, Result], Result]) -> Result:
+    """Neighbours joined, then neighbours of what that gives, until one is left: a tree that depends on the number of
+    results alone, so that rounding does too."""
+    level = list(results)
+    while len(level) > 1:
+        pairs = [join(*level[at : at + 2]) for at in range(0, len(level) - 1, 2)]
+        level = pairs + level[2 * len(pairs) :]
+    return level[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Here(Generic[Value]):
+    value: Value
+
+    def get(self) -> Value:
+        return self.value
+
+
+@dataclass(frozen=True, slots=True)
+class Threads:
+    """Threads of this process.
+
+    Attributes:
+        count: at most so many; None: one a core.
+    """
+
+    count: int | None = None
+    remote = False
+
+    def at_once(self, nbytes: int) -> int:
+        """How many pieces that need so much memory are worked on at once."""
+        cores = self.count or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+        return max(1, min(cores or 1, WORKING_NBYTES // max(nbytes, 1)))
+
+    def share(self, value: Result) -> Shared[Result]:
+        """The value itself."""
+        return _Here(value)
+
+    def map(
+        self,
+        function: Callable[[Item], Result],
+        items: Iterable[Item],
+        *,
+        nbytes: int = 0,
+        what: str = "",  # noqa: ARG002
+        told: Told | None = None,
+    ) -> list[Result]:
+        """As `Executor.map`; the first error is raised."""
+        results: list[Result] = []
+
+        def take(done: Iterable[Result]) -> list[Result]:
+            for result in done:
+                results.append(result)
+                if told is not None:
+                    told(len(results))
+            return results
+
+        threads = self.at_once(nbytes)
+        if threads < 2:
+            return take(map(function, items))
+        with ThreadPoolExecutor(threads) as pool:
+            return take(pool.map(function, items))
+
+    def reduce(
+        self,
+        function: Callable[[Item], Result],
+        items: Iterable[Item],
+        join: Callable[[Result, Result], Result],
+        **how: Any,
+    ) -> Result:
+        """As `Executor.reduce`."""
+        return in_pairs(self.map(function, items, **how), join)
+
+
+def is_place(value: Any) -> str | None:
+    """None for ray and ray://HOST:PORT; else what was expected."""
+    known = isinstance(value, str) and PLACE.fullmatch(value)
+    return None if known else "ray (workers on this machine), or ray://HOST:PORT of a cluster's head"
+
+
+@contextmanager
+def executing(on: str | None) -> Iterator[Executor]:
+    """What does the work: threads of this process, or the workers that `on` names, until the block ends.
+
+    Raises:
+        MissingExtra: ray is not installed.
+        ClusterError: the cluster is not there, or has other versions than this process.
+    """
+    if on is None:
+        yield Threads()
+        return
+    from spa.onray import connected
+
+    with connected(on) as executor:
+        yield executor
