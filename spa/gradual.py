@@ -33,7 +33,6 @@ from spa.passes.cut.scatter import scatter
 from spa.passes.repair.biases import drop_zero_biases
 from spa.passes.repair.network import prepare
 from spa.report import Report
-from spa.shared import Shared
 from spa.steps import Analysis, analyse, cut, report_on
 
 REGROWN = 0.5
@@ -42,7 +41,7 @@ REGROWN = 0.5
 CLOSE = 1e-3
 """A step is left out that would take less than this share."""
 
-Once = Callable[[ir.Model, PruneOptions, Clock, Shared | None], Made]
+Once = Callable[[ir.Model, PruneOptions, Clock], Made]
 
 
 def shares(ratio: float, steps: int) -> list[float]:
@@ -109,7 +108,7 @@ class Gradual:
     def step(self, ratio: float) -> Made:
         """One cut of the model as it is."""
         budget = replace(self.options.budget, ratio=ratio)
-        made = self.once(self.model.clone(), replace(self.options, budget=budget), self.clock, None)
+        made = self.once(self.model.clone(), replace(self.options, budget=budget), self.clock)
         if made.packing is not None:
             raise UsageError("weights of few bits are opened, cut and packed in one step: leave steps and finetune out")
         self.plan = composed(self.plan, made.plan)

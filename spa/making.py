@@ -22,11 +22,11 @@ from spa.shared import Shared
 from spa.steps import analyse, cut, report_on
 
 
-def make(dense: ir.Model, options: PruneOptions, clock: Clock, *, closed: bool, shared: Shared | None = None) -> Made:
+def make(dense: ir.Model, options: PruneOptions, clock: Clock, *, closed: bool, shared: Shared) -> Made:
     """Prune in as many steps as were asked for, and train between and after them.
 
     Args:
-        shared: with other ratios, where there is one step.
+        shared: with other ratios, where there is one step; of several steps, what does the work.
 
     Raises:
         NothingToPrune, BudgetError: nothing can go, or not as much as asked for.
@@ -36,13 +36,16 @@ def make(dense: ir.Model, options: PruneOptions, clock: Clock, *, closed: bool, 
         return once(dense, options, clock, shared, closed=closed)
     from spa.gradual import Gradual
 
-    return Gradual(dense, options, clock, partial(once, closed=closed)).run()
+    def step(model: ir.Model, options: PruneOptions, clock: Clock) -> Made:
+        return once(model, options, clock, Shared(executor=shared.executor), closed=closed)
+
+    return Gradual(dense, options, clock, step).run()
 
 
-def once(dense: ir.Model, options: PruneOptions, clock: Clock, shared: Shared | None, *, closed: bool) -> Made:
+def once(dense: ir.Model, options: PruneOptions, clock: Clock, shared: Shared, *, closed: bool) -> Made:
     """Decide what goes, and cut it."""
     untouched = dense.clone()
-    analysis, plan, report, base, packing, held_out = _decide(dense, options, clock, shared or Shared(), closed=closed)
+    analysis, plan, report, base, packing, held_out = _decide(dense, options, clock, shared, closed=closed)
     if options.learning.control == "shuffled":
         notes = [*report.notes, "control: units drawn at random, as many of each group as were chosen"]
         analysis, base = analyse(untouched, inputs=options.run.inputs), untouched.clone()

@@ -15,6 +15,7 @@ import numpy as np
 
 from spa.device import DeviceOptions
 from spa.errors import UsageError
+from spa.executor import is_place
 from spa.feeds import Feeds
 from spa.feeds import parse as parse_feeds
 from spa.fields import Options, about, did_you_mean, options_of
@@ -49,7 +50,7 @@ def input_shapes(items: Sequence[str]) -> dict[str, list[int]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions(Options):
-    """What is done around the choice: shapes to analyse with, checks, writing."""
+    """What is done around the choice, and where: shapes to analyse with, checks, writing."""
 
     PANEL: ClassVar[str] = "Result and messages, such as -o small.onnx --json"
 
@@ -72,6 +73,17 @@ class RunOptions(Options):
             flag="--feed",
             parse=parse_feeds,
             repeated=True,
+        ),
+    )
+    on: str | None = field(
+        default=None,
+        metadata=about(
+            "what does the work of a repair: ray, one worker for each core of this machine, or ray://HOST:PORT, those "
+            "of a cluster",
+            metavar="PLACE",
+            check=is_place,
+            unset="this process",
+            needs=("samples",),
         ),
     )
     verify: bool = field(

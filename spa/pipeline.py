@@ -12,6 +12,7 @@ from spa import gradients, runtime
 from spa.analysis.cost import stored_bytes
 from spa.analysis.plan import Plan
 from spa.clock import Clock, Progress
+from spa.executor import Executor, executing
 from spa.feeds import Feeds
 from spa.fields import takes_options
 from spa.making import make
@@ -56,18 +57,20 @@ def prune(
         ModelError, UsageError, DataError: the source, an option or the samples are wrong.
         NothingToPrune, BudgetError: nothing can go, or not as much as asked for, or nothing keeps to a limit.
         VerificationError: the result failed its checks; names the group at fault.
-        MissingExtra: it is to be checked, and onnxruntime is not installed.
+        MissingExtra: it is to be checked, and onnxruntime is not installed; or ray is not, and work is to go there.
+        ClusterError: the cluster is not there, or no node has the memory that a piece of work needs.
     """
     if options is not None and keywords:
         raise TypeError(f"prune() got options, and besides {', '.join(keywords)}: give one or the other")
     options = PruneOptions.of(**keywords) if options is None else options
     if options.learning.finetune is not None:
         gradients.require()
-    if options.limit.max_loss is not None:
+    with executing(options.run.on) as executor:
+        if options.limit.max_loss is None:
+            return _prune(source, options, progress, executor=executor)
         from spa.within import prune_within
 
-        return prune_within(_prune, source, options, progress)
-    return _prune(source, options, progress)
+        return prune_within(_prune, source, options, progress, executor)
 
 
 def prune_shared(dense: ir.Model, options: PruneOptions, shared: Shared, *, progress: Progress | None) -> PruneResult:
@@ -88,12 +91,14 @@ def _prune(
     *,
     asked: Mapping[str, Any] | None = None,
     final: bool = True,
+    executor: Executor | None = None,
 ) -> PruneResult:
     """`prune` to a share.
 
     Args:
         asked: what the plan says was asked for, where the share was searched for.
         final: the result is all there is; else the caller measures times beside each other, or drops it.
+        executor: what does the work, where nothing is shared.
     """
     verify, inputs = options.run.verify and not options.run.dry_run, options.run.inputs
     if options.decided_by == "samples" or verify or (options.budget.of == LATENCY and not options.device.profile):
@@ -105,7 +110,8 @@ def _prune(
     keeper = None
     if options.budget.of == LATENCY:
         keeper = _timekeeper(dense, options, clock, shared, asked=asked is None)
-    made = make(dense, options if keeper is None else keeper.solved, clock, closed=closed, shared=shared)
+    solved = options if keeper is None else keeper.solved
+    made = make(dense, solved, clock, closed=closed, shared=shared or Shared(executor=executor))
     model, reference, report, base = made.model, made.reference, made.report, made.base
     report.seconds = clock.seconds
     plan = replace(made.plan, options=asked or options.asked(), resized=report.resized)

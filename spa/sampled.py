@@ -154,6 +154,7 @@ def _by_samples(
         given: dict[str, Any] = {
             "preset": settings or preset, "method": method, "made_up": made_up, "closed": closed, "counted": counted,
             "inputs": _apart(dense, samples, inputs), "ratios": shared.ratios, "progress": clock.share,
+            "executor": shared.executor,
         }  # fmt: skip
         groundwork = shared.once(name, lambda: Groundwork.of(base, samples, options.budget, **given))
         found = compensated(groundwork, options.budget, goal=options.device.goal, progress=clock.share)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from spa.errors import SpaError
+from spa.executor import Executor
 
 Result = TypeVar("Result")
 
@@ -19,11 +20,13 @@ class Shared:
     Attributes:
         ratios: near which losses are measured; empty: near that of the budget.
         seconds: that went into it.
+        executor: what does the work; None: threads of this process.
     """
 
     ratios: Sequence[float] = ()
     seconds: float = 0.0
     known: dict[str, Any] = field(default_factory=dict)
+    executor: Executor | None = None
 
     def once(self, name: str, make: Callable[[], Result]) -> Result:
         """What is called so, made when it is first asked for; an error that came of it comes again."""

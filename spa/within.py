@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from spa import runtime
 from spa.clock import Clock, Progress, within
+from spa.executor import Executor
 from spa.judging import Jury, metric_of
 from spa.largest import largest
 from spa.limit import LOSSES, LimitReport, LimitTrial, loss_of
@@ -20,12 +21,17 @@ SEARCHED = (0.1, 0.3, 0.6)
 
 
 def prune_within(
-    prune: Callable[..., PruneResult], source: Source | Normal, options: PruneOptions, progress: Progress | None
+    prune: Callable[..., PruneResult],
+    source: Source | Normal,
+    options: PruneOptions,
+    progress: Progress | None,
+    executor: Executor,
 ) -> PruneResult:
     """Prune by as much as keeps the loss within the limit, and say how near it is.
 
     Args:
         prune: makes the result of one ratio.
+        executor: what does the work.
 
     Raises:
         BudgetError: no share does; says the smallest loss that was reached.
@@ -37,7 +43,7 @@ def prune_within(
     closed, clock = isinstance(source, Normal) and source.closed, Clock(progress)
     with clock.step("judge"):
         jury = Jury.of(dense, options, limit, outputs=limit.metric is None)
-    shared = Shared(SEARCHED)
+    shared = Shared(SEARCHED, executor=executor)
     measure, metrics = "", {}
 
     def made(ratio: float, *, verify: bool, final: bool) -> PruneResult:

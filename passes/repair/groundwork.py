@@ -10,6 +10,7 @@ import onnx_ir as ir
 from spa.analysis.group import Group
 from spa.analysis.neighbours import normalisation_of
 from spa.errors import NothingToPrune, UsageError
+from spa.executor import Executor
 from spa.passes.choose.allocation import Curve
 from spa.passes.choose.budget import Budget
 from spa.passes.choose.candidates import NESTED, find_candidates
@@ -20,6 +21,7 @@ from spa.passes.repair.curves import find_curves
 from spa.passes.repair.network import Network, prepare
 from spa.passes.repair.rotation import Turned, turn
 from spa.passes.repair.session import Session
+from spa.passes.repair.twins import Twins
 from spa.passes.samples.calibrate import Calibration
 from spa.passes.secondorder import BASELINES
 from spa.presets import OURS, PRESETS, Preset, Progress
@@ -57,6 +59,7 @@ class Groundwork:
         made_up: bool = False,
         closed: bool = False,
         threads: int | None = None,
+        executor: Executor | None = None,
         progress: Progress | None = None,
     ) -> Groundwork:
         """Find out what each group loses.
@@ -64,6 +67,7 @@ class Groundwork:
         Args:
             ratios: near which losses are measured; by default that of the budget. Other arguments are those of
                 `spa.passes.repair.compensate.compensate`.
+            executor: what does the work; None: threads of this process.
 
         Raises:
             UsageError: there is no such preset or method, or a pattern matches nothing.
@@ -88,6 +92,8 @@ class Groundwork:
                 network, data.first(chosen.samples), chosen, threads=threads, progress=progress or _say_nothing,
                 baseline=BASELINES.get(method),
             )  # fmt: skip
+            if executor is not None and executor.remote:
+                session = replace(session, twins=Twins(executor))
             trained = _align(network, session) if made_up else {}
             if session.baseline is None:
                 with session.step("turn"):

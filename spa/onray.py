@@ -1,0 +1,316 @@
+"""The workers of a Ray cluster (https://docs.ray.io): one that is started on this machine, or one that is there.
+
+A task is a function of a module and its item. Tasks whose worker or node is lost run again; what a task gives depends
+on its item alone, so that this changes nothing. ray is the extra `ray`, and imported on first use.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from spa.errors import ClusterError, MissingExtra, SpaError
+from spa.executor import Item, Result, Shared, Told
+from spa.version import __version__
+
+RETRIES = 8
+"""How often a task runs again whose worker was lost."""
+
+REACHED, ANSWERED = 10.0, 120.0
+"""Seconds within which a cluster's head is reached, and within which its nodes say what is installed there."""
+
+AHEAD = 2
+"""Tasks for each worker that are handed over before results are waited for."""
+
+
+@contextmanager
+def connected(on: str) -> Iterator[Ray]:
+    """The workers at a place, until the block ends.
+
+    Args:
+        on: ray: one worker for each core of this machine, or the cluster of $RAY_ADDRESS, or of the `ray.init` that
+            this process called; ray://HOST:PORT: the cluster whose head is there.
+
+    Raises:
+        MissingExtra: ray is not installed.
+        ClusterError: the cluster is not there, or has other versions.
+    """
+    ray = _ray()
+    address = os.environ.get("RAY_ADDRESS", "local") if on == "ray" else on
+    ours = not ray.is_initialized()
+    if ours:
+        _start(ray, address)
+    elif on != "ray":
+        raise ClusterError(
+            f"ray runs already in this process, so that {on} cannot be reached: give ray, or ray.shutdown()"
+        )
+    try:
+        found = Ray(ray, address)
+        if address != "local":
+            found.check()
+        yield found
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _ray() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it asks no host but those of the cluster
+    os.environ.setdefault("RAY_task_oom_retries", "2")  # for ever by default
+    try:
+        import ray
+    except ImportError as error:
+        raise MissingExtra("work on a cluster needs ray: pip install 'spa-onnx[ray]'") from error
+    return ray
+
+
+def _start(ray: Any, address: str) -> None:
+    """Start workers here, or reach a cluster: within bounded time."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host:
+        try:
+            socket.create_connection((host, int(port)), timeout=REACHED).close()
+        except (OSError, ValueError) as error:
+            raise ClusterError(f"no cluster at {address}: {error}; on its head: ray start --head") from error
+    given = {"include_dashboard": False} if address == "local" else {}
+    try:
+        ray.init(address, logging_level="ERROR", **given)
+    except Exception as error:
+        raise ClusterError(f"no cluster at {address}: {_one_line(error)}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Object:
+    """A value in the store of every node that asks for it."""
+
+    reference: Any
+
+    def get(self) -> Any:
+        return _ray().get(self.reference)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ray:
+    """An executor on the workers of a cluster.
+
+    Attributes:
+        ray: the module.
+        address: of the cluster, for messages.
+    """
+
+    ray: Any
+    address: str
+    remote = True
+
+    # ------------------------------------------------------------------------------------------------ work
+    def share(self, value: Result) -> Shared[Result]:
+        """Lay a value into the object store."""
+        return _Object(self.ray.put(value))
+
+    def map(
+        self,
+        function: Callable[[Item], Result],
+        items: Iterable[Item],
+        *,
+        nbytes: int = 0,
+        what: str = "a piece of work",
+        told: Told | None = None,
+    ) -> list[Result]:
+        """As `spa.executor.Executor.map`."""
+        task, ahead = self._task(nbytes, what), AHEAD * self.workers()
+        results: dict[int, Result] = {}
+        waiting: dict[Any, int] = {}
+
+        def take() -> None:
+            (done, *_), _ = self._answer(lambda: self.ray.wait(list(waiting), num_returns=1), what, nbytes)
+            results[waiting[done]] = self._answer(lambda: self.ray.get(done), what, nbytes)
+            del waiting[done]
+            if told is not None:
+                told(len(results))
+
+        try:
+            for number, item in enumerate(items):
+                while len(waiting) >= ahead:
+                    take()
+                waiting[task.remote(function, item)] = number
+            while waiting:
+                take()
+        finally:
+            for reference in waiting:
+                with suppress(Exception):  # whatever stopped the others is what counts
+                    self.ray.cancel(reference)
+        return [results[number] for number in range(len(results))]
+
+    def reduce(
+        self,
+        function: Callable[[Item], Result],
+        items: Iterable[Item],
+        join: Callable[[Result, Result], Result],
+        *,
+        nbytes: int = 0,
+        what: str = "a piece of work",
+        told: Told | None = None,
+    ) -> Result:
+        """As `spa.executor.Executor.reduce`: pairs are joined on workers, and the last result alone comes here."""
+        task = self._task(nbytes, what)
+        level = leaves = [task.remote(function, item) for item in items]
+        while len(level) > 1:
+            pairs = [task.remote(join, *level[at : at + 2]) for at in range(0, len(level) - 1, 2)]
+            level = pairs + level[2 * len(pairs) :]
+        (last,) = level
+        try:
+            for done in range(1, len(leaves) + 1):
+                self._answer(partial(self.ray.wait, leaves, num_returns=done, fetch_local=False), what, nbytes)
+                if told is not None:
+                    told(done)
+            found: Result = self._answer(lambda: self.ray.get(last), what, nbytes)
+        except BaseException:
+            for reference in leaves:
+                with suppress(Exception):
+                    self.ray.cancel(reference)
+            raise
+        return found
+
+    def on_node(self, name: str, function: Callable[..., Result], *arguments: Any) -> Result:
+        """A function on one node, which does nothing else meanwhile for the cluster.
+
+        Args:
+            name: of the node, its address, or a resource that it has.
+
+        Raises:
+            ClusterError: there is no such node.
+        """
+        nodes = self._nodes()
+        node = next((node for node in nodes if name in _names(node) or name in node["Resources"]), None)
+        if node is None:
+            names = sorted({word for node in nodes for word in (*_names(node), *node["Resources"]) if ":" not in word})
+            raise ClusterError(f"no node {name!r} in the cluster at {self.address}: there are {', '.join(names)}")
+        task = self.ray.remote(_do).options(
+            num_cpus=node["Resources"].get("CPU", 0),
+            scheduling_strategy=self._only(node["NodeID"]),
+            max_retries=RETRIES,
+        )
+        found: Result = self._answer(lambda: self.ray.get(task.remote(function, *arguments)), f"work on {name}", 0)
+        return found
+
+    def workers(self) -> int:
+        """Cores of all nodes."""
+        return max(1, int(self.ray.cluster_resources().get("CPU", 1)))
+
+    # ------------------------------------------------------------------------------------------------ nodes
+    def check(self) -> None:
+        """Compare what is installed on every node with what is here.
+
+        Raises:
+            ClusterError: something differs, is missing, or a node does not answer; names the first.
+        """
+        ours = installed()
+        task = self.ray.remote(_do)
+        asked = {
+            node["NodeManagerHostname"]: task.options(
+                num_cpus=0, scheduling_strategy=self._only(node["NodeID"])
+            ).remote(installed)
+            for node in self._nodes()
+        }
+        for name, reference in asked.items():
+            try:
+                theirs = self.ray.get(reference, timeout=ANSWERED)
+            except Exception as error:
+                raise ClusterError(f"node {name} does not say what is installed there: {_one_line(error)}") from error
+            differs = [
+                f"{key} {theirs.get(key)} there, {here} here" for key, here in ours.items() if theirs.get(key) != here
+            ]
+            if differs:
+                raise ClusterError(
+                    f"node {name} would not compute the same: {'; '.join(differs)}: install the same there"
+                )
+
+    def _nodes(self) -> list[Any]:
+        return [node for node in self.ray.nodes() if node["Alive"]]
+
+    def _only(self, node: str) -> Any:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        return NodeAffinitySchedulingStrategy(node, soft=False)
+
+    def _task(self, nbytes: int, what: str) -> Any:
+        """What runs a function on a worker: one core, and the memory that it needs, which some node has to offer."""
+        largest = max((int(node["Resources"].get("memory", 0)) for node in self._nodes()), default=0)
+        if nbytes > largest:
+            raise ClusterError(
+                f"{what} needs {_size(nbytes)} of memory, and the largest node of the cluster offers {_size(largest)}: "
+                "give it a larger node, or shorter rows (preset fast)"
+            )
+        return self.ray.remote(_do).options(num_cpus=1, memory=nbytes or None, max_retries=RETRIES)
+
+    def _answer(self, ask: Callable[[], Any], what: str, nbytes: int) -> Any:
+        """What ray answers; what it raises as an error of ours, in one line."""
+        failed = self.ray.exceptions
+        try:
+            return ask()
+        except failed.RayTaskError as error:
+            if isinstance(error.cause, SpaError):
+                raise error.cause from None
+            if isinstance(error.cause, MemoryError):
+                raise _too_large(what, nbytes, str(error.cause)) from error
+            raise
+        except failed.OutOfMemoryError as error:
+            raise _too_large(what, nbytes, "its worker was stopped, as its node ran out of memory") from error
+        except (failed.RayError, ConnectionError) as error:
+            raise ClusterError(f"{what} was lost on the cluster at {self.address}: {_one_line(error)}") from error
+
+
+def _do(function: Callable[..., Result], *arguments: Any) -> Result:
+    """What every task runs."""
+    return function(*arguments)
+
+
+def installed() -> dict[str, str]:
+    """What results depend on, by name: versions, and what the sources of SPA are."""
+    found = {"spa": f"{__version__} ({_sources()})", "python": platform.python_version()}
+    for name in ("numpy", "scipy", "onnx", "onnx-ir"):
+        found[name] = importlib.metadata.version(name)
+    try:
+        import onnxruntime
+
+        found["onnxruntime"] = str(onnxruntime.__version__)
+    except ImportError:
+        found["onnxruntime"] = "missing"
+    return found
+
+
+def _sources() -> str:
+    """The beginning of a digest of all modules of SPA: versions say nothing of a checkout."""
+    root, digest = Path(__file__).parent, hashlib.sha256()
+    paths = [Path(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names]
+    for path in sorted(path.relative_to(root) for path in paths if path.suffix == ".py"):
+        digest.update(path.as_posix().encode() + (root / path).read_bytes())
+    return digest.hexdigest()[:8]
+
+
+def _names(node: Any) -> set[str]:
+    """What a node is called."""
+    return {node["NodeManagerHostname"], node["NodeManagerAddress"], node["NodeName"]} - {""}
+
+
+def _too_large(what: str, nbytes: int, why: str) -> ClusterError:
+    needs = f", which needs about {_size(nbytes)}," if nbytes else ""
+    return ClusterError(f"{what}{needs} did not fit into the memory of a node: {why}")
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.3g} GB"
+
+
+def _one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:300]
