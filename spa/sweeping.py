@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import onnx_ir as ir
 from spa import runtime
 from spa.clock import Progress, within
 from spa.errors import BudgetError, NothingToPrune, SpaError, UsageError
+from spa.executor import executing
 from spa.fields import takes_options
 from spa.frontends.files import onnx_file
 from spa.judging import Jury
@@ -33,6 +35,7 @@ from spa.pipeline import prune_shared
 from spa.points import Point, SweepReport
 from spa.provenance import digest
 from spa.ratios import SweepOptions
+from spa.result import PruneResult
 from spa.shared import Shared
 from spa.steps import Source, load_normal
 from spa.timing import BenchReport, bench
@@ -65,15 +68,15 @@ def sweep(source: Source, *, progress: Progress | None = None, **keywords: Any) 
     report("normalise", None)
     dense = load_normal(source)
     name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else "model"
-    shared = Shared(chosen.ratios)
     with ExitStack() as stack:
+        shared = Shared(chosen.ratios, executor=stack.enter_context(executing(options.run.on)))
         folder = Path(chosen.keep) if chosen.keep is not None else None
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
         place = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         jury = Jury.of(dense, options, limit)
         maker = _Maker(dense, options, shared, jury, place, Path(name).stem, kept=folder is not None, progress=report)
-        points = [maker.point(ratio, number, len(chosen.ratios)) for number, ratio in enumerate(chosen.ratios)]
+        points = maker.all(chosen.ratios)
         if not maker.files:
             raise maker.last or BudgetError("no ratio can be met")
         timing = None
@@ -137,16 +140,44 @@ class _Maker:
     notes: dict[str, None] = field(default_factory=dict)
     last: SpaError | None = None
 
+    def all(self, ratios: Sequence[float]) -> list[Point]:
+        """A point for each ratio: the first in this process, the others where the work is done."""
+        points = [self.point(ratios[0], 0, len(ratios))]
+        rest = ratios[1:]
+        if self.shared.executor is not None and self.shared.executor.remote and rest:
+            from spa import elsewhere
+
+            start = time.perf_counter()
+            told = partial(_told, self.progress, len(rest))
+            made = elsewhere.others(self.dense, self.options, self.shared, rest, told)
+            if made is not None:
+                each = (time.perf_counter() - start) / len(rest)
+                return points + [self.judged(ratio, found, each) for ratio, found in zip(rest, made, strict=True)]
+        return points + [self.point(ratio, number, len(ratios)) for number, ratio in enumerate(rest, 1)]
+
     def point(self, ratio: float, number: int, total: int) -> Point:
         """Prune to one ratio, judge and write."""
         start = time.perf_counter()
         options = replace(self.options, budget=replace(self.options.budget, ratio=ratio))
         step = within(self.progress, f"ratio {ratio:g} ({number + 1} of {total}): ")
+        made: PruneResult | SpaError
         try:
-            result = prune_shared(self.dense.clone(), options, progress=step, shared=self.shared)
+            made = prune_shared(self.dense.clone(), options, progress=step, shared=self.shared)
         except (BudgetError, NothingToPrune) as error:
-            self.last = error
-            return Point(ratio, seconds=time.perf_counter() - start, said=str(error))
+            made = error
+        return replace(self.judged(ratio, made, 0.0), seconds=time.perf_counter() - start)
+
+    def judged(self, ratio: float, result: PruneResult | SpaError, seconds: float) -> Point:
+        """The point of a result, which is judged and written; of an error, what it says.
+
+        Raises:
+            SpaError: another than that a ratio cannot be met.
+        """
+        if isinstance(result, SpaError):
+            if not isinstance(result, (BudgetError, NothingToPrune)):
+                raise result
+            self.last = result
+            return Point(ratio, seconds=seconds, said=str(result))
         outputs, on = self.jury.outputs(result)
         path = self.place / f"{self.stem}.{self.options.budget.of}-{ratio:g}.onnx"
         onnx_file.save(result.model, path)
@@ -157,9 +188,13 @@ class _Maker:
         return Point(
             ratio, {name: result.report.removed_share(name) for name in result.report.before},
             result.plan.repair or "weights", outputs, None if not outputs else not unusable(outputs, on), metric,
-            seconds=time.perf_counter() - start, file=str(path) if self.kept else None,
+            seconds=seconds, file=str(path) if self.kept else None,
             notes=tuple(result.report.notes),
         )  # fmt: skip
+
+
+def _told(progress: Progress, total: int, done: int) -> None:
+    progress("ratios", done / total)
 
 
 def _timed(
