@@ -25,6 +25,7 @@ import onnx_ir as ir
 from spa import ondevice, runtime
 from spa.analysis.stored import NUMBERS
 from spa.errors import UsageError
+from spa.executor import is_place
 from spa.feeds import Feeds
 from spa.frontends.files import onnx_file
 from spa.ondevice import SECONDS
@@ -48,9 +49,11 @@ def profile(
     seconds: float = SECONDS,
     inputs: InputShapes | None = None,
     feeds: Feeds | None = None,
+    on: str | None = None,
+    node: str | None = None,
     progress: Progress | None = None,
 ) -> Profile:
-    """Time a model at a dozen settings of its widths on this machine, node by node.
+    """Time a model at a dozen settings of its widths, node by node, on this machine or on a node of a cluster.
 
     Args:
         source: as `spa.prune` takes it; never changed.
@@ -59,9 +62,13 @@ def profile(
         seconds: how long all runs take, about.
         inputs: shapes by input name; by default a batch of one, and what `spa.shapes.sizes` says of other open axes.
         feeds: values by input name, where random ones do not do.
+        on: ray://HOST:PORT, the cluster that the node is of.
+        node: the node that is timed: its name or address, or a resource that it has. It does nothing else meanwhile for
+            the cluster.
         progress: called with the step and the share of it that is done.
 
     Raises:
+        ClusterError: the cluster or the node is not there.
         ModelError: the model cannot be read or run.
         UsageError: there are fewer threads than one, the provider does not work here, or no inputs were found that the
             model runs on.
@@ -70,6 +77,8 @@ def profile(
     check_threads(threads)
     runtime.require()
     say = progress or _say_nothing
+    if on is not None or node is not None:
+        return _on_node(source, on, node, inputs, feeds, (provider, threads, seconds), say)
     chosen = provider or (runtime.CUDA if runtime.has_cuda() else runtime.CPU)
     job = _Job.of(load_normal(source), inputs, feeds)
     with tempfile.TemporaryDirectory() as folder:
@@ -92,9 +101,41 @@ def profile(
     return Profile.of({"format": ondevice.FORMAT, "model": job.about, "device": device, "variants": variants})
 
 
+def _on_node(
+    source: Source, on: str | None, node: str | None, inputs: InputShapes | None, feeds: Feeds | None,
+    how: tuple[str | None, int | None, float], say: Progress,
+) -> Profile:  # fmt: skip
+    """`profile` on a node of a cluster."""
+    if on is None or node is None:
+        missing, there = ("on", "node") if on is None else ("node", "on")
+        raise UsageError(f"{there} has no effect without {missing}: both say where a model is timed")
+    if (expected := is_place(on)) is not None:
+        raise UsageError(f"on {on!r}: expected {expected}")
+    from spa.onray import connected
+
+    with connected(on) as cluster:
+        job = io.BytesIO()
+        write_job(source, job, inputs=inputs, feeds=feeds, progress=lambda step, share: say(step, 0.1 * share))
+        return Profile.of(cluster.on_node(node, timed, job.getvalue(), *how))
+
+
+def timed(job: bytes, provider: str | None, threads: int | None, seconds: float) -> dict[str, Any]:
+    """The profile of a job that `write_job` wrote, on the machine that this is called on.
+
+    Raises:
+        UsageError: the provider does not work here, or the model does not run.
+    """
+    chosen = provider or (runtime.CUDA if runtime.has_cuda() else runtime.CPU)
+    with zipfile.ZipFile(io.BytesIO(job)) as archive:
+        try:
+            return ondevice.run_job(archive, chosen, threads, seconds, lambda _share: None)
+        except RuntimeError as error:
+            raise UsageError(str(error)) from error
+
+
 def write_job(
     source: Source,
-    target: Path,
+    target: Path | io.BytesIO,
     *,
     inputs: InputShapes | None = None,
     feeds: Feeds | None = None,

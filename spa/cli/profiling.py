@@ -45,6 +45,23 @@ def profile(
             rich_help_panel=RESULT,
         ),
     ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on",
+            metavar="PLACE",
+            help="The cluster that the node to be timed is of: ray://HOST:PORT.",
+            rich_help_panel=RESULT,
+        ),
+    ] = None,
+    node: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="With --on, the node that is timed: its name or address, or a resource that it has.",
+            rich_help_panel=RESULT,
+        ),
+    ] = None,
     threads: Threads = None,
     provider: Provider = None,
     seconds: Annotated[
@@ -59,12 +76,16 @@ def profile(
     spa profile net.onnx --threads 1 -o device.json
 
     spa profile net.onnx --job job.zip
+
+    spa profile net.onnx --on ray://head:10001 --node board
     """
     arguments.check_source(model)
     arguments.check_together(
         output=(job is not None and output is not None, "with --job, whose -o says where the profile goes"),
         threads=(job is not None and threads is not None, "with --job: give it to the job"),
         provider=(job is not None and provider is not None, "with --job: give it to the job"),
+        on=(job is not None and on is not None, "with --job, which another machine runs by itself"),
+        node=(on is None and node is not None, "without --on"),
     )
     target = job or output or arguments.beside(model, "profile.json")
     arguments.check_targets(target, model)
@@ -78,8 +99,9 @@ def profile(
             profiling.write_job(source, job, inputs=shapes, feeds=feeds, progress=step)
         else:
             found = profiling.profile(
-                source, threads=threads, provider=provider, seconds=seconds, inputs=shapes, feeds=feeds, progress=step
-            )
+                source, threads=threads, provider=provider, seconds=seconds, inputs=shapes, feeds=feeds,
+                on=on, node=node, progress=step,
+            )  # fmt: skip
             errors = profiling.errors_of(found, source, inputs=shapes)
     if job is not None:
         say(f"wrote {job}; on the device: python3 {job.name} -o device.json", quiet=quiet)
