@@ -20,6 +20,11 @@ GRAPH = "jax_raw_einsum.jax2onnx_static_op18.onnx"
 # what it prints
 SMALLEST: dict[str, tuple[list[str], str, str]] = {
     "adjoints.py": ([GRAPH, "--rows", "{folder}/rows.jsonl"], "graphs torch onnx_ad", "1 of 1 graphs"),
+    "cluster.py": (
+        ["same", "fashion", "--workers", "0", "1", "--samples", "24", "--store", "200"],
+        "ray",
+        "| fashion | fast | 24 | 1 | True | ",
+    ),
     "families.py": (["shufflenet"], "", "| shufflenet | "),
     "depth.py": (["fmnist_resnet", "--cuts", "0.3", "--ways", "widths"], "eval", "| fmnist_resnet | 30%"),
     "defaults.py": (["--tasks", "nsnet2", "--first"], "eval", "Normalisation and scope"),
