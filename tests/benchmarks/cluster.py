@@ -9,6 +9,8 @@ With [--preset fast] [--ratio 0.3] [--samples 96] [--rows FILE] [--table FILE]. 
 `--store` megabytes. Each row is a process of its own and notes the commit that it ran on. The tasks are looked for in
 ../shared/eval beside the project; `SPA_SHARED` names another place for ../shared; `fashion` is the network of models/,
 on noise.
+
+One file: four measurements of one thing, and their table.
 """
 
 from __future__ import annotations
