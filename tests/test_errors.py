@@ -26,7 +26,7 @@ def test_exit_code(error: type[errors.SpaError], exit_code: int) -> None:
 
 def test_one_base_catches_all() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
-    assert len(kinds) == 9
+    assert len(kinds) == 10
     assert all(issubclass(kind, errors.SpaError) for kind in kinds)
     assert issubclass(errors.NoInputError, errors.UsageError)
     assert issubclass(errors.DataError, errors.UsageError)
