@@ -279,6 +279,7 @@ def killed(task: str, preset: str, ratio: float, samples: int, store: int, repea
             finally:
                 killer.join()
             moments.append(f"{moment / whole:.2f} {said[0]}")
+            print(f"{len(moments)}: {moments[-1]}, {right} right", file=sys.stderr, flush=True)
     return {"seconds": round(whole, 1), "runs": repeat, "right": right, "moments": moments}
 
 
@@ -305,7 +306,7 @@ def workers_of(process: int) -> dict[int, str]:
                 continue
     return {
         pid: name for pid, name in names.items()
-        if name.startswith("ray::") and parents.get(parents[pid]) == process
+        if name.startswith(("ray::IDLE", "ray::_do")) and parents.get(parents[pid]) == process
     }  # fmt: skip
 
 
