@@ -19,7 +19,7 @@ from spa import ondevice, runtime
 WARM_UP = 5
 """Rounds that do not count."""
 LEAST_ROUNDS = 10
-LONGEST, PATIENCE = 4, 12
+LONGEST, PATIENCE = 4, 8
 """Times as long as was asked for: where the ratio is not certain by then, and where too few rounds were undisturbed."""
 CERTAIN = 0.0075
 """Half the interval of a ratio of times, of that ratio: narrower, and no more runs are needed."""

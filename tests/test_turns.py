@@ -42,6 +42,11 @@ def test_where_all_were_slowed_the_least_slowed_count() -> None:
     assert ondevice.calm(TIMES, 5.0, least=0).sum() == 4, "what is seen now is nearer than what was once seen"
 
 
+@pytest.fixture(autouse=True)
+def _impatient() -> None:
+    """Here runs are as long as for users."""
+
+
 class Machine:
     """A clock that runs of models move: by their own time, and by as much more while the machine does other work."""
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
+from onnx.checker import ValidationError
 from onnx.shape_inference import InferenceError
 
 from spa.notation.operation import entry_of
@@ -26,6 +27,9 @@ Contents = Sequence[Content | None]  # None: omitted, or not known
 # Elements of a 1-D operand that an inference function could want to read, by kind of its numbers: targets, axes and
 # pads are integers, scales are floats.
 _READ = {"i": 1024, "u": 1024, "f": 16, "b": 1}
+_FLOATS = (
+    onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE,
+)  # fmt: skip
 _RUNTIME_IR_VERSION = 10
 _RUNTIME_ELEMENTS = {
     "bfloat16": onnx.TensorProto.BFLOAT16,
@@ -82,7 +86,7 @@ class NodeInference:
         dims = None if entry.completes is None or first.static is not None else entry.completes(partial)
         if dims is None:
             return answer
-        element = types[0].element if types and types[0] is not None else 0  # where nobody knows the operator
+        element = _assumed(call, types)
         return replace(
             answer, types=tuple(type_._replace(element=type_.element or element, dims=dims) for type_ in answer.types)
         )
@@ -107,12 +111,20 @@ class NodeInference:
                 return _through(schema.function_body, node, named)
         except onnx.defs.SchemaError:
             return _ask_runtime(node, named, known, imports) or unknown
-        except (InferenceError, RuntimeError, ValueError):
+        except (InferenceError, ValidationError, RuntimeError, ValueError):
             return replace(unknown, contradiction=all(type_ is None or type_.static is not None for type_ in types))
         answer = Answer(tuple(Type.read(inferred[name]) if name in inferred else Type() for name in node.output))
         if any(isinstance(dim, int) and dim < 0 for type_ in answer.types for dim in type_.dims or ()):
             return replace(unknown, contradiction=True)
         return answer
+
+
+def _assumed(call: Call, types: Types) -> int:
+    """Of what type results are that nobody knows the type of: the numbers that come first; 0 where a schema tells."""
+    first = types[0] if types else None
+    if first is None or first.element not in _FLOATS or onnx.defs.has(call.op_type, call.domain):
+        return 0
+    return first.element
 
 
 def _write_out_defaults(node: onnx.NodeProto, schema: onnx.defs.OpSchema) -> None:

@@ -404,6 +404,16 @@ def test_what_is_ranked_keeps_its_other_axes() -> None:
     assert values[0] == indices[0] == shapes.binding["N"]
 
 
+def test_results_whose_types_a_schema_tells_take_none_of_an_operand() -> None:
+    """Of a TopK that cannot be, onnx says nothing: its indices are no floats for that, and may be looked up by."""
+    model = parse(
+        "(float[N,8] x, int64[1] k, float[9] t) => (float[N,K] y) { y, i = TopK<axis=1>(x, k, k)  g = Gather(t, i) }"
+    )
+    shapes = infer_shapes(model)
+    (indices,) = (value for node in model.graph if node.op_type == "TopK" for value in node.outputs[1:])
+    assert shapes.dtypes.get(indices) in (None, ir.DataType.INT64)
+
+
 def test_without_the_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     model = parse("(float[N,8] x, float[8] b) => (float[N,8] z) { y = com.microsoft.BiasGelu(x, b)  z = Relu(x) }")
