@@ -82,6 +82,7 @@ class Executor(Protocol):
         told: Told | None = None,
     ) -> Result:
         """The results of `map`, at least one, joined in pairs of neighbours as `in_pairs` does."""
+        return in_pairs(self.map(function, items, nbytes=nbytes, what=what, told=told), join)
 
 
 def in_pairs(results: Sequence[Result], join: Callable[[Result, Result], Result]) -> Result:
@@ -103,7 +104,7 @@ class _Here(Generic[Value]):
 
 
 @dataclass(frozen=True, slots=True)
-class Threads:
+class Threads(Executor):
     """Threads of this process.
 
     Attributes:
@@ -146,16 +147,6 @@ class Threads:
             return take(map(function, items))
         with ThreadPoolExecutor(threads) as pool:
             return take(pool.map(function, items))
-
-    def reduce(
-        self,
-        function: Callable[[Item], Result],
-        items: Iterable[Item],
-        join: Callable[[Result, Result], Result],
-        **how: Any,
-    ) -> Result:
-        """As `Executor.reduce`."""
-        return in_pairs(self.map(function, items, **how), join)
 
 
 def is_place(value: Any) -> str | None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from spa.errors import ClusterError, MissingExtra, SpaError
-from spa.executor import Item, Result, Shared, Told
+from spa.executor import Executor, Item, Result, Shared, Told, in_pairs
 from spa.version import __version__
 
 RETRIES = 8
@@ -99,7 +99,7 @@ class _Object:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Ray:
+class Ray(Executor):
     """An executor on the workers of a cluster.
 
     Attributes:
@@ -162,11 +162,8 @@ class Ray:
     ) -> Result:
         """As `spa.executor.Executor.reduce`: pairs are joined on workers, and the last result alone comes here."""
         task = self._task(nbytes, what)
-        level = leaves = [task.remote(function, item) for item in items]
-        while len(level) > 1:
-            pairs = [task.remote(join, *level[at : at + 2]) for at in range(0, len(level) - 1, 2)]
-            level = pairs + level[2 * len(pairs) :]
-        (last,) = level
+        leaves = [task.remote(function, item) for item in items]
+        last = in_pairs(leaves, partial(task.remote, join))
         try:
             for done in range(1, len(leaves) + 1):
                 self._answer(partial(self.ray.wait, leaves, num_returns=done, fetch_local=False), what, nbytes)

@@ -28,10 +28,6 @@ RESAMPLINGS, CONFIDENCE = 1000, 0.95
 Progress = Callable[[str, float], None]
 
 
-def _say_nothing(step: str, share: float) -> None:
-    """No progress is shown."""
-
-
 def by_turns(
     sessions: Sequence[Any],
     feeds: Sequence[Mapping[str, np.ndarray]],
@@ -61,7 +57,8 @@ def by_turns(
             again[at] = time.perf_counter() - wall < ondevice.SHORT if number < 0 else again[at]
         if number >= 0:
             rounds.append(taken)
-            (progress or _say_nothing)("bench", min(1.0, (time.perf_counter() - start) / max(seconds, 1e-9)))
+            if progress is not None:
+                progress("bench", min(1.0, (time.perf_counter() - start) / max(seconds, 1e-9)))
         number += 1
     return np.array(rounds)
 

@@ -55,8 +55,11 @@ def checkpoint() -> Any:
     sys.path.append(str(SHARED / "eval"))
     train_fmnist: Any = importlib.import_module("train_fmnist")
 
-    stored = onnx.load(SHARED / "eval" / "models" / f"{TASK}.onnx").graph.initializer
-    weights = {tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy()) for tensor in stored}
+    graph = onnx.load(SHARED / "eval" / "models" / f"{TASK}.onnx").graph
+    weights = {tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy()) for tensor in graph.initializer}
+    for node in graph.node:  # of equal tensors, as biases of norms that are summed are, the exporter kept one
+        if node.op_type == "Identity" and node.input[0] in weights:
+            weights[node.output[0]] = weights[node.input[0]]
     module = train_fmnist.resnet()
     state = module.state_dict()
     missing = [name for name in state if name not in weights and not name.endswith("num_batches_tracked")]
