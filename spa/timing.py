@@ -30,9 +30,10 @@ from spa.frontends.files import onnx_file
 from spa.loading import alone
 from spa.options import InputShapes
 from spa.passes.cut.trials import Inputs, NoTrial
+from spa.presets import Progress
 from spa.shapes import infer_shapes
 from spa.steps import Source, analyse, load_normal
-from spa.turns import LEAST_ROUNDS, Progress, by_turns, ratio_of
+from spa.turns import LEAST_ROUNDS, by_turns, ratio_of
 
 
 @dataclass(frozen=True, slots=True)

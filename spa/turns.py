@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from spa import ondevice, runtime
+from spa.presets import Progress
 
 WARM_UP = 5
 """Rounds that do not count."""
@@ -24,8 +25,6 @@ LONGEST, PATIENCE = 4, 8
 CERTAIN = 0.0075
 """Half the interval of a ratio of times, of that ratio: narrower, and no more runs are needed."""
 RESAMPLINGS, CONFIDENCE = 1000, 0.95
-
-Progress = Callable[[str, float], None]
 
 
 def by_turns(

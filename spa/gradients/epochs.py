@@ -69,7 +69,7 @@ class FinetuneReport:
         best = f", {min(self.history):.4g} at best" if self.history else ""
         return (
             f"no better on samples held out than before, {self.before:.4g}, after {epochs}{best}: "
-            "the weights are as they were"
+            "the weights are as they were; try a lower learning rate, or more samples"
         )
 
 

@@ -231,16 +231,16 @@ def test_mistakes_are_told(options: dict[str, Any], error: type[Exception], mess
         spa.finetune(pruned(), **{"data": SAMPLES, "epochs": None if "minutes" in options else 1, **options})
 
 
+NO_BETTER = "no better on samples held out than before, 0.5, after"
+AS_IT_WAS = "the weights are as they were; try a lower learning rate, or more samples"
+
+
 @pytest.mark.parametrize(
     ("after", "history", "sentence"),
     [
         (0.25, (0.4, 0.25), "loss on samples held out: 0.5 -> 0.25 after 2 epochs"),
-        (
-            0.5,
-            (0.75,),
-            "no better on samples held out than before, 0.5, after 1 epoch, 0.75 at best: the weights are as they were",
-        ),
-        (0.5, (), "no better on samples held out than before, 0.5, after 0 epochs: the weights are as they were"),
+        (0.5, (0.75,), f"{NO_BETTER} 1 epoch, 0.75 at best: {AS_IT_WAS}"),
+        (0.5, (), f"{NO_BETTER} 0 epochs: {AS_IT_WAS}"),
     ],
 )
 def test_a_report_says_where_no_epoch_did_better(after: float, history: tuple[float, ...], sentence: str) -> None:

@@ -48,6 +48,11 @@ def test_less_is_foretold_wherever_units_take_less(beta: float) -> None:
     assert (bend.share(0.0), bend.share(1.0)) == (0.0, 1.0)
 
 
+def test_the_example_of_the_module() -> None:
+    assert Bend(-0.2).share(0.5) == pytest.approx(0.45)
+    assert Bend(-0.2).asked(0.45) == pytest.approx(0.5)
+
+
 def test_nothing_timed_bends_nothing() -> None:
     cost, variants, groups = timed(0.3)
     assert Bend.of(cost, "latency", variants[:1], groups) == Bend()
