@@ -125,6 +125,12 @@ def allocate(
     return plan
 
 
+def expected_loss(curves: Mapping[str, Curve], plan: Plan) -> float:
+    """The squared relative difference of the outputs that a plan is expected to make: a sum over groups."""
+    gone = {name: len(units) for name, units in plan.removed.items()}
+    return float(sum(curve.predicted[min(gone.get(name, 0), len(curve.order))] for name, curve in curves.items()))
+
+
 def weighed(found: Sequence[np.ndarray], groups: Sequence[Group], cost: Cost, of: str) -> list[np.ndarray]:
     """Scores of weights, higher for units that free next to nothing.
 

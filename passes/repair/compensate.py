@@ -14,16 +14,17 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 
 from spa.analysis.plan import Plan
 from spa.errors import VerificationError
-from spa.passes.choose.allocation import allocate
+from spa.passes.choose.allocation import allocate, expected_loss
 from spa.passes.choose.budget import LATENCY, Budget
 from spa.passes.choose.first import first_widths
-from spa.passes.choose.selection import select
+from spa.passes.choose.selection import Selection, select
 from spa.passes.latency.goal import Goal
 from spa.passes.layers.workers import one_thread_each
 from spa.passes.repair.batchnorm import batch_statistics
@@ -117,7 +118,7 @@ def compensated(
     session, curves = groundwork.again(progress), groundwork.scored(budget)
     network, wanted = session.network, groundwork.opened(budget)
     session.notes[:0] = [*_left_alone(network, curves), *_decisions(network)]
-    given_up: list[str] = []
+    selected: list[Selection] = []
 
     timed = None if goal is None else goal.bound(network.groups, network.coupling, network.cost)
     cost, whole = network.cost, network.before
@@ -132,14 +133,15 @@ def compensated(
                 first=first_widths(network.model), norms=session.baseline is None, whole=whole,
                 device=None if timed is None else timed.device,
             )  # fmt: skip
-            given_up[:] = found.given_up
+            selected.append(found)
             return found.plan
 
         return allocate(curves, network.groups, cost, budget.of, choose, None if timed is None else timed.steps)
 
     with one_thread_each():
         with session.step("allocate"):
-            plan = allocated(budget.ratio) if timed is None else timed.meet(allocated)
+            plan = allocated(budget.ratio) if timed is None else timed.meet(allocated, partial(expected_loss, curves))
+        given_up = next(found.given_up for found in selected if found.plan is plan)
         repair = Repair(session, curves, {name: np.array(units) for name, units in plan.removed.items()})
         plan = replace(repair.run(), align=plan.align)
         session.notes.extend(given_up)

@@ -241,6 +241,36 @@ def test_between_a_plan_too_slow_and_one_too_fast_lies_the_next():
     assert first < third < second
 
 
+@pytest.mark.parametrize(
+    ("dear", "slowed", "taken"),
+    [
+        (1.0, 1.0, True),  # 3 % slower, a tenth of the loss
+        (0.15, 1.0, False),  # 3 % slower, two thirds of the loss
+        (1.0, 1.03, False),  # measured, it is 6 % slower
+    ],
+)
+@pytest.mark.parametrize("here", [True, False])
+def test_a_plan_a_little_slower_is_taken_where_it_loses_far_less(dear, slowed, taken, here):
+    """The last per cent of the time costs two more layers: whoever asks for half of it is served by 0.52 of it."""
+    profile = devices.profile(chain(), devices.flops)
+    plain = bound_to(profile)
+
+    def measure(plan):
+        return plain.foretold(plan) * (slowed if plain.foretold(plan) > 0.51 else 1.0), 0.0
+
+    def loss(plan):
+        return 0.1 if plain.foretold(plan) > 0.51 else dear
+
+    def choose(ratio):
+        return pruned(profile, ratio=min(ratio, 0.5) if ratio > 0.49 else 0.485, dry_run=True, align=1).plan
+
+    bound = bound_to(profile, measure=measure if here else None)
+    plan = bound.meet(choose, loss)
+    slower = taken or (not here and slowed > 1)
+    assert plain.foretold(plan) == pytest.approx(0.515 if slower else 0.5, rel=0.01)
+    assert len(bound.goal.rounds) == (1 if dear < 0.2 else 2)
+
+
 def test_a_coarse_step_is_named_where_it_keeps_a_plan_from_being_nearer():
     profile = devices.profile(chain(), devices.flops, device=replace(devices.BOARD, block=64))
     latency = pruned(profile, ratio=0.15).report.latency
