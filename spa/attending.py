@@ -24,13 +24,14 @@ from spa.clock import Progress
 from spa.errors import DataError, NothingToPrune, UsageError
 from spa.given import calibration
 from spa.options import InputShapes, PruneOptions
-from spa.passes.choose.budget import Budget, protection
+from spa.passes.choose.budget import OUTLIERS, Budget, protection
 from spa.passes.heads.attentions import Attention, find_attentions
-from spa.passes.heads.experts import Load, expert_loads
+from spa.passes.heads.experts import Load, expert_loads, mixtures_of
 from spa.passes.heads.habits import Habits, repeated
 from spa.passes.heads.probabilities import Probabilities
 from spa.passes.repair.groundwork import Groundwork
 from spa.passes.samples.calibrate import Calibration
+from spa.passes.secondorder import far_out
 from spa.repair import RepairOptions
 from spa.shapes.decoder import Decoder
 from spa.shared import Shared
@@ -38,6 +39,9 @@ from spa.steps import Analysis, Source, analyse, load_normal
 
 SAMPLES, SEQUENCES = 32, 8
 """Samples that are looked at, and made-up sequences that say everything twice."""
+
+EXPERT_SAMPLES, AT_ONCE = 256, 8
+"""Samples on which experts are looked at, and how many run at a time."""
 
 LENGTHS = (128, 64, 32, 16)
 """Tokens of a sequence: as many as the model takes."""
@@ -77,7 +81,7 @@ class HeadsReport:
 
     Attributes:
         rows: a head each.
-        experts: how often each expert is chosen.
+        experts: what each expert does, with samples only.
         notes: what was not told, and why.
     """
 
@@ -114,18 +118,27 @@ def heads(
     model = load_normal(source)
     analysis = analyse(model, inputs=inputs)
     attentions = find_attentions(analysis.coupling)
-    if not attentions:
-        raise UsageError("no attention was found: no softmax weighs computed values, and no operator does both")
+    mixtures = any(group.barred for group in analysis.groups)
+    if not attentions and not mixtures:
+        raise UsageError(
+            "no attention was found: no softmax weighs computed values, and no operator does both; nor are experts"
+        )
     samples = None if data is None else calibration(RepairOptions(data=data), model)
     probabilities = Probabilities(model, analysis.coupling, attentions)
     say("look")
-    habits = _habits(probabilities, None if samples is None else samples.first(SAMPLES), needles(model))
+    few = None if samples is None else samples.first(SAMPLES)
+    habits = _habits(probabilities, few, needles(model))
     say("importance")
     losses, notes = _importance(model, samples, analysis, inputs) if importance and samples is not None else ({}, [])
-    loads = [] if samples is None else expert_loads(model, analysis.coupling, samples.first(SAMPLES).batches(1))
+    loads = [] if samples is None else _loads(analysis, samples)
     rows = [row for each in attentions for row in _rows(each, habits[each.name], losses, analysis.groups)]
     notes += [f"{name}: {said}" for name, said in probabilities.notes.items()]
     return HeadsReport(rows, loads, notes)
+
+
+def _loads(analysis: Analysis, samples: Calibration) -> list[Load]:
+    batches = samples.first(EXPERT_SAMPLES).batches(samples.batch_size or AT_ONCE)
+    return expert_loads(analysis.model, analysis.coupling, analysis.groups, batches)
 
 
 def needles(model: ir.Model) -> list[dict[str, np.ndarray]]:
@@ -216,19 +229,40 @@ def _importance(
 
 # ---------------------------------------------------------------------------------------------------- protecting
 def protected(dense: ir.Model, options: PruneOptions, shared: Shared) -> tuple[PruneOptions, str]:
-    """The options with the units that hold protected heads kept; what a user should know of it.
+    """The options with the units kept that hold protected heads, or are super experts; what a user should know of it.
 
     Raises:
-        UsageError: the model has no attention, or is no language model.
+        UsageError: the model has none of what is to be protected, or there are no samples that would tell.
     """
     assert options.budget.protect is not None
-    least = protection(options.budget.protect)
-    kept = shared.once("protected", lambda: _retrieval_units(dense, options.run.inputs, least))
-    count = sum(map(len, kept.values()))
-    said = f"protected: {count} units of heads that look up what was said before, with a score of {least:g} or more"
+    what, least = protection(options.budget.protect)
+    if what == OUTLIERS:
+        kept = shared.once("protected", lambda: _super_experts(dense, options, shared))
+        said = f"protected: {sum(map(len, kept.values()))} super experts, whose outputs are extreme"
+    else:
+        kept = shared.once("protected", lambda: _retrieval_units(dense, options.run.inputs, least))
+        count = sum(map(len, kept.values()))
+        said = f"protected: {count} units of heads that look up what was said before, with a score of {least:g} or more"
     listed = "; ".join(f"{', '.join(map(str, units))} of {name}" for name, units in list(kept.items())[:4])
     said += f" ({listed}{'; ...' if len(kept) > 4 else ''})" if kept else ""
     return replace(options, budget=replace(options.budget, kept=kept)), said
+
+
+def _super_experts(dense: ir.Model, options: PruneOptions, shared: Shared) -> dict[str, list[int]]:
+    """The experts, by group, that add extreme numbers to tokens: of the samples, else of sequences that are made up."""
+    analysis = analyse(dense.clone(), inputs=options.run.inputs)
+    if not any(group.barred for group in analysis.groups):
+        raise UsageError("protect outliers is for mixtures of experts, and no choice among experts was found that may "
+                         "become smaller: spa groups lists what stays, and why")  # fmt: skip
+    repair, batches = options.repair, needles(dense)
+    if repair.has_samples and not repair.own_samples:
+        samples = shared.once("samples", lambda: calibration(repair, dense, labels=options.learning.labels))
+        batches = samples.first(EXPERT_SAMPLES).batches(samples.batch_size or AT_ONCE)
+    if not batches:
+        raise UsageError("protect outliers looks at what experts add to tokens: give data")
+    mixtures = mixtures_of(analysis.model, analysis.coupling, analysis.groups, batches)
+    found = zip(mixtures, far_out([each for _, each in mixtures]), strict=True)
+    return {group.name: units for (group, _), units in found if units}
 
 
 def _retrieval_units(dense: ir.Model, inputs: InputShapes | None, least: float) -> dict[str, list[int]]:

@@ -78,7 +78,7 @@ def of_training(report: FinetuneReport, paths: Mapping[str, Path | None]) -> dic
 
 def of_heads(report: HeadsReport, paths: Mapping[str, Path | None]) -> dict[str, Any]:
     """What `spa heads` saw."""
-    loads = [{"choice": load.choice, "shares": list(load.shares)} for load in report.experts]
+    loads = [asdict(load) for load in report.experts]
     rows = [asdict(row) for row in report.rows]
     return _head("heads", paths) | {"heads": rows, "experts": loads, "notes": list(report.notes)}
 

@@ -13,7 +13,10 @@ OURS = "spa"
 PUBLISHED = ("magnitude", "l2+refit", "wanda-sp", "activation", "amp", "flap", "obspa", "one-shot-obs")
 """Those that `spa.passes.secondorder.BASELINES` holds."""
 
-METHODS = (OURS, *PUBLISHED)
+OF_EXPERTS = ("reap", "frequency")
+"""Those that score whole experts: `spa.passes.secondorder.EXPERTS` holds them."""
+
+METHODS = (OURS, *PUBLISHED, *OF_EXPERTS)
 """Criteria that need samples."""
 
 

@@ -13,7 +13,7 @@ from spa.fields import Options, about, at_least, between, is_number
 
 PROTECTED = 0.3
 """Of the attention in a sequence that repeats itself, to what followed before: from here on a head is protected."""
-RETRIEVAL = "retrieval"
+RETRIEVAL, OUTLIERS = "retrieval", "outliers"
 CHANNELS = "channels"
 LATENCY = "latency"
 UNSAID = float("nan")
@@ -32,22 +32,23 @@ def _is_share(value: Any) -> str | None:
 
 def _is_protection(value: Any) -> str | None:
     try:
-        share = protection(value)
+        what, share = protection(value)
     except (AttributeError, ValueError):
-        share = 0.0
-    return None if 0 < share <= 1 else f"{RETRIEVAL}, or {RETRIEVAL}:0.5 with a score between 0 and 1"
+        what, share = "", 0.0
+    known = what == OUTLIERS or 0 < share <= 1
+    return None if known else f"{RETRIEVAL}, {RETRIEVAL}:0.5 with a score between 0 and 1, or {OUTLIERS}"
 
 
-def protection(text: str) -> float:
-    """The score from which on heads are protected.
+def protection(text: str) -> tuple[str, float]:
+    """What is protected, and of heads the score from which on they are.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is neither.
     """
     name, _, score = text.partition(":")
-    if name != RETRIEVAL:
+    if name not in (RETRIEVAL, OUTLIERS) or (name == OUTLIERS and score):
         raise ValueError(text)
-    return float(score) if score else PROTECTED
+    return name, float(score) if score else PROTECTED
 
 
 def is_said(ratio: float) -> bool:
@@ -165,8 +166,8 @@ class Budget(Options):
     protect: str | None = field(
         default=None,
         metadata=about(
-            "heads that stay: retrieval, those that look up what was said before (with a score of "
-            f"{PROTECTED} or more; retrieval:0.5 asks for another)",
+            "what stays: retrieval, heads that look up what was said before (with a score of "
+            f"{PROTECTED} or more; retrieval:0.5 asks for another); outliers, experts whose outputs are extreme",
             metavar="WHAT",
             check=_is_protection,
         ),

@@ -1,4 +1,4 @@
-"""Count how often each expert is chosen."""
+"""Show what each expert of a mixture does: how often it is chosen, and what it adds to tokens."""
 
 from __future__ import annotations
 
@@ -8,39 +8,64 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from spa.analysis.coupling import EXPERTS, Coupling
+from spa.analysis.coupling import Coupling
+from spa.analysis.group import Group
 from spa.notation.dims import leaves
-from spa.operators.reduce import RANKED
-from spa.passes.repair.own import values_of
+from spa.operators.reduce import BARRED, RANKED
+from spa.passes.repair.routed import routed
+from spa.passes.secondorder.experts import Routed, far_out, reap
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How often the experts of one choice are chosen.
+    """What the experts of one choice do.
 
     Attributes:
         choice: what the graph calls the node that chooses.
+        group: what goes with an expert (`spa groups`).
         shares: of all that were chosen, by expert; they sum to one.
+        reap: the mean norm of what each adds to a token that it is chosen for (`spa.passes.secondorder.experts.reap`).
+        peaks: the largest absolute number that each adds to a token.
+        outliers: the super experts, whose peaks are extreme.
     """
 
     choice: str
+    group: str
     shares: Sequence[float]
+    reap: Sequence[float]
+    peaks: Sequence[float]
+    outliers: Sequence[int] = ()
 
 
-def expert_loads(model: ir.Model, coupling: Coupling, batches: Sequence[Mapping[str, np.ndarray]]) -> list[Load]:
-    """The load of every choice among experts, on some batches."""
-    choices: list[tuple[ir.Node, int]] = []
-    for application in coupling.applications:
-        ranked = [name for name, text in application.rule.statistic.items() if text == RANKED]
-        dims = [dim for name in ranked for dim in application.named(name)]
-        sizes = [leaf.size for dim in dims for leaf in leaves(dim) if EXPERTS in coupling.kinds.get(leaf, ())]
-        node = application.node
-        if len(sizes) == 1 and len(node.outputs) > 1 and node.graph is coupling.graph:
-            choices.append((node, sizes[0]))
-    found = values_of(model, [str(node.outputs[1].name) for node, _ in choices], batches) if choices else {}
-    loads = []
-    for node, size in choices:
-        numbers = np.concatenate([array.reshape(-1) for array in found[str(node.outputs[1].name)]])
-        counts = np.bincount(numbers.astype(int), minlength=size)
-        loads.append(Load(str(node.name or node.outputs[1].name), (counts / max(1, counts.sum())).tolist()))
-    return loads
+def expert_loads(
+    model: ir.Model, coupling: Coupling, groups: Sequence[Group], batches: Sequence[Mapping[str, np.ndarray]]
+) -> list[Load]:
+    """What the experts of every choice that may become smaller do, on some batches."""
+    mixtures = mixtures_of(model, coupling, groups, batches)
+    super_experts = far_out([found for _, found in mixtures])
+    rows = []
+    for (group, found), units in zip(mixtures, super_experts, strict=True):
+        loads, scores, peaks = (each.tolist() for each in (found.loads, reap(found), found.peaks))
+        rows.append(Load(_chooser(coupling, group), group.name, loads, scores, peaks, units))
+    return rows
+
+
+def mixtures_of(
+    model: ir.Model, coupling: Coupling, groups: Sequence[Group], batches: Sequence[Mapping[str, np.ndarray]]
+) -> list[tuple[Group, Routed]]:
+    """The groups of experts, and what each adds to tokens on some batches; left out are those that cannot be seen."""
+    found = ((group, routed(model, coupling, group, batches)) for group in groups if group.barred)
+    return [(group, each) for group, each in found if each is not None]
+
+
+def _chooser(coupling: Coupling, group: Group) -> str:
+    """What the graph calls the node that chooses among experts."""
+    mine = set(group.leaves)
+    choosers = [
+        (reason != RANKED, application.node)
+        for application in coupling.applications
+        for name, reason in application.rule.statistic.items()
+        if reason in BARRED and any(mine.intersection(leaves(dim)) for dim in application.named(name))
+    ]
+    node = min(choosers, key=lambda each: each[0])[1] if choosers else None
+    return group.name if node is None else str(node.name or node.outputs[-1].name)

@@ -117,7 +117,8 @@ def compensated(
     """
     session, curves = groundwork.again(progress), groundwork.scored(budget)
     network, wanted = session.network, groundwork.opened(budget)
-    session.notes[:0] = [*_left_alone(network, curves), *_decisions(network)]
+    of_experts = session.baseline is not None and session.baseline.experts is not None
+    session.notes[:0] = [*([] if of_experts else _left_alone(network, curves)), *_decisions(network)]
     selected: list[Selection] = []
 
     timed = None if goal is None else goal.bound(network.groups, network.coupling, network.cost)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,12 +13,12 @@ from spa.passes.choose.allocation import Curve, Scale
 from spa.passes.choose.importance import score_groups
 from spa.passes.layers.consumers import Layer
 from spa.passes.layers.problems import Key, Statistics
-from spa.passes.repair.experts import SAMPLES, expert_curve
+from spa.passes.repair.experts import SAMPLES, expert_curve, name_super_experts, routed_in
 from spa.passes.repair.fitting import consumers, first_uses, read_by
 from spa.passes.repair.probe import Probe
 from spa.passes.repair.rotation import Turned
 from spa.passes.repair.session import Session
-from spa.passes.secondorder import Removal, remove_units
+from spa.passes.secondorder import Removal, Routed, remove_units
 
 STATISTICS_NBYTES = 1 << 31
 """Of moments held at a time; with more, the dense network runs several times."""
@@ -73,6 +73,7 @@ def find_curves(
         turned: groups in their best basis, whose units go from the last on.
     """
     groups = session.network.in_order(groups)
+    name_super_experts(session, groups)
     found = depth_curves(session, [group for group in groups if group.branch is not None])
     groups = [group for group in groups if group.branch is None]
     for part in parts(session, groups):
@@ -193,6 +194,17 @@ def _kept_apart(group: Group, units: Sequence[int]) -> list[str]:
     return [f"{group.name}: experts {numbers} stay: without each of them the outputs lose far more than without others"]
 
 
+def by_score(session: Session, group: Group, score: Callable[[Routed], np.ndarray]) -> Curve:
+    """The curve of experts by a published score; by weights where it cannot be seen what they add."""
+    seen = routed_in(session, group)
+    if seen is None:
+        session.notes.append(f"{group.name}: what its experts add cannot be told apart: their weights decide")
+        return by_weights(group)
+    scores = score(seen)
+    order = np.argsort(scores, kind="stable")[: group.size - group.least]
+    return Curve(group, order, np.concatenate([[0.0], np.cumsum(scores[order])]) / (float(scores.sum()) or 1.0))
+
+
 def by_weights(group: Group) -> Curve:
     """The curve of a group that no layer reads: the share of the squared weights that goes, the smallest first."""
     (scores,) = score_groups([group])
@@ -227,6 +239,8 @@ def find_curve(
     session: Session, group: Group, statistics: Mapping[Key, Statistics], turned: Mapping[str, Turned]
 ) -> Curve:
     """Order and losses of a group's units: by greedy removal, or by weights where no layer reads them."""
+    if session.baseline is not None and session.baseline.experts is not None:
+        return by_score(session, group, session.baseline.experts)
     readers = session.network.readers[group.name]
     if not readers:
         return by_weights(group)

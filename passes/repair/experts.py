@@ -6,19 +6,19 @@ live off them ("super experts"). Neither how often it is chosen nor the size of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from spa.analysis.group import Group
 from spa.passes.choose.allocation import Curve
+from spa.passes.repair.routed import routed
+from spa.passes.repair.session import Session
+from spa.passes.repair.streaming import Batch
+from spa.passes.secondorder.experts import Routed, beyond_fence, far_out
 
 SAMPLES = 256
 """On which each expert is measured, at most: it has to be chosen often enough."""
-
-FENCE = 3.0
-"""Times the distance between the quartiles of all losses, above the upper one, beyond which an expert stands apart and
-never goes (the outer fence of Tukey 1977)."""
 
 
 def expert_curve(group: Group, lost: Callable[[np.ndarray], tuple[float, float]]) -> tuple[Curve, list[int]]:
@@ -37,8 +37,33 @@ def expert_curve(group: Group, lost: Callable[[np.ndarray], tuple[float, float]]
     return Curve(group, order, np.concatenate([[0.0], np.cumsum(losses[order])])), apart
 
 
-def beyond_fence(losses: np.ndarray) -> list[int]:
-    """The units whose loss lies beyond the outer fence of all losses."""
-    low, high = (float(np.quantile(losses, share, method="nearest")) for share in (0.25, 0.75))
-    fence = high + FENCE * (high - low)
-    return [int(unit) for unit in np.flatnonzero(losses > fence)] if fence > 0 else []
+def routed_in(session: Session, group: Group) -> Routed | None:
+    """What each expert of a group adds to the tokens of the samples; None: it cannot be seen."""
+    return session.once(f"routed {group.name}", lambda: _routed(session, group))
+
+
+def _routed(session: Session, group: Group) -> Routed | None:
+    batches, count = list[Batch](), 0
+    for batch in session.batches:
+        if count < SAMPLES:
+            batches.append(batch)
+            count += session.data.count(batch)
+    return routed(session.network.model, session.network.coupling, group, batches)
+
+
+def name_super_experts(session: Session, groups: Sequence[Group]) -> None:
+    """Say which experts add extreme numbers to tokens: nothing may work without them."""
+    found = {group.name: routed_in(session, group) for group in groups if group.barred}
+    seen = {name: each for name, each in found.items() if each is not None}
+    for (name, each), units in zip(seen.items(), far_out(list(seen.values())), strict=True):
+        if units:
+            said = super_experts(each, units)
+            session.notes.append(
+                f"{name}: super experts, whose outputs are extreme: {said}; --protect outliers keeps them"
+            )
+
+
+def super_experts(routed: Routed, units: Sequence[int]) -> str:
+    """Some experts and by how much the largest number that they add to a token exceeds the median of all, in words."""
+    usual = float(np.median(routed.peaks)) or 1.0
+    return ", ".join(f"{unit} ({routed.peaks[unit] / usual:.0f} times the median)" for unit in units)

@@ -23,7 +23,7 @@ from spa.passes.repair.rotation import Turned, turn
 from spa.passes.repair.session import Session
 from spa.passes.repair.twins import Twins
 from spa.passes.samples.calibrate import Calibration
-from spa.passes.secondorder import BASELINES
+from spa.passes.secondorder import WAYS, Baseline
 from spa.presets import OURS, PRESETS, Preset, Progress
 
 
@@ -76,8 +76,8 @@ class Groundwork:
         """
         if isinstance(preset, str) and preset not in PRESETS:
             raise UsageError(f"preset {preset!r}: expected one of {', '.join(PRESETS)}")
-        if method not in (OURS, *BASELINES):
-            raise UsageError(f"method {method!r}: expected one of {', '.join((OURS, *BASELINES))}")
+        if method not in (OURS, *WAYS):
+            raise UsageError(f"method {method!r}: expected one of {', '.join((OURS, *WAYS))}")
         chosen = PRESETS[preset] if isinstance(preset, str) else preset
         ratios = tuple(ratios) or (budget.ratio,)
         network = prepare(model, inputs=inputs, counted=counted, closed=closed)
@@ -90,7 +90,7 @@ class Groundwork:
         with one_thread_each():
             session = Session.of(
                 network, data.first(chosen.samples), chosen, threads=threads, progress=progress or _say_nothing,
-                baseline=BASELINES.get(method),
+                baseline=WAYS.get(method),
             )  # fmt: skip
             if executor is not None and executor.remote:
                 session = replace(session, twins=Twins(executor))
@@ -99,19 +99,15 @@ class Groundwork:
                 with session.step("turn"):
                     turned = turn(session, network.groups)
                 beside = [group.name for group in network.groups if group.name in turned and group.off is None]
+            elif session.baseline.experts is not None:
+                beside = [group.name for group in network.groups if group.barred]
             groups = {
                 group.name: group
                 for ratio in ratios
                 for group in to_score(network, replace(budget, ratio=ratio, include=(*budget.include, *beside)))
             }
             if session.baseline is not None:
-                groups = {name: group for name, group in groups.items() if network.only_layers_read(group)}
-                if not groups:
-                    raise NothingToPrune(
-                        f"nothing can be repaired by {method}: no group that may go is read by weights alone that can "
-                        "be refitted (integers are not, nor is what If, Loop and Scan hold); without data and "
-                        "data-free, the weights alone decide"
-                    )
+                groups = _scored_by(session.baseline, method, network, groups)
             curves = find_curves(session, list(groups.values()), ratios, turned)
             curves = {name: curve.without(budget.kept.get(name, ())) for name, curve in curves.items()}
         return cls(session, made_up, trained, beside, curves)
@@ -150,6 +146,29 @@ def to_score(network: Network, budget: Budget) -> list[Group]:
     nested = [number for number, reason in found.left.items() if reason == NESTED]
     beside = [number for number in nested if network.only_layers_read(network.groups[number])]
     return [network.groups[number] for number in sorted([*found.active, *beside])]
+
+
+def _scored_by(baseline: Baseline, method: str, network: Network, groups: Mapping[str, Group]) -> dict[str, Group]:
+    """Those of some groups that a published way can score.
+
+    Raises:
+        NothingToPrune: there are none.
+    """
+    if baseline.experts is not None:
+        found = {name: group for name, group in groups.items() if group.barred}
+        if not found:
+            raise NothingToPrune(
+                f"{method} scores whole experts, and no choice among experts was found that may become smaller; "
+                "spa groups lists what stays, and why"
+            )
+        return found
+    found = {name: group for name, group in groups.items() if network.only_layers_read(group)}
+    if not found:
+        raise NothingToPrune(
+            f"nothing can be repaired by {method}: no group that may go is read by weights alone that can be refitted "
+            "(integers are not, nor is what If, Loop and Scan hold); without data and data-free, weights alone decide"
+        )
+    return found
 
 
 def _align(network: Network, session: Session) -> dict[str, ir.TensorProtocol]:

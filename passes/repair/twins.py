@@ -25,7 +25,7 @@ from spa.passes.repair.naming import Names, digest_of
 from spa.passes.repair.network import analysed
 from spa.passes.repair.probe import Probe
 from spa.passes.repair.session import Session
-from spa.passes.secondorder import BASELINES
+from spa.passes.secondorder import WAYS
 from spa.runtime import large_weights, serialized_without
 
 SHARDS, MOST_SHARDS = 8, 64
@@ -183,7 +183,7 @@ def framed(session: Session, names: Names) -> Frame:
         "inputs": network.inputs, "counted": network.counted, "closed": network.closed,
         "new_biases": network.new_biases, "gates": network.gates, "before": network.before,
     }  # fmt: skip
-    baseline = next((name for name, found in BASELINES.items() if found is session.baseline), None)
+    baseline = next((name for name, found in WAYS.items() if found is session.baseline), None)
     some = replace(session.data.first(1), beside=None, held_out=None)
     state = some, session.preset, baseline, session.batches, session.masks, session.judged, session.split
     return Frame(lay(network.model), known, *names.dump(state), digest_of(network))
@@ -236,7 +236,7 @@ class _Twin:
             raise ClusterError("a worker finds other layers in the same model: install the same versions on all nodes")
         names = Names.of(network)
         data, preset, baseline, *rest = names.load(frame.state, frame.arrays)
-        repair = None if baseline is None else BASELINES[baseline]
+        repair = None if baseline is None else WAYS[baseline]
         session = Session(network, data, preset, 1, _say_nothing, repair, *rest)
         names.add("session", session)
         return cls(session, names)

@@ -11,7 +11,8 @@ No module here knows a graph: rows and weights are plain arrays.
 
 from __future__ import annotations
 
-from spa.passes.secondorder.baselines import BASELINES, Baseline, prune
+from spa.passes.secondorder.baselines import BASELINES, WAYS, Baseline, prune
+from spa.passes.secondorder.experts import Routed, far_out
 from spa.passes.secondorder.greedy import Removal, remove_units
 from spa.passes.secondorder.moments import Moments, is_held_out
 from spa.passes.secondorder.problem import Consumer
@@ -20,11 +21,14 @@ from spa.passes.secondorder.solver import DAMPINGS, Refit, refit
 __all__ = [
     "BASELINES",
     "DAMPINGS",
+    "WAYS",
     "Baseline",
     "Consumer",
     "Moments",
     "Refit",
     "Removal",
+    "Routed",
+    "far_out",
     "is_held_out",
     "prune",
     "refit",

@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from spa.errors import BudgetError
+from spa.passes.secondorder.experts import EXPERT_SCORES, Routed
 from spa.passes.secondorder.linalg import Array, Indices, inverse, solve
 from spa.passes.secondorder.problem import Consumer, normal_equations, pooled
 from spa.passes.secondorder.solver import Refit, judged, refit
 from spa.passes.secondorder.system import System, by_input
-from spa.presets import PUBLISHED
+from spa.presets import OF_EXPERTS, PUBLISHED
 
 OBS_DAMPING = 1e-2
 """Share of the mean diagonal, as in the code of OBC, ZipLM and their successors."""
@@ -126,11 +127,13 @@ class Baseline:
 
     Attributes:
         batch_norm: whether batch normalisations are re-estimated at the end.
+        experts: whole experts are what it scores, by what they add to tokens, and no other units.
     """
 
     score: Callable[[Sequence[Consumer], int], Array]
     repair: Callable[[Consumer, Indices], Refit]
     batch_norm: bool = False
+    experts: Callable[[Routed], Array] | None = None
 
 
 BASELINES: Mapping[str, Baseline] = {
@@ -144,6 +147,14 @@ BASELINES: Mapping[str, Baseline] = {
     "one-shot-obs": Baseline(one_shot_obs, refit),
 }
 assert tuple(BASELINES) == PUBLISHED
+EXPERTS: Mapping[str, Baseline] = {
+    name: Baseline(magnitude, keep_weights, experts=score) for name, score in EXPERT_SCORES.items()
+}
+"""Those that score whole experts alone."""
+
+assert tuple(EXPERTS) == OF_EXPERTS
+WAYS: Mapping[str, Baseline] = {**BASELINES, **EXPERTS}
+"""All published ways, by name."""
 
 
 def prune(

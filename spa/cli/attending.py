@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,7 @@ from spa.report.grid import add_row, new_table, print_table
 
 if TYPE_CHECKING:
     from spa.attending import HeadsReport
+    from spa.passes.heads.experts import Load
 
 SHOWN = 64
 """Heads of a table: those of the highest retrieval scores, or the first."""
@@ -78,13 +80,21 @@ def print_heads(found: HeadsReport) -> None:
     more = f"; {left} heads with lower retrieval scores are left out: --json has all" if left else ""
     print_table(table, out, foot=f"means over queries; entropy in nats; retrieval: {RETRIEVAL}{more}")
     if found.experts:
-        table = new_table("choice of experts", "expert >", "load >")
-        for load in found.experts:
-            for number, share in enumerate(load.shares):
-                add_row(table, load.choice if not number else "", number, f"{share:.1%}")
-        print_table(table, out, foot="load: of all that were chosen on the samples")
+        print_experts(found.experts)
     for note in found.notes:
         out.print(f"note: {note}", markup=False, soft_wrap=True)
+
+
+def print_experts(loads: Sequence[Load]) -> None:
+    """The table of experts."""
+    table = new_table("choice of experts", "expert >", "load >", "reap >", "largest >", "")
+    for load in loads:
+        for number, share in enumerate(load.shares):
+            remark = "super expert" if number in load.outliers else ""
+            told = f"{share:.1%}", f"{load.reap[number]:.3g}", f"{load.peaks[number]:.3g}", remark
+            add_row(table, load.choice if not number else "", number, *told)
+    foot = "load: of all that were chosen on the samples; reap: the mean norm of what it adds to a token, gate included"
+    print_table(table, out, foot=f"{foot}; largest: the largest number of that")
 
 
 RETRIEVAL = "attention to what followed the same token before"

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import spa
 from models import folder as toy
+from spa.cli import main
 from spa.errors import UsageError
 from spa.passes.heads.experts import expert_loads
 from spa.pipeline import analyse, load_normal
@@ -83,12 +85,24 @@ WORDS = ("key", "value")
 def test_only_language_models_have_what_is_protected() -> None:
     with pytest.raises(UsageError, match="protect retrieval is for language models"):
         spa.prune(plain(), ratio=0.2, weights=True, protect="retrieval")
-    with pytest.raises(UsageError, match=r"expected retrieval, or retrieval:0\.5"):
+    with pytest.raises(UsageError, match=r"expected retrieval, retrieval:0\.5 .*, or outliers"):
         spa.prune(plain(), ratio=0.2, weights=True, protect="sinks")
 
 
 def test_loads_of_experts() -> None:
     analysis = analyse(load_normal(mixture(outlier=True)))
-    (load,) = expert_loads(analysis.model, analysis.coupling, [{"x": samples(1)}])
-    counts, _ = routed(built(outlier=True).stored, samples(1))
+    (load,) = expert_loads(analysis.model, analysis.coupling, analysis.groups, [{"x": samples(1)}])
+    counts, saliency = routed(built(outlier=True).stored, samples(1))
     assert load.shares == pytest.approx(counts / counts.sum())
+    assert load.reap == pytest.approx(saliency, rel=1e-4)
+    assert load.outliers == [3]
+
+
+def test_a_mixture_without_attention_has_its_table(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    onnx.save(mixture(outlier=True), tmp_path / "mixture.onnx")
+    np.savez(tmp_path / "x.npz", x=samples(1))
+    with pytest.raises(SystemExit):
+        main(["heads", str(tmp_path / "mixture.onnx"), "--data", str(tmp_path / "x.npz")])
+    shown = capsys.readouterr().out
+    assert "super expert" in shown
+    assert "choice of experts" in shown

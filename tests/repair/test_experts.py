@@ -7,8 +7,12 @@ import onnx
 import pytest
 
 import spa
-from spa.passes.repair.experts import beyond_fence
-from tests.analysis.test_numbering import CHOSEN, EXPERTS, WIDTH, Built, _answers, _barred, by_gather
+from spa.errors import NothingToPrune, UsageError
+from spa.passes.repair.routed import routed as added
+from spa.passes.secondorder.experts import Routed, beyond_fence, far_out
+from spa.steps import analyse, load_normal
+from tests.analysis.test_numbering import CHOSEN, EXPERTS, MIXTURES, WIDTH, Built, _answers, _barred, by_gather
+from tests.models import build
 
 OUTLIER = 3
 
@@ -82,3 +86,98 @@ def test_far_out_is_beyond_the_outer_fence() -> None:
     assert beyond_fence(np.array([1.0, 2.0, 3.0, 4.0, 30.0])) == [4]
     assert beyond_fence(np.array([1.0, 2.0, 3.0, 4.0, 5.0])) == []
     assert beyond_fence(np.zeros(6)) == []
+
+
+# ------------------------------------------------------------------------------------ what experts add, in every form
+FAMILIES = {name: make for name, make in MIXTURES.items() if "few bits" not in name}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_experts_add_is_measured_in_every_form(name: str) -> None:
+    """Against numpy, on the same weights laid out as each form wants them."""
+    built = FAMILIES[name]()
+    model = load_normal(built.model())
+    analysis = analyse(model)
+    (group,) = [group for group in analysis.groups if group.kind == "experts"]
+    x = samples(5, 64)
+    found = added(analysis.model, analysis.coupling, group, [{"x": x[:40]}, {"x": x[40:]}])
+    assert found is not None
+    given = _given(built, x, of_nodes=name.startswith("one operator"))
+    logits = x @ built.stored["router"]
+    scores = np.exp(logits - logits.max(1, keepdims=True))
+    scores /= scores.sum(1, keepdims=True)
+    best = np.argsort(-scores, axis=1)[:, :CHOSEN]
+    gates = np.zeros_like(scores)
+    np.put_along_axis(gates, best, np.take_along_axis(scores, best, 1), 1)
+    if "not normalised" not in name:
+        gates /= gates.sum(1, keepdims=True)
+    lengths = np.linalg.norm(gates[..., None] * given, axis=-1)
+    np.testing.assert_allclose(found.tokens, np.sum(gates > 0, axis=0))
+    np.testing.assert_allclose(found.norms, lengths.sum(0), rtol=1e-4)
+    np.testing.assert_allclose(found.peaks, np.abs(gates[..., None] * given).max((0, 2)), rtol=1e-4)
+
+
+def _given(built: Built, x: np.ndarray, *, of_nodes: bool) -> np.ndarray:
+    """(samples, experts, WIDTH) what each expert gives."""
+    stored, found = built.stored, []
+    for expert in range(EXPERTS):
+        if of_nodes:  # weights lie (outputs, inputs), with biases
+            hidden = np.maximum(x @ stored["up"][expert].T + stored["b"][expert], 0)
+            found.append(hidden @ stored["down"][expert].T + stored["c"][expert])
+        else:
+            found.append(np.maximum(x @ stored["up"][expert], 0) @ stored["down"][expert])
+    return np.stack(found, 1)
+
+
+def test_packed_experts_are_told_apart_too() -> None:
+    analysis = analyse(load_normal(MIXTURES["one operator of few bits"]().model()))
+    (group,) = [group for group in analysis.groups if group.kind == "experts"]
+    found = added(analysis.model, analysis.coupling, group, [{"x": samples(5, 64)}])
+    assert found is not None
+    assert found.tokens.sum() == 64 * CHOSEN
+
+
+@pytest.mark.parametrize("criterion", ["reap", "frequency"])
+@pytest.mark.parametrize("outlier", [False, True])
+def test_published_ways_choose_what_numpy_does(criterion: str, outlier: bool) -> None:
+    counts, saliency = routed(built(outlier=outlier).stored, samples(1))
+    expected = np.argsort(saliency if criterion == "reap" else counts, kind="stable")
+    result = spa.prune(mixture(outlier=outlier), ratio=0.2, align=1, data={"x": samples(1)}, criterion=criterion)
+    (gone,) = result.plan.removed.values()
+    assert set(gone) == set(expected[: len(gone)].tolist())
+    assert result.report.verified
+    assert result.plan.repair.startswith(criterion)
+    named = any("super experts" in note and "--protect outliers" in note for note in result.report.notes)
+    assert named is outlier
+
+
+@pytest.mark.parametrize("criterion", ["reap", "frequency", None])
+def test_super_experts_stay_where_they_are_protected(criterion: str | None) -> None:
+    options = {"criterion": criterion, "protect": "outliers", "include": "experts", "only": "experts"}
+    result = spa.prune(mixture(outlier=True), ratio=0.35, align=1, data={"x": samples(1)}, **options)  # type: ignore[arg-type]
+    (gone,) = result.plan.removed.values()
+    assert OUTLIER not in gone
+    assert any("protected: 1 super experts" in note and "3 of" in note for note in result.report.notes)
+
+
+def test_what_cannot_be_done_is_said() -> None:
+    plain = build("(float[N,6] x) => (float[N,4] y) { y = MatMul(x, w) }", {"w": [6, 4]})
+    with pytest.raises(UsageError, match="protect outliers is for mixtures of experts"):
+        spa.prune(plain, ratio=0.2, protect="outliers", weights=True)
+    with pytest.raises(UsageError, match="protect outliers looks at what experts add to tokens: give data"):
+        spa.prune(mixture(outlier=True), ratio=0.2, protect="outliers", weights=True, include="experts")
+    with pytest.raises(NothingToPrune, match="reap scores whole experts"):
+        spa.prune(plain, ratio=0.2, criterion="reap", data={"x": samples(1)})
+
+
+def test_super_experts_are_told_from_the_rest() -> None:
+    """Beyond the fence of their own mixture or of all, and not far below the largest."""
+    usual = np.linspace(1.0, 2.0, 8)
+    ones = np.ones(8)
+    assert far_out([]) == []
+    assert far_out([Routed(ones, ones, usual)]) == [[]]
+    assert far_out([Routed(ones, ones, usual), Routed(ones, ones, np.where(np.arange(8) == 5, 60.0, usual))]) == [
+        [],
+        [5],
+    ]
+    assert far_out([Routed(ones, ones, 0.01 * usual), Routed(ones, ones, 100 * usual)])[0] == []

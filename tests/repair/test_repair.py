@@ -15,7 +15,7 @@ from spa import pipeline
 from spa.cli import main
 from spa.errors import DataError, UsageError
 from spa.options import PruneOptions
-from spa.presets import METHODS
+from spa.presets import OURS, PUBLISHED
 from tests.models import build
 
 NET = """(float[n,3,8,8] x) => (float[n,4] y) {
@@ -42,7 +42,7 @@ def samples() -> dict[str, np.ndarray]:
     return {"x": np.random.default_rng(3).standard_normal((60, 3, 8, 8)).astype(np.float32)}
 
 
-@pytest.mark.parametrize("method", [None, *METHODS])
+@pytest.mark.parametrize("method", [None, OURS, *PUBLISHED])
 def test_every_method_prunes_and_is_verified(model, samples, method):
     result = spa.prune(model, ratio=0.4, data=samples, criterion=method, preset="fast")
     assert result.report.verified
