@@ -141,6 +141,24 @@ class CountAxesFromFront(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=modified)
 
 
+class RemoveUnusedNodes(ir.passes.InPlacePass):
+    """Nodes that nothing reads go; those that stay keep their omitted last inputs.
+
+    Runtimes tell ``Pad(x, pads, "")`` from ``Pad(x, pads)``: onnxruntime moves the second into the convolution behind
+    it, whose kernel took 1.76 times as long.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Apply to ``model``."""
+        nodes = list(ir.traversal.RecursiveGraphIterator(model.graph))
+        counts = {node: len(node.inputs) for node in nodes if node.inputs and node.inputs[-1] is None}
+        result = RemoveUnusedNodesPass()(model)
+        for node, count in counts.items():
+            if node.graph is not None:
+                node.resize_inputs(count)
+        return result
+
+
 class RemoveUnusedInitializers(ir.passes.InPlacePass):
     """Initializers that nothing reads go, in subgraphs too, where onnx_ir's RemoveUnusedNodesPass leaves them."""
 
@@ -217,7 +235,7 @@ _CLEANING = [
     PlaceAssignments(),
     EliminateIdentities(),
     LiftInvariants(),
-    RemoveUnusedNodesPass(),
+    RemoveUnusedNodes(),
     ForgetSubgraphs(),
     RemoveUnusedInitializers(),
 ]

@@ -503,3 +503,23 @@ def test_functions_that_call_each_other() -> None:
         <domain: "local", opset_import: ["": 18, "local": 1]> two (u) => (v) { v = local.one(u) }"""
     with pytest.raises(ModelError, match="one"):
         normalize(parse(body, {}))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "weights", "count"),
+    [
+        ("{ p = Pad(x, pads)  y = Relu(p) }", {"pads": np.array([0, 1, 0, 1])}, 3),
+        ("{ p = Clip(x, low)  y = Relu(p) }", {"low": np.zeros((), np.float32)}, 3),
+        ("{ c = Cast<to = 7>(pads)  p = Pad(x, c)  y = Relu(p) }", {"pads": np.array([0, 1, 0, 1], np.int32)}, 4),
+    ],
+    ids=["Pad", "Clip", "Pad by computed sizes"],
+)
+def test_last_inputs_that_are_omitted_stay_there(nodes, weights, count):
+    """onnxruntime moves Pad(x, pads) into the convolution behind it, where it is slower, but not Pad(x, pads, "")."""
+    given = parse(f"(float[N,8] x) => (float[N,M] y) {nodes}", weights)
+    next(node for node in given.graph if node.op_type in ("Pad", "Clip")).resize_inputs(count)
+    normal = normalize(given)
+    reader = next(node for node in normal.graph if node.op_type in ("Pad", "Clip"))
+    assert len(reader.inputs) == count
+    assert reader.inputs[-1] is None
+    assert serialized(normalize(normal)) == serialized(normal)
