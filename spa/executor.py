@@ -85,14 +85,41 @@ class Executor(Protocol):
         return in_pairs(self.map(function, items, nbytes=nbytes, what=what, told=told), join)
 
 
-def in_pairs(results: Sequence[Result], join: Callable[[Result, Result], Result]) -> Result:
+def in_pairs(results: Iterable[Result], join: Callable[[Result, Result], Result]) -> Result:
     """Neighbours joined, then neighbours of what that gives, until one is left: a tree that depends on the number of
-    results alone, so that rounding does too."""
-    level = list(results)
-    while len(level) > 1:
-        pairs = [join(*level[at : at + 2]) for at in range(0, len(level) - 1, 2)]
-        level = pairs + level[2 * len(pairs) :]
-    return level[0]
+    results alone, so that rounding does too.
+
+    Args:
+        results: at least one; taken one by one, so that as many wait as the tree has levels.
+    """
+    waiting: list[tuple[int, Result]] = []  # branches, and the number of results in each, a power of two
+    for result in results:
+        size, branch = 1, result
+        while waiting and waiting[-1][0] == size:
+            size, branch = 2 * size, join(waiting.pop()[1], branch)
+        waiting.append((size, branch))
+    _, last = waiting.pop()
+    while waiting:
+        last = join(waiting.pop()[1], last)
+    return last
+
+
+def branches(items: Sequence[Item], workers: int, most: int) -> list[Sequence[Item]]:
+    """Neighbours together: each part is a branch of the tree of `in_pairs`, and the parts joined give that tree.
+
+    Parts are as large as they may be without keeping any of the workers longer than single items would.
+
+    Args:
+        most: items of a part.
+    """
+    sizes = [1 << power for power in range(most.bit_length()) if 1 << power < 2 * len(items)]
+
+    def longest(size: int) -> int:
+        parts = -(-len(items) // size)
+        return -(-parts // workers) * size
+
+    size = min(sizes, key=lambda size: (longest(size), -size), default=1)
+    return [items[at : at + size] for at in range(0, len(items), size)]
 
 
 @dataclass(frozen=True, slots=True)

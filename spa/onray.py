@@ -6,21 +6,17 @@ on its item alone, so that this changes nothing. ray is the extra `ray`, and imp
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 import os
-import platform
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from spa.errors import ClusterError, MissingExtra, SpaError
-from spa.executor import Executor, Item, Result, Shared, Told, in_pairs
-from spa.version import __version__
+from spa.executor import WORKING_NBYTES, Executor, Item, Result, Shared, Told, branches, in_pairs
+from spa.installed import installed
 
 RETRIES = 8
 """How often a task runs again whose worker was lost."""
@@ -30,6 +26,9 @@ REACHED, ANSWERED = 10.0, 120.0
 
 AHEAD = 2
 """Tasks for each worker that are handed over before results are waited for."""
+
+LARGEST_BRANCH = 4
+"""Results of a tree of sums that are joined where they are made, at most, so that their sum alone is sent."""
 
 
 @contextmanager
@@ -160,18 +159,27 @@ class Ray(Executor):
         what: str = "a piece of work",
         told: Told | None = None,
     ) -> Result:
-        """As `spa.executor.Executor.reduce`: pairs are joined on workers, and the last result alone comes here."""
-        task = self._task(nbytes, what)
-        leaves = [task.remote(function, item) for item in items]
-        last = in_pairs(leaves, partial(task.remote, join))
+        """As `spa.executor.Executor.reduce`: pairs are joined on workers, and the last result alone comes here.
+
+        How much of the tree is one task depends on the workers; the tree does not.
+        """
+        most = max(1, min(LARGEST_BRANCH, WORKING_NBYTES // max(nbytes, 1)))
+        parts = branches(list(items), self.workers(), most)
+        task = self._task(nbytes * len(parts[0]).bit_length(), what)
+        sizes = {task.remote(_branch, function, part, join): len(part) for part in parts}
+        waiting, done = list(sizes), 0
+        last = in_pairs(waiting, partial(task.remote, join))
         try:
-            for done in range(1, len(leaves) + 1):
-                self._answer(partial(self.ray.wait, leaves, num_returns=done, fetch_local=False), what, nbytes)
+            while waiting:  # what has been joined is let go, and its memory with it
+                wait = partial(self.ray.wait, waiting, num_returns=1, fetch_local=False)
+                (ready, *_), waiting = self._answer(wait, what, nbytes)
+                done += sizes.pop(ready)
+                del ready, wait
                 if told is not None:
                     told(done)
             found: Result = self._answer(lambda: self.ray.get(last), what, nbytes)
         except BaseException:
-            for reference in leaves:
+            for reference in waiting:
                 with suppress(Exception):
                     self.ray.cancel(reference)
             raise
@@ -271,27 +279,11 @@ def _do(function: Callable[..., Result], *arguments: Any) -> Result:
     return function(*arguments)
 
 
-def installed() -> dict[str, str]:
-    """What results depend on, by name: versions, and what the sources of SPA are."""
-    found = {"spa": f"{__version__} ({_sources()})", "python": platform.python_version()}
-    for name in ("numpy", "scipy", "onnx", "onnx-ir"):
-        found[name] = importlib.metadata.version(name)
-    try:
-        import onnxruntime
-
-        found["onnxruntime"] = str(onnxruntime.__version__)
-    except ImportError:
-        found["onnxruntime"] = "missing"
-    return found
-
-
-def _sources() -> str:
-    """The beginning of a digest of all modules of SPA: versions say nothing of a checkout."""
-    root, digest = Path(__file__).parent, hashlib.sha256()
-    paths = [Path(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names]
-    for path in sorted(path.relative_to(root) for path in paths if path.suffix == ".py"):
-        digest.update(path.as_posix().encode() + (root / path).read_bytes())
-    return digest.hexdigest()[:8]
+def _branch(
+    function: Callable[[Item], Result], items: Sequence[Item], join: Callable[[Result, Result], Result]
+) -> Result:
+    """A branch of a tree of sums."""
+    return in_pairs(map(function, items), join)
 
 
 def _names(node: Any) -> set[str]:

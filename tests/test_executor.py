@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spa.executor import WORKING_NBYTES, Threads, executing, in_pairs
+from spa.executor import WORKING_NBYTES, Threads, branches, executing, in_pairs
 
 
 def _square(number: int) -> int:
@@ -42,6 +42,46 @@ def test_wide_problems_leave_room() -> None:
 )
 def test_neighbours_are_joined(count: int, tree: str) -> None:
     assert in_pairs([str(n) for n in range(count)], lambda left, right: f"({left}{right})") == tree
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 6, 7, 8, 11, 13, 64])
+@pytest.mark.parametrize("workers", [1, 2, 3, 4, 7, 100])
+@pytest.mark.parametrize("most", [1, 4, 64])
+def test_branches_make_the_same_tree(count: int, workers: int, most: int) -> None:
+    def join(left: str, right: str) -> str:
+        return f"({left}{right})"
+
+    items = [f"{n} " for n in range(count)]
+    parts = branches(items, workers, most)
+    assert [item for part in parts for item in part] == items
+    assert max(map(len, parts)) <= most
+    assert in_pairs([in_pairs(part, join) for part in parts], join) == in_pairs(items, join)
+
+
+@pytest.mark.parametrize(
+    ("count", "workers", "sizes"),
+    [(8, 1, [4, 4]), (8, 2, [4, 4]), (8, 3, 8 * [1]), (8, 4, 4 * [2]), (8, 9, 8 * [1]), (7, 2, [4, 3])],
+)
+def test_branches_are_large_where_nobody_waits_for_them(count: int, workers: int, sizes: list[int]) -> None:
+    assert [len(part) for part in branches(range(count), workers, 4)] == sizes
+
+
+def test_few_results_wait_to_be_joined() -> None:
+    alive: set[int] = set()
+    most = 0
+
+    def made(number: int) -> frozenset[int]:
+        nonlocal most
+        alive.add(number)
+        most = max(most, len(alive))
+        return frozenset([number])
+
+    def join(left: frozenset[int], right: frozenset[int]) -> frozenset[int]:
+        alive.remove(min(right))  # what is joined counts as its first number
+        return left | right
+
+    assert in_pairs(map(made, range(64)), join) == set(range(64))
+    assert most == 7
 
 
 def test_a_sum_does_not_depend_on_the_threads() -> None:

@@ -8,14 +8,12 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,12 +22,12 @@ import numpy as np
 import pytest
 
 import spa
-from spa import onray
+from spa import installed, onray
 from spa.errors import ClusterError, DataError, MissingExtra, UsageError
 from spa.executor import Threads, executing
 from spa.options import PruneOptions
+from tests.nodes import ROOT, end, free_port
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "howto" / "cluster.md"
 MEMORY = 300 << 20
 SAMPLES = np.random.default_rng(0).standard_normal((96, 1, 28, 28)).astype(np.float32)
@@ -124,7 +122,7 @@ def test_a_prune_is_the_same_as_here() -> None:
 def test_other_versions_are_refused(ray: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     found = onray.Ray(ray, "10.0.0.1:6379")
     found.check()
-    monkeypatch.setattr(onray, "__version__", "9.9.9")
+    monkeypatch.setattr(installed, "__version__", "9.9.9")
     with pytest.raises(ClusterError, match=r"^node .* would not compute the same: spa .* there, 9\.9\.9 .* here"):
         found.check()
 
@@ -178,17 +176,3 @@ def test_the_example_of_two_nodes(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "wrote small.onnx" in done.stdout + done.stderr
     assert (tmp_path / "small.onnx").stat().st_size < (tmp_path / "net.onnx").stat().st_size
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
-def end(folder: str) -> None:
-    """End the processes that were started with a folder for their sockets."""
-    for process in Path("/proc").iterdir():
-        with suppress(OSError):
-            if process.name.isdigit() and f"RAY_TMPDIR={folder}".encode() in (process / "environ").read_bytes():
-                os.kill(int(process.name), signal.SIGKILL)

@@ -47,10 +47,10 @@ class Statistics:
         """Moments for one of the layers that read these rows, with its drift: fitted, held out."""
         return self.drifting.get(layer, (self.fitted, self.held_out))
 
-    def plus(self, other: Statistics) -> Statistics:
-        """Those of the samples of both, in one network, without drift; neither changes."""
+    def taking(self, other: Statistics) -> Statistics:
+        """Those of the samples of both, in one network, without drift; these are not to be used any more."""
         sides = ((self.fitted, other.fitted), (self.held_out, other.held_out))
-        fitted, held_out = ([one.plus(more) for one, more in zip(*side, strict=True)] for side in sides)
+        fitted, held_out = ([one.taking(more) for one, more in zip(*side, strict=True)] for side in sides)
         return Statistics(fitted, held_out)
 
     @property

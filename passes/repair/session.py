@@ -127,7 +127,7 @@ class Session:
         Args:
             function: of a module; it and the items can be pickled, and name no more than they need.
             layers: whose problems are solved, some at a time: as many as fit into memory.
-            runs: the network runs, which has threads of its own.
+            runs: the network runs, which has threads of its own, and goes on where the item before ended.
             told: called with the share that is done.
         """
         nbytes = working_nbytes(max((self.problem(layer).width for layer in layers), default=1))
@@ -136,7 +136,7 @@ class Session:
             told(done / len(items))
 
         if self.twins is not None:
-            return self.twins.map(self, function, items, nbytes=nbytes, told=share)
+            return self.twins.map(self, function, items, nbytes=nbytes, in_order=runs, told=share)
         threads = Threads(1 if runs else self.threads)
         return threads.map(lambda item: function(self, *item), items, nbytes=nbytes, told=share)
 
@@ -163,16 +163,22 @@ class Session:
             )
         return self.twins.statistics(self, problems, split)
 
+    def run_of(self, problems: Sequence[Problem]) -> Any:
+        """An onnxruntime session of the dense network that gives what some layers read."""
+        values = list(dict.fromkeys(problem.data for problem in problems))
+        return Draft().session(self.network, values, self.batches[0], threads=self.threads)
+
     def statistics_of(
         self,
         problems: Sequence[Problem],
         split: Split,
         count: int,
         told: Callable[[float], None] = lambda _share: None,
+        run: Any = None,
     ) -> dict[Key, Statistics]:
-        """The same of the batches of a split, which are some of so many."""
+        """The same of the batches of a split, which are some of so many; with what `run_of` gave, or anew."""
         values, batches = list(dict.fromkeys(problem.data for problem in problems)), self.batches
-        session = Draft().session(self.network, values, batches[0], threads=self.threads)
+        session = run or self.run_of(problems)
         results: dict[int, dict[ir.Value, np.ndarray]] = {}
 
         def fetch(value: ir.Value, number: int) -> np.ndarray:

@@ -34,6 +34,9 @@ SHARDS, MOST_SHARDS = 8, 64
 FLOPS_FOR_A_BYTE = 2e3
 """Of a run of the network, for a byte of moments: with more, another shard costs less than it spreads."""
 
+RUN = "run of statistics"
+"""What a session on a worker keeps from shard to shard."""
+
 KEPT = 2
 """Sessions that a worker keeps: of one prune, and of another with samples besides."""
 
@@ -90,6 +93,11 @@ class Parcel:
     body: bytes
     arrays: Sequence[np.ndarray]
 
+    @property
+    def nbytes(self) -> int:
+        """Of its arrays."""
+        return sum(array.nbytes for array in self.arrays)
+
 
 @dataclass(slots=True, eq=False)
 class Twins:
@@ -113,14 +121,22 @@ class Twins:
         items: Sequence[tuple[Any, ...]],
         *,
         nbytes: int,
+        in_order: bool,
         told: Callable[[int], None],
     ) -> list[Result]:
-        """As `Session.each`."""
+        """As `Session.each`.
+
+        Args:
+            in_order: begin with the first item, not with the one that most goes along with: of work that grows with it,
+                a long piece that begins last is waited for.
+        """
         names, place = self.laid_out(session)
-        parcels = (Parcel((place,), *names.dump((function, item))) for item in items)
+        parcels = [Parcel((place,), *names.dump((function, item))) for item in items]  # whose arrays are no copies
+        order = range(len(parcels)) if in_order else sorted(range(len(parcels)), key=lambda at: -parcels[at].nbytes)
         what = f"a piece of work ({getattr(function, '__name__', 'function').replace('_', ' ')})"
-        found = self.executor.map(work, parcels, nbytes=nbytes, what=what, told=told)
-        return [names.load(parcel.body, parcel.arrays) for parcel in found]
+        done = self.executor.map(work, (parcels[at] for at in order), nbytes=nbytes, what=what, told=told)
+        found = {at: names.load(parcel.body, parcel.arrays) for at, parcel in zip(order, done, strict=True)}
+        return [found[at] for at in range(len(parcels))]
 
     def statistics(self, session: Session, problems: Sequence[Problem], split: Split) -> dict[Key, Statistics]:
         """As `Session.dense_statistics`: samples in contiguous shards, whose moments are added in a fixed tree."""
@@ -128,7 +144,7 @@ class Twins:
         nbytes = sum({p.key: 16 * p.layer.block_count * p.width**2 for p in problems}.values())
         shards = np.array_split(split.seen, shard_count(session, len(split.seen), nbytes))
         asked = [(problems, split.only(numbers.tolist()), len(split.seen)) for numbers in shards]
-        parcels = (Parcel((place,), *names.dump((Session.statistics_of, item))) for item in asked)
+        parcels = (Parcel((place,), *names.dump((of_shard, item))) for item in asked)
         found = self.executor.reduce(
             work, parcels, partial(joined, added), nbytes=2 * nbytes, what="the moments of a part of the samples",
             told=lambda done: session.progress("statistics", done / len(asked)),
@@ -171,9 +187,17 @@ def shard_count(session: Session, batches: int, nbytes: int) -> int:
     return min(batches, int(np.clip(worth, SHARDS, MOST_SHARDS)))
 
 
+def of_shard(session: Session, problems: Sequence[Problem], split: Split, count: int) -> dict[Key, Statistics]:
+    """`Session.statistics_of`, with the run of the shard before where that gives the same values."""
+    values = [problem.data for problem in problems]
+    if RUN not in session.known or session.known[RUN][0] != values:
+        session.known[RUN] = values, session.run_of(problems)
+    return session.statistics_of(problems, split, count, run=session.known[RUN][1])
+
+
 def added(first: Mapping[Key, Statistics], second: Mapping[Key, Statistics]) -> dict[Key, Statistics]:
-    """Statistics of the samples of two shards."""
-    return {key: found.plus(second[key]) for key, found in first.items()}
+    """Statistics of the samples of two shards, of which the first is not used any more."""
+    return {key: found.taking(second[key]) for key, found in first.items()}
 
 
 def framed(session: Session, names: Names) -> Frame:

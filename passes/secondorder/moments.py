@@ -6,6 +6,7 @@ One file: one class, the sums and what is read off them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from spa.passes.secondorder.linalg import Array
 Rows = npt.NDArray[np.floating[Any]]
 
 MIN_CHUNK, MAX_CHUNK = 256, 2048
+
+_ARRAYS = ("_mean", "_gram", "_dense_mean", "_cross", "_drift_mean", "_drift_cross")
 
 
 class Moments:
@@ -135,9 +138,14 @@ class Moments:
         step, dense_step = other._mean - self._mean, other._dense_mean - self._dense_mean
         drift_step = other._drift_mean - self._drift_mean
         between = (self._weight * share) * step
-        self._gram += other._gram + np.outer(between, step)
-        self._cross += other._cross + np.outer(between, dense_step)
-        self._drift_cross += other._drift_cross + np.outer(between, drift_step)
+        for sums, more, moved in (
+            (self._gram, other._gram, step),
+            (self._cross, other._cross, dense_step),
+            (self._drift_cross, other._drift_cross, drift_step),
+        ):
+            gained = np.outer(between, moved)
+            gained += more
+            sums += gained
         self._mean += share * step
         self._dense_mean += share * dense_step
         self._drift_mean += share * drift_step
@@ -158,14 +166,36 @@ class Moments:
             precision=self.precision,
             name=self.name,
         )
-        twin.merge(self)
+        self._flush()
+        if self._count:
+            twin._count, twin._weight, twin._squared_weight = self._count, self._weight, self._squared_weight
+            for name in _ARRAYS:
+                setattr(twin, name, getattr(self, name).copy())
         return twin
 
     def plus(self, other: Moments) -> Moments:
         """Moments of all that both have seen, which stay as they are."""
-        found = self.copy()
-        found.merge(other)
+        first, second = (self, other) if self.count else (other, self)
+        found = first.copy()
+        found.merge(second)
         return found
+
+    def taking(self, other: Moments) -> Moments:
+        """As `plus`, in the memory of these where it may be written to; they are not to be used any more."""
+        if not self.count or not all(getattr(self, name).flags.writeable for name in _ARRAYS):
+            return self.plus(other)
+        self.merge(other)
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Of moments that have seen no rows a pickle holds no sums."""
+        if self.count:
+            return super().__reduce_ex__(protocol)
+        empty = partial(
+            Moments, self.width, dense_width=self.dense_width, drift_width=self.drift_width, precision=self.precision,
+            name=self.name,
+        )  # fmt: skip
+        return empty, ()
 
     @classmethod
     def within(cls, parts: Sequence[Moments]) -> Moments:

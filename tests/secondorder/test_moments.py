@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import tracemalloc
 from collections.abc import Callable
 
@@ -56,6 +57,50 @@ def test_merged_moments_are_those_of_one_stream(sizes: list[int], seed: int) -> 
     if sum(sizes):
         np.testing.assert_allclose(merged.gram, together.gram, rtol=1e-10, atol=1e-9)
         np.testing.assert_allclose(merged.copy().mean, together.mean, rtol=1e-12)
+
+
+@pytest.mark.parametrize("empty", ["first", "second", "both"])
+def test_what_has_seen_nothing_adds_nothing(empty: str) -> None:
+    rows = correlated(np.random.default_rng(4), 60, 4)
+    first, second = (Moments(4) if empty in (name, "both") else moments_of(rows) for name in ("first", "second"))
+    found = first.plus(second)
+    found.update(rows)  # its sums are its own
+    seen = [one for one in (first, second) if one.count]
+    assert found.count == 60 * (1 + len(seen))
+    assert all(one.count == 60 for one in seen)
+    np.testing.assert_allclose(found.gram, moments_of(rows).gram, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_sums_are_taken_in_where_they_may_be_written_to(writable: bool) -> None:
+    rng = np.random.default_rng(6)
+    first, second = (moments_of(correlated(rng, count, 4)) for count in (50, 70))
+    expected = first.plus(second)
+    if not writable:  # as what a node shares
+        kept: list[pickle.PickleBuffer] = []
+        body = pickle.dumps(first, protocol=5, buffer_callback=kept.append)
+        first = pickle.loads(body, buffers=[bytes(buffer.raw()) for buffer in kept])
+    before = first.gram
+    found = first.taking(second)
+    assert (found is first) == writable
+    np.testing.assert_array_equal(found.gram, expected.gram)
+    np.testing.assert_array_equal(found.mean, expected.mean)
+    assert np.array_equal(first.gram, before) != writable
+    assert second.count == 70
+
+
+def test_a_pickle_of_nothing_holds_no_sums() -> None:
+    empty = Moments(1000, dense_width=900, drift_width=3, precision=np.float64, name="held out")
+    body = pickle.dumps(empty)
+    assert len(body) < 1000
+    again = pickle.loads(body)
+    assert (again.width, again.dense_width, again.drift_width, again.name) == (1000, 900, 3, "held out")
+    assert again.precision == np.float64
+    assert not again.count
+    seen = moments_of(correlated(np.random.default_rng(5), 300, 4))
+    again = pickle.loads(pickle.dumps(seen, protocol=5))
+    assert again.count == 300
+    np.testing.assert_array_equal(again.gram, seen.gram)
 
 
 def test_single_precision_products_survive_a_large_mean() -> None:
