@@ -180,6 +180,8 @@ class PruneOptions:
             )
         if self.budget.of == LATENCY and self.learning.steps > 1:
             raise UsageError("of latency in several steps: a time is met in one; leave steps out")
+        if self.budget.of == LATENCY and self.repair.search is not None:
+            raise UsageError("search of latency: what was searched for would miss the time; leave search out")
         if self.budget.of == LATENCY and self.budget.scope != "global":
             raise UsageError(
                 f"of latency with scope {self.budget.scope}: time is shared out over the whole model; leave scope out"

@@ -16,6 +16,7 @@ from spa.frontends import texts
 from spa.frontends.samples import ImageOptions
 from spa.frontends.texts import TextOptions
 from spa.gradients.options import CRITERIA as GRADIENTS
+from spa.gradients.spending import spend_in
 from spa.passes.choose.importance import CRITERIA, DEFAULT_CRITERION, Criterion
 from spa.presets import METHODS, OURS, PRESETS
 
@@ -117,6 +118,16 @@ class RepairOptions(Options):
         default="default",
         metadata=about("how much work to put in", metavar="NAME", choices=tuple(PRESETS), needs=("samples",)),
     )
+    search: str | None = field(
+        default=None,
+        metadata=about(
+            "search for a better allocation: a time such as 5m, or plans such as 200r; it is kept where the outputs "
+            "lose less by it on samples held out",
+            metavar="5m",
+            check=spend_in("smhr"),
+            needs=("samples",),
+        ),
+    )
     images: ImageOptions | None = field(
         default=None, metadata=about("how images become samples", needs=("samples", "gradients"), parts=ImageOptions)
     )
@@ -129,6 +140,8 @@ class RepairOptions(Options):
         Options.__post_init__(self)
         if self.data is not None and self.data_free:
             raise UsageError("data and data-free exclude each other: give samples, or let them be made up")
+        if self.search is not None and self.method != OURS:
+            raise UsageError(f"search needs losses of outputs, which {self.method} does not measure: leave one out")
         if self.images is not None and self.own_samples:
             raise UsageError("images has no effect without samples: give data")
         if self.weights and (self.criterion in METHODS or self.by_gradients):

@@ -16,12 +16,14 @@ from spa.clock import Clock
 from spa.decision import Decision, by_weights, hint_at_inputs
 from spa.errors import BudgetError, DataError, ModelError, NothingToPrune, UsageError, VerificationError
 from spa.given import calibration
+from spa.gradients.spending import Spend
 from spa.options import InputShapes, PruneOptions
 from spa.packing import Packing
 from spa.passes.repair import own
 from spa.passes.repair.compensate import compensated
 from spa.passes.repair.groundwork import Groundwork
 from spa.passes.repair.packed import opened
+from spa.passes.repair.search import Limit
 from spa.passes.samples.calibrate import Calibration
 from spa.passes.samples.datafree import MOST_SAMPLES, Recipe
 from spa.passes.samples.effort import effort, thinned
@@ -157,7 +159,8 @@ def _by_samples(
             "executor": shared.executor,
         }  # fmt: skip
         groundwork = shared.once(name, lambda: Groundwork.of(base, samples, options.budget, **given))
-        found = compensated(groundwork, options.budget, goal=options.device.goal, progress=clock.share)
+        search = _limit(options.repair.search)
+        found = compensated(groundwork, options.budget, goal=options.device.goal, search=search, progress=clock.share)
     clock.seconds |= found.seconds
     with clock.step("couple"):
         analysis = analyse(found.model, inputs=inputs, counted=counted)
@@ -169,6 +172,14 @@ def _by_samples(
     report.outputs_on = verdict.MADE_UP if made_up else verdict.HELD_OUT
     report.notes += [*samples.notes, *found.notes]
     return Decision(analysis, plan, report, base, Packing.of(analysis, plan, samples), samples.held_out)
+
+
+def _limit(search: str | None) -> Limit | None:
+    """How long a search goes on, from a text such as 5m or 200r."""
+    if search is None:
+        return None
+    spend = Spend.of(search)
+    return Limit(plans=int(spend.amount)) if spend.seconds is None else Limit(seconds=spend.seconds)
 
 
 def _sampled(model: ir.Model, samples: Calibration, inputs: InputShapes | None) -> InputShapes | None:

@@ -21,7 +21,7 @@ import onnx_ir as ir
 
 from spa.analysis.plan import Plan
 from spa.errors import VerificationError
-from spa.passes.choose.allocation import allocate, expected_loss
+from spa.passes.choose.allocation import Curve, allocate, expected_loss
 from spa.passes.choose.budget import LATENCY, Budget
 from spa.passes.choose.first import first_widths
 from spa.passes.choose.selection import Selection, select
@@ -34,6 +34,7 @@ from spa.passes.repair.draft import Draft
 from spa.passes.repair.gates import drop_gates
 from spa.passes.repair.groundwork import Groundwork
 from spa.passes.repair.network import Network
+from spa.passes.repair.search import Limit, Search
 from spa.passes.repair.sequential import LayerReport, Repair
 from spa.passes.repair.session import Session
 from spa.passes.samples.calibrate import Calibration
@@ -72,6 +73,7 @@ def compensate(
     made_up: bool = False,
     closed: bool = False,
     goal: Goal | None = None,
+    search: Limit | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Compensation:
@@ -88,6 +90,7 @@ def compensate(
         made_up: the samples are noise: what batch normalisations know of the training data makes up for that.
         closed: the model gets no new tensors: only biases that are there change.
         goal: of a budget of latency, on which device how much time may stay.
+        search: how long a better allocation is searched for; None: there is none. Not with a goal.
         progress: called with the step and the share of it that is done.
 
     Raises:
@@ -100,16 +103,22 @@ def compensate(
         model, data, budget, preset=preset, method=method, inputs=inputs, counted=counted, made_up=made_up,
         closed=closed, threads=threads, progress=progress,
     )  # fmt: skip
-    return compensated(groundwork, budget, goal=goal)
+    return compensated(groundwork, budget, goal=goal, search=search)
 
 
 def compensated(
-    groundwork: Groundwork, budget: Budget, *, goal: Goal | None = None, progress: Progress | None = None
+    groundwork: Groundwork,
+    budget: Budget,
+    *,
+    goal: Goal | None = None,
+    search: Limit | None = None,
+    progress: Progress | None = None,
 ) -> Compensation:
     """`compensate` for one ratio of those that share a groundwork, which does not change.
 
     Args:
         goal: of a budget of latency.
+        search: how long a better allocation is searched for; None: there is none. Not with a goal.
 
     Raises:
         NothingToPrune, BudgetError: nothing can go, or not as much as asked for.
@@ -126,7 +135,7 @@ def compensated(
     if timed is not None:
         cost, whole = timed.cost, {**whole, LATENCY: timed.cost.of(LATENCY)}
 
-    def allocated(ratio: float) -> Plan:
+    def allocated(ratio: float, curves: Mapping[str, Curve] = curves) -> Plan:
         def choose(scores: list[np.ndarray]) -> Plan:
             unscored = [group.name for group in network.groups if group.name not in curves]
             found = select(
@@ -142,10 +151,15 @@ def compensated(
     with one_thread_each():
         with session.step("allocate"):
             plan = allocated(budget.ratio) if timed is None else timed.meet(allocated, partial(expected_loss, curves))
-        given_up = next(found.given_up for found in selected if found.plan is plan)
-        repair = Repair(session, curves, {name: np.array(units) for name, units in plan.removed.items()})
-        plan = replace(repair.run(), align=plan.align)
-        session.notes.extend(given_up)
+        chosen = plan
+        repair, plan = _repaired(session, curves, chosen)
+        if search is not None:
+            with session.step("search"):
+                found = Search(session, curves, partial(allocated, budget.ratio), search)
+                better = found.run(chosen)
+            repair, plan, chosen = _searched(found, (repair, plan, chosen), better)
+        session.notes.extend(repair.session.notes)
+        session.notes.extend(next(selection.given_up for selection in selected if selection.plan is chosen))
         _restore(network, repair.draft, groundwork.trained)
         if not groundwork.made_up and (session.baseline is None or session.baseline.batch_norm):
             _normalise_again(session, repair)
@@ -161,6 +175,30 @@ def compensated(
         model, plan, repair.reports, repair.difference, session.seconds, session.notes, network.before,
         [LossCurve.of(curve, stopped.get(name, 0)) for name, curve in curves.items()],
     )  # fmt: skip
+
+
+def _repaired(session: Session, curves: Mapping[str, Curve], plan: Plan) -> tuple[Repair, Plan]:
+    """The sequential pass for a plan, with notes of its own, and the plan with the units chosen on the way."""
+    removed = {name: np.array(units) for name, units in plan.removed.items()}
+    repair = Repair(replace(session, notes=[]), curves, removed)
+    return repair, replace(repair.run(), align=plan.align)
+
+
+def _searched(search: Search, first: tuple[Repair, Plan, Plan], better: Plan) -> tuple[Repair, Plan, Plan]:
+    """What a search came to: the repair of the plan that it found, where held-out outputs lose less by it."""
+    session, (before, _, chosen) = search.session, first
+    if better is chosen:
+        session.notes.append(f"searched {len(search.tried)} plans: none is better")
+        return first
+    repair, plan = _repaired(session, search.curves, better)
+    numbers = session.split.judging or session.split.unseen
+    lost = [session.lost(list(r.measured_outputs(r.draft, numbers).values())) for r in (before, repair)]
+    found = f"searched {len(search.tried)} plans: on samples held out the best one loses {lost[1] / lost[0]:.2f}"
+    if lost[1] >= lost[0]:
+        session.notes.append(f"{found} of what the first does when both are repaired: the first stays")
+        return first
+    session.notes.append(f"{found} of what the first does")
+    return repair, plan, better
 
 
 def _left_alone(network: Network, scored: Container[str]) -> list[str]:
