@@ -155,7 +155,7 @@ def reasons(groups: Sequence[Group], candidates: Candidates) -> list[str]:
             NESTED: f"nested with groups that are cut; include={kind!r} cuts both",
             EXCLUDED: "left out by exclude or only",
             EMPTY: "no parameters in them",
-            UNREAD: "nothing could make up for them: nodes without weights to refit, or with integers, read them, "
+            UNREAD: "nothing could make up for them: nodes without weights to refit, or with packed ones, read them, "
             "or no sample reaches those that do",
         }[reason]
         lines.append(f"{len(members)} {kind} group{'s' if len(members) > 1 else ''} left alone ({why})")

@@ -11,6 +11,9 @@ from spa.analysis.branches import ADDED
 from spa.notation.operation import entry_of
 from spa.passes.layers.consumers import Layer
 
+BARE = "spa.bare"
+"""Mark in the metadata of a stored tensor: what it is multiplied with takes no bias, in the node or behind it."""
+
 
 def add_biases(model: ir.Model, layers: Iterable[Layer]) -> list[str]:
     """Give layers without a stored bias one of zeros, in place; the names of the tensors that are new.
@@ -22,6 +25,8 @@ def add_biases(model: ir.Model, layers: Iterable[Layer]) -> list[str]:
 
 
 def _takes_one(layer: Layer) -> bool:
+    if BARE in layer.weight.meta:
+        return False
     return layer.mixing.steps is None and (not layer.mixing.product.inside or _is_free(layer))
 
 

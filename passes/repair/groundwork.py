@@ -166,7 +166,8 @@ def _scored_by(baseline: Baseline, method: str, network: Network, groups: Mappin
     if not found:
         raise NothingToPrune(
             f"nothing can be repaired by {method}: no group that may go is read by weights alone that can be refitted "
-            "(integers are not, nor is what If, Loop and Scan hold); without data and data-free, weights alone decide"
+            "(integers that were not opened are not, nor is what If, Loop and Scan hold); without data and data-free, "
+            "weights alone decide"
         )
     return found
 

@@ -2,7 +2,9 @@
 
     MatMulNBits(x, packed, scales)   ->   MatMul(x, weight)   ->   MatMulNBits(x, packed, scales)
 
-A weight keeps the name of its packed form. What an opened node was is kept with the graph, and so with its copies.
+Those of integers, with `DequantizeLinear` or in nodes of their own, are opened by `spa.passes.repair.fused` and closed
+by `spa.passes.repair.closing`. A weight keeps the name of its packed form. What an opened node was is kept with the
+graph, and so with its copies.
 """
 
 from __future__ import annotations
@@ -15,6 +17,9 @@ import onnx_ir as ir
 
 from spa.notation.operation import MICROSOFT
 from spa.passes.normalize.fold import Names
+from spa.passes.repair.closing import close_integers
+from spa.passes.repair.fused import is_quantised, open_integers
+from spa.passes.repair.quantised import Levels, Quantised
 from spa.passes.secondorder.grid import Form, Grid
 
 OPERATOR, _META = "MatMulNBits", "spa.packed"
@@ -43,10 +48,15 @@ class Packed:
     dtype: ir.DataType
     attributes: Mapping[str, int]
 
+    @property
+    def bits(self) -> int:
+        """Of a number."""
+        return self.grid.form.bits
 
-def packed_weights(model: ir.Model) -> Mapping[str, Packed]:
+
+def packed_weights(model: ir.Model) -> Mapping[str, Packed | Quantised]:
     """What was opened, by the name of the weight; empty where nothing was."""
-    found: Mapping[str, Packed] = model.graph.meta.get(_META, {})
+    found: Mapping[str, Packed | Quantised] = model.graph.meta.get(_META, {})
     return found
 
 
@@ -55,19 +65,20 @@ def opened(model: ir.Model) -> ir.Model:
 
     Left as they are: weights in an order of their own (g_idx), of bits or in forms that are not known here.
     """
-    nodes = [node for node in model.graph if _can_open(node)]
-    if not nodes:
+    if not any(_can_open(node) or is_quantised(node) for node in model.graph):
         return model
     model = model.clone()
     found: dict[str, Packed] = {}
     names = Names(model)
     for node in [node for node in model.graph if _can_open(node)]:
         _open(model.graph, node, found, names)
-    for node_inputs in found.values():
-        for name in (node_inputs.scales, node_inputs.zeros):
+    for packed in found.values():
+        for name in (packed.scales, packed.zeros):
             if name is not None and name in model.graph.initializers and not model.graph.initializers[name].uses():
                 model.graph.initializers.pop(name)
-    model.graph.meta[_META] = found
+    integers: dict[str, Quantised] = {}
+    open_integers(model, integers, names)
+    model.graph.meta[_META] = {**found, **integers}
     return model
 
 
@@ -188,13 +199,27 @@ def rounded_scales(grid: Grid, stored: Packed) -> Grid:
     return Grid(grid.form, grid.levels, np.where(scales == 0, 1.0, scales), zeros.astype(np.float64))
 
 
-def close(model: ir.Model, grids: Mapping[str, Grid]) -> None:
+def close(model: ir.Model, grids: Mapping[str, Grid | Levels], new: Mapping[str, Quantised] | None = None) -> None:
     """Pack the opened weights again, in place.
 
     Args:
-        grids: by the name of the weight, (outputs, width), as `rounded_scales` gives them.
+        grids: by the name of the weight: (outputs, width) as `rounded_scales` gives them, or integers in its layout.
+        new: how biases are stored that were not there when the model was opened.
     """
     known = packed_weights(model)
+    integers = {name: found for name, found in {**known, **(new or {})}.items() if isinstance(found, Quantised)}
+    close_integers(model, {name: each for name, each in grids.items() if isinstance(each, Levels)}, integers)
+    _close_packed(
+        model,
+        {name: grid for name, grid in grids.items() if isinstance(grid, Grid)},
+        {name: found for name, found in known.items() if isinstance(found, Packed)},
+    )
+    model.graph.meta.pop(_META, None)
+
+
+def _close_packed(model: ir.Model, grids: Mapping[str, Grid], known: Mapping[str, Packed]) -> None:
+    if not grids:
+        return
     for node in list(model.graph):
         weight = node.inputs[1] if node.op_type == "MatMul" and node.domain == "" and len(node.inputs) == 2 else None
         if weight is None or weight.name not in grids or weight.const_value is None:
@@ -206,7 +231,6 @@ def close(model: ir.Model, grids: Mapping[str, Grid]) -> None:
         if value is not None and value.dtype is not ir.DataType.UINT8:
             model.graph.initializers.pop(name)
     _rename(model.graph, grids)
-    model.graph.meta.pop(_META, None)
     model.graph.opset_imports.setdefault(MICROSOFT, 1)
 
 

@@ -2,69 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from spa import runtime
-from spa.analysis.coupling import Coupling
+from spa.analysis.coupling import Coupling, couple
 from spa.analysis.group import Masks, keep_mask
+from spa.passes.layers.consumers import Layer
+from spa.passes.layers.finding import find_layers
+from spa.passes.repair.fused import new_biases
 from spa.passes.repair.packed import Packed, packed_weights, rounded_scales
+from spa.passes.repair.quantised import Levels, Quantised
 from spa.passes.secondorder.grid import Grid, on_grid
+from spa.shapes import infer_shapes
 
 Feeds = Mapping[str, np.ndarray]
+Rounded = Grid | Levels
+Kept = Sequence[np.ndarray]
+"""For each axis of an opened weight (size,) which positions a plan keeps."""
 
 SAME = 1e-6
 """Share of a weight's largest number that its values may be off by for it to count as unchanged."""
 
+MOST_ROWS = 1 << 14
+"""Of what a layer reads of one batch, drawn evenly."""
 
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """Which rows and columns of an opened weight a plan keeps, (width,) and (outputs,) bool."""
+WIDEST = 2400
+"""Inputs of an output beyond which every integer goes to its nearest level: of eight bits, that costs little."""
 
-    rows: np.ndarray
-    columns: np.ndarray
+
+def stored_as(model: ir.Model) -> dict[str, Packed | Quantised]:
+    """How every opened weight was stored, and biases beside them that were added since are to be."""
+    known = dict(packed_weights(model))
+    integers = {name: stored for name, stored in known.items() if isinstance(stored, Quantised)}
+    return {**known, **new_biases(model.graph, integers)}
 
 
 def kept_of(model: ir.Model, coupling: Coupling, masks: Masks) -> dict[str, Kept]:
     """What a plan keeps of the opened weights of a model that is not cut yet."""
-    found = {}
-    for name in packed_weights(model):
+    found: dict[str, Kept] = {}
+    for name in stored_as(model):
         value = model.graph.initializers.get(name)
         if value is None or value not in coupling.axes:
             continue
         dims = coupling.axes[value]
-        parts = [np.ones(dim.size, bool) if (mask := keep_mask(dim, masks)) is None else mask for dim in dims]
-        found[name] = Kept(*parts)
+        found[name] = [np.ones(dim.size, bool) if (mask := keep_mask(dim, masks)) is None else mask for dim in dims]
     return found
 
 
-def grids_of(model: ir.Model, kept: Mapping[str, Kept], batches: Iterable[Feeds] = ()) -> dict[str, Grid]:
+def grids_of(
+    model: ir.Model, known: Mapping[str, Packed | Quantised], kept: Mapping[str, Kept], batches: Iterable[Feeds] = ()
+) -> dict[str, Rounded]:
     """The opened weights of a model that was cut, on their grids.
 
-    Those that only lost columns keep their levels. The others are rounded anew, by what is read on samples.
+    Those that only lost outputs keep their levels. The others are rounded anew, by what is read on samples.
 
     Args:
+        known: how they are stored.
         batches: what the cut model is fed; none: all columns count alike.
     """
-    known, found, changed = packed_weights(model), {}, []
+    found: dict[str, Rounded] = {}
+    changed = []
     for name, parts in kept.items():
-        weight = _values(model, name)
-        if parts.rows.all() and (same := _unchanged(known[name], weight, parts.columns)) is not None:
+        if name not in model.graph.initializers:
+            continue
+        same = _unchanged(known[name], _values(model, name), parts)
+        if same is not None:
             found[name] = same
         else:
             changed.append(name)
-    grams = _grams(model, changed, batches)
-    for name in changed:
-        form = known[name].grid.form
-        found[name] = rounded_scales(on_grid(_values(model, name), form, grams.get(name)), known[name])
+    layers = _layers(model, changed)
+    wide = {name for name, layer in layers.items() if layer.width > WIDEST and isinstance(known[name], Quantised)}
+    grams = _grams(model, {name: layer for name, layer in layers.items() if name not in wide}, list(batches))
+    for name in sorted(changed, key=lambda name: _is_bias(known[name])):  # biases follow their weights
+        stored, weight = known[name], _values(model, name)
+        if isinstance(stored, Packed):
+            gram = grams.get(name, [None])[0]
+            found[name] = rounded_scales(on_grid(weight.T, stored.grid.form, gram), stored)
+        else:
+            there = {each: levels for each, levels in found.items() if isinstance(levels, Levels)}
+            found[name] = stored.rounded(weight, kept[name], layers.get(name), grams.get(name), there)
     return found
 
 
-def put_on_grids(model: ir.Model, grids: Mapping[str, Grid], kept: Mapping[str, Kept] | None = None) -> None:
+def _is_bias(stored: Packed | Quantised) -> bool:
+    return isinstance(stored, Quantised) and stored.follows is not None
+
+
+def values_of(rounded: Rounded) -> np.ndarray:
+    """What levels stand for, in the layout of the plain weight."""
+    return rounded.values().T if isinstance(rounded, Grid) else rounded.values()
+
+
+def put_on_grids(model: ir.Model, grids: Mapping[str, Rounded], kept: Mapping[str, Kept] | None = None) -> None:
     """Give opened weights the values that their grids hold, in place.
 
     Args:
@@ -74,53 +107,73 @@ def put_on_grids(model: ir.Model, grids: Mapping[str, Grid], kept: Mapping[str, 
         value = model.graph.initializers[name]
         assert value.const_value is not None
         array = value.const_value.numpy()
-        values = grid.values().T.astype(array.dtype)
-        if kept is not None:
+        values = np.asarray(values_of(grid).astype(array.dtype), order="C")  # which keeps scalars as they are
+        if kept is not None and array.ndim:
             whole = array.copy()
-            whole[np.ix_(kept[name].rows, kept[name].columns)] = values
+            whole[np.ix_(*kept[name])] = values
             values = whole
-        value.const_value = ir.Tensor(np.ascontiguousarray(values), dtype=value.const_value.dtype, name=name)
+        value.const_value = ir.Tensor(values, dtype=value.const_value.dtype, name=name)
 
 
 def _values(model: ir.Model, name: str) -> np.ndarray:
-    """(outputs, width)."""
+    """A stored tensor as it lies, float64."""
     tensor = model.graph.initializers[name].const_value
     assert tensor is not None
-    return np.asarray(tensor.numpy().astype(np.float64).T)
+    return np.asarray(tensor.numpy().astype(np.float64))
 
 
-def _unchanged(stored: Packed, weight: np.ndarray, columns: np.ndarray) -> Grid | None:
+def _unchanged(stored: Packed | Quantised, weight: np.ndarray, keep: Kept) -> Rounded | None:
+    if isinstance(stored, Quantised):
+        follows = stored.follows is not None
+        return None if follows else stored.unchanged(weight, keep, SAME)
+    rows, columns = keep
+    if not rows.all():
+        return None
     grid = stored.grid
     part = Grid(grid.form, grid.levels[columns], grid.scales[columns], grid.zeros[columns])
-    values = part.values()
+    values = part.values().T
     if values.shape != weight.shape:
         return None
     gap = np.abs(values - weight).max(initial=0)
     return part if gap <= SAME * np.abs(values).max(initial=0) else None
 
 
-def _grams(model: ir.Model, names: Iterable[str], batches: Iterable[Feeds]) -> dict[str, np.ndarray]:
-    """Sums of products of what the node of each weight reads, (width, width)."""
-    batches = list(batches)
-    reads = {name: _data(model, name) for name in names} if batches else {}
-    wanted = list(dict.fromkeys(str(value.name) for value in reads.values()))
+def _layers(model: ir.Model, names: Iterable[str]) -> dict[str, Layer]:
+    """The first layer that multiplies with each of some weights."""
+    wanted = set(names)
     if not wanted:
         return {}
+    found: dict[str, Layer] = {}
+    for layer in find_layers(model, couple(model, infer_shapes(model))):
+        if layer.weight.name in wanted and layer.mixing.steps is None:
+            found.setdefault(str(layer.weight.name), layer)
+    return found
+
+
+def _grams(model: ir.Model, layers: Mapping[str, Layer], batches: Sequence[Feeds]) -> dict[str, list[np.ndarray]]:
+    """For each weight and each of its blocks, sums of products of what the layer reads, (width, width)."""
+    if not layers or not batches:
+        return {}
+    wanted = list(dict.fromkeys(str(layer.data.name) for layer in layers.values()))
     part = model.clone()
     known = {str(value.name): value for node in part.graph for value in node.outputs}
     part.graph.outputs[:] = [known[name] for name in wanted if name in known]
     RemoveUnusedNodesPass()(part)
     session = runtime.session(part, optimize=True)
-    sums: dict[str, np.ndarray] = {}
-    for batch in batches:
-        for name, array in runtime.run(session, batch).items():
-            rows = array.reshape(-1, array.shape[-1]).astype(np.float64)
-            sums[name] = sums.get(name, 0.0) + rows.T @ rows
-    return {name: sums[str(value.name)] for name, value in reads.items() if str(value.name) in sums}
+    sums: dict[str, list[np.ndarray]] = {}
+    for number, batch in enumerate(batches):
+        read = {**batch, **runtime.run(session, batch)}
+        for name, layer in layers.items():
+            rows = _rows(layer, read[str(layer.data.name)], number)
+            mine = [block.T @ block for block in rows]
+            sums[name] = [old + new for old, new in zip(sums[name], mine, strict=True)] if name in sums else mine
+    return sums
 
 
-def _data(model: ir.Model, name: str) -> ir.Value:
-    node, _ = next(iter(model.graph.initializers[name].uses()))
-    value = node.inputs[0]
-    assert value is not None
-    return value
+def _rows(layer: Layer, data: np.ndarray, seed: int) -> np.ndarray:
+    """(blocks, rows, width) some rows of what a layer reads."""
+    count = layer.row_count(data.shape)
+    positions = None
+    if count > MOST_ROWS:
+        positions = np.sort(np.random.default_rng(seed).choice(count, MOST_ROWS, replace=False))
+    return layer.rows(data, positions).astype(np.float64)

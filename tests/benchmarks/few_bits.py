@@ -1,9 +1,13 @@
-"""Weights of few bits, cut before or behind packing: how far the logits of a toy decoder are from the float model's.
+"""Weights of few bits and of integers, cut before or behind packing: how far the outputs are from the float model's.
 
-    python tests/benchmarks/few_bits.py [--ratio 0.25] [--table FILE.md]
+    python tests/benchmarks/few_bits.py [--ratio 0.25] [--networks decoder fmnist_resnet fmnist_vit] [--rows FILE.jsonl]
+                                        [--table FILE.md]
 
-The decoder of models/folder.py with random weights, pruned with samples by the fast preset; packed by onnxruntime's own
-tool (nearest level). Samples are sentences of a dozen words; the distance is the relative L2 of the logits on others.
+The decoder of models/folder.py with random weights, packed by onnxruntime's own tool (nearest level): samples are
+sentences of a dozen words; the distance is the relative L2 of the logits on others. The trained networks on
+Fashion-MNIST of ../shared/eval, quantised by onnxruntime's own tools (8 bits, a scale for each output, ranges from 256
+calibration images), as QDQ and as QOperator: the KL divergence from the float model in nats, and the accuracy, on the
+10,000 test images. All are pruned with samples by the fast preset, 512 of them where they are images.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import logging
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -23,34 +28,122 @@ sys.path[:0] = [str(ROOT)]
 
 import spa  # noqa: E402
 from models import folder as toy  # noqa: E402
-from tests.benchmarks.rows import commit  # noqa: E402
+from tests.benchmarks.rows import Rows, commit  # noqa: E402
+from tests.benchmarks.zoo import SHARED  # noqa: E402
 from tests.decoding import Decoder  # noqa: E402
 from tests.repair.test_packed import SIZES, quantised, samples, texts  # noqa: E402
 
+NETWORKS = ("decoder", "fmnist_resnet", "fmnist_vit")
 FORMS = {"4, symmetric": (4, True), "4, zero points": (4, False), "8, symmetric": (8, True)}
 COLUMNS = ("bits", "packed only", "pruned only", "packed, then pruned", "pruned, then packed", "commit")
 BLOCK = 32
 
 
+INTEGERS = ("network", "form", "quantised only", "pruned only", "quantised, pruned by weights",
+            "quantised, then pruned and refitted", "pruned, then quantised", "commit")  # fmt: skip
+SAMPLES, RANGES = 512, 256
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--ratio", type=float, default=0.25)
+    parser.add_argument("--networks", nargs="*", default=NETWORKS, choices=NETWORKS)
+    parser.add_argument("--rows", type=Path)
     parser.add_argument("--table", type=Path)
     arguments = parser.parse_args()
     logging.disable(logging.INFO)  # of onnxruntime's tool
-    print(" | ".join(COLUMNS), flush=True)
-    rows = []
-    for name, (bits, symmetric) in FORMS.items():
-        rows.append(
-            [name, *(f"{share:.3f}" for share in measured(bits, arguments.ratio, symmetric=symmetric)), commit()]
-        )
-        print(" | ".join(rows[-1]), flush=True)
+    rows = Rows(arguments.rows, "network", "form")
+    for network in arguments.networks:
+        forms = FORMS if network == "decoder" else ("QDQ", "QOperator")
+        for question in rows.left([{"network": network, "form": form} for form in forms]):
+            found = of_decoder if network == "decoder" else of_images
+            cells = found(question["network"], question["form"], arguments.ratio)
+            rows.add(question | {"cells": cells, "commit": commit()})
+            print(" | ".join([*question.values(), *cells]), flush=True)
     if arguments.table:
-        head = [f"`python tests/benchmarks/few_bits.py --ratio {arguments.ratio}`", "", f"| {' | '.join(COLUMNS)} |"]
-        lines = [*head, "|" + "---|" * len(COLUMNS), *(f"| {' | '.join(row)} |" for row in rows)]
-        arguments.table.write_text("\n".join(lines) + "\n")
+        arguments.table.write_text(table(rows, arguments.ratio))
 
 
+def table(rows: Rows, ratio: float) -> str:
+    """Both tables, as far as there are rows."""
+    packed = [[row["form"], *row["cells"], row["commit"]] for row in rows.all if row["network"] == "decoder"]
+    whole = [
+        [row["network"], row["form"], *row["cells"], row["commit"]] for row in rows.all if row["network"] != "decoder"
+    ]
+    lines = [f"`python tests/benchmarks/few_bits.py --ratio {ratio}`"]
+    for title, columns, cells in (
+        ("The decoder of random weights, relative L2 of the logits:", COLUMNS, packed),
+        ("Trained networks of integers, KL divergence in nats (accuracy):", INTEGERS, whole),
+    ):
+        lines += ["", title, "", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+        lines += [f"| {' | '.join(row)} |" for row in cells]
+    return "\n".join(lines) + "\n"
+
+
+def of_decoder(_: str, form: str, ratio: float) -> list[str]:
+    """The distances of one form of packed weights."""
+    bits, symmetric = FORMS[form]
+    return [f"{share:.3f}" for share in measured(bits, ratio, symmetric=symmetric)]
+
+
+# ------------------------------------------------------------------------------------------------------ integers
+def of_images(network: str, form: str, ratio: float) -> list[str]:
+    """The divergence and the accuracy of each model, in the order of the columns."""
+    if not (SHARED / "eval" / "tasks.py").exists():
+        sys.exit(f"no tasks at {SHARED.name}/eval: set SPA_SHARED to the folder that holds eval/")
+    sys.path.insert(0, str(SHARED / "eval"))
+    import harness
+    import tasks
+
+    task = tasks.TASKS[network]
+    images = tasks.calibration(network)
+    data, ranges = ({name: array[:count] for name, array in images.items()} for count in (SAMPLES, RANGES))
+    options: dict[str, Any] = {"ratio": ratio, "data": data, "preset": "fast"}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        dense = folder / "dense.onnx"
+        prepared(harness.dense_model(task, SHARED / "eval"), dense)
+        last = folder / "last.onnx"
+        spa.prune(dense, **options).save(last)
+        whole = static(dense, folder / "whole.onnx", form, ranges)
+        first, weighed = folder / "first.onnx", folder / "weighed.onnx"
+        spa.prune(whole, **options).save(first)
+        spa.prune(whole, ratio=ratio, weights=True).save(weighed)
+        behind = static(last, folder / "behind.onnx", form, ranges)
+        cells = []
+        for path in (whole, last, weighed, first, behind):
+            found = harness.evaluate(task, path, reference=dense)
+            cells.append(f"{found['fidelity']['kl']:.4f} ({found['metrics']['top1']:.4f})")
+    return cells
+
+
+def prepared(source: Path, target: Path) -> None:
+    """A model as onnxruntime's tools for integers want it: batch normalisations folded into convolutions."""
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    quant_pre_process(str(source), str(target), skip_symbolic_shape=True)
+
+
+def static(source: Path, target: Path, form: str, ranges: dict[str, np.ndarray]) -> Path:
+    """A model in integers of eight bits, with one scale for each output."""
+    from onnxruntime import quantization
+
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            count = len(next(iter(ranges.values())))
+            self.left = [{name: each[at : at + 32] for name, each in ranges.items()} for at in range(0, count, 32)]
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return self.left.pop() if self.left else None
+
+    quantization.quantize_static(
+        str(source), str(target), Reader(), quant_format=getattr(quantization.QuantFormat, form), per_channel=True,
+        weight_type=quantization.QuantType.QInt8, activation_type=quantization.QuantType.QUInt8,
+    )  # fmt: skip
+    return target
+
+
+# ------------------------------------------------------------------------------------------------------- few bits
 def measured(bits: int, ratio: float, *, symmetric: bool) -> list[float]:
     """The distance of each model from the float one, in the order of the columns."""
     dense = toy.graph_of(SIZES)

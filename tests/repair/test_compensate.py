@@ -257,7 +257,7 @@ def test_integer_weights_are_cut_at_the_loss_that_is_measured() -> None:
     found = compensate(model, data, Budget(ratio=0.3))
     assert found.plan.removed
     assert all(0 < off["relative_l2"] < 1 for off in found.difference.values())
-    with pytest.raises(NothingToPrune, match="integers are not"):
+    with pytest.raises(NothingToPrune, match="integers that were not opened"):
         compensate(model, data, Budget(ratio=0.3), method="flap")
 
 
