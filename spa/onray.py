@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
-from spa.errors import ClusterError, MissingExtra, SpaError
+from spa.errors import ClusterError, MissingExtra
 from spa.executor import WORKING_NBYTES, Executor, Item, Result, Shared, Told, branches, in_pairs
 from spa.installed import installed
+from spa.rayfaults import ENOUGH, STOPPED, in_one_line, one_line, size_of
 
 RETRIES = 8
 """How often a task runs again whose worker was lost."""
+
+OOM_RETRIES = ("RAY_task_oom_retries", "2")
+"""How often one runs again that was stopped because its node ran out of memory; Ray's own number is: for ever."""
 
 REACHED, ANSWERED = 10.0, 120.0
 """Seconds within which a cluster's head is reached, and within which its nodes say what is installed there."""
@@ -54,17 +60,35 @@ def connected(on: str) -> Iterator[Ray]:
         )
     try:
         found = Ray(ray, address)
-        if address != "local":
-            found.check()
-        yield found
+        with redirect_stdout(cast("Any", _Aside())):
+            if address != "local":
+                found.check()
+            with in_one_line(ray.exceptions, address):
+                yield found
     finally:
         if ours:
-            ray.shutdown()
+            with redirect_stdout(sys.stderr):  # what was not said yet
+                ray.shutdown()
+
+
+class _Aside:
+    """Standard output for the thread that makes this; what others print, Ray's, is no result: to standard error."""
+
+    def __init__(self) -> None:
+        self.file, self.thread = sys.stdout, threading.current_thread()
+
+    def write(self, text: str) -> int:
+        """As a file does."""
+        return (self.file if threading.current_thread() is self.thread else sys.stderr).write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
 
 
 def _ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it asks no host but those of the cluster
-    os.environ.setdefault("RAY_task_oom_retries", "2")  # for ever by default
+    os.environ.setdefault(*OOM_RETRIES)
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # a cluster that is lost is not one to be started here
     try:
         import ray
     except ImportError as error:
@@ -80,11 +104,17 @@ def _start(ray: Any, address: str) -> None:
             socket.create_connection((host, int(port)), timeout=REACHED).close()
         except (OSError, ValueError) as error:
             raise ClusterError(f"no cluster at {address}: {error}; on its head: ray start --head") from error
-    given = {"include_dashboard": False} if address == "local" else {}
-    try:
-        ray.init(address, logging_level="ERROR", **given)
-    except Exception as error:
-        raise ClusterError(f"no cluster at {address}: {_one_line(error)}") from error
+    # Else the processes on the head that own tasks would start one again for ever whose node has no memory for it.
+    there = {"runtime_env": {"env_vars": {OOM_RETRIES[0]: OOM_RETRIES[1]}}}
+    given = {"include_dashboard": False} if address == "local" else there
+    for again in (True, False):  # a head that is busy may be late once
+        try:
+            ray.init(address, logging_level="ERROR", **given)
+            return
+        except Exception as error:
+            ray.shutdown()
+            if not again:
+                raise ClusterError(f"no cluster at {address}: {one_line(error)}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,17 +250,23 @@ class Ray(Executor):
         """
         ours = installed()
         task = self.ray.remote(_do)
-        asked = {
-            node["NodeManagerHostname"]: task.options(
-                num_cpus=0, scheduling_strategy=self._only(node["NodeID"])
-            ).remote(installed)
+        asked = [
+            (
+                node["NodeManagerHostname"],
+                node["NodeID"],
+                task.options(num_cpus=0, scheduling_strategy=self._only(node["NodeID"])).remote(installed),
+            )
             for node in self._nodes()
-        }
-        for name, reference in asked.items():
+        ]
+        for name, number, reference in asked:
             try:
                 theirs = self.ray.get(reference, timeout=ANSWERED)
             except Exception as error:
-                raise ClusterError(f"node {name} does not say what is installed there: {_one_line(error)}") from error
+                if number not in {node["NodeID"] for node in self._nodes()}:
+                    continue  # lost meanwhile
+                full = isinstance(error, self.ray.exceptions.OutOfMemoryError)
+                why = f"{STOPPED}; {ENOUGH}" if full else one_line(error)
+                raise ClusterError(f"node {name} does not say what is installed there: {why}") from error
             differs = [
                 f"{key} {theirs.get(key)} there, {here} here" for key, here in ours.items() if theirs.get(key) != here
             ]
@@ -252,26 +288,15 @@ class Ray(Executor):
         largest = max((int(node["Resources"].get("memory", 0)) for node in self._nodes()), default=0)
         if nbytes > largest:
             raise ClusterError(
-                f"{what} needs {_size(nbytes)} of memory, and the largest node of the cluster offers {_size(largest)}: "
-                "give it a larger node, or shorter rows (preset fast)"
+                f"{what} needs {size_of(nbytes)} of memory, and the largest node of the cluster offers "
+                f"{size_of(largest)}: {ENOUGH}"
             )
         return self.ray.remote(_do).options(num_cpus=1, memory=nbytes or None, max_retries=RETRIES)
 
     def _answer(self, ask: Callable[[], Any], what: str, nbytes: int) -> Any:
-        """What ray answers; what it raises as an error of ours, in one line."""
-        failed = self.ray.exceptions
-        try:
+        """What ray answers, or what it raises as an error of ours."""
+        with in_one_line(self.ray.exceptions, self.address, what, nbytes):
             return ask()
-        except failed.RayTaskError as error:
-            if isinstance(error.cause, SpaError):
-                raise error.cause from None
-            if isinstance(error.cause, MemoryError):
-                raise _too_large(what, nbytes, str(error.cause)) from error
-            raise
-        except failed.OutOfMemoryError as error:
-            raise _too_large(what, nbytes, "its worker was stopped, as its node ran out of memory") from error
-        except (failed.RayError, ConnectionError) as error:
-            raise ClusterError(f"{what} was lost on the cluster at {self.address}: {_one_line(error)}") from error
 
 
 def _do(function: Callable[..., Result], *arguments: Any) -> Result:
@@ -289,17 +314,3 @@ def _branch(
 def _names(node: Any) -> set[str]:
     """What a node is called."""
     return {node["NodeManagerHostname"], node["NodeManagerAddress"], node["NodeName"]} - {""}
-
-
-def _too_large(what: str, nbytes: int, why: str) -> ClusterError:
-    needs = f", which needs about {_size(nbytes)}," if nbytes else ""
-    return ClusterError(f"{what}{needs} did not fit into the memory of a node: {why}")
-
-
-def _size(nbytes: int) -> str:
-    return f"{nbytes / 1e9:.3g} GB"
-
-
-def _one_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300]

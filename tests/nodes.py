@@ -72,8 +72,12 @@ class Cluster:
         return found
 
     def works(self, node: str) -> bool:
-        """Whether a task runs on a node."""
-        return any(name.startswith("ray::_") for name in self.processes(node).values())
+        """Whether a worker of a node has begun with linear algebra."""
+        for number, name in self.processes(node).items():
+            with suppress(OSError):
+                if name.startswith("ray::_") and "scipy/linalg" in Path(f"/proc/{number}/maps").read_text():
+                    return True
+        return False
 
     def lose(self, node: str) -> None:
         """A node as it is when its machine stops."""
@@ -87,11 +91,19 @@ def cluster(**environment: str) -> Iterator[Cluster]:
     """A cluster without nodes, which end with the block."""
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # names of sockets may not be long
     given = {"PYTHONPATH": str(ROOT), "RAY_TMPDIR": folder, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": 8 * "spa-test"}
+    given |= {"RAY_worker_niceness": "0"}  # other tests run meanwhile
     try:
         yield Cluster(folder, free_port(), free_port(), {**os.environ, **given, **environment})
     finally:
         end(folder)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def used_memory() -> float:
+    """The share of this machine's memory that is used now."""
+    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    total, free = (int(lines[name].split()[0]) for name in ("MemTotal", "MemAvailable"))
+    return 1 - free / total
 
 
 def free_port() -> int:
@@ -109,36 +121,38 @@ def end(folder: str) -> None:
                 os.kill(int(process.name), signal.SIGKILL)
 
 
-def waited_for(there: Callable[[], bool]) -> None:
-    """Return as soon as something is there.
+def waited_for(there: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Return as soon as something is there, which a process brings about.
 
     Raises:
+        RuntimeError: it has ended before.
         TimeoutError: it is not there for long.
     """
     end = time.monotonic() + SECONDS
     while not there():
+        if process.poll() is not None:
+            raise RuntimeError(f"ended too early: {process.communicate()}")
         if time.monotonic() > end:
             raise TimeoutError(f"not there after {SECONDS:g} s")
         time.sleep(0.02)
 
 
 def never_there(folder: Path, number: int) -> int:
-    """The number; on a node that is called lost no answer, but a file that says that the task runs."""
+    """The number, once it runs on a node that is called lost too, which gives no answer."""
     if os.environ.get(NODE) == "lost":
         (folder / "runs").touch()
         time.sleep(10 * SECONDS)
+    while not (folder / "runs").exists():
+        time.sleep(0.02)
     return number
 
 
-def node_of(_: int) -> str:
-    """The name of the node on which this runs."""
-    return os.environ.get(NODE, "")
-
-
-def waits(number: int) -> int:
-    """The number, after a time that is long enough for a monitor of memory."""
-    time.sleep(20.0)
-    return number
+def swells(_: int) -> None:
+    """Takes more and more memory, until it is stopped: at most 6 GB."""
+    held = []
+    for _ in range(120):
+        held.append(bytearray(os.urandom(1 << 20) * 50))
+        time.sleep(0.05)
 
 
 def ends(_: int) -> None:
