@@ -8,7 +8,7 @@ constrained fit otherwise. The same goes for a matrix behind a flattening, whose
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -18,7 +18,7 @@ import onnx_ir as ir
 from spa.notation.dims import Factor, Kind, leaves
 from spa.passes.layers.consumers import Layer
 from spa.passes.layers.window import channels_behind, slid_over
-from spa.passes.secondorder import Consumer, Moments, Refit
+from spa.passes.secondorder import Consumer, Moments, Refit, columns_of
 
 Key = tuple[object, ...]
 
@@ -52,6 +52,11 @@ class Statistics:
         sides = ((self.fitted, other.fitted), (self.held_out, other.held_out))
         fitted, held_out = ([one.taking(more) for one, more in zip(*side, strict=True)] for side in sides)
         return Statistics(fitted, held_out)
+
+    def lay(self, keep: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Let the moments lie where `keep` puts them, once nothing is to be added any more."""
+        for moments in (*self.fitted, *self.held_out):
+            moments.lay(keep)
 
     @property
     def seen(self) -> bool:
@@ -199,7 +204,9 @@ class Problem:
                 )
             else:
                 if statistics.dense is not None and statistics.pruned is not None:
-                    energy = float(np.sum(np.var(statistics.dense[b] @ matrix[b], axis=0)))
+                    rows = statistics.dense[b]
+                    some = [np.var(rows @ matrix[b][:, columns], axis=0) for columns in columns_of(matrix[b])]
+                    energy = float(np.sum(np.concatenate(some)))
                     sample = statistics.dense[b], statistics.pruned[b]
                 share = drift if moments.drift_width else 0.0
                 found.append(

@@ -15,7 +15,7 @@ from spa.passes.secondorder.baselines import BASELINES, WAYS, Baseline, prune
 from spa.passes.secondorder.experts import Routed, far_out
 from spa.passes.secondorder.greedy import Removal, remove_units
 from spa.passes.secondorder.moments import Moments, is_held_out
-from spa.passes.secondorder.problem import Consumer
+from spa.passes.secondorder.problem import Consumer, columns_of
 from spa.passes.secondorder.solver import DAMPINGS, Refit, refit
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Refit",
     "Removal",
     "Routed",
+    "columns_of",
     "far_out",
     "is_held_out",
     "prune",

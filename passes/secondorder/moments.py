@@ -5,7 +5,7 @@ One file: one class, the sums and what is read off them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -156,6 +156,13 @@ class Moments:
     def settle(self) -> None:
         """Take in what is still gathered; from then on reading changes nothing, and threads may share the moments."""
         self._flush()
+
+    def lay(self, keep: Callable[[Array], Array]) -> None:
+        """Let the matrices lie where `keep` puts them, once nothing is to be added any more."""
+        self._flush()
+        self._gram, self._cross, self._drift_cross = (
+            keep(matrix) for matrix in (self._gram, self._cross, self._drift_cross)
+        )
 
     def copy(self) -> Moments:
         """Moments of their own with the same content."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 
 from spa.passes.secondorder.linalg import Array, Indices
 from spa.passes.secondorder.moments import Moments
+
+MOST_WEIGHTS, PART_WEIGHTS = 1 << 25, 1 << 23
+"""Of a consumer that is fitted as one, and of a part of one that is not."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,6 +103,36 @@ def _root(output_weight: Array | None) -> Array | None:
         return None if output_weight is None else np.sqrt(np.maximum(output_weight, 0.0))
     values, vectors = np.linalg.eigh(output_weight)
     return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
+
+
+def parted(consumer: Consumer) -> Iterator[Consumer]:
+    """A consumer as several of some outputs each, where it has more weights than `MOST_WEIGHTS`.
+
+    Every output has a problem of its own: errors and energies of the parts add up. A fit holds a
+    dozen matrices as large as its weight, and the head of a language model is large.
+    """
+    if consumer.weight.size <= MOST_WEIGHTS or consumer.output_weight is not None or consumer.drift:
+        yield consumer
+        return
+    for some in columns_of(consumer.weight):
+        yield replace(
+            consumer, weight=consumer.weight[:, some], bias=None if consumer.bias is None else consumer.bias[some],
+            anchor=None if consumer.anchor is None else consumer.anchor[:, some],
+            energy=None,
+        )  # fmt: skip
+
+
+def columns_of(weight: Array) -> list[slice]:
+    """Parts of the columns of a weight (d, m): one, unless it is larger than `MOST_WEIGHTS`."""
+    outputs = weight.shape[-1]
+    count = 1 if weight.size <= MOST_WEIGHTS else min(outputs, -(-weight.size // PART_WEIGHTS))
+    bounds = np.linspace(0, outputs, count + 1).astype(int).tolist()
+    return [slice(start, stop) for start, stop in pairwise(bounds)]
+
+
+def side_by_side(parts: Sequence[Array]) -> Array:
+    """What was found for the parts, of all outputs."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

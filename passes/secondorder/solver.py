@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
 from spa.passes.secondorder.linalg import Array, Indices, solve
+from spa.passes.secondorder.moments import Moments
 from spa.passes.secondorder.problem import (
     Consumer,
     NormalEquations,
     energy,
     normal_equations,
+    parted,
     pooled,
     share,
     shrinkage,
+    side_by_side,
     squared_error,
 )
 
@@ -146,21 +150,59 @@ def refit(
         else:
             tried, reason = [], "no refit is better on held-out samples than correcting the bias alone"
     moments = pooled(consumer) if pool else consumer.moments
-    full = normal_equations(consumer, moments)
-    equations = full.restrict(kept_rows)
-    fitted = normal_equations(consumer, moments, symmetric=True).restrict(kept_rows) if symmetric else equations
-    chosen, weight = None, consumer.anchored[kept_rows]
+    parts = _Parts(consumer, moments, kept_rows)
+    chosen: float | None = None
+    weights: list[Array] | None = None
     for damping in tried:
-        solution = _solution(fitted, weight, ridge(full.gram, damping)[kept_rows])
-        if not _grown(consumer, solution):
-            chosen, weight, reason = damping, solution, ""
+        weights = parts.solutions(damping, symmetric=symmetric)
+        if weights is not None:
+            chosen, reason = damping, ""
             break
         reason = f"the largest weight would grow more than {MAX_GROWTH:g}-fold"
-    if spread and consumer.free_bias and consumer.output_weight is None and len(kept_rows) < len(full.gram):
-        weight = widened(weight, shrinkage(consumer, full, kept_rows, weight), spread)
-    bias = equations.bias(weight)
-    loss = share(squared_error(consumer, equations, weight, bias), energy(consumer, full))
-    return Refit(kept_rows, weight, bias, chosen, reason, loss, held_out_loss)
+    weights = weights or [part.anchored[kept_rows] for part in parts.consumers]
+    error = total = 0.0
+    biases = []
+    for at, part in enumerate(parts.consumers):
+        full, equations = parts.equations(at)
+        if spread and part.free_bias and part.output_weight is None and len(kept_rows) < len(full.gram):
+            weights[at] = widened(weights[at], shrinkage(part, full, kept_rows, weights[at]), spread)
+        biases.append(equations.bias(weights[at]))
+        error += squared_error(part, equations, weights[at], biases[at])
+        total += energy(part, full)
+    loss = share(error, total if consumer.energy is None else consumer.energy)
+    return Refit(kept_rows, side_by_side(weights), side_by_side(biases), chosen, reason, loss, held_out_loss)
+
+
+class _Parts:
+    """The parts of a consumer with their normal equations, which are made anew each time where there are several."""
+
+    def __init__(self, consumer: Consumer, moments: Moments, kept_rows: Indices) -> None:
+        self.consumer, self.moments, self.kept_rows = consumer, moments, kept_rows
+        self.consumers = list(parted(consumer))
+        self.known: tuple[NormalEquations, NormalEquations] | None = None
+
+    def equations(self, at: int) -> tuple[NormalEquations, NormalEquations]:
+        """Those of a part, of all rows and of those that are kept."""
+        if self.known is not None:
+            return self.known
+        full = normal_equations(self.consumers[at], self.moments)
+        found = full, full.restrict(self.kept_rows)
+        if len(self.consumers) == 1:
+            self.known = found
+        return found
+
+    def solutions(self, damping: float, *, symmetric: bool) -> list[Array] | None:
+        """W_S of each part; None: it does not pass the growth guard."""
+        found = []
+        for at, part in enumerate(self.consumers):
+            full, fitted = self.equations(at)
+            if symmetric:
+                fitted = normal_equations(part, self.moments, symmetric=True).restrict(self.kept_rows)
+            solution = _solution(fitted, part.anchored[self.kept_rows], ridge(full.gram, damping)[self.kept_rows])
+            if _grown(self.consumer, solution):
+                return None
+            found.append(solution)
+        return found
 
 
 def widened(weight: Array, shrunk: Array, spread: float) -> Array:
@@ -188,18 +230,21 @@ def held_out_losses(
     Infinite for a refit that does not pass the growth guard. Refits to symmetric targets are judged by the dense
     network's outputs as well.
     """
-    full, held = normal_equations(consumer), normal_equations(consumer, consumer.judge)
-    equations, judge = full.restrict(kept_rows), held.restrict(kept_rows)
-    anchor = consumer.anchored[kept_rows]
-    fitted = normal_equations(consumer, symmetric=True).restrict(kept_rows) if symmetric else equations
-    solutions = [_solution(fitted, anchor, ridge(full.gram, damping)[kept_rows]) for damping in dampings]
-    total = energy(consumer, held)
-    return [
-        np.inf
-        if _grown(consumer, weight)
-        else share(squared_error(consumer, judge, weight, equations.bias(weight)), total)
-        for weight in (anchor, *solutions)
-    ]
+    errors, total = np.zeros(1 + len(dampings)), 0.0
+    for part in parted(consumer):
+        full, held = normal_equations(part), normal_equations(part, part.judge)
+        equations, judge = full.restrict(kept_rows), held.restrict(kept_rows)
+        anchor = part.anchored[kept_rows]
+        fitted = normal_equations(part, symmetric=True).restrict(kept_rows) if symmetric else equations
+        solutions = (_solution(fitted, anchor, ridge(full.gram, damping)[kept_rows]) for damping in dampings)
+        errors += [
+            np.inf if _grown(consumer, weight) else squared_error(part, judge, weight, equations.bias(weight))
+            for weight in chain((anchor,), solutions)
+        ]
+        total += energy(part, held)
+    if consumer.energy is not None:
+        total = consumer.energy
+    return [np.inf if error == np.inf else share(float(error), total) for error in errors]
 
 
 def choose_damping(consumers: Sequence[Consumer], kept_units: Indices) -> float:
@@ -220,5 +265,9 @@ def _solution(equations: NormalEquations, anchor: Array, damping: Array) -> Arra
 
 
 def _grown(consumer: Consumer, weight: Array) -> bool:
-    largest = float(np.abs(weight).max(initial=0.0))
-    return not largest <= MAX_GROWTH * float(np.abs(consumer.anchored).max(initial=0.0))
+    return not _largest(weight) <= MAX_GROWTH * _largest(consumer.anchored)
+
+
+def _largest(weight: Array) -> float:
+    """max |w|, without a copy."""
+    return float(np.maximum(weight.max(initial=0.0), -weight.min(initial=0.0)))

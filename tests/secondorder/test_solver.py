@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spa.passes.secondorder import DAMPINGS, Consumer, Moments, refit, remove_units, solver
+from spa.passes.secondorder import DAMPINGS, Consumer, Moments, problem, refit, remove_units, solver
 from spa.passes.secondorder.problem import energy, normal_equations, shrinkage, squared_error
 from spa.passes.secondorder.solver import (
     MOST_WIDENED,
@@ -263,3 +263,40 @@ def test_default_damping_is_effective_rank_over_rows() -> None:
 def test_shapes_that_do_not_fit_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"expected, found|must have the widths"):
         replace(asymmetric(15), **change)
+
+
+@pytest.mark.parametrize(("symmetric", "rows"), [(True, 200), (False, 200), (False, 12)], ids=str)
+def test_wide_weights_are_fitted_in_parts_to_the_same(
+    symmetric: bool, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(8)
+    dense = correlated(rng, rows + 60, 14)
+    seen = dense if symmetric else dense + 0.2 * rng.standard_normal(dense.shape)
+    of = [(seen[part], None if symmetric else dense[part]) for part in (slice(60, None), slice(60))]
+    fitted, held_out = (moments_of(some, other) for some, other in of)
+    weight, bias = rng.standard_normal((14, 11)), rng.standard_normal(11)
+    sample = None if symmetric else (dense[:40], seen[:40])
+    consumer = Consumer(fitted, weight, np.arange(14), bias=bias, held_out=held_out, sample=sample)
+    kept = np.arange(2, 12)
+    whole = refit(consumer, kept, spread=0.5)
+    monkeypatch.setattr(problem, "MOST_WEIGHTS", 100)
+    monkeypatch.setattr(problem, "PART_WEIGHTS", 40)
+    assert [part.weight.shape[1] for part in problem.parted(consumer)] == [2, 3, 3, 3]
+    parts = refit(consumer, kept, spread=0.5)
+    assert parts.damping == whole.damping
+    assert parts.reason == whole.reason
+    np.testing.assert_allclose(parts.weight, whole.weight, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(parts.bias, whole.bias, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(parts.loss, whole.loss, rtol=1e-9)
+    np.testing.assert_allclose(parts.held_out_loss, whole.held_out_loss, rtol=1e-9)
+
+
+def test_a_part_that_grows_too_much_refuses_the_whole_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(9)
+    dense = correlated(rng, 80, 6)
+    consumer = Consumer(moments_of(dense, 1e3 * dense), rng.standard_normal((6, 8)), np.arange(6))
+    monkeypatch.setattr(problem, "MOST_WEIGHTS", 10)
+    monkeypatch.setattr(problem, "PART_WEIGHTS", 12)
+    layer = refit(consumer, np.arange(6), dampings=[1e-6])
+    assert "grow" in layer.reason
+    np.testing.assert_array_equal(layer.weight, consumer.weight)
