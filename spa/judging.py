@@ -21,6 +21,7 @@ from spa.metric import Metric
 from spa.options import InputShapes, PruneOptions
 from spa.passes.cut.boundary import UNCHANGED
 from spa.passes.repair.judge import Judge
+from spa.passes.repair.memory import Memory
 from spa.passes.repair.own import OTHERS
 from spa.passes.samples.datafree import Recipe
 from spa.passes.samples.perplexity import Perplexity, foretells, log_likelihood
@@ -112,7 +113,8 @@ def perplexity(dense: ir.Model, pruned: ir.Model, ids: np.ndarray) -> Perplexity
     """How well two language models foretell windows of text, (windows, tokens); None: they foretell no tokens."""
     found = []
     for model in (dense, pruned):
-        decoder, run = Decoder.of(model.graph), partial(runtime.run, runtime.session(model, optimize=True))
+        decoder, fits = Decoder.of(model.graph), Memory.of().holds(model)  # else weights stay in a file that is mapped
+        run = partial(runtime.run, runtime.session(model, optimize=fits, prepack=fits, spill=not fits))
         if decoder is None or not foretells(run, decoder, ids):
             return None
         found.append(float(np.exp(-log_likelihood(run, decoder, ids))))

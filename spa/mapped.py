@@ -13,7 +13,8 @@ def map_of(tensor: ir.TensorProtocol | None) -> mmap.mmap | None:
     holder = getattr(tensor, "raw", None)
     while isinstance(holder, np.ndarray):
         holder = holder.base
-    return holder.obj if isinstance(holder, memoryview) and isinstance(holder.obj, mmap.mmap) else None
+    holder = holder.obj if isinstance(holder, memoryview) else holder
+    return holder if isinstance(holder, mmap.mmap) else None
 
 
 def release(held: ir.Model | ir.TensorProtocol) -> None:

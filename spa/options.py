@@ -18,7 +18,7 @@ from spa.errors import UsageError
 from spa.executor import is_place
 from spa.feeds import Feeds
 from spa.feeds import parse as parse_feeds
-from spa.fields import Options, about, did_you_mean, options_of
+from spa.fields import Options, about, at_least, did_you_mean, options_of
 from spa.gradients.options import CRITERIA as GRADIENTS
 from spa.gradients.options import ORACLE, WITHOUT_SAMPLES, LearningOptions
 from spa.limit import LimitOptions
@@ -28,6 +28,8 @@ from spa.presets import METHODS
 from spa.repair import RepairOptions
 
 InputShapes = Mapping[str, Sequence[int]]
+
+_UNITS = {"K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 
 def input_shapes(items: Sequence[str]) -> dict[str, list[int]]:
@@ -46,6 +48,20 @@ def input_shapes(items: Sequence[str]) -> dict[str, list[int]]:
         if not equals or not name or any(size < 1 for size in shapes[name]):
             raise UsageError(f"{item!r}: expected NAME=SIZES such as pixels=1,3,224,224")
     return shapes
+
+
+def nbytes_of(text: str) -> int:
+    """6GB, 6000MB and 6000000000 are the same.
+
+    Raises:
+        UsageError: the text is no size.
+    """
+    word = text.strip().upper().removesuffix("B")
+    unit = word[-1:] if word[-1:] in _UNITS else ""
+    try:
+        return int(float(word.removesuffix(unit)) * _UNITS.get(unit, 1))
+    except (ValueError, OverflowError):
+        raise UsageError(f"{text!r}: expected a size such as 6GB") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +99,28 @@ class RunOptions(Options):
             metavar="PLACE",
             check=is_place,
             unset="this process",
+            needs=("samples",),
+        ),
+    )
+    memory: int | None = field(
+        default=None,
+        metadata=about(
+            "bytes that a repair may use beside the model's file; what needs more goes part by part, and values that "
+            "wait lie in temporary files",
+            metavar="6GB",
+            parse=nbytes_of,
+            check=at_least(64_000_000, what="64MB or more"),
+            unset="half of what is free",
+            needs=("samples",),
+        ),
+    )
+    checkpoint: str | os.PathLike[str] | None = field(
+        default=None,
+        metadata=about(
+            "a folder in which a repair of more than a minute keeps what it has found, to go on from there where it "
+            "was stopped",
+            metavar="FOLDER",
+            unset="of spa prune, beside the result until that is written",
             needs=("samples",),
         ),
     )

@@ -5,8 +5,10 @@ Loaded by `spa.making` where samples decide: nothing else of a prune needs the r
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
@@ -19,9 +21,11 @@ from spa.given import calibration
 from spa.gradients.spending import Spend
 from spa.options import InputShapes, PruneOptions
 from spa.packing import Packing
+from spa.passes.choose.budget import LATENCY
 from spa.passes.repair import own
 from spa.passes.repair.compensate import compensated
 from spa.passes.repair.groundwork import Groundwork
+from spa.passes.repair.journal import Journal, key_of
 from spa.passes.repair.packed import opened
 from spa.passes.repair.search import Limit
 from spa.passes.samples.calibrate import Calibration
@@ -156,9 +160,10 @@ def _by_samples(
         given: dict[str, Any] = {
             "preset": settings or preset, "method": method, "made_up": made_up, "closed": closed, "counted": counted,
             "inputs": _apart(dense, samples, inputs), "ratios": shared.ratios, "progress": clock.share,
-            "executor": shared.executor,
+            "executor": shared.executor, "memory": options.run.memory,
         }  # fmt: skip
-        groundwork = shared.once(name, lambda: Groundwork.of(base, samples, options.budget, **given))
+        journal = _journal(base, samples, options, clock, shared, given, name)
+        groundwork = shared.once(name, lambda: Groundwork.of(base, samples, options.budget, journal=journal, **given))
         search = _limit(options.repair.search)
         found = compensated(groundwork, options.budget, goal=options.device.goal, search=search, progress=clock.share)
     clock.seconds |= found.seconds
@@ -181,6 +186,24 @@ def _limit(search: str | None) -> Limit | None:
         return None
     spend = Spend.of(search)
     return Limit(plans=int(spend.amount)) if spend.seconds is None else Limit(seconds=spend.seconds)
+
+
+def _journal(
+    model: ir.Model,
+    samples: Calibration,
+    options: PruneOptions,
+    clock: Clock,
+    shared: Shared,
+    given: Mapping[str, Any],
+    name: str,
+) -> Journal | None:
+    """What keeps what is found, where one repair was asked for: not of several ratios, steps or plans, or a time."""
+    folder, several = options.run.checkpoint, shared.ratios or options.learning.steps > 1 or options.repair.search
+    if folder is None or several or options.budget.of == LATENCY or options.run.dry_run or name in shared.known:
+        return None
+    said = {key: value for key, value in given.items() if key not in ("progress", "executor", "memory")}
+    key = partial(key_of, model, samples, (options.budget, sorted(said.items())))
+    return Journal(Path(folder) / name.replace(", ", "-").replace(" ", "-"), key, clock.say)
 
 
 def _sampled(model: ir.Model, samples: Calibration, inputs: InputShapes | None) -> InputShapes | None:

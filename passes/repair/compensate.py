@@ -180,7 +180,7 @@ def compensated(
 def _repaired(session: Session, curves: Mapping[str, Curve], plan: Plan) -> tuple[Repair, Plan]:
     """The sequential pass for a plan, with notes of its own, and the plan with the units chosen on the way."""
     removed = {name: np.array(units) for name, units in plan.removed.items()}
-    repair = Repair(replace(session, notes=[]), curves, removed)
+    repair = Repair(replace(session, notes=[]), curves, removed, Draft(shelf=session.shelf()))
     return repair, replace(repair.run(), align=plan.align)
 
 

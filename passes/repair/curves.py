@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,16 +13,13 @@ from spa.passes.choose.allocation import Curve, Scale
 from spa.passes.choose.importance import score_groups
 from spa.passes.layers.consumers import Layer
 from spa.passes.layers.problems import Key, Statistics
+from spa.passes.repair.dense import in_turn
 from spa.passes.repair.experts import SAMPLES, expert_curve, name_super_experts, routed_in
 from spa.passes.repair.fitting import consumers, first_uses, read_by
 from spa.passes.repair.probe import Probe
 from spa.passes.repair.rotation import Turned
 from spa.passes.repair.session import Session
 from spa.passes.secondorder import Removal, Routed, remove_units
-
-STATISTICS_NBYTES = 1 << 31
-"""Of moments held at a time; with more, the dense network runs several times."""
-
 
 SHOWN = 33
 """Points of a curve that is told of."""
@@ -66,7 +63,7 @@ class LossCurve:
 def find_curves(
     session: Session, groups: Sequence[Group], ratios: Sequence[float], turned: Mapping[str, Turned]
 ) -> dict[str, Curve]:
-    """The loss curve of each group by name, from one run of the dense network for as many as fit into memory.
+    """The loss curve of each group by name, from one run of the dense network.
 
     Args:
         ratios: the shares that are asked for, near which losses are measured.
@@ -74,12 +71,17 @@ def find_curves(
     """
     groups = session.network.in_order(groups)
     name_super_experts(session, groups)
-    found = depth_curves(session, [group for group in groups if group.branch is not None])
+    known = _Known.of(session)
+    if known.complete:
+        return known.curves
+    found = known.curves
+    found |= depth_curves(session, [group for group in groups if group.branch is not None and group.name not in found])
     groups = [group for group in groups if group.branch is None]
-    for part in parts(session, groups):
-        layers = [reader.layer for group in part for reader in session.network.readers[group.name]]
-        with session.step("statistics"):
-            statistics = session.dense_statistics([session.problem(layer) for layer in layers])
+    layers_of = {group.name: [reader.layer for reader in session.network.readers[group.name]] for group in groups}
+    items = [[session.problem(layer) for layer in layers_of[group.name]] for group in groups]
+    for numbers, statistics in in_turn(session, items):
+        part = [groups[number] for number in numbers]
+        layers = [layer for group in part for layer in layers_of[group.name]]
         unreached = {group.name: _unreached(session, group, statistics) for group in part}
         part = [group for group in part if unreached[group.name] is None]
         session.notes.extend(
@@ -95,8 +97,37 @@ def find_curves(
             ]
             curves = session.each(find_curve, asked, layers)
         found |= _measured(session, curves, statistics, ratios, len(found) / len(groups), len(part) / len(groups))
+        del statistics, asked  # before those of the next stage are there
     Probe.drop(session)
+    known.complete = True
     return found
+
+
+@dataclass(slots=True, eq=False)
+class _Known:
+    """What is known of the curves so far, which a journal keeps.
+
+    Attributes:
+        curves: by name of the group.
+        notes: of the session.
+        complete: whether these are all.
+    """
+
+    curves: dict[str, Curve]
+    notes: list[str]
+    complete: bool = False
+
+    @classmethod
+    def of(cls, session: Session) -> _Known:
+        """What an earlier run found; the session gets its notes."""
+        known = cls({}, session.notes)
+        if session.journal is not None:
+            before = session.journal.state.get("curves")
+            if before is not None:
+                known.curves, known.complete = before.curves, before.complete
+                session.notes[:] = before.notes
+            session.journal.state["curves"] = known
+        return known
 
 
 def _measured(
@@ -217,22 +248,6 @@ def _unreached(session: Session, group: Group, statistics: Mapping[Key, Statisti
     """The first reader of a group that no sample reaches."""
     layers = (reader.layer for reader in session.network.readers[group.name])
     return next((layer for layer in layers if not statistics[session.problem(layer).key].seen), None)
-
-
-def parts(session: Session, groups: Sequence[Group]) -> Iterator[list[Group]]:
-    """Groups whose statistics fit into memory together."""
-    part: list[Group] = []
-    sizes: dict[Key, int] = {}
-    for group in groups:
-        problems = [session.problem(reader.layer) for reader in session.network.readers[group.name]]
-        mine = {problem.key: 16 * problem.layer.block_count * problem.width**2 for problem in problems}
-        if part and sum((sizes | mine).values()) > STATISTICS_NBYTES:
-            yield part
-            part, sizes = [], {}
-        part.append(group)
-        sizes |= mine
-    if part:
-        yield part
 
 
 def find_curve(

@@ -14,6 +14,7 @@ from spa.analysis.reading import reads
 from spa.passes.layers.consumers import Layer
 from spa.passes.repair.network import Network
 from spa.passes.repair.sliced import Sliced
+from spa.passes.repair.store import Shelf
 from spa.passes.repair.streaming import Batch, piece
 
 
@@ -24,10 +25,12 @@ class Draft:
     Attributes:
         weights: what has changed, by name: float64, of the dense shape.
         sliced: the network without the units that are cut out already; those of other groups are read as zeros.
+        shelf: where new weights lie; None: in memory.
     """
 
     weights: dict[str, np.ndarray] = field(default_factory=dict)
     sliced: Sliced | None = None
+    shelf: Shelf | None = None
 
     def array(self, value: ir.Value) -> np.ndarray:
         """A stored tensor as it is now, float64."""
@@ -38,7 +41,7 @@ class Draft:
 
     def put(self, layer: Layer, matrix: np.ndarray, bias: np.ndarray) -> None:
         """Take a layer's new weight (blocks, width, outputs) and bias (blocks, outputs)."""
-        self.weights[str(layer.weight.name)] = layer.weight_of(matrix)
+        self.weights[str(layer.weight.name)] = self._kept(layer.weight_of(matrix))
         if layer.bias is not None:
             self.weights[str(layer.bias.name)] = layer.bias_of(bias, self.array(layer.bias))
 
@@ -73,5 +76,9 @@ class Draft:
             value = model.graph.initializers[name]
             assert value.const_value is not None
             dtype = value.const_value.dtype
-            value.const_value = ir.Tensor(np.ascontiguousarray(array.astype(dtype.numpy())), dtype=dtype, name=name)
+            made = self._kept(np.ascontiguousarray(array.astype(dtype.numpy())))
+            value.const_value = ir.Tensor(made, dtype=dtype, name=name)
             value.shape = ir.Shape(array.shape)
+
+    def _kept(self, array: np.ndarray) -> np.ndarray:
+        return array if self.shelf is None else self.shelf.keep(array)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import onnx_ir as ir
 
 from spa.analysis.group import Group
@@ -18,6 +19,9 @@ from spa.passes.choose.importance.gather import check_finite, stored
 from spa.passes.layers.workers import one_thread_each
 from spa.passes.repair.batchnorm import batch_statistics
 from spa.passes.repair.curves import find_curves
+from spa.passes.repair.journal import Journal
+from spa.passes.repair.memory import Memory
+from spa.passes.repair.naming import Names
 from spa.passes.repair.network import Network, prepare
 from spa.passes.repair.rotation import Turned, turn
 from spa.passes.repair.session import Session
@@ -60,6 +64,8 @@ class Groundwork:
         closed: bool = False,
         threads: int | None = None,
         executor: Executor | None = None,
+        memory: int | None = None,
+        journal: Journal | None = None,
         progress: Progress | None = None,
     ) -> Groundwork:
         """Find out what each group loses.
@@ -68,6 +74,8 @@ class Groundwork:
             ratios: near which losses are measured; by default that of the budget. Other arguments are those of
                 `spa.passes.repair.compensate.compensate`.
             executor: what does the work; None: threads of this process.
+            memory: bytes that it may use of its own; None: half of what is free.
+            journal: what keeps what is found, to go on from; None: nothing does.
 
         Raises:
             UsageError: there is no such preset or method, or a pattern matches nothing.
@@ -90,14 +98,17 @@ class Groundwork:
         with one_thread_each():
             session = Session.of(
                 network, data.first(chosen.samples), chosen, threads=threads, progress=progress or _say_nothing,
-                baseline=WAYS.get(method),
+                baseline=WAYS.get(method), memory=Memory.of(memory) if journal is None else journal.limit(memory),
             )  # fmt: skip
+            if journal is not None:
+                journal.open(Names.of(network), session.memory)
+                session = replace(session, journal=journal)
             if executor is not None and executor.remote:
                 session = replace(session, twins=Twins(executor))
             trained = _align(network, session) if made_up else {}
             if session.baseline is None:
                 with session.step("turn"):
-                    turned = turn(session, network.groups)
+                    turned = _turned(session)
                 beside = [group.name for group in network.groups if group.name in turned and group.off is None]
             elif session.baseline.experts is not None:
                 beside = [group.name for group in network.groups if group.barred]
@@ -127,6 +138,28 @@ class Groundwork:
         return replace(
             session, seconds=dict(session.seconds), notes=list(session.notes), progress=progress or session.progress
         )
+
+
+def _turned(session: Session) -> Mapping[str, Turned]:
+    """Turn free bases, or take what an earlier run found of them."""
+    journal, stored = session.journal, session.network.model.graph.initializers
+    if journal is None:
+        return turn(session, session.network.groups)
+    if "turned" in journal.state:
+        known: tuple[Mapping[str, Turned], Mapping[str, str | np.ndarray]] = journal.state["turned"]
+        for name, laid in known[1].items():
+            tensor = stored[name].const_value
+            assert tensor is not None
+            array = journal.array(laid, np.dtype(tensor.dtype.numpy()))
+            stored[name].const_value = ir.Tensor(array, dtype=tensor.dtype, name=name)
+        return known[0]
+    dense = {name: value.const_value for name, value in stored.items()}
+    found = turn(session, session.network.groups)
+    changed = {name: v.const_value for name, v in stored.items() if v.const_value is not dense[name]}
+    journal.state["turned"] = lambda: (
+        found, {name: journal.laid(tensor.numpy()) for name, tensor in changed.items() if tensor is not None}
+    )  # fmt: skip
+    return found
 
 
 def _say_nothing(step: str, share: float) -> None:

@@ -96,7 +96,7 @@ class Probe:
         if session.network.gates:
             targets |= dict.fromkeys(branch.value for branch in session.network.coupling.branches)
         self.stages = cut(session.network.model, targets, session.network.compared)
-        self.stream = Stream(self.stages, self.batches, threads=session.threads)
+        self.stream = self._dense()
 
     @classmethod
     def kept(cls, session: Session, *, most: int | None = None, runs: int = 0) -> Probe:
@@ -157,10 +157,10 @@ class Probe:
                 cut_only(self.session, [layer], gone, statistics, draft).put(draft)
         dense = self.before(draft)
         found = []
-        threads = self.session.threads
         with Stream(
-            dense.rest, self.batches, base=dense, weights=draft.weights, sliced=draft.sliced, threads=threads
-        ) as pruned:
+            dense.rest, self.batches, base=dense, weights=draft.weights, sliced=draft.sliced,
+            memory=self.session.memory, threads=self.session.threads,
+        ) as pruned:  # fmt: skip
             pruned.advance()
             for at, value in enumerate(self.network.compared):
                 theirs: Sequence[np.ndarray] = self.dense[at]
@@ -172,12 +172,15 @@ class Probe:
                 found.append(self.session.difference(at, theirs, ours, self.batches))
         return found
 
+    def _dense(self) -> Stream:
+        return Stream(self.stages, self.batches, memory=self.session.memory, threads=self.session.threads)
+
     def before(self, draft: Draft) -> Stream:
         """The dense network up to the first node that differs from it."""
         first = self.stages.first_to_differ(draft.differs)
         if self.stream.done > first:
             self.close()
-            self.stream = Stream(self.stages, self.batches, threads=self.session.threads)
+            self.stream = self._dense()
         while self.stream.done < first:
             self.stream.advance()
             self.stream.forget()

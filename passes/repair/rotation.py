@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from spa import runtime
 from spa.analysis.group import Group
 from spa.notation.dims import Factor, Kind, product
 from spa.notation.positions import leaf_positions
@@ -27,6 +26,8 @@ from spa.passes.layers.problems import Key, Problem, Statistics
 from spa.passes.repair.bases import find_bases
 from spa.passes.repair.basis import Basis, NotFree, Place, Rows, rows_of
 from spa.passes.repair.draft import Draft
+from spa.passes.repair.running import results
+from spa.passes.repair.store import Shelf
 
 if TYPE_CHECKING:
     from spa.passes.repair.session import Session
@@ -75,14 +76,14 @@ def turn(session: Session, groups: Sequence[Group]) -> dict[str, Turned]:
     stored = {place.value: place.value.const_value for place in places}
     probe = session.batches[:1]
     before = session.outputs(probe)
-    found = {}
+    found, shelf = {}, session.shelf()
     for group in chosen:
         losses = np.zeros(group.size + 1)
         for basis in bases[group.name]:
             matrices, energy = (
                 _of_products(sums[id(basis)]) if basis.meetings else _of_readers(session, group, basis, statistics)
             )
-            _write(session, basis, matrices)
+            _write(session, basis, matrices, shelf)
             lost = np.concatenate([[0.0], np.cumsum(energy.sum(0)[::-1])])
             losses += lost / (lost[-1] or 1.0)
         found[group.name] = Turned(losses, any(basis.meetings for basis in bases[group.name]))
@@ -191,14 +192,12 @@ def _products(session: Session, bases: Sequence[Basis]) -> dict[int, np.ndarray]
         return sums
     fitted = [session.batches[number] for number in session.split.fitted]
     fitted = fitted[:: max(1, len(fitted) // BATCHES)]
-    run = Draft().session(session.network, values, fitted[0], threads=session.threads)
     axes = session.network.coupling.axes
-    for batch in fitted:
-        found = runtime.run(run, batch)
+    for found in results(session.network, Draft(), values, fitted, memory=session.memory, threads=session.threads):
         for basis in bases:
             for meeting in basis.meetings:
                 for side, place in enumerate((meeting.first, meeting.second)):
-                    sums[id(basis)][side] += _moments(basis, place, axes[place.value], found[str(place.value.name)])
+                    sums[id(basis)][side] += _moments(basis, place, axes[place.value], found[place.value])
     return sums
 
 
@@ -248,17 +247,17 @@ def _of_products(sides: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 # ------------------------------------------------------------------------------------------------- writing
-def _write(session: Session, basis: Basis, matrices: np.ndarray) -> None:
+def _write(session: Session, basis: Basis, matrices: np.ndarray, shelf: Shelf) -> None:
     """R into the tensors of one side, R^-T into those of the other."""
     axes = session.network.coupling.axes
     opposite = np.linalg.inv(matrices).transpose(0, 2, 1)
     for places, change in ((basis.same, matrices), (basis.inverse, opposite)):
         for place in places:
             rows = rows_of(basis, axes[place.value][place.axis], number=place.number, slot=place.slot)
-            _change(place, rows, change)
+            _change(place, rows, change, shelf)
 
 
-def _change(place: Place, rows: Rows, matrices: np.ndarray) -> None:
+def _change(place: Place, rows: Rows, matrices: np.ndarray, shelf: Shelf) -> None:
     """t'_e = sum_d t_d M_de along an axis of a stored tensor."""
     tensor = place.value.const_value
     assert tensor is not None
@@ -267,4 +266,4 @@ def _change(place: Place, rows: Rows, matrices: np.ndarray) -> None:
         here = rows.positions[:, rows.copy == copy]  # (d, k)
         array[here] = np.tensordot(matrix, array[here], axes=(0, 0))
     changed = np.ascontiguousarray(np.moveaxis(array, 0, place.axis).astype(tensor.dtype.numpy()))
-    place.value.const_value = ir.Tensor(changed, dtype=tensor.dtype, name=place.value.name)
+    place.value.const_value = ir.Tensor(shelf.keep(changed), dtype=tensor.dtype, name=place.value.name)

@@ -20,10 +20,10 @@ from spa.errors import BudgetError, UsageError
 from spa.passes.choose.allocation import Curve
 from spa.passes.layers.consumers import Layer
 from spa.passes.layers.problems import Key, Problem, Statistics
-from spa.passes.repair.curves import STATISTICS_NBYTES
 from spa.passes.repair.draft import Draft
 from spa.passes.repair.fitting import Refitted, cut_only, first_uses, refitted
 from spa.passes.repair.gates import gate_of
+from spa.passes.repair.memory import MOMENTS_NBYTES
 from spa.passes.repair.session import Session
 from spa.passes.repair.sliced import Sliced
 from spa.passes.repair.streaming import Batch
@@ -155,10 +155,10 @@ class Search:
         )
         problems = [self.session.problem(layer) for layer in layers]
         nbytes = sum({p.key: 16 * p.layer.block_count * p.width**2 for p in problems}.values())
-        if nbytes > STATISTICS_NBYTES:
+        if nbytes > MOMENTS_NBYTES:
             raise UsageError(
                 f"search: moments of all layers at once take {nbytes / 1e9:.1f} GB, and at most "
-                f"{STATISTICS_NBYTES / 1e9:.1f} are kept: leave search out"
+                f"{MOMENTS_NBYTES / 1e9:.1f} are kept: leave search out"
             )
         return problems
 

@@ -30,6 +30,9 @@ from spa.passes.repair.streaming import Stream
 
 MEASURED_ROWS = 2048
 
+STATE = "repair"
+"""In a journal: both streams, and what was refitted."""
+
 
 @dataclass(frozen=True, slots=True)
 class LayerReport:
@@ -61,6 +64,7 @@ class Repair:
         difference: of each output on samples that no fit has seen.
         ahead: statistics of the dense network, for what is not there yet when a weight has to be known.
         settled: weights that have run, and stay as they are.
+        rescaled: how many scales behind norms were refitted.
     """
 
     session: Session
@@ -71,6 +75,7 @@ class Repair:
     difference: dict[str, dict[str, float]] = field(default_factory=dict)
     ahead: dict[Key, Statistics] = field(default_factory=dict)
     settled: set[ir.Value] = field(default_factory=set)
+    rescaled: int = 0
 
     def run(self) -> Plan:
         """Refit, in the network's weights; the plan with the units that were chosen on the way."""
@@ -87,36 +92,61 @@ class Repair:
         affines = find_affines(network, self.groups()) if session.baseline is None else []
         targets = [*(layer.after for layer in layers), *(affine.result for affine in affines)]
         stages = cut(network.model, targets, network.compared)
-        rescaled = 0
         with (
-            Stream(stages, batches, threads=session.threads) as dense,
+            Stream(stages, batches, memory=session.memory, threads=session.threads) as dense,
             Stream(
                 stages,
                 batches,
                 base=dense,
                 weights=self.draft.weights,
                 sliced=self.draft.sliced,
+                memory=session.memory,
                 threads=session.threads,
             ) as pruned,
         ):
-            for number in range(len(stages)):
+            self.go_on(dense, pruned)
+            for number in range(dense.done, len(stages)):
                 session.progress("repair", number / len(stages))
                 last = number + 1 == len(stages) and not stages.targets[number]
                 only = session.split.unseen if last else None  # outputs are large, and compared on these alone
                 with session.step("run"):
                     there = set(dense.advance(only))
                     pruned.advance(only)
-                rescaled += 0 if last else self.rescale([a for a in affines if a.result in there], dense, pruned)
+                self.rescaled += 0 if last else self.rescale([a for a in affines if a.result in there], dense, pruned)
                 self.stage([layer for layer in layers if layer.after in there], dense, pruned)
                 dense.forget()
                 pruned.forget()
-            if rescaled:
-                session.notes.append(f"{rescaled} of {len(affines)} scales behind norms of hidden widths were refitted")
+                if session.journal is not None:
+                    session.journal.save()
+            if self.rescaled:
+                session.notes.append(
+                    f"{self.rescaled} of {len(affines)} scales behind norms of hidden widths were refitted"
+                )
             numbers = session.split.unseen
             for at, value in enumerate(network.compared):
                 ours, theirs = ([stream.value(value, n) for n in numbers] for stream in (pruned, dense))
                 self.difference[str(value.name)] = session.difference(at, theirs, ours, [batches[n] for n in numbers])
         return Plan.of(network.groups, {name: units.tolist() for name, units in self.removed.items()})
+
+    def go_on(self, dense: Stream, pruned: Stream) -> None:
+        """From where an earlier run was, if there was one; from now on the journal knows where this one is."""
+        journal = self.session.journal
+        if journal is None:
+            return
+        if STATE in journal.state:
+            state = journal.state[STATE]
+            self.removed, self.reports, self.settled = state["removed"], state["reports"], state["settled"]
+            self.rescaled = state["rescaled"]
+            found = {name: journal.array(laid, np.dtype(np.float64)) for name, laid in state["weights"].items()}
+            self.draft.weights.clear()  # the streams read from it
+            self.draft.weights.update(found)
+            dense.restore(state["dense"])
+            pruned.restore(state["pruned"])
+        journal.state[STATE] = lambda: {
+            "removed": self.removed, "reports": self.reports, "settled": self.settled, "rescaled": self.rescaled,
+            "weights": {name: journal.laid(array) for name, array in self.draft.weights.items()},
+            "dense": dense.state(), "pruned": pruned.state(),
+        }  # fmt: skip
 
     def read_ahead(self, layers: Sequence[Layer]) -> dict[Key, Statistics]:
         """Dense statistics of layers that read their own node's result, and of those that share a weight."""

@@ -19,10 +19,15 @@ from spa.passes.layers.problems import Key, Problem, Statistics
 from spa.passes.layers.split import Split
 from spa.passes.layers.statistics import Balance, balanced, collect
 from spa.passes.layers.workers import working_nbytes
+from spa.passes.repair.dense import Gathering, moments_of
 from spa.passes.repair.difference import evened, lost, output_difference
 from spa.passes.repair.draft import Draft
+from spa.passes.repair.journal import Journal
+from spa.passes.repair.memory import Memory
 from spa.passes.repair.network import Network
 from spa.passes.repair.rowweights import RowWeights
+from spa.passes.repair.running import nbytes_of, results
+from spa.passes.repair.store import Shelf
 from spa.passes.repair.streaming import Batch
 from spa.passes.samples.calibrate import Calibration
 from spa.passes.secondorder import Baseline, refit
@@ -52,6 +57,8 @@ class Session:
         notes: what a user should know, in words.
         known: what steps keep for one another, by name.
         twins: sessions like this one on the workers of a cluster, where there is one.
+        memory: how much of its own it may use.
+        journal: what keeps what is found, for the same command to go on from; None: nothing does.
     """
 
     network: Network
@@ -68,6 +75,8 @@ class Session:
     notes: list[str] = field(default_factory=list)
     known: dict[str, Any] = field(default_factory=dict)
     twins: Twins | None = None
+    memory: Memory = field(default_factory=Memory.of)
+    journal: Journal | None = None
 
     @classmethod
     def of(
@@ -79,16 +88,20 @@ class Session:
         threads: int | None = None,
         progress: Progress = lambda _step, _share: None,
         baseline: Baseline | None = None,
+        memory: Memory | None = None,
     ) -> Session:
         """A session with its batches made: small enough to hold out one in six, and to keep what layers read."""
-        batches = data.batches(_batch_size(network, data, threads))
+        memory = memory or Memory.of()
+        batches = data.batches(_batch_size(network, data, threads, memory))
         judged = len(batches)
         if data.beside is not None:
-            batches += data.beside.batches(_batch_size(network, data.beside, threads))
-        run = partial(_outputs, network, threads, Draft())
+            batches += data.beside.batches(_batch_size(network, data.beside, threads, memory))
+        run = partial(_outputs, network, threads, memory, Draft())
         masks = RowWeights.of(network.model, network.coupling, batches, network.compared, run)
         split = Split.of(judged, len(data)).beside(range(judged, len(batches)))
-        return cls(network, data, preset, threads, progress, baseline, batches, masks, judged, split)
+        return cls(
+            network, data, preset, threads, progress, baseline, batches, masks, judged, split, memory=memory
+        )  # fmt: skip
 
     @property
     def symmetric(self) -> bool:
@@ -140,6 +153,10 @@ class Session:
         threads = Threads(1 if runs else self.threads)
         return threads.map(lambda item: function(self, *item), items, nbytes=nbytes, told=share)
 
+    def shelf(self) -> Shelf:
+        """Where arrays lie that stay until the end."""
+        return Shelf(self.memory.kept) if self.journal is None else self.journal.shelf(self.memory)
+
     # ---------------------------------------------------------------------------------------------- samples
     def weigh(self, problem: Problem, number: int, shape: tuple[int, ...]) -> np.ndarray | None:
         """(rows,) which rows of a batch count; None: all."""
@@ -152,16 +169,19 @@ class Session:
     # ------------------------------------------------------------------------------------------------- runs
     def outputs(self, batches: Sequence[Batch], draft: Draft | None = None) -> list[list[np.ndarray]]:
         """Each value that is compared, batch by batch, as it is drafted; by default in the dense network."""
-        return _outputs(self.network, self.threads, draft or Draft(), batches)
+        return _outputs(self.network, self.threads, self.memory, draft or Draft(), batches)
 
     def dense_statistics(self, problems: Sequence[Problem], *, most: int | None = None) -> dict[Key, Statistics]:
         """What some layers read in the dense network, in all batches that fits see or in that many of them."""
         split = self.split.thinned(most)
-        if self.twins is None:
+        if self.twins is not None:
+            return self.twins.statistics(self, problems, split)
+        nbytes = sum({problem.key: moments_of(problem) for problem in problems}.values())
+        if self.memory.holds(self.network.model) and nbytes <= self.memory.moments:
             return self.statistics_of(
                 problems, split, len(split.seen), lambda share: self.progress("statistics", share)
             )
-        return self.twins.statistics(self, problems, split)
+        return {key: found for _, part in Gathering(self, [problems], split).run() for key, found in part.items()}
 
     def run_of(self, problems: Sequence[Problem]) -> Any:
         """An onnxruntime session of the dense network that gives what some layers read."""
@@ -211,20 +231,20 @@ class Session:
         return float(np.mean(losses)) if losses else 0.0
 
 
-def _batch_size(network: Network, data: Calibration, threads: int | None) -> int:
+def _batch_size(network: Network, data: Calibration, threads: int | None, memory: Memory) -> int:
     """Samples in a batch, so that what all layers read of it fits into memory."""
     probe = data.first(1).batches(1)[0]
     values = list(dict.fromkeys([*(layer.after for layer in network.layers), *network.compared]))
     values = values or list(network.model.graph.outputs)  # something at least
-    results = runtime.run(Draft().session(network, values, probe, threads=threads), probe)
-    nbytes = sum(array.nbytes for array in results.values())
+    nbytes = nbytes_of(network, values, probe, memory=memory, threads=threads)
     return max(1, int(min(LARGEST_BATCH, BATCH_NBYTES // max(nbytes, 1), len(data) // 12)))
 
 
-def _outputs(network: Network, threads: int | None, draft: Draft, batches: Sequence[Batch]) -> list[list[np.ndarray]]:
+def _outputs(
+    network: Network, threads: int | None, memory: Memory, draft: Draft, batches: Sequence[Batch]
+) -> list[list[np.ndarray]]:
     """Each value that is compared, as the network is drafted, batch by batch."""
     if not network.compared:
         return []
-    session = draft.session(network, network.compared, batches[0], threads=threads)
-    results = [runtime.run(session, batch) for batch in batches]
-    return [[result[str(value.name)] for result in results] for value in network.compared]
+    found = list(results(network, draft, network.compared, batches, memory=memory, threads=threads))
+    return [[each[value] for each in found] for value in network.compared]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from spa.analysis.reading import reads
+from spa.passes.repair.memory import held_nbytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,3 +82,52 @@ def cut(model: ir.Model, targets: Iterable[ir.Value], outputs: Sequence[ir.Value
         if value in wanted:
             found[stage_of[value]].append(value)
     return Stages(model, [nodes.get(stage, []) for stage in range(last + 1)], found, last_use, outputs)
+
+
+def parted(nodes: Sequence[ir.Node], model: ir.Model, weights_nbytes: int | None) -> list[list[ir.Node]]:
+    """Nodes in graph order, in parts whose stored tensors take so much in a session; None: one part.
+
+    What is made of stored tensors alone is in each part that reads it. A node with more has a part of its own.
+    """
+    if weights_nbytes is None or weights_nbytes >= _held(nodes, model, set()):
+        return [list(nodes)]
+    place = {node: number for number, node in enumerate(nodes)}
+    of_stored: set[ir.Node] = set()
+    for node in nodes:
+        read = list(reads(node))
+        if read and all(value.name in model.graph.initializers or value.producer() in of_stored for value in read):
+            of_stored.add(node)
+    parts: list[dict[ir.Node, None]] = [{}]
+    there: set[str] = set()
+    nbytes = 0
+    for node in [node for node in nodes if node not in of_stored]:
+        needed = _with_producers(node, of_stored)
+        more = _held(needed, model, there)
+        if parts[-1] and more and nbytes + more > weights_nbytes:
+            parts.append({})
+            there, nbytes = set(), 0
+            more = _held(needed, model, there)
+        nbytes += more
+        there.update(str(value.name) for each in needed for value in reads(each))
+        parts[-1].update(dict.fromkeys(needed))
+    parts[-1].update(dict.fromkeys(node for node in of_stored if not any(node in part for part in parts)))
+    return [sorted(part, key=place.__getitem__) for part in parts]
+
+
+def _with_producers(node: ir.Node, of_stored: Container[ir.Node]) -> list[ir.Node]:
+    """A node, and the nodes of some before it."""
+    found, waiting = {node: None}, [node]
+    while waiting:
+        producers = (value.producer() for value in reads(waiting.pop()))
+        new = [made for made in producers if made is not None and made in of_stored and made not in found]
+        found.update(dict.fromkeys(new))
+        waiting += new
+    return list(found)
+
+
+def _held(nodes: Iterable[ir.Node], model: ir.Model, without: Container[str]) -> int:
+    """Bytes of the stored tensors that nodes read, in a session, but for some by name."""
+    stored = model.graph.initializers
+    names = {str(value.name) for node in nodes for value in reads(node)}
+    tensors = (stored[name].const_value for name in names if name in stored and name not in without)
+    return sum(held_nbytes(tensor) for tensor in tensors if tensor is not None)

@@ -15,8 +15,9 @@ import onnx_ir as ir
 
 from spa import runtime
 from spa.analysis.reading import reads
-from spa.passes.repair.stages import Stages
-from spa.passes.repair.store import MEMORY_NBYTES, Store
+from spa.passes.repair.memory import Memory
+from spa.passes.repair.stages import Stages, parted
+from spa.passes.repair.store import Store
 
 Batch = Mapping[str, np.ndarray]
 Weights = Mapping[str, np.ndarray]
@@ -42,6 +43,7 @@ class Stream:
         base: a stream over the same stages and batches, one stage ahead; what is the same there is not computed again.
         weights: stored tensors, by name, that differ from the model's; may be changed between stages.
         sliced: a smaller model that runs instead; its values are read with zeros where units were.
+        memory: what may wait in memory, and how many weights one session may have: a stage with more runs in parts.
     """
 
     def __init__(
@@ -52,13 +54,14 @@ class Stream:
         base: Stream | None = None,
         weights: Weights | None = None,
         sliced: Smaller | None = None,
-        limit_nbytes: int = MEMORY_NBYTES,
+        memory: Memory | None = None,
         threads: int | None = None,
     ) -> None:
         self.stages, self.batches, self.base, self.threads = stages, batches, base, threads
         self.weights: Weights = {} if weights is None else weights
         self.sliced = sliced
-        self.store = Store(limit_nbytes)
+        self.weights_nbytes = None if memory is None else memory.weights
+        self.store = Store() if memory is None else Store(memory.waiting)
         self.changed: set[ir.Value] = set()  # values that differ from the base's
         self.done = 0
         if base is None:
@@ -76,7 +79,8 @@ class Stream:
         stage = self.done
         differing = {node for node in self.stages.nodes[stage] if self._differs(node)}
         if differing:
-            self._run(stage, self._with_inner(stage, differing), range(len(self.batches)) if only is None else only)
+            numbers = range(len(self.batches)) if only is None else list(only)
+            self._run(stage, self._with_inner(stage, differing), numbers)
         self.done += 1
         return self.stages.targets[stage]
 
@@ -94,7 +98,7 @@ class Stream:
 
     def _kept(self, value: ir.Value, batch: int) -> Any:
         """A value that waits, as the next nodes read it."""
-        if self.base is not None and value not in self.changed:
+        if self.base is not None and value not in self.changed and (value, batch) not in self.store:
             return self.base.value(value, batch)
         return self.store.get(value, batch)
 
@@ -121,6 +125,19 @@ class Stream:
         for value, number in self.store.held():
             if self.stages.last_use.get(value, -1) < self.done:
                 self.store.drop(value, number)
+
+    def state(self) -> dict[str, Any]:
+        """Where the stream is, as `restore` takes it."""
+        kept = [(value, number, self.store.get(value, number)) for value, number in self.store.held()]
+        return {"done": self.done, "changed": set(self.changed), "kept": kept}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from where another stream over the same stages and batches was."""
+        for value, number in self.store.held():
+            self.store.drop(value, number)
+        self.done, self.changed = state["done"], set(state["changed"])
+        for value, number, array in state["kept"]:
+            self.store.put(value, number, array)
 
     def close(self) -> None:
         """Forget everything."""
@@ -155,31 +172,53 @@ class Stream:
                 waiting += [producer for producer in made_here if producer is not None and producer in here]
         return [node for node in self.stages.nodes[stage] if node in found]
 
-    def _is_shape(self, value: ir.Value) -> bool:
+    def _is_shape(self, value: ir.Value, numbers: Sequence[int]) -> bool:
         """Whether a value may say a shape: as many integers in every batch.
 
         Shape inference takes the length of such a tensor for zero where it has only a name.
         """
-        first = self._kept(value, 0)
+        first = self._kept(value, numbers[0])
         if not isinstance(first, np.ndarray) or first.ndim != 1 or first.dtype.kind != "i":
             return False
-        return all(self._kept(value, number).shape == first.shape for number in range(1, len(self.batches)))
+        return all(self._kept(value, number).shape == first.shape for number in numbers[1:])
 
-    def _run(self, stage: int, nodes: Sequence[ir.Node], numbers: Iterable[int]) -> None:
+    def _run(self, stage: int, nodes: Sequence[ir.Node], numbers: Sequence[int]) -> None:
+        """Run nodes of a stage, part by part where their weights do not fit into one session."""
         made = [value for node in nodes for value in node.outputs]
         wanted = set(self.stages.targets[stage])
-        gives = [v for v in made if v in wanted or self.stages.last_use.get(v, -1) > stage]
+        gives = {v for v in made if v in wanted or self.stages.last_use.get(v, -1) > stage}
         if self.base is not None:
-            gives = [v for v in gives if v in self.changed]
+            gives &= self.changed
         if not gives:
             return
+        parts = parted(nodes, self.stages.model, self.weights_nbytes)
+        last_read = {v: at for at, part in enumerate(parts) for v in _taken(part)}
+        inner: set[ir.Value] = set()
+        for at, part in enumerate(parts):
+            new = (value for node in part for value in node.outputs if value not in inner)
+            there = [value for value in new if value in gives or last_read.get(value, -1) > at]
+            if there:
+                self._run_part(part, there, numbers, whole=len(parts) == 1)
+            inner.update(there)
+            gone = {value for value in inner - gives if last_read.get(value, -1) <= at}
+            inner -= gone
+            for value in gone:
+                for number in numbers:
+                    self.store.drop(value, number)
+
+    def _run_part(
+        self, nodes: Sequence[ir.Node], gives: Sequence[ir.Value], numbers: Sequence[int], *, whole: bool
+    ) -> None:
+        """Run some nodes in one session, over some batches."""
+        made = {value for node in nodes for value in node.outputs}
         constants = self.stages.model.graph.initializers
-        takes = list(
-            dict.fromkeys(v for n in nodes for v in reads(n) if v not in set(made) and v.name not in constants)
-        )
-        first = {str(value.name): self._kept(value, 0) for value in takes}
-        fixed = {str(value.name) for value in takes if self._is_shape(value)}
-        model, weights = self.stages.model, self.weights
+        takes = list(dict.fromkeys(v for n in nodes for v in reads(n) if v not in made and v.name not in constants))
+        all_of = range(len(self.batches)) if whole else numbers  # what lies between parts is of these batches alone
+        first = {str(value.name): self._kept(value, all_of[0]) for value in takes}
+        fixed = {str(value.name) for value in takes if self._is_shape(value, all_of)}
+        stored = {str(value.name) for node in nodes for value in reads(node)}
+        weights: Weights = {name: array for name, array in self.weights.items() if name in stored}
+        model = self.stages.model
         if self.sliced is not None:
             model, weights, nodes = self.sliced.model, self.sliced.narrow(weights), self.sliced.nodes(nodes)
         part = piece(model, nodes, first, [str(v.name) for v in gives], weights, fixed)
@@ -189,6 +228,11 @@ class Stream:
             results = runtime.run(session, feeds)
             for value in gives:
                 self.store.put(value, number, results[str(value.name)])
+
+
+def _taken(nodes: Sequence[ir.Node]) -> set[ir.Value]:
+    """What nodes read and do not make."""
+    return {v for node in nodes for v in reads(node)} - {v for node in nodes for v in node.outputs}
 
 
 def piece(

@@ -158,6 +158,21 @@ def write(model: Any, target: Path) -> None:
     sys.stdout.buffer.flush()
 
 
+def checkpoint(target: Path, options: PruneOptions) -> Path | None:
+    """The folder in which a repair keeps what it has found until the target is written; None: there is no repair."""
+    if options.run.checkpoint is not None:
+        return Path(options.run.checkpoint)
+    return target.with_name(f"{target.name}.unfinished") if options.decided_by in ("samples", "best") else None
+
+
+def forget(kept: Path | None) -> None:
+    """Remove what a repair kept."""
+    if kept is not None and kept.is_dir():
+        from spa.passes.repair.journal import clear
+
+        clear(kept)
+
+
 def named(target: Path) -> str:
     """A target in words."""
     return "standard output" if target == PIPE else str(target)

@@ -73,12 +73,16 @@ def prune(
         if back is not None:
             result = _give_back(back, model, target, given)
         else:
+            kept = None if dry_run or target == PIPE else arguments.checkpoint(target, chosen)
+            if kept is not None:
+                given["checkpoint"] = kept
             result = pipeline.prune(arguments.opened(model, step, chosen), progress=step, **given)
             if save_plan is not None:
                 onnx_file.check_target(save_plan, model=result.dense)
             if not dry_run:
                 step("save")
                 arguments.write(result.model, target)
+                arguments.forget(kept)
     if save_plan is not None:
         onnx_file.save_text(result.plan.to_json(), save_plan, model=None if back else result.dense)
     paths = {"source": model, "output": None if dry_run else target, "plan": save_plan}

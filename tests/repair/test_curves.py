@@ -8,11 +8,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from spa.passes.repair import curves as module
-from spa.passes.repair.curves import expected_losses, find_curve, find_curves, parts
+from spa.passes.repair.curves import expected_losses, find_curve, find_curves
+from spa.passes.repair.dense import in_turn
 from spa.passes.repair.difference import lost, output_difference
 from spa.passes.repair.draft import Draft
 from spa.passes.repair.fitting import refitted
+from spa.passes.repair.memory import Memory
 from spa.passes.repair.network import prepare
 from spa.passes.repair.probe import LEVELS, Probe, affordable, tempered
 from spa.passes.repair.session import Session
@@ -96,12 +97,12 @@ def test_curves_never_fall_and_leave_one_unit() -> None:
     assert {"statistics", "select", "measure"} <= set(one.seconds)
 
 
-def test_statistics_in_parts_give_the_same_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_statistics_in_parts_give_the_same_curves() -> None:
     whole = session()
     expected = find_curves(whole, whole.network.groups, [0.5], {})
-    monkeypatch.setattr(module, "STATISTICS_NBYTES", 1)
-    cut_up = session()
-    assert len(list(parts(cut_up, cut_up.network.groups))) == len(cut_up.network.groups) > 1
+    cut_up = replace(session(), memory=Memory(0))
+    items = [[cut_up.problem(r.layer) for r in cut_up.network.readers[g.name]] for g in cut_up.network.groups]
+    assert len(list(in_turn(cut_up, items))) == len(cut_up.network.groups) > 1
     for name, curve in find_curves(cut_up, cut_up.network.groups, [0.5], {}).items():
         np.testing.assert_array_equal(curve.order, expected[name].order)
         np.testing.assert_allclose(curve.losses, expected[name].losses, rtol=1e-6, atol=1e-12)

@@ -107,7 +107,7 @@ def test_seconds_end_a_search():
 
 
 def test_moments_that_do_not_fit_are_refused(monkeypatch):
-    monkeypatch.setattr(searching, "STATISTICS_NBYTES", 1000)
+    monkeypatch.setattr(searching, "MOMENTS_NBYTES", 1000)
     found = search(groundwork(mlp(), (6,)))
     with pytest.raises(UsageError, match="moments of all layers at once take"):
         found.run(found.allocate(found.curves))

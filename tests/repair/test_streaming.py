@@ -12,8 +12,9 @@ import pytest
 
 from spa import runtime
 from spa.analysis.reading import reads
-from spa.passes.repair.stages import cut
-from spa.passes.repair.store import Store
+from spa.passes.repair.memory import Memory, held_nbytes
+from spa.passes.repair.stages import cut, parted
+from spa.passes.repair.store import Shelf, Store, file_of
 from spa.passes.repair.streaming import Stream
 
 
@@ -52,7 +53,7 @@ def batches(model: ir.Model, count: int = 3) -> list[dict[str, np.ndarray]]:
     return [runtime.random_feeds(model, shapes=shapes, seed=seed) for seed in range(count)]
 
 
-@pytest.mark.parametrize("limit", [1 << 30, 0], ids=["in memory", "in files"])
+@pytest.mark.parametrize("limit", [1 << 30, 0], ids=["in memory", "in files and parts"])
 @pytest.mark.parametrize(
     ("text", "weights", "targets"),
     [
@@ -66,7 +67,7 @@ def test_pieces_compute_what_the_whole_does(text, weights, targets, limit):
     model = noisy(text, weights)
     feeds = batches(model)
     session = runtime.session(model, optimize=False)
-    with Stream(cut(model, values(model, *targets)), feeds, limit_nbytes=limit) as stream:
+    with Stream(cut(model, values(model, *targets)), feeds, memory=Memory(limit)) as stream:
         seen = []
         for _ in range(len(stream.stages)):
             seen += [str(value.name) for value in stream.advance()]
@@ -208,3 +209,68 @@ def with_weights(model: ir.Model, weights: Mapping[str, np.ndarray]) -> ir.Model
     for name, array in weights.items():
         model.graph.initializers[name].const_value = ir.Tensor(array.astype(np.float32), name=name)
     return model
+
+
+def test_parts_have_no_more_weights_than_asked_for() -> None:
+    model = noisy(CHAIN, CHAIN_WEIGHTS)
+    nodes = list(model.graph)
+    assert parted(nodes, model, None) == [nodes]
+    assert parted(nodes, model, 3 * 64) == [nodes]
+    parts = parted(nodes, model, 2 * 64)
+    assert [[node.op_type for node in part] for part in parts] == [
+        ["MatMul", "Relu", "MatMul", "Add", "Relu"], ["MatMul", "Neg"],
+    ]  # fmt: skip
+    assert len(parted(nodes, model, 0)) == 3
+
+
+def test_halves_count_as_the_floats_that_a_session_makes_of_them() -> None:
+    half = ir.Tensor(np.zeros((4, 4), np.float16))
+    assert held_nbytes(half) == held_nbytes(ir.Tensor(np.zeros((4, 4), np.float32))) == 64
+    assert held_nbytes(ir.Tensor(np.zeros((4, 4), np.int8))) == 16
+
+
+def test_what_is_made_of_stored_tensors_is_in_each_part_that_reads_it() -> None:
+    text = """(float[n,4] x) => (float[n,4] y) {
+        t = Transpose(u)  a = MatMul(x, t)  b = MatMul(a, v)  y = MatMul(b, t) }"""
+    model = noisy(text, {"u": (4, 4), "v": (4, 4)})
+    parts = parted(list(model.graph), model, 64)
+    assert [[node.op_type for node in part] for part in parts] == [
+        ["Transpose", "MatMul"], ["MatMul"], ["Transpose", "MatMul"],
+    ]  # fmt: skip
+    feeds = batches(model)
+    with Stream(cut(model, (), model.graph.outputs), feeds, memory=Memory(16 * 64)) as stream:
+        stream.advance()
+        assert {str(value.name) for value, _ in stream.store.held()} == {"x", "y"}
+        session = runtime.session(model, optimize=False)
+        for number, feed in enumerate(feeds):
+            expected = runtime.run(session, feed)["y"]
+            np.testing.assert_allclose(stream.value(model.graph.outputs[0], number), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16", "int64"])
+def test_a_shelf_gives_maps_of_what_does_not_fit(dtype: str, tmp_path) -> None:
+    array = (
+        np.arange(100.0).reshape(10, 10).astype(ir.DataType[{"float64": "DOUBLE"}.get(dtype, dtype.upper())].numpy())
+    )
+    shelf = Shelf(array.nbytes, tmp_path)
+    assert shelf.keep(array) is array
+    other = shelf.keep(array + array)
+    assert file_of(other) is not None
+    assert other.dtype == array.dtype
+    np.testing.assert_array_equal(other, array + array)
+    assert shelf.keep(other) is other
+
+
+def test_a_stream_goes_on_where_another_was() -> None:
+    model = noisy(CHAIN, CHAIN_WEIGHTS)
+    feeds = batches(model)
+    stages = cut(model, values(model, "b", "d"))
+    with Stream(stages, feeds) as first, Stream(stages, feeds) as second:
+        first.advance()
+        first.forget()
+        second.restore(first.state())
+        for stream in (first, second):
+            while stream.done < len(stages):
+                stream.advance()
+        for value in model.graph.outputs:
+            np.testing.assert_array_equal(second.value(value, 1), first.value(value, 1))
