@@ -73,14 +73,14 @@ def on_paper(model: Decoder, rate: dict[str, float]) -> dict[str, Any]:
     """What the parts of a repair would take."""
     from spa.passes.layers.statistics import enough_rows
     from spa.passes.layers.workers import working_nbytes
-    from spa.passes.repair.curves import STATISTICS_NBYTES
+    from spa.passes.repair.memory import MOMENTS_NBYTES
     from spa.passes.repair.twins import MOST_SHARDS
 
     widths = (model.hidden, model.ffn)  # of what the last matrices of attention and MLP read
     run = 2 * TOKENS * (model.weights + model.hidden * model.vocabulary)
     gram = model.layers * sum(2 * enough_rows(width) * width**2 for width in widths)
     moments = [16 * width**2 for width in widths]
-    assert sum(moments) > STATISTICS_NBYTES  # so that each group has a run of its own, as far as what reads it
+    assert sum(moments) > MOMENTS_NBYTES  # so that on workers each group has a run of its own, as far as what reads it
     runs = model.layers * len(widths) / 2
     shards = min(MOST_SHARDS, NODES * CORES)
     solves = model.layers * sum(rate["solve s"] * (width / rate["solve width"]) ** 3 for width in widths)
