@@ -16,6 +16,7 @@ import argparse
 import filecmp
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -106,6 +107,7 @@ def watched(command: Sequence[str], *, kill_after: float | None = None) -> dict[
     """Run a command: its seconds, the largest value of each memory count, and the longest silence on its stderr."""
     peaks, said, start = {"RssAnon": 0, "RssFile": 0}, [time.perf_counter()], time.perf_counter()
     lines: list[str] = []
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
     def listen() -> None:
@@ -128,12 +130,13 @@ def watched(command: Sequence[str], *, kill_after: float | None = None) -> dict[
                 peaks[name] = max(peaks[name], int(value.split()[0]))
         time.sleep(POLL)
     listener.join()
-    end = time.perf_counter()
+    end, after = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     if process.returncode and kill_after is None:
         sys.exit(f"{' '.join(command)} ended with {process.returncode}:\n" + "\n".join(lines[-20:]))
     silence = max(b - a for a, b in zip(said, [*said[1:], end], strict=True))
     return {
-        "seconds": round(end - start, 1), "own_mb": round(peaks["RssAnon"] / 1e3 * 1.024),
+        "seconds": round(end - start, 1), "cpu": round(cpu, 1), "own_mb": round(peaks["RssAnon"] / 1e3 * 1.024),
         "mapped_mb": round(peaks["RssFile"] / 1e3 * 1.024), "silence": round(silence, 1),
         "resumed": any("going on from" in line for line in lines),
     }  # fmt: skip
@@ -142,7 +145,7 @@ def watched(command: Sequence[str], *, kill_after: float | None = None) -> dict[
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Rows as Markdown."""
     columns = (
-        "commit", "layers x width x ffn", "type", "samples", "--memory", "model", "own", "mapped", "s", "silence, s",
+        "commit", "layers x width x ffn", "type", "samples", "--memory", "model", "own", "mapped", "s", "CPU s", "silence, s",
         "killed at, went on for, s", "same bytes",
     )  # fmt: skip
     said = "MB: of the model, own (anonymous pages) and mapped at most. Silence: the longest time without a line."
@@ -152,7 +155,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         lines.append(
             f"| {row['commit']} | {row['layers']} x {row['width']} x {row['ffn']} | {row['dtype']} "
             f"| {row['samples']} x {row['length']} | {row['memory']} | {row['model_mb']} | {row['own_mb']} "
-            f"| {row['mapped_mb']} | {row['seconds']} | {row['silence']} | {killed} | {row.get('same_bytes', '')} |"
+            f"| {row['mapped_mb']} | {row['seconds']} | {row['cpu']} | {row['silence']} | {killed} | {row.get('same_bytes', '')} |"
         )
     return "\n".join(lines)
 
