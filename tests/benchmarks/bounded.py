@@ -145,17 +145,18 @@ def watched(command: Sequence[str], *, kill_after: float | None = None) -> dict[
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Rows as Markdown."""
     columns = (
-        "commit", "layers x width x ffn", "type", "samples", "--memory", "model", "own", "mapped", "s", "CPU s", "silence, s",
-        "killed at, went on for, s", "same bytes",
+        "commit", "layers x width x ffn", "type", "samples", "--memory", "model", "own", "mapped", "s", "CPU s",
+        "silence, s", "killed at, went on for, s", "same bytes",
     )  # fmt: skip
-    said = "MB: of the model, own (anonymous pages) and mapped at most. Silence: the longest time without a line."
+    said = "MB: model, own memory (anonymous pages), mapped files at most. Silence: longest time without a line."
     lines = [said, "", f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     for row in rows:
         killed = f"{row['killed_at']}, {row['resumed_seconds']}" if "killed_at" in row else ""
         lines.append(
             f"| {row['commit']} | {row['layers']} x {row['width']} x {row['ffn']} | {row['dtype']} "
             f"| {row['samples']} x {row['length']} | {row['memory']} | {row['model_mb']} | {row['own_mb']} "
-            f"| {row['mapped_mb']} | {row['seconds']} | {row['cpu']} | {row['silence']} | {killed} | {row.get('same_bytes', '')} |"
+            f"| {row['mapped_mb']} | {row['seconds']} | {row['cpu']} | {row['silence']} "
+            f"| {killed} | {row.get('same_bytes', '')} |"
         )
     return "\n".join(lines)
 
