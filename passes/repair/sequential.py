@@ -14,21 +14,19 @@ from spa.analysis.plan import Plan
 from spa.executor import Threads
 from spa.passes.choose.allocation import Curve
 from spa.passes.layers.consumers import Layer
-from spa.passes.layers.problems import Key, Problem, Statistics
+from spa.passes.layers.problems import Key, Statistics
 from spa.passes.layers.statistics import collect
 from spa.passes.repair.affine import Affine, find_affines
 from spa.passes.repair.affine import refit as refit_affine
-from spa.passes.repair.difference import NEXT_TO_NOTHING
 from spa.passes.repair.draft import Draft
 from spa.passes.repair.drift import Drift
 from spa.passes.repair.fitting import Refitted, cut_only, in_turn, kept_units, read_by, refitted
 from spa.passes.repair.gates import gate_of
+from spa.passes.repair.measuring import lost_on_unseen
 from spa.passes.repair.session import Session
 from spa.passes.repair.sliced import Sliced
 from spa.passes.repair.stages import cut
 from spa.passes.repair.streaming import Stream
-
-MEASURED_ROWS = 2048
 
 STATE = "repair"
 """In a journal: both streams, and what was refitted."""
@@ -312,29 +310,8 @@ class Repair:
     def report(self, layer: Layer, gone: np.ndarray, new: Refitted, dense: Stream, pruned: Stream) -> LayerReport:
         """What was done to a layer, and what that loses on samples that no fit has seen."""
         apart = layer.mixing.steps is not None or layer.data in self.session.network.decided
-        measured = float("nan") if apart else self.measured(layer, new, dense, pruned)
+        measured = float("nan") if apart else lost_on_unseen(self.session, layer, new, dense, pruned)
         return LayerReport(layer.name, int(gone.sum()), gone.size, max(new.loss, 0.0), measured, new.note)
-
-    def measured(self, layer: Layer, new: Refitted, dense: Stream, pruned: Stream) -> float:
-        """Share of the variance of a layer's outputs that is lost, over the rows of all unseen samples together."""
-        network, numbers = self.session.network, self.session.split.unseen
-        lost, count, sums, squares = 0.0, 0.0, np.zeros(()), np.zeros(())
-        for number in numbers:
-            data = dense.value(layer.data, number)
-            weights = self.session.weigh(Problem(layer), number, data.shape)
-            rows = np.arange(layer.row_count(data.shape)) if weights is None else np.flatnonzero(weights)
-            most = -(-MEASURED_ROWS // len(numbers))
-            positions = np.random.default_rng(number).choice(rows, min(len(rows), most), replace=False)
-            wanted = layer.rows(data, positions) @ network.dense_matrix(layer) + network.dense_bias(layer)[:, None]
-            found = layer.rows(pruned.value(layer.data, number), positions) @ new.matrix + new.biases[layer][:, None]
-            balance = self.session.balance(self.session.batches[number])
-            counts = np.ones((len(positions), 1)) if balance is None else balance(Problem(layer), data)[positions, None]
-            lost += float(np.sum(counts * (wanted - found) ** 2))
-            sums, squares = sums + (counts * wanted).sum(1), squares + (counts * wanted**2).sum(1)
-            count += float(counts.sum())
-        energy = float(np.sum(squares))
-        variance = energy - float(np.sum(sums**2)) / (count or 1.0)
-        return lost / ((variance if variance > NEXT_TO_NOTHING * energy else energy) or 1.0)
 
 
 def _is_plain(layer: Layer) -> bool:
