@@ -114,11 +114,12 @@ def test_a_model_that_does_not_run_on_a_node_says_so(board: Cluster, tiny: Path)
 
 
 # ---------------------------------------------------------------------------------------------------- losses
-def client(cluster: Cluster, code: str) -> subprocess.Popen[str]:
+def client(cluster: Cluster, code: str, before: str = "") -> subprocess.Popen[str]:
     """A process that does `code` with an executor on the cluster, and prints what it gives or raises."""
     program = (
         "from functools import partial\nfrom pathlib import Path\n"
         "from spa.errors import SpaError\nfrom spa.executor import executing\nfrom tests import nodes\n"
+        f"{before}\n"
         f"with executing({cluster.place!r}) as executor:\n"
         "    try:\n"
         f"        print({code})\n"
@@ -197,7 +198,9 @@ def test_a_cluster_without_memory_is_told_of(folder: Path) -> None:
 
 
 def test_a_worker_that_ends_again_and_again_is_told_of(board: Cluster) -> None:
-    out, err = client(board, "executor.map(nodes.ends, [1], what='the moments')").communicate(timeout=2 * SECONDS)
+    fewer = "from spa import onray\nonray.RETRIES = 1"
+    process = client(board, "executor.map(nodes.ends, [1], what='the moments')", before=fewer)
+    out, err = process.communicate(timeout=2 * SECONDS)
     assert re.match(r"ClusterError the moments was lost on the cluster at ray://.*; begin again, or look into", out), (
         err
     )

@@ -43,7 +43,8 @@ TASKS = ("fmnist_resnet", "lite0", "minilm_sim")
 SMALL = "fashion"
 TITLES = {
     "same": "Plans and weights of a repair, beside those of this process and of one worker",
-    "time": "Seconds of statistics and of curves, two workers of one thread over one, median of the runs",
+    "time": "Seconds of statistics and of curves, two workers of one thread over one, median of the runs; processor "
+    "seconds are those of the worker that had the most, which other programs on the machine change little",
     "seam": "Processor seconds of a repair in one process, over those of a commit before the seam",
     "killed": "Repairs in each of which a worker was killed at a random moment",
 }
@@ -58,7 +59,7 @@ def main() -> None:
     parser.add_argument("--preset", default="fast")
     parser.add_argument("--ratio", type=float, default=0.3)
     parser.add_argument("--samples", type=int, default=96)
-    parser.add_argument("--store", type=int, default=500, help="megabytes")
+    parser.add_argument("--store", type=int, default=2000, help="megabytes")
     parser.add_argument("--rows", type=Path, help="keep each row here, and do not measure what is there")
     parser.add_argument("--table", type=Path)
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
@@ -181,20 +182,24 @@ def furthest(expected: dict[str, np.ndarray], found: dict[str, np.ndarray]) -> f
 def timed(task: str, preset: str, ratio: float, samples: int, store: int, repeat: int) -> Row:
     """Statistics and curves with one and with two workers, which have read the network."""
     del ratio
-    seconds: dict[int, dict[str, list[float]]] = {}
+    seconds: dict[int, dict[str, list[tuple[float, float]]]] = {}
     for count in (1, 2):
         with workers(count, store) as on:
             seconds[count] = parts_of(task, str(on), preset, samples, repeat)
-    medians = {count: {n: statistics.median(v) for n, v in found.items()} for count, found in seconds.items()}
-    return {
-        "one": {name: round(value, 2) for name, value in medians[1].items()},
-        "two": {name: round(value, 2) for name, value in medians[2].items()},
-        "times": {name: round(value / medians[2][name], 2) for name, value in medians[1].items()},
-    }
+    row: Row = {}
+    for at, kind in enumerate(("", "_processor")):
+        one, two = (
+            {name: statistics.median(each[at] for each in values) for name, values in seconds[count].items()}
+            for count in (1, 2)
+        )
+        row |= {f"one{kind}": {name: round(value, 2) for name, value in one.items()}}
+        row |= {f"two{kind}": {name: round(value, 2) for name, value in two.items()}}
+        row |= {f"times{kind}": {name: round(value / two[name], 2) for name, value in one.items() if two[name]}}
+    return row
 
 
-def parts_of(task: str, on: str, preset: str, samples: int, repeat: int) -> dict[str, list[float]]:
-    """Seconds of the parts of a repair that go to workers."""
+def parts_of(task: str, on: str, preset: str, samples: int, repeat: int) -> dict[str, list[tuple[float, float]]]:
+    """Of the parts of a repair that go to workers seconds, and processor seconds of the worker that had the most."""
     from dataclasses import replace
 
     from spa.executor import executing
@@ -208,23 +213,39 @@ def parts_of(task: str, on: str, preset: str, samples: int, repeat: int) -> dict
     from spa.presets import PRESETS
 
     model = load_normal(model_of(task))
-    found: dict[str, list[float]] = {"first": [], "statistics": [], "curves": []}
+    found: dict[str, list[tuple[float, float]]] = {"first": [], "statistics": [], "curves": []}
+
+    @contextmanager
+    def part(name: str) -> Iterator[None]:
+        before, start = processor_seconds(), time.perf_counter()
+        yield
+        taken = time.perf_counter() - start
+        time.sleep(0.1)  # results are stored
+        busiest = max(value - before.get(pid, 0.0) for pid, value in processor_seconds().items())
+        found[name].append((taken, busiest))
+
     with executing(on) as executor, one_thread_each():
         network, data = prepare(model), check_samples(samples_of(task, samples), model)
         session = replace(Session.of(network, data, PRESETS[preset], threads=1), twins=Twins(executor))
         groups = [group for group in network.groups if network.only_layers_read(group)]
         layers = [reader.layer for group in groups for reader in network.readers[group.name]]
         problems = [session.problem(layer) for layer in layers]
-        start = time.perf_counter()
-        session.dense_statistics(problems)  # every worker reads the network
-        found["first"].append(time.perf_counter() - start)
+        with part("first"):
+            session.dense_statistics(problems)  # every worker reads the network
         for _ in range(repeat):
-            start = time.perf_counter()
-            known = session.dense_statistics(problems)
-            found["statistics"].append(time.perf_counter() - start)
-            start = time.perf_counter()
-            session.each(find_curve, [(group, _read(session, group, known), {}) for group in groups], layers)
-            found["curves"].append(time.perf_counter() - start)
+            with part("statistics"):
+                known = session.dense_statistics(problems)
+            with part("curves"):
+                session.each(find_curve, [(group, _read(session, group, known), {}) for group in groups], layers)
+    return found
+
+
+def processor_seconds() -> dict[int, float]:
+    """Of each worker of this process's cluster, by number."""
+    found = {}
+    for pid in workers_of(os.getpid()):
+        fields = (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()
+        found[pid] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return found
 
 
@@ -337,10 +358,25 @@ HEADS = {
         "s",
         "commit",
     ),
-    "time": ("task", "preset", "samples", "part", "one worker, s", "two, s", "times faster", "commit"),
+    "time": (
+        "task",
+        "preset",
+        "samples",
+        "part",
+        "one worker, s",
+        "two, s",
+        "times faster",
+        "one worker, processor s",
+        "two",
+        "times",
+        "commit",
+    ),
     "seam": ("task", "preset", "samples", "before, s", "now, s", "times", "of rounds", "commit"),
     "killed": ("task", "preset", "samples", "runs", "right", "s of one", "commit"),
 }
+
+
+SIDES = ("one", "two", "times")
 
 
 def cells(row: Row) -> list[str]:
@@ -358,7 +394,8 @@ def cells(row: Row) -> list[str]:
             found.append([str(count), str(row["plans"][at]), far, str(alike), str(seconds["all"])])
     elif row["what"] == "time":
         found = [
-            [part, str(row["one"][part]), str(row["two"][part]), str(times)] for part, times in row["times"].items()
+            [part, *(str(row.get(f"{side}{kind}", {}).get(part, "")) for kind in ("", "_processor") for side in SIDES)]
+            for part in row["one"]
         ]
     elif row["what"] == "seam":
         found = [[str(row["theirs"]), str(row["ours"]), str(row["times"]), f"{row['low']} to {row['high']}"]]
