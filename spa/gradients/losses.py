@@ -37,6 +37,26 @@ def distillation(teacher: ir.Model, samples: Split) -> Loss:
         DataError: the teacher's outputs do not lie along the samples, or it does not run on them.
     """
     session = runtime.session(teacher, optimize=True)
+    learned = _answers(session, samples)
+    if not learned:
+        raise DataError("the teacher gives no floating-point numbers to learn")
+    for some, answers in ((samples, learned), (samples.validation, None)):
+        if some is not None:
+            answers = _answers(session, some) if answers is None else answers
+            some.beside.update({TEACHER + name: array for name, array in answers.items()})
+    scales = {
+        name: float(np.var(whole, axis=0).mean()) or float(np.mean(whole**2)) or 1.0 for name, whole in learned.items()
+    }
+    kinds = {name: _kind(whole) for name, whole in learned.items()}
+    return _FromTeacher(kinds, scales)
+
+
+def _answers(session: Any, samples: Split) -> dict[str, np.ndarray]:
+    """The outputs of floating-point numbers of a teacher on all samples, by name.
+
+    Raises:
+        DataError: they do not lie along the samples, or it does not run on them.
+    """
     rows: dict[str, list[np.ndarray]] = {}
     for batch in samples.every():
         count = samples.count(batch)
@@ -47,17 +67,7 @@ def distillation(teacher: ir.Model, samples: Split) -> Loss:
                 raise DataError(f"output {name!r} of the teacher has shape {array.shape} for {count} samples: expected "
                                 "its first axis to count samples")  # fmt: skip
             rows.setdefault(name, []).append(array.astype(np.float32))
-    if not rows:
-        raise DataError("the teacher gives no floating-point numbers to learn")
-    total = len(samples.calibration)
-    scales, kinds = {}, {}
-    for name, parts in rows.items():
-        whole = np.concatenate(parts)[:total]
-        samples.beside[TEACHER + name] = whole
-        scales[name] = float(np.var(whole, axis=0).mean()) or float(np.mean(whole**2)) or 1.0
-        kinds[name] = _kind(whole)
-
-    return _FromTeacher(kinds, scales)
+    return {name: np.concatenate(parts)[: len(samples.calibration)] for name, parts in rows.items()}
 
 
 @dataclass(frozen=True, slots=True)

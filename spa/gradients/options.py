@@ -144,6 +144,15 @@ class FinetuneOptions(Options):
     data: Any = field(
         metadata=about("samples: arrays by input name, an .npz, a folder, or module:function", metavar="SAMPLES")
     )
+    validation: Any = field(
+        default=None,
+        metadata=about(
+            "samples, as data, by which the best epoch is chosen; those that the dense network was trained on say "
+            "little of new ones",
+            metavar="SAMPLES",
+            unset="one in six of data, held out",
+        ),
+    )
     labels: str | None = field(
         default=None,
         metadata=about("the entry of the data that holds labels, learned by cross-entropy", metavar="NAME"),

@@ -1,4 +1,4 @@
-"""Samples of a training run: what steps see, and every sixth held out."""
+"""Samples of a training run: what steps see, and what is held out: every sixth, or samples for that alone."""
 
 from __future__ import annotations
 
@@ -27,27 +27,40 @@ class Split:
     Attributes:
         calibration: the inputs.
         beside: arrays whose first axis counts samples: labels, or a teacher's outputs.
+        validation: samples that are held out, so that steps see all of these; None: one of `EVERY` of these is.
     """
 
     calibration: Calibration
     beside: dict[str, np.ndarray]
     batch_size: int
+    validation: Split | None = None
 
     @classmethod
-    def of(cls, calibration: Calibration, beside: Mapping[str, np.ndarray], *, batch_size: int = 1) -> Split:
+    def of(
+        cls,
+        calibration: Calibration,
+        beside: Mapping[str, np.ndarray],
+        *,
+        batch_size: int = 1,
+        validation: Split | None = None,
+        least: int = EVERY,
+    ) -> Split:
         """Samples that were checked, with what lies beside them.
+
+        Args:
+            least: of which there have to be so many.
 
         Raises:
             DataError: there are too few, or not as many rows beside them.
         """
-        if len(calibration) < EVERY:
+        if validation is None and len(calibration) < least:
             count = len(calibration)
             raise DataError(f"{count} samples: expected {EVERY} or more, of which one in {EVERY} is held out")
         for name, array in beside.items():
             if not array.ndim or len(array) != len(calibration):
                 rows = f"{len(array)} rows" if array.ndim else "no rows"
                 raise DataError(f"{name!r} has {rows}, and there are {len(calibration)} samples")
-        return cls(calibration, dict(beside), batch_size)
+        return cls(calibration, dict(beside), batch_size, validation)
 
     def first(self, count: int) -> Split:
         """At most so many samples, drawn evenly."""
@@ -71,6 +84,9 @@ class Split:
 
     def held_out(self) -> Iterator[dict[str, np.ndarray]]:
         """The batches that no step sees."""
+        if self.validation is not None:
+            yield from self.validation.every()
+            return
         yield from self._batches(self._numbers(held_out=True))
 
     def every(self) -> Iterator[dict[str, np.ndarray]]:
@@ -83,6 +99,8 @@ class Split:
 
     def _numbers(self, *, held_out: bool) -> np.ndarray:
         numbers = np.arange(len(self.calibration))
+        if self.validation is not None:
+            return numbers[:0] if held_out else numbers
         return numbers[(numbers % EVERY == EVERY - 1) == held_out]
 
     def _batches(self, order: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
@@ -105,7 +123,13 @@ class Split:
 
 
 def split_samples(
-    data: Any, model: ir.Model, *, labels: str | None, batch_size: int, everything: bool = False
+    data: Any,
+    model: ir.Model,
+    *,
+    labels: str | None,
+    batch_size: int,
+    everything: bool = False,
+    validation: Any = None,
 ) -> Split:
     """Read and check samples.
 
@@ -113,14 +137,31 @@ def split_samples(
         data: arrays, a file or a folder; or samples that were checked, with what is beside them, as a `Split`.
         labels: the entry that holds labels, and is no input; by default "labels", where there is one.
         everything: whether all entries that are no inputs come along, for a loss of one's own.
+        validation: samples as `data`, that are held out; None: some of `data` are.
 
     Raises:
         DataError: samples do not fit the model, there are too few of them, or there is no such entry.
     """
+    apart_from = None
+    if validation is not None:
+        apart_from = _read(validation, model, labels=labels, batch_size=batch_size, everything=everything, least=1)
+    return _read(data, model, labels=labels, batch_size=batch_size, everything=everything, validation=apart_from)
+
+
+def _read(
+    data: Any,
+    model: ir.Model,
+    *,
+    labels: str | None,
+    batch_size: int,
+    everything: bool,
+    validation: Split | None = None,
+    least: int = EVERY,
+) -> Split:
     if isinstance(data, Split):
         if labels is not None and labels not in data.beside:
             raise DataError(f"labels: expected an entry {labels!r} in the data, found none")
-        return replace(data, batch_size=batch_size)
+        return replace(data, batch_size=batch_size, validation=validation or data.validation)
     inputs = {str(value.name) for value in model.graph.inputs if not value.is_initializer()}
     if isinstance(data, (str, os.PathLike)):
         declared = {
@@ -130,4 +171,5 @@ def split_samples(
         }
         data = read_samples(data, declared)
     data, beside = apart(data, inputs, labels=labels, everything=everything)
-    return Split.of(check_samples(data, model), beside, batch_size=batch_size)
+    checked = check_samples(data, model)
+    return Split.of(checked, beside, batch_size=batch_size, validation=validation, least=least)

@@ -83,8 +83,9 @@ def finetune(
     model = onnx_file.load(pruned)
     dense = None if teacher is None else onnx_file.load(teacher)
     samples = split_samples(
-        asked.data, model, labels=asked.labels, batch_size=asked.batch_size, everything=asked.loss is not None
-    )
+        asked.data, model, labels=asked.labels, batch_size=asked.batch_size, everything=asked.loss is not None,
+        validation=asked.validation,
+    )  # fmt: skip
     loss = _loss(asked, model, dense, samples)
     return _trained(Job(model, samples, loss, asked), progress)
 

@@ -245,3 +245,42 @@ AS_IT_WAS = "the weights are as they were; try a lower learning rate, or more sa
 )
 def test_a_report_says_where_no_epoch_did_better(after: float, history: tuple[float, ...], sentence: str) -> None:
     assert FinetuneReport(0.5, after, len(history), 1.0, 1.0, history).sentence == sentence
+
+
+def test_the_best_epoch_is_chosen_by_samples_for_that_alone() -> None:
+    """Data that say something else than the samples that count: what is kept is what these say."""
+    rng, student = np.random.default_rng(3), pruned()
+    x, labels = rng.standard_normal((40, 6)).astype(np.float32), rng.integers(0, 4, 40)
+    data = {"x": SAMPLES, "labels": rng.integers(0, 4, len(SAMPLES))}
+    options: dict[str, Any] = {"labels": "labels", "epochs": 8, "learning_rate": 1e-2}
+    kept = spa.finetune(student, data=data, validation={"x": x, "labels": labels}, **options)
+    logits = runtime.run(runtime.session(kept.model, optimize=False), {"x": x})["y"].astype(np.float64)
+    chances = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    assert kept.report.after == pytest.approx(-chances[np.arange(40), labels].mean(), rel=1e-5)
+    assert kept.report.after == min(kept.report.before, *kept.report.history)
+    assert spa.finetune(student, data=data, **options).report.history != kept.report.history
+
+
+def test_validation_leaves_all_data_to_the_steps() -> None:
+    from spa.gradients.samples import split_samples
+
+    model = as_ir(pruned())
+    options: dict[str, Any] = {"labels": None, "batch_size": 8}
+    alone = split_samples(SAMPLES[:24], model, **options)
+    with_more = split_samples(SAMPLES[:24], model, validation=SAMPLES[90:91], **options)
+    assert (alone.steps, with_more.steps) == (3, 3)
+    seen = [batch["x"] for batch in with_more.epoch(0, seed=0)]
+    assert sorted(map(tuple, np.concatenate(seen))) == sorted(map(tuple, SAMPLES[:24]))
+    assert sum(len(batch["x"]) for batch in alone.epoch(0, seed=0)) == 20
+    (held_out,) = with_more.held_out()
+    np.testing.assert_array_equal(held_out["x"], SAMPLES[90:91])
+    few = split_samples(SAMPLES[:3], model, validation=SAMPLES[90:91], **options)  # fewer than six: all are learned
+    assert few.steps == 1
+
+
+def test_a_teacher_is_asked_about_the_validation_too() -> None:
+    student = pruned()
+    result = spa.finetune(student, teacher=network(32), data=SAMPLES, validation=SAMPLES[:12], epochs=20)
+    assert result.report.after < result.report.before
+    with pytest.raises(DataError, match="labels: expected an entry 'labels'"):
+        spa.finetune(student, data={"x": SAMPLES, "labels": np.zeros(96, int)}, validation=SAMPLES, labels="labels")
