@@ -17,6 +17,7 @@ from spa.errors import DataError, ModelError, UsageError
 from spa.runtime.arrays import array_of, lacks_numpy, ort_value
 from spa.runtime.installed import CPU, CUDA, FATAL_ONLY, cuda_works, one_line, onnxruntime_here, silence
 from spa.runtime.weights import lend, to_file
+from spa.runtime.widening import widened
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -35,7 +36,7 @@ def session(
     spin: bool = False,
     spill: bool = False,
 ) -> onnxruntime.InferenceSession:
-    """A session that runs a model.
+    """A session that runs a model; one of bfloat16 as float32, where there are no kernels for it.
 
     Args:
         model: what to run.
@@ -73,7 +74,12 @@ def session(
                 source, options, providers=chosen, provider_options=[dict(_OPTIONS.get(name, {})) for name in chosen]
             )
         except Exception as error:  # its exceptions have no other base in common
-            raise ModelError(f"onnxruntime refuses the model: {one_line(error)}") from error
+            wide = widened(model) if isinstance(model, ir.Model) else None
+            if wide is None:
+                raise ModelError(f"onnxruntime refuses the model: {one_line(error)}") from error
+            return session(
+                wide, optimize=optimize, providers=providers, threads=threads, prepack=prepack, spin=spin, spill=spill
+            )  # fmt: skip
     if missing := [name for name in chosen if name not in created.get_providers()]:
         raise UsageError(
             f"onnxruntime cannot use {', '.join(missing)} here; it has {', '.join(created.get_providers())}"
@@ -126,6 +132,11 @@ def run(
 def _run_once(session: onnxruntime.InferenceSession, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     outputs = session.get_outputs()
     names = [output.name for output in outputs]
+    wide = {entry.name for entry in session.get_inputs() if entry.type == "tensor(float)"}
+    feeds = {
+        name: array.astype(np.float32) if name in wide and lacks_numpy(array.dtype) else array
+        for name, array in feeds.items()
+    }
     without_numpy = any(lacks_numpy(array.dtype) for array in feeds.values())
     without_numpy = without_numpy or any(re.match(r"tensor\((bfloat16|float8)", output.type) for output in outputs)
     try:

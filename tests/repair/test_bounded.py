@@ -55,9 +55,9 @@ def decoder(folder: Path, dtype: str = "float32") -> tuple[ir.Model, Calibration
     return model, check_samples({"input_ids": tokens}, model)
 
 
-@pytest.fixture(params=["convolutions", "decoder"])
+@pytest.fixture(params=["convolutions", "float32", "bfloat16"])
 def network(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[ir.Model, Calibration]:
-    return convolutions() if request.param == "convolutions" else decoder(tmp_path)
+    return convolutions() if request.param == "convolutions" else decoder(tmp_path, request.param)
 
 
 def repaired(
