@@ -110,7 +110,7 @@ class RunOptions(Options):
             metavar="6GB",
             parse=nbytes_of,
             check=at_least(64_000_000, what="64MB or more"),
-            unset="half of what is free",
+            unset="half of what is free, at least 4 GB",
             needs=("samples",),
         ),
     )

@@ -74,7 +74,7 @@ class Groundwork:
             ratios: near which losses are measured; by default that of the budget. Other arguments are those of
                 `spa.passes.repair.compensate.compensate`.
             executor: what does the work; None: threads of this process.
-            memory: bytes that it may use of its own; None: half of what is free.
+            memory: bytes that it may use of its own; None: as `Memory.of`.
             journal: what keeps what is found, to go on from; None: nothing does.
 
         Raises:

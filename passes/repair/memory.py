@@ -12,8 +12,9 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-FREE = 0.5
-"""Of the memory that is free, unless a limit is given."""
+FREE, LEAST = 0.5, 4 << 30
+"""Of the memory that is free, unless a limit is given; and bytes that are taken at least, so that what rounds how does
+not depend on what else runs."""
 
 WITHOUT = 8 << 30
 """Bytes that count as free where the system does not say."""
@@ -34,8 +35,8 @@ class Memory:
 
     @classmethod
     def of(cls, nbytes: int | None = None) -> Memory:
-        """What was asked for; by default half of what is free."""
-        return cls(int(FREE * free_nbytes()) if nbytes is None else nbytes)
+        """What was asked for; by default half of what is free, or `LEAST`."""
+        return cls(max(LEAST, int(FREE * free_nbytes())) if nbytes is None else nbytes)
 
     @property
     def waiting(self) -> int:

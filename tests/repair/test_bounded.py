@@ -18,11 +18,12 @@ from spa.errors import UsageError
 from spa.options import nbytes_of
 from spa.passes.choose.budget import Budget
 from spa.passes.repair import journal as module
+from spa.passes.repair import memory
 from spa.passes.repair.compensate import Compensation, compensated
 from spa.passes.repair.dense import Gathering, fitting, in_turn, moments_of
 from spa.passes.repair.groundwork import Groundwork
 from spa.passes.repair.journal import Journal, clear, key_of
-from spa.passes.repair.memory import Memory
+from spa.passes.repair.memory import LEAST, Memory
 from spa.passes.repair.network import prepare
 from spa.passes.repair.session import Session
 from spa.passes.samples.calibrate import Calibration
@@ -265,3 +266,16 @@ def test_sizes(text: str, size: int) -> None:
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="6GB"):
         nbytes_of(text)
+
+
+def test_the_limit_is_half_of_what_is_free_and_never_very_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    for free, limit in ((100 << 30, 50 << 30), (1 << 20, LEAST)):
+        monkeypatch.setattr(memory, "free_nbytes", lambda free=free: free)
+        assert Memory.of().nbytes == limit
+    assert Memory.of(5).nbytes == 5
+
+
+def test_free_memory_is_what_the_control_group_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert memory.free_nbytes() > 0
+    monkeypatch.setattr(memory, "_control_group", lambda: [123])
+    assert memory.free_nbytes() == 123
