@@ -1,4 +1,4 @@
-"""How far a command is: a line on stderr that moves, or where stderr is no terminal, a line every 30 seconds."""
+"""How far a command is: a line on stderr that moves, or where stderr is no terminal, a line every 20 seconds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rich.text import Text
 from spa.clock import NOTE
 from spa.clock import Progress as Step
 
-INTERVAL = 30.0
+INTERVAL = 20.0
 """Seconds between lines."""
 
 
