@@ -65,6 +65,7 @@ class Row:
         "": the text is checked alone
     shapes: of the results, where nothing can run or infer them
     why: why nothing here can run any node of this operator
+    singles: single positions of the first operand may go
     """
 
     operator: str
@@ -76,6 +77,7 @@ class Row:
     engine: str = "onnxruntime"
     shapes: Sequence[tuple[int, ...]] = ()
     why: str = ""
+    singles: bool = False
 
     @property
     def domain(self) -> str:
@@ -100,10 +102,10 @@ class Row:
 
 
 def row(operator: str, operands: Sequence[Given], rule: str, *, opset: int = 20, results: int = 0,
-        engine: str = "onnxruntime", shapes: Sequence[tuple[int, ...]] = (), why: str = "",
+        engine: str = "onnxruntime", shapes: Sequence[tuple[int, ...]] = (), why: str = "", singles: bool = False,
         **attributes: Any) -> Row:  # fmt: skip
     """A row of the table; keywords are the node's attributes."""
-    return Row(operator, operands, rule, attributes, opset, results, "" if why else engine, shapes, why)
+    return Row(operator, operands, rule, attributes, opset, results, "" if why else engine, shapes, why, singles)
 
 
 def weight(*shape: int, dtype: Any = np.float32) -> Tensor:
@@ -214,6 +216,7 @@ class Case:
             frozenset(k for k, tensor in self.tensors.items() if tensor.constant),
             {k: tensor.array for k, tensor in self.tensors.items() if tensor.constant or tensor.known},
             frozenset(k for k, tensor in self.tensors.items() if tensor.array.dtype.kind == "f"),
+            row.singles,
         )
 
     def result_shapes(self) -> list[tuple[int, ...]]:

@@ -16,8 +16,8 @@ from spa.passes.normalize.normalize import RemoveUnusedInitializers
 
 
 def gone_branches(coupling: Coupling, masks: Masks) -> list[Branch]:
-    """The branches whose gate is closed."""
-    return [branch for branch in coupling.branches if not masks.get(branch.gate, _OPEN)[0]]
+    """The branches whose gate is closed: residual ones, and experts with weights of their own."""
+    return [branch for branch in coupling.gated if not masks.get(branch.gate, _OPEN)[0]]
 
 
 _OPEN = (True,)
@@ -28,11 +28,13 @@ def forward(model: ir.Model, coupling: Coupling, masks: Masks) -> None:
     branches = gone_branches(coupling, masks)
     if not branches:
         return
-    gone = gone_with(model.graph, [branch.edge for branch in branches])
+    gone = gone_with(model.graph, [edge for branch in branches for edge in branch.edges])
     names = Names(model)
     for node in list(dict.fromkeys(node for node, _ in gone.edges)):
         left = [(node, at) for at in range(len(node.inputs)) if (node, at) not in gone.edges]
-        if not entry_of(node).adds:
+        if entry_of(node).continues:
+            _replaced(model.graph, node, node.outputs[0], [node.inputs[0]], names)
+        elif not entry_of(node).adds:
             _alone(model.graph, node, gone, names)
         elif left:
             _sum_of(model.graph, node, left, names)

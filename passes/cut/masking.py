@@ -35,6 +35,8 @@ def mask_consumers(
     names = Names(model)
     known = dict(dtypes or {})
     for branch in gone_branches(coupling, masks):
+        if branch in coupling.apart:
+            continue  # its scores read minus infinity, so that it adds nothing
         _shut(*branch.edge, names, known)
     for application in coupling.applications:
         done: set[str] = set()
@@ -51,6 +53,13 @@ def mask_consumers(
                 done |= summed.names
         _bar(application, coupling, masks, names, known)
     RemoveUnusedInitializers()(model)
+
+
+def bar(model: ir.Model, coupling: Coupling, masks: Masks) -> None:
+    """Let scores of experts read minus infinity where one is gone, in place; nothing else changes."""
+    names, known = Names(model), dict[ir.Value, ir.DataType]()
+    for application in coupling.applications:
+        _bar(application, coupling, masks, names, known)
 
 
 def _shut(node: ir.Node, position: int, names: Names, dtypes: dict[ir.Value, ir.DataType]) -> None:

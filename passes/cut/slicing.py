@@ -21,6 +21,7 @@ from spa.notation.dims import Factor, show
 from spa.notation.patterns import Term
 from spa.notation.rule import Observed, Positions, Sizes
 from spa.passes.cut.boundary import resized
+from spa.passes.cut.forwarding import gone_branches
 from spa.passes.normalize.fold import Names
 from spa.shapes import Shapes
 
@@ -45,9 +46,12 @@ class _Slicer:
         self.masks = masks
         self.known: dict[Factor, np.ndarray | None] = {}
         self.names = Names(model)
+        self.gone = {node for branch in gone_branches(coupling, masks) for node in branch.nodes}
 
     def run(self) -> None:
         for value, axes in self.coupling.axes.items():
+            if value.producer() in self.gone:
+                continue
             cuts = [self.mask(dim) for dim in axes]
             for dim, cut in zip(axes, cuts, strict=True):  # a term of a rule may become empty: zeros put in front
                 if cut is not None and cut.size and not cut.any():
@@ -55,7 +59,7 @@ class _Slicer:
             if any(cut is not None for cut in cuts):
                 _cut_value(value, cuts)
         for application in self.coupling.applications:
-            for follow in application.rule.follows:
+            for follow in application.rule.follows if application.node not in self.gone else ():
                 if isinstance(follow, Sizes):
                     self.resize(application, follow)
                 elif isinstance(follow, Positions):

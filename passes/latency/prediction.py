@@ -110,9 +110,9 @@ def foretold_units(
 
 def _reached(coupling: Coupling) -> dict[str, Factor | None]:
     """The branches that have to be there for a node to run, by the node's name; None: it always runs."""
-    liveness = Liveness(coupling.graph, coupling.branches)
+    liveness = Liveness(coupling.graph, coupling.gated)
     branch_of: dict[str, Factor | None] = {}
-    for node in coupling.graph if coupling.graph is not None and coupling.branches else ():
+    for node in coupling.graph if coupling.graph is not None and coupling.gated else ():
         name = node.name or next((value.name for value in node.outputs if value.name), None)
         if name:
             branch_of[name] = liveness.of(node)

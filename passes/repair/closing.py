@@ -94,7 +94,7 @@ def _close_fused(
         return
     if bias_name is not None and (bias_name not in levels or found[bias_name].bits != 32 or said.bias is None):
         return
-    if said.result and closing is None and stored.fused[1] != "QGemm":
+    if said.result and closing is None and not said.plain_too:
         return
     size = 1 + max(at for at in (*said.data, *said.weight, *(said.result or ()), said.bias) if at is not None)
     inputs: list[ir.Value | None] = [None] * size

@@ -12,6 +12,8 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
+from spa.analysis.branches import ADDED
+from spa.notation.operation import entry_of
 from spa.passes.normalize.fold import Names
 from spa.passes.repair.biases import BARE
 from spa.passes.repair.quantised import ALIKE, CLOSE, FUSED, OPEN, Fused, Levels, Quantised, known_type
@@ -171,15 +173,15 @@ def _spelled(node: ir.Node) -> Fused | None:
 def _is_cast_alone(node: ir.Node) -> bool:
     """Whether the integers that a node gives become plain numbers, and nothing else reads them."""
     uses = list(node.outputs[0].uses())
-    if len(uses) != 1 or uses[0].node.op_type != "Cast" or node.outputs[0].is_graph_output():
+    if len(uses) != 1 or not entry_of(uses[0].node).casts or node.outputs[0].is_graph_output():
         return False
     return uses[0].node.attributes.get_int("to", 0) == int(ir.DataType.FLOAT)
 
 
 def _axis(node: ir.Node, said: Fused) -> int:
     """The axis of a fused node's weight along which it has scales: that of the outputs."""
-    if said.plain == "Conv":
-        return 0
+    if said.outputs is not None:
+        return said.outputs
     return -2 if node.attributes.get_int("transB", 0) else -1
 
 
@@ -296,9 +298,9 @@ def new_biases(graph: ir.Graph, found: Mapping[str, Quantised]) -> dict[str, Qua
         for node, position in value.uses() if value is not None and stored.bits < 32 else ():
             bias, data = operand(node, 2), _scale_of_data(node)
             tensor = constant(bias)
-            if position != 1 or node.op_type not in ("Conv", "ConvTranspose", "Gemm") or data is None or tensor is None:
+            if position != 1 or bias is None or ADDED not in bias.meta or data is None or tensor is None:
                 continue
-            if bias is None or bias.name in found or len(bias.uses()) != 1 or len(tensor.shape) != 1:
+            if bias.name in found or len(bias.uses()) != 1 or len(tensor.shape) != 1:
                 continue
             data *= node.attributes.get_float("alpha", 1.0) / node.attributes.get_float("beta", 1.0)
             scales = np.broadcast_to(stored.levels.scales.reshape(-1), (tensor.size,)) * data

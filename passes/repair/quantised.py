@@ -39,7 +39,8 @@ class Fused:
     Attributes:
         plain: the operator that does the same with plain numbers.
         data, weight: positions of numbers, of their scale and of their zero point.
-        result: positions of the scale and the zero point of what it gives.
+        result: positions of the scale and the zero point of what it gives; `plain_too`: it may give plain numbers.
+        outputs: the axis of the weight along which it has scales; None: the last, or the first of a transposed one.
         scaled: whether it has scales; else what it gives are sums of integers.
     """
 
@@ -49,15 +50,17 @@ class Fused:
     result: tuple[int, int] | None
     bias: int | None = None
     scaled: bool = True
+    outputs: int | None = None
+    plain_too: bool = False
 
 
 FUSED: Mapping[tuple[str, str], Fused] = {
-    ("", "QLinearConv"): Fused("Conv", (0, 1, 2), (3, 4, 5), (6, 7), 8),
+    ("", "QLinearConv"): Fused("Conv", (0, 1, 2), (3, 4, 5), (6, 7), 8, outputs=0),
     ("", "QLinearMatMul"): Fused("MatMul", (0, 1, 2), (3, 4, 5), (6, 7)),
     (MICROSOFT, "QLinearMatMul"): Fused("MatMul", (0, 1, 2), (3, 4, 5), (6, 7)),
-    (MICROSOFT, "QGemm"): Fused("Gemm", (0, 1, 2), (3, 4, 5), (7, 8), 6),
+    (MICROSOFT, "QGemm"): Fused("Gemm", (0, 1, 2), (3, 4, 5), (7, 8), 6, plain_too=True),
     ("", "MatMulInteger"): Fused("MatMul", (0, None, 2), (1, None, 3), None, scaled=False),
-    ("", "ConvInteger"): Fused("Conv", (0, None, 2), (1, None, 3), None, scaled=False),
+    ("", "ConvInteger"): Fused("Conv", (0, None, 2), (1, None, 3), None, scaled=False, outputs=0),
 }
 
 

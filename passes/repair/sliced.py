@@ -2,7 +2,8 @@
 
 Units that layers alone sum over can be taken out by zeros in the weights that read them. Where a norm, a product of two
 computed values, a loop or a quantised weight sums over them, zeros are not what is left when they are gone: there the
-network is sliced, and what is read of it is put back to the dense shape, zeros where units were.
+network is sliced, and what is read of it is put back to the dense shape, zeros where units were. Experts with weights
+of their own go by scores of minus infinity, which computes the same.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from spa.analysis.plan import Plan
 from spa.analysis.reading import reads
 from spa.notation.dims import Factor, Kind
 from spa.notation.positions import keep_mask
+from spa.passes.cut.masking import bar
 from spa.passes.cut.slicing import slice_model
 from spa.passes.repair.network import Network
 from spa.shapes import infer_shapes
@@ -55,10 +57,15 @@ class Sliced:
         twins = dict(zip(network.model.graph, list(model.graph), strict=True))
         shapes = infer_shapes(model, inputs=network.inputs)
         coupling = couple(model, shapes)
-        slice_model(model, coupling, shapes, plan.masks(find_groups(coupling)))
+        masks = plan.masks(find_groups(coupling))
+        apart = {leaf for choice in coupling.choices for leaf in choice}
+        slice_model(model, coupling, shapes, {leaf: mask for leaf, mask in masks.items() if leaf not in apart})
+        bar(model, coupling, {leaf: mask for leaf, mask in masks.items() if leaf in apart})
         inserted = set(model.graph) - set(twins.values())
         changed = {node for node, twin in twins.items() if _differs(node, twin)}
-        return cls(network, model, twins, inserted, changed, plan.masks(network.groups))
+        whole = {leaf for choice in network.coupling.choices for leaf in choice}
+        cut = {leaf: mask for leaf, mask in plan.masks(network.groups).items() if leaf not in whole}
+        return cls(network, model, twins, inserted, changed, cut)
 
     def nodes(self, dense: Sequence[ir.Node]) -> list[ir.Node]:
         """The nodes that stand for some of the dense model, in order, with those that compute sizes for them."""

@@ -81,9 +81,10 @@ class Application:
             moved = bool(operands) if moves is Moves.ALL else set(operands) == {0}
             return Passing.SAME if results and moved and len(set(operands)) == len(operands) else None
         rule = self.rule
-        return passing(operands, results=results, terms=self._terms(), meets=rule.meets, unseen=rule.unseen)
+        return passing(operands, results=results, terms=self.linear_terms, meets=rule.meets, unseen=rule.unseen)
 
-    def _terms(self) -> Terms:
+    @property
+    def linear_terms(self) -> Terms:
         """The products of operands whose sum the first result is."""
         if self.rule.linear or any(product.inside or product.data is None for product in self.rule.products):
             return self.rule.linear

@@ -37,17 +37,22 @@ class Branch:
 
     Attributes:
         gate: whether it is there; one index.
-        edge: the addition, and the operand that the branch is.
+        edges: the addition, and the operand that the branch is; of an expert, the operands that it is of all sums.
         nodes: what nothing else reads, in graph order.
         stored: the stored tensors that nothing else reads.
         ends: names of inputs and outputs of the graph that go with it: the caches of an attention.
     """
 
     gate: Factor
-    edge: Edge
+    edges: tuple[Edge, ...]
     nodes: tuple[ir.Node, ...]
     stored: tuple[ir.Value, ...]
     ends: tuple[str, ...]
+
+    @property
+    def edge(self) -> Edge:
+        """The first of its edges."""
+        return self.edges[0]
 
     @property
     def value(self) -> ir.Value:
@@ -162,7 +167,7 @@ class _Finder:
         stored = dict.fromkeys(value for node in nodes for value in reads(node) if value.is_initializer())
         own = tuple(value for value in stored if is_unread(self.read, {edge}, inside, value))
         ends = ends_of(self.read, {edge}, inside, self.pairs)
-        return Branch(Factor(1), edge, tuple(nodes), own, tuple(sorted(ends)))
+        return Branch(Factor(1), (edge,), tuple(nodes), own, tuple(sorted(ends)))
 
     def caches_go(self, edge: Edge, inside: set[ir.Node]) -> bool:
         """Whether inputs that caches continue are read by nothing else."""

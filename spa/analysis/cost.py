@@ -176,7 +176,7 @@ def measure(coupling: Coupling, sizes: Sizes | None = None) -> Cost:
     stored: list[Term] = []
     copies = {"params": 0.0, "bytes": 0.0}
     seen: set[int] = set()
-    liveness = Liveness(coupling.graph, coupling.branches)
+    liveness = Liveness(coupling.graph, coupling.gated)
     for value, axes in coupling.axes.items():
         tensor = value.const_value
         if tensor is None or value not in coupling.weights or GATE in value.meta:

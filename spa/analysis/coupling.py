@@ -9,7 +9,7 @@ One file: the notes (frozen, statistic, kinds) are made while the equations are 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Any
 
@@ -21,12 +21,13 @@ from spa.analysis.application import Application
 from spa.analysis.branches import Branch, find_branches
 from spa.analysis.caches import cached_heads
 from spa.analysis.matching import build, expand, meet
-from spa.analysis.numbering import Numbering
+from spa.analysis.numbering import Numbering, Pick
 from spa.notation.dims import ONE, Factor, Kind, Misfit, leaves, show
 from spa.notation.equations import unify
 from spa.notation.operation import Operation, Refusal, rule_of
-from spa.notation.patterns import Pattern, Term
-from spa.notation.rule import Rule
+from spa.notation.patterns import Pattern, Term, parse_terms
+from spa.notation.rule import Positions, Rule
+from spa.operators.movement import pieces_of
 from spa.operators.norm import AVERAGES
 from spa.operators.quantize import RANGE
 from spa.operators.reduce import RANKED
@@ -65,6 +66,8 @@ class Coupling:
         cached: heads that stand in inputs and outputs, where these hold what is handed from call to call.
         graph: what was coupled.
         branches: what may be left out of a sum.
+        apart: of experts with weights of their own what goes with each, whose gate is its place in the choice.
+        choices: the leaves of each choice among such experts, in order.
     """
 
     axes: dict[ir.Value, Axes] = field(default_factory=dict)
@@ -78,6 +81,13 @@ class Coupling:
     weights: set[ir.Value] = field(default_factory=set)  # computed from constants alone
     graph: ir.Graph | None = None
     branches: list[Branch] = field(default_factory=list)
+    apart: list[Branch] = field(default_factory=list)
+    choices: list[list[Factor]] = field(default_factory=list)
+
+    @property
+    def gated(self) -> list[Branch]:
+        """All that goes as a whole."""
+        return [*self.branches, *self.apart]
 
     def explain(self, value: ir.Value, axis: int) -> str:
         """The dim of an axis in words: its factors, and why those that stay do."""
@@ -134,14 +144,23 @@ class _Solver:
         """What is chosen among by value may go where the numbers of the choice do nothing but look up."""
         for pick in self.numbering.picks:
             dim = pick.factor.root
-            if pick.is_closed and dim.kind is Kind.LEAF:
+            apart = self.apart(pick) if pick.is_closed and dim.kind is Kind.SUM else None
+            if (pick.is_closed and dim.kind is Kind.LEAF) or apart:
                 self.kinds.append((dim, EXPERTS))
+                self.result.apart += apart or []
+                self.result.choices += [list(leaves(dim))] if apart else []
             else:
                 reason = Reason(RANKED, _called(pick.node))
                 self.notes["frozen"] += [(factor, reason) for factor in (pick.factor, *pick.looked)]
         for factor, number in self.least:
             for leaf in leaves(factor):
                 self.result.least[leaf] = max(number, self.result.least.get(leaf, 1))
+
+    def apart(self, pick: Pick) -> list[Branch] | None:
+        """The experts of a choice that have weights of their own; None: it is not known what goes with each."""
+        from spa.analysis.apart import find_apart
+
+        return find_apart(self.model.graph, self.result, pick.factor.root)
 
     def freeze_open_sums(self) -> None:
         """What lies beside positions whose number no stored tensor tells (learned tokens before a sequence) stays.
@@ -226,8 +245,9 @@ class _Solver:
         ):
             self.weights.update(node.outputs)
         try:
-            operation = self.operation(node)
-            application = self.apply(node, rule_of(operation), operation.weights)
+            operation, factors = self.operation(node), dict[str, Factor]()
+            found = self.marking(node, rule_of(operation), factors)
+            application = self.apply(node, found, operation.weights, factors)
         except (Refusal, Misfit) as reason:
             self.opaque(node, str(reason))
             self.numbering.follow(node, None, set())
@@ -292,15 +312,41 @@ class _Solver:
             frozenset(weights),
             bound,
             frozenset(at for at, value in enumerate(node.inputs) if self.floats(value)),
+            singles=self.is_chosen_among(node.inputs[0] if node.inputs else None),
         )
+
+    def is_chosen_among(self, value: ir.Value | None) -> bool:
+        """Whether an axis counts what was chosen among, whose positions may go one by one."""
+        roots = {pick.factor.root for pick in self.numbering.picks}
+        return bool(roots) and value is not None and any(dim.root in roots for dim in self.axes.get(value, ()))
 
     def floats(self, value: ir.Value | None) -> bool:
         """Whether a tensor is known to hold floating-point numbers."""
         dtype = None if value is None else value.dtype or self.shapes.dtypes.get(value)
         return dtype is not None and dtype.is_floating_point()
 
-    def apply(self, node: ir.Node, found: Rule, weights: frozenset[int]) -> Application:
-        factors: dict[str, Factor] = {}
+    def marking(self, node: ir.Node, found: Rule, factors: dict[str, Factor]) -> Rule:
+        """The rule of a node that may compare the numbers of a choice with a stored one, which counts positions too."""
+        compared = self.numbering.compared(node)
+        if compared is None:
+            return found
+        pick, number, other = compared
+        pick.looked.append(pick.factor)
+        pick.marked.add(node)
+        if number is None:
+            value = node.inputs[other]
+            (axis,) = (dim for dim in self.known(value) or () if dim.size == pick.factor.size)
+            unify(axis, pick.factor)
+            factors["zz"] = pick.factor
+            return replace(found, follows=(*found.follows, Positions(other, parse_terms("zz")[0])))
+        terms = pieces_of(np.array([number]), pick.factor.size, "zz", "zzb")
+        assert terms is not None
+        whole, _, sizes = terms
+        (term,) = parse_terms(whole)
+        meet(term, pick.factor, factors, sizes)
+        return replace(found, follows=(*found.follows, Positions(other, term)), holds=((0, "zzb"),))
+
+    def apply(self, node: ir.Node, found: Rule, weights: frozenset[int], factors: dict[str, Factor]) -> Application:
         operands: list[tuple[Term, ...]] = []
         for value, pattern in zip_longest(node.inputs, found.operands):
             operands.append(() if value is None else self.operand_axes(node, value, pattern, factors, found.sizes))

@@ -124,7 +124,7 @@ def find_groups(coupling: Coupling) -> list[Group]:
     """The groups of a coupled graph, in graph order."""
     constants = _constants(coupling)
     free = _free_leaves(coupling, constants)
-    pieces = pieces_of_axes(coupling, free)
+    pieces = [*pieces_of_axes(coupling, free), *coupling.choices]
     members = gather_pieces(free, pieces)
     unit_of_leaf = {leaf: (number, offset) for number, group in enumerate(members) for leaf, offset in group.items()}
     slices: list[list[Slice]] = [[] for _ in members]
@@ -137,6 +137,12 @@ def find_groups(coupling: Coupling) -> list[Group]:
             for number, consumer, unit_of in layers.of(dim, read):
                 piece = Slice(value, axis, unit_of, not consumer, consumer, uses.get(value, ()))
                 slices[number].append(piece)
+    for expert in coupling.apart:
+        number, unit = unit_of_leaf.get(expert.gate, (-1, 0))
+        for value in expert.parameters if number >= 0 else ():
+            if coupling.axes.get(value):
+                whole = np.full(coupling.axes[value][0].size, unit)
+                slices[number].append(Slice(value, 0, whole, producer=True, consumer=False, uses=uses.get(value, ())))
     loose = {leaf for axis in pieces for leaf in axis}
     thin = thin_axes(coupling, layers, loose)
     outer = _nesting(coupling, unit_of_leaf)
@@ -205,7 +211,8 @@ def _free_leaves(coupling: Coupling, constants: Iterable[ir.Value]) -> dict[Fact
         for leaf in leaves(dim):
             if leaf is not ONE and leaf.size and leaf not in coupling.frozen:
                 free[leaf] = None
-    singles = {leaf for leaf in free if leaf.size == 1}
+    own = {leaf for choice in coupling.choices for leaf in choice}  # axes of theirs alone go with their expert
+    singles = {leaf for leaf in free if leaf.size == 1 and leaf not in own}
     for dim, held in dims_with(coupling, singles).items():
         for leaf in held & _covering(dim):
             coupling.frozen[leaf] = Reason("without it an axis would be empty", show(dim))

@@ -20,7 +20,7 @@ class Liveness:
         self.values: dict[ir.Value, frozenset[frozenset[Factor]]] = {}
         self.dims: dict[frozenset[frozenset[Factor]], Factor] = {}
         if graph is not None and branches:
-            self.find(graph, {branch.edge: branch.gate for branch in branches})
+            self.find(graph, {edge: branch.gate for branch in branches for edge in branch.edges})
 
     def find(self, graph: ir.Graph, gates: Mapping[Edge, Factor]) -> None:
         """What each node waits for, from the outputs on."""

@@ -3,7 +3,7 @@
     TopK over experts -> numbers -> Reshape -> Gather from the stacked weights of the experts
 
 Without some experts the others keep their order and get new numbers, in the choice and in the tables alike. So the
-factor may go, as long as these numbers do nothing but look up.
+factor may go, as long as these numbers do nothing but look up, or are compared with stored ones, which follow.
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ class Pick:
     Attributes:
         node: what chooses.
         looked: the tables' factors that its numbers look up.
+        marked: nodes that mark where one of its numbers is chosen.
         spoiled: whether the numbers do something else, too, or nobody knows how many are chosen.
     """
 
     node: ir.Node
     factor: Factor
     looked: list[Factor] = field(default_factory=list)
+    marked: set[ir.Node] = field(default_factory=set)
     spoiled: bool = False
 
     @property
@@ -63,13 +65,30 @@ class Numbering:
             found.add(name)
         return found
 
+    def compared(self, node: ir.Node) -> tuple[Pick, int | None, int] | None:
+        """The choice whose numbers a node compares with stored ones, and their position.
+
+        In the middle the one stored number; None: they are all numbers of the choice in their order, along an axis.
+        """
+        if not entry_of(node).compares:
+            return None
+        for position, pick in self._read(node):
+            other = 1 - position
+            value = node.inputs[other] if other < len(node.inputs) else None
+            array = None if value is None or value.const_value is None else value.const_value.numpy()
+            if array is not None and array.size == 1 and 0 <= int(array.reshape(-1)[0]) < pick.factor.size:
+                return pick, int(array.reshape(-1)[0]), other
+            if array is not None and max(array.shape, default=0) == array.size == pick.factor.size:
+                return (pick, None, other) if array.reshape(-1).tolist() == list(range(array.size)) else None
+        return None
+
     def follow(self, node: ir.Node, application: Application | None, looked: set[str]) -> None:
         """Where numbers go on from a node; None: nothing is known of it."""
         rule = None if application is None else application.rule
         read = {position for position, name in rule.looks if name in looked} if rule else set()
         unseen = set(rule.unseen) if rule else set()
         for position, pick in self._read(node):
-            if position in read | unseen:
+            if position in read | unseen or node in pick.marked:
                 continue
             if rule is not None and self._moves(node, position):
                 for value in node.outputs:
@@ -101,7 +120,7 @@ class Numbering:
 
     def _moves(self, node: ir.Node, position: int) -> bool:
         """Whether a node hands on the elements of an operand, and mixes them with none that are not numbers, too."""
-        moves = entry_of(node).moves
+        moves = Moves.FIRST if entry_of(node).casts else entry_of(node).moves
         if moves is Moves.ALL:
             return all(value is None or value in self.of for value in node.inputs)
         return moves is Moves.FIRST and position == 0

@@ -60,7 +60,10 @@ def thin_axes(coupling: Coupling, layers: UnitLayers, loose: Set[Factor]) -> dic
     """For each group, the axes whose every position lies in a factor that may go; any other keeps something."""
     found: dict[int, list[tuple[Factor, np.ndarray]]] = defaultdict(list)
     may_go = {leaf for leaf in layers.unit_of_leaf if leaf.size == 1} | loose
+    single = {leaf for choice in coupling.choices for leaf in choice}  # an axis of one of these goes with its expert
     for dim, held in dims_with(coupling, may_go).items():
+        if dim in single:
+            continue
         if np.any([index >= 0 for _, index in leaf_positions(dim, held)], axis=0).all():
             for number, _, unit_of in layers.of(dim, set()):
                 found[number].append((dim, unit_of))

@@ -41,6 +41,7 @@ class Operation:
         weights: positions of operands computed from constants alone.
         bound: contents of operands known only under the binding of the symbolic axes.
         floats: positions of operands known to hold floating-point numbers.
+        singles: single positions of the first operand may go: an axis of it counts what was chosen among.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Operation:
     weights: frozenset[int] = frozenset()
     bound: Mapping[int, np.ndarray] = field(default_factory=dict)
     floats: frozenset[int] = frozenset()
+    singles: bool = False
 
     def shape(self, position: int) -> Shape:
         """The shape of the operand at a `position`.
@@ -222,6 +224,10 @@ class Entry:
         contradicts: whether operands of such sizes cannot meet, although onnx's own inference lets them.
         completes: dims of the results, which are alike, where neither onnx nor onnxruntime infers them all.
         adds: the result is the sum of the operands.
+        compares: the result says where operands are alike.
+        finds: the result lists where the operand is not zero.
+        blank: the operand, and how many of its elements (None: all), that stand where no number points.
+        fills: the attribute that holds the number of which the result consists; zero unless it is given.
         joins: it adds two operands first, and goes on with the sum.
         permutes: the attribute that lists the result's axes by their number in the operand, which are all that moves.
         running: it normalises by stored statistics.
@@ -244,6 +250,10 @@ class Entry:
     contradicts: Callable[[Partial], bool] | None = None
     completes: Callable[[Partial], Dims | None] | None = None
     adds: bool = False
+    compares: bool = False
+    finds: bool = False
+    blank: tuple[int, int | None] | None = None
+    fills: str = ""
     joins: Joins | None = None
     permutes: str = ""
     running: Running | None = None

@@ -36,6 +36,7 @@ def parse(text: str) -> Rule:
     products: list[Product] = []
     picks: list[tuple[int, str]] = []
     looks: list[tuple[int, str]] = []
+    holds: list[tuple[int, str]] = []
     least: dict[str, int] = {}
     for note in notes:
         if match := _NOTE.fullmatch(note):
@@ -50,6 +51,8 @@ def parse(text: str) -> Rule:
             follows.append(Positions(int(match[1]), parse_terms(match[2])[0]))
         elif match := re.fullmatch(r"result (\d+) picks (\w+)", note):
             picks.append((int(match[1]), match[2]))
+        elif match := re.fullmatch(r"result (\d+) holds (\w+)", note):
+            holds.append((int(match[1]), match[2]))
         elif match := re.fullmatch(r"operand (\d+) looks up (\w+)", note):
             looks.append((int(match[1]), match[2]))
         elif match := re.fullmatch(r"(\w+) is at least (\d+)", note):
@@ -94,6 +97,7 @@ def parse(text: str) -> Rule:
         tuple(picks),
         tuple(looks),
         least,
+        tuple(holds),
     )
 
 

@@ -112,6 +112,7 @@ class Rule:
         picks, looks: results and operands whose whole numbers are positions of a factor: chosen by value, or looked
             up, so that where one node picks and others look up, the factor may go.
         least: how many positions of a factor a node needs at least.
+        holds: results that hold one position of a factor and no other: without it they go, too.
         linear, meets, unseen: how the results depend on the operands, see `spa.notation.linearity`; the sums and
             products of operands that they are linear in (of `products` and of what only moves it is known), products
             inside something else, operands of which no element is looked at.
@@ -134,6 +135,7 @@ class Rule:
     picks: tuple[tuple[int, str], ...] = ()
     looks: tuple[tuple[int, str], ...] = ()
     least: Mapping[str, int] = field(default_factory=dict)
+    holds: tuple[tuple[int, str], ...] = ()
 
     def __str__(self) -> str:
         line = ", ".join(map(show_pattern, self.operands)) + " -> " + ", ".join(map(show_pattern, self.results))
@@ -151,6 +153,7 @@ class Rule:
         notes += [f"result {result} picks {name}" for result, name in self.picks]
         notes += [f"operand {operand} looks up {name}" for operand, name in self.looks]
         notes += [f"{name} is at least {number}" for name, number in self.least.items()]
+        notes += [f"result {result} holds {name}" for result, name in self.holds]
         notes += [f"linear {show_terms(self.linear)}"] * bool(self.linear)
         notes += [f"meets {' '.join(map(str, pair))}" for pair in self.meets]
         notes += [f"unseen {' '.join(map(str, self.unseen))}"] * bool(self.unseen)
@@ -190,6 +193,7 @@ def rule(
     picks: tuple[tuple[int, str], ...] = (),
     looks: tuple[tuple[int, str], ...] = (),
     least: Mapping[str, int] | None = None,
+    holds: tuple[tuple[int, str], ...] = (),
 ) -> Rule:
     """A rule from its line of patterns: ``rule("m k, k n -> m n", products=(Product(data=0, weight=1),))``.
 
@@ -197,7 +201,7 @@ def rule(
         text: operands, an arrow and results, a pattern each.
         sizes, statistic, frozen, follows, kinds, macs, reads, zeros: as those of a `Rule`; keys of `statistic`,
             `frozen` and `kinds`, and names in `reads`, may be several, spaced.
-        products, linear, meets, unseen, picks, looks, least: as those of a `Rule`.
+        products, linear, meets, unseen, picks, looks, least, holds: as those of a `Rule`.
 
     Raises:
         ValueError: the text is no line of patterns; says where.
@@ -221,6 +225,7 @@ def rule(
         picks,
         looks,
         dict(least or {}),
+        holds,
     )
 
 

@@ -32,7 +32,7 @@ def size(_: Operation) -> Rule:
     return rule("*a -> ()", frozen={"a": "its positions are counted"}, unseen=(0,))
 
 
-@operator("ConstantOfShape", completes=listed_in(0))
+@operator("ConstantOfShape", completes=listed_in(0), fills="value")
 def constant_of_shape(operation: Operation) -> Rule:
     """`_ -> a b c`, the operand lists the sizes."""
     names = letters(len(operation.result()))

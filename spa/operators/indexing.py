@@ -15,10 +15,11 @@ CHOSEN = "chosen by value when the graph runs"
 def gather_elements(operation: Operation) -> Rule:
     """`a b, a x -> a x`: b is looked up."""
     data, index, frozen = _elementwise(operation, LOOKED_UP)
-    return rule(f"{pattern(data)}, {pattern(index)} -> {pattern(index)}", frozen=frozen)
+    looks = ((1, data[operation.axis(0)]),)
+    return rule(f"{pattern(data)}, {pattern(index)} -> {pattern(index)}", frozen=frozen, looks=looks)
 
 
-@operator("Scatter", "ScatterElements", continues=((0, 0),))
+@operator("Scatter", "ScatterElements", continues=((0, 0),), blank=(0, None))
 def scatter_elements(operation: Operation) -> Rule:
     """`a b, a x, a x -> a b`: b is written."""
     if 0 in operation.shape(1):
@@ -26,7 +27,10 @@ def scatter_elements(operation: Operation) -> Rule:
     data, index, frozen = _elementwise(operation, WRITTEN)
     axis = operation.axis(0)
     frozen |= {index[axis]: WRITTEN}
-    return rule(f"{pattern(data)}, {pattern(index)}, {pattern(index)} -> {pattern(data)}", frozen=frozen)
+    return rule(
+        f"{pattern(data)}, {pattern(index)}, {pattern(index)} -> {pattern(data)}", frozen=frozen,
+        looks=((1, data[axis]),),
+    )  # fmt: skip
 
 
 def _unchanged(operation: Operation) -> Rule:
@@ -86,7 +90,7 @@ def tensor_scatter(operation: Operation) -> Rule:
     return rule(f"{', '.join(operands)} -> {pattern(names)}", frozen={f"{names[axis]} u": WRITTEN})
 
 
-@operator("OneHot")
+@operator("OneHot", blank=(2, 1))
 def one_hot(operation: Operation) -> Rule:
     """`a b, _, _ -> a b o`."""
     names = letters(len(operation.shape(0)), avoid="o")
@@ -111,7 +115,7 @@ def compress(operation: Operation) -> Rule:
     return rule(f"{pattern(names)}, m -> {result}", frozen={f"{names[axis]} m x": CHOSEN})
 
 
-@operator("NonZero", counts=True)
+@operator("NonZero", counts=True, finds=True)
 def non_zero(_: Operation) -> Rule:
     """`*a -> r p`."""
     return rule("*a -> r p", frozen={"a r p": CHOSEN})

@@ -143,11 +143,14 @@ def split(operation: Operation) -> Rule:
     sizes = {piece: operation.result(k)[axis] for k, piece in enumerate(pieces)}
     whole = [*names]
     whole[axis] = f"({' + '.join(pieces)})" if len(pieces) > 1 else pieces[0]
-    results = [" ".join([*names[:axis], piece, *names[axis + 1 :]]) for piece in pieces]
+    alone = {piece for piece in pieces if operation.singles and len(pieces) > 1 and sizes[piece] == 1}
+    terms = ["1" if piece in alone else piece for piece in pieces]
+    results = [" ".join([*names[:axis], term, *names[axis + 1 :]]) for term in terms]
+    holds = tuple((k, piece) for k, piece in enumerate(pieces) if piece in alone)
     target: int | str = "split" if operation.version < 13 else 1
     follows = (Sizes(target, tuple(parse_terms(" ".join(pieces))), instead="num_outputs"),)
     others = ", _" * (len(operation.inputs) - 1)
-    return rule(f"{' '.join(whole)}{others} -> {', '.join(results)}", sizes=sizes, follows=follows)
+    return rule(f"{' '.join(whole)}{others} -> {', '.join(results)}", sizes=sizes, follows=follows, holds=holds)
 
 
 @operator("Slice", moves=Moves.FIRST, completes=sliced)
@@ -164,6 +167,7 @@ def slice_(operation: Operation) -> Rule:
     sizes: dict[str, int] = {}
     frozen: dict[str, str] = {}
     edits: list[list[str]] = [[], []]
+    holds: tuple[tuple[int, str], ...] = ()
     steps = operation.numbers(4, "steps") if operation.has(4) else [1] * len(axes)
     for at, axis in enumerate(a % rank for a in axes):
         name = names[axis]
@@ -180,12 +184,16 @@ def slice_(operation: Operation) -> Rule:
             edits = [[*edit, "_"] for edit in edits]
             continue
         before[axis], after[axis], new_sizes, start, end = cut
+        if operation.singles and new_sizes.get(name + "b") == 1 and shape[axis] > 1:
+            after[axis] = "1"
+            holds = (*holds, (0, name + "b"))
         sizes |= new_sizes
         edits[0].append(start)
         edits[1].append(end)
     follows = _slice_follows(operation, edits)
     others = ", _" * (len(operation.inputs) - 1)
-    return rule(f"{' '.join(before)}{others} -> {' '.join(after)}", sizes=sizes, frozen=frozen, follows=follows)
+    line = f"{' '.join(before)}{others} -> {' '.join(after)}"
+    return rule(line, sizes=sizes, frozen=frozen, follows=follows, holds=holds)
 
 
 def _numbers_if_known(operation: Operation, position: int, attribute: str) -> list[int] | None:
@@ -246,7 +254,11 @@ def gather(operation: Operation) -> Rule:
     names = letters(len(data), avoid="p")
     before, after = names[:axis], names[axis + 1 :]
     chosen = operation.constants.get(1)
-    selection = None if chosen is None or chosen.ndim > 1 else pieces_of(chosen.reshape(-1), data[axis], "p")
+    selection = (
+        None
+        if chosen is None or chosen.ndim > 1
+        else pieces_of(chosen.reshape(-1), data[axis], "p", "pb" if operation.singles else "1")
+    )
     if selection is None:
         index = [f"p{k}" for k in range(len(picked))]
         line = f"{' '.join(names)}, {' '.join(index) or '()'} -> {' '.join([*before, *index, *after]) or '()'}"
@@ -256,20 +268,23 @@ def gather(operation: Operation) -> Rule:
     whole, part, sizes = selection
     operand = " ".join([*before, whole, *after])
     follows = (Positions(1, parse_terms(whole)[0]),)
+    holds = ((0, "pb"),) if operation.singles and "pb" in sizes else ()
     if picked == ():
-        return rule(f"{operand}, () -> {' '.join([*before, *after]) or '()'}", sizes=sizes, follows=follows)
-    return rule(f"{operand}, {part} -> {' '.join([*before, part, *after])}", sizes=sizes, follows=follows)
+        line = f"{operand}, () -> {' '.join([*before, *after]) or '()'}"
+        return rule(line, sizes=sizes, follows=follows, holds=holds)
+    line = f"{operand}, {part} -> {' '.join([*before, part, *after])}"
+    return rule(line, sizes=sizes, follows=follows, holds=holds)
 
 
-def pieces_of(chosen: np.ndarray, size: int, name: str) -> tuple[str, str, dict[str, int]] | None:
+def pieces_of(chosen: np.ndarray, size: int, name: str, single: str = "1") -> tuple[str, str, dict[str, int]] | None:
     """Terms for an axis and for a selection of its positions, cut where the selection jumps; None: too often."""
     if size == 0:
         return None
     if not chosen.size:  # nothing is taken, whatever goes
         return name + "a", name + "b", {name + "b": 0}
     positions = [int(p) % size for p in chosen]
-    if chosen.size == 1:  # one position: it cannot go
-        there = [(name + "a", positions[0]), ("1", 1), (name + "c", size - positions[0] - 1)]
+    if chosen.size == 1:  # one position: it cannot go, unless it has a name
+        there = [(name + "a", positions[0]), (single, 1), (name + "c", size - positions[0] - 1)]
         terms = [term for term, length in there if length]
         return _sum_text(terms), "1", {term: length for term, length in there if length and term != "1"}
     jumps = [k for k in range(1, len(positions)) if positions[k] != positions[k - 1] + 1]

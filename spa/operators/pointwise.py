@@ -48,7 +48,7 @@ def cast(operation: Operation) -> Rule:
 
 
 @operator(*BINARY.split())
-@operator("Equal", partly=Partly.ANY)
+@operator("Equal", partly=Partly.ANY, compares=True)
 @operator("Where", partly=Partly.CHOSEN)
 def broadcast(operation: Operation) -> Rule:
     """Operands broadcast against each other, as numpy does."""

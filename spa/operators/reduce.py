@@ -26,6 +26,9 @@ ALONG = {
     "Softmax": "enters a softmax",
 }
 
+VANISHES = ALONG["Softmax"]
+"""Of positions of which nothing is left where they read minus infinity."""
+
 BARRED = frozenset({RANKED, ALONG["Softmax"], ALONG["LogSoftmax"]})
 """Statistics in which a position that reads minus infinity is as good as gone."""
 

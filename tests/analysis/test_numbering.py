@@ -101,6 +101,20 @@ def by_one_hot() -> Built:
     return built
 
 
+def by_table() -> Built:
+    """As `by_one_hot`, the numbers compared with a table of all of them, as torch.export writes one_hot."""
+    built = by_one_hot()
+    at = next(number for number, node in enumerate(built.nodes) if node.op_type == "OneHot")
+    del built.nodes[at], built.stored["depth"], built.stored["off_on"]
+    later, built.nodes = built.nodes[at:], built.nodes[:at]
+    built.stored["all"] = np.arange(EXPERTS)
+    built.add("Unsqueeze", "number last", "numbers")
+    built.add("Equal", "numbers all", "same")
+    built.add("Cast", "same", "marks", to=onnx.TensorProto.FLOAT)
+    built.nodes += later
+    return built
+
+
 def fused() -> Built:
     built = Built()
     built.stored |= {"up": built.weight(EXPERTS, FFN, WIDTH), "down": built.weight(EXPERTS, WIDTH, FFN)}
@@ -133,6 +147,7 @@ MIXTURES: dict[str, Callable[[], Built]] = {
     "GatherND": lambda: by_gather("GatherND"),
     "scores that are not normalised again": lambda: by_gather(normalised=False),
     "one-hot": by_one_hot,
+    "compared with a table": by_table,
     "one operator": fused,
     "one operator of few bits": packed,
 }

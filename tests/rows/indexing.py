@@ -15,13 +15,14 @@ ROWS: list[Row] = [
     row(
         "GatherElements",
         [CUBE, given(np.ones((2, 5, 4)))],
-        "a b c, a bx c -> a bx c | frozen b: looked up by index",
+        "a b c, a bx c -> a bx c | frozen b: looked up by index | operand 1 looks up b",
         axis=1,
     ),
     row(
         "GatherElements",
         [CUBE, given(np.ones((1, 5, 4)))],
-        "a b c, ax bx c -> ax bx c | frozen b: looked up by index | frozen a ax: only the first positions take part",
+        "a b c, ax bx c -> ax bx c | frozen b: looked up by index | frozen a ax: only the first positions take part"
+        " | operand 1 looks up b",
         axis=-2,
     ),
     row("GatherND", [CUBE, given([[0, 2], [1, 1], [1, 0]])], "a b c, q0 m -> q0 c | frozen a b m: looked up by index"),
@@ -52,19 +53,20 @@ ROWS: list[Row] = [
     row(
         "ScatterElements",
         [CUBE, given(np.ones((2, 1, 4))), (2, 1, 4)],
-        "a b c, a bx c, a bx c -> a b c | frozen b bx: written by index",
+        "a b c, a bx c, a bx c -> a b c | frozen b bx: written by index | operand 1 looks up b",
         axis=1,
     ),
     row(
         "ScatterElements",
         [CUBE, given(np.ones((1, 1, 4))), (1, 1, 4)],
-        "a b c, ax bx c, ax bx c -> a b c | frozen b bx: written by index | frozen a ax: only the first positions take part",
+        "a b c, ax bx c, ax bx c -> a b c | frozen b bx: written by index | frozen a ax: only the first positions take part"
+        " | operand 1 looks up b",
         axis=1,
     ),
     row(
         "Scatter",
         [CUBE, given(np.ones((2, 1, 4))), (2, 1, 4)],
-        "a b c, a bx c, a bx c -> a b c | frozen b bx: written by index",
+        "a b c, a bx c, a bx c -> a b c | frozen b bx: written by index | operand 1 looks up b",
         opset=9,
         axis=1,
     ),
