@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 import spa.operators  # noqa: F401  (fills the registry)
+from spa.analysis.apart import find_apart
 from spa.analysis.application import Application
 from spa.analysis.branches import Branch, find_branches
 from spa.analysis.caches import cached_heads
@@ -158,8 +159,6 @@ class _Solver:
 
     def apart(self, pick: Pick) -> list[Branch] | None:
         """The experts of a choice that have weights of their own; None: it is not known what goes with each."""
-        from spa.analysis.apart import find_apart
-
         return find_apart(self.model.graph, self.result, pick.factor.root)
 
     def freeze_open_sums(self) -> None:
