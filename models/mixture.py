@@ -30,7 +30,7 @@ FORMS = ("gathered", "one-hot", "indexed", "masked", "scattered")
 """How the exported graph computes the mixture: stacked weights gathered by number; all experts run and one-hot numbers
 count; and with a module for each expert: its tokens indexed, masked by its number, or weighed by a column of gates."""
 
-STEPS, BATCH = 1200, 64
+STEPS, BATCH, ABSENT = 1000, 64, 0.15
 
 
 # ---------------------------------------------------------------------------------------------------- the language
@@ -89,7 +89,12 @@ def network(seed: int = 0) -> Any:
 
         def forward(self, x: Any) -> Any:
             rows = x.reshape(-1, WIDTH)
-            scores = functional.softmax(self.router(rows), -1)
+            logits = self.router(rows)
+            if self.training:  # now and then an expert is not there, so that others can stand in for it
+                absent = torch.rand_like(logits) < ABSENT
+                absent[:, OUTLIER] = False
+                logits = logits.masked_fill(absent, -1e4)
+            scores = functional.softmax(logits, -1)
             gates, numbers = torch.topk(scores, CHOSEN)
             gates = gates / gates.sum(-1, keepdim=True)
             if self.training:
@@ -170,7 +175,7 @@ def network(seed: int = 0) -> Any:
 
 
 def trained(seed: int = 0, steps: int = STEPS) -> Any:
-    """The module, trained on texts of its language; experts but the planted one are asked to share the tokens."""
+    """The module, trained on texts of its language: the planted expert is for full stops, the others share the rest."""
     import torch
     from torch.nn import functional
 
@@ -189,7 +194,9 @@ def trained(seed: int = 0, steps: int = STEPS) -> Any:
         scores, numbers = model.mixture.loads
         chosen = functional.one_hot(numbers, EXPERTS).sum(1).to(scores.dtype).mean(0)[usual]
         uneven = len(usual) * (chosen / CHOSEN * scores.mean(0)[usual]).sum()
-        lost = functional.cross_entropy(logits.reshape(-1, VOCABULARY), ids[:, 1:].reshape(-1)) + 0.02 * uneven
+        astray = (scores[:, OUTLIER] * (ids[:, :-1].reshape(-1) != STOP)).mean()
+        lost = functional.cross_entropy(logits.reshape(-1, VOCABULARY), ids[:, 1:].reshape(-1))
+        lost = lost + 0.02 * uneven + 0.5 * astray
         optimizer.zero_grad()
         lost.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

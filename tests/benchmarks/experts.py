@@ -60,7 +60,7 @@ def main() -> None:
 def of_trained(steps: int) -> Iterator[list[str]]:
     """A row for each way to choose, and for the plan of ours without repair."""
     dense = mixture.exported(mixture.trained(steps=steps))
-    data, fresh = {"ids": mixture.texts(256, 7)[:, :-1]}, mixture.texts(1024, 8)
+    data, fresh = {"ids": mixture.texts(1024, 7)[:, :-1]}, mixture.texts(1024, 8)
     before = loss_of(ir.from_proto(dense), fresh)
     yield ["trained", "dense", "", "", f"{before:.4f}", ""]
     for way, options in WAYS.items():
