@@ -11,7 +11,7 @@ import numpy as np
 from spa.passes.secondorder.linalg import Array, Indices
 from spa.passes.secondorder.moments import Moments
 
-MOST_WEIGHTS, PART_WEIGHTS = 1 << 25, 1 << 23
+MOST_WEIGHTS, PART_WEIGHTS = 1 << 24, 1 << 23
 """Of a consumer that is fitted as one, and of a part of one that is not."""
 
 
