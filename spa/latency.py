@@ -16,7 +16,8 @@ from spa.errors import UsageError
 from spa.options import PruneOptions
 from spa.passes.latency.goal import ROUNDS, Goal
 from spa.passes.latency.outcome import DRY_RUN, ELSEWHERE, Latency
-from spa.profiling import Progress, profile
+from spa.presets import Progress
+from spa.profiling import profile
 from spa.record import Profile
 from spa.steps import Normal, Source, analyse, cut
 from spa.timing import feeds_of

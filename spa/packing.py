@@ -31,9 +31,8 @@ Feeds = Mapping[str, np.ndarray]
 MOST_SAMPLES, AT_ONCE = 64, 4
 """By which weights are rounded, and how many run at a time."""
 
-LIMIT, TIMES = 0.05, 2.0
-"""Relative L2 by which a packed model may differ from its opened form: kernels round what they read, too. Where the
-dense model does so by more, as one that amplifies rounding does, as many times of that."""
+LIMIT = 0.05
+"""Relative L2 by which a packed model may differ from its opened form: kernels round what they read, too."""
 
 
 @dataclass(slots=True)
@@ -44,7 +43,6 @@ class Packing:
         known: how each opened weight was stored.
         kept: which positions of each axis of an opened weight stay.
         batches: what the cut model is fed.
-        dense: both forms of the dense model, and what they are fed.
         grids: of the cut model's weights, once they are rounded.
         moved: how far rounding moved each output on these samples, relative L2.
     """
@@ -52,31 +50,22 @@ class Packing:
     known: Mapping[str, Packed | Quantised]
     kept: Mapping[str, Kept]
     batches: Sequence[Feeds]
-    dense: tuple[ir.Model, ir.Model, Sequence[Feeds]] | None = None
     grids: dict[str, Rounded] = field(default_factory=dict)
     moved: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(
-        cls,
-        analysis: Analysis,
-        plan: Plan,
-        samples: Calibration | None = None,
-        forms: tuple[ir.Model, ir.Model] | None = None,
-    ) -> Packing | None:
+    def of(cls, analysis: Analysis, plan: Plan, samples: Calibration | None = None) -> Packing | None:
         """Of a model that is not cut yet; None: none of its weights was opened.
 
         Args:
             samples: by which weights are rounded, and what is packed is compared.
-            forms: the dense model as it was given, and opened.
         """
         if not packed_weights(analysis.model):
             return None
         boundary = boundary_of(analysis, plan)
-        whole = [] if samples is None else samples.first(MOST_SAMPLES).batches(AT_ONCE)
+        batches = [] if samples is None else samples.first(MOST_SAMPLES).batches(AT_ONCE)
         kept = kept_of(analysis.model, analysis.coupling, plan.masks(analysis.groups))
-        dense = None if forms is None else (*forms, whole)
-        return cls(stored_as(analysis.model), kept, [boundary.cut(batch) for batch in whole], dense)
+        return cls(stored_as(analysis.model), kept, [boundary.cut(batch) for batch in batches])
 
     def round(self, cut: ir.Model, reference: ir.Model) -> None:
         """Put the weights of a cut model on their grids, and those that stay of the reference, in place."""
@@ -97,7 +86,7 @@ class Packing:
         close(model, self.grids, integers)
         distances = _distances(opened, _run(model, self.batches))
         worst = max(distances, key=lambda name: distances[name], default="")
-        if distances and not distances[worst] <= LIMIT and not distances[worst] <= TIMES * self.usual().get(worst, 0.0):
+        if distances and not distances[worst] <= LIMIT:
             raise VerificationError(
                 f"packed again, the model differs from its opened form by {distances[worst]:.2g} (relative L2) in "
                 f"{worst!r}, more than {LIMIT}"
@@ -110,13 +99,6 @@ class Packing:
             said += f", which moved {name} by relative L2 {self.moved[name]:.3g} on the samples"
         report.notes.append(said)
         report.after = {**report.after, "bytes": stored_bytes(model)}
-
-    def usual(self) -> dict[str, float]:
-        """How far both forms of the dense model are apart, relative L2 by output."""
-        if self.dense is None:
-            return {}
-        given, opened, batches = self.dense
-        return _distances(_run(opened, batches), _run(given, batches))
 
 
 def _run(model: ir.Model, batches: Sequence[Feeds]) -> list[dict[str, np.ndarray]]:

@@ -15,7 +15,7 @@ import json
 import tempfile
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,10 @@ from spa.passes.choose.widths import multiples
 from spa.passes.latency.layers import LayerTime, layer_times
 from spa.passes.latency.prediction import leave_one_out
 from spa.passes.latency.variants import Settings, plan_of
+from spa.presets import Progress
 from spa.record import Profile, variant_of
 from spa.steps import Analysis, Source, analyse, cut, load_normal
 from spa.timing import check_threads, feeds_of
-
-Progress = Callable[[str, float], None]
 
 
 def profile(

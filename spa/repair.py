@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -27,7 +27,6 @@ KNOWN = (*CRITERIA, *METHODS, *GRADIENTS)
 """Every criterion that has a name."""
 
 Samples = Given | str | os.PathLike[str]
-Progress = Callable[[str, float], None]
 
 
 def ranges_of(items: Sequence[str]) -> dict[str, tuple[float, float]]:

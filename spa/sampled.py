@@ -176,8 +176,7 @@ def _by_samples(
     report.outputs = {name: moved for name, moved in found.difference.items() if name not in report.resized}
     report.outputs_on = verdict.MADE_UP if made_up else verdict.HELD_OUT
     report.notes += [*samples.notes, *found.notes]
-    packing = Packing.of(analysis, plan, samples, (dense, base))
-    return Decision(analysis, plan, report, base, packing, samples.held_out)
+    return Decision(analysis, plan, report, base, Packing.of(analysis, plan, samples), samples.held_out)
 
 
 def _limit(search: str | None) -> Limit | None:

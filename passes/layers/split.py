@@ -44,6 +44,11 @@ class Split:
         return cls([number for number in numbers if number not in {*judging, *unseen}], judging, unseen)
 
     @property
+    def judges(self) -> Sequence[int]:
+        """The batches that cuts are judged by: those held out for it, where there are any."""
+        return self.judging or self.unseen
+
+    @property
     def pools(self) -> bool:
         """Whether what judged is fitted too in the end."""
         return not set(self.judging) & set(self.unseen)

@@ -191,7 +191,7 @@ def _searched(search: Search, first: tuple[Repair, Plan, Plan], better: Plan) ->
         session.notes.append(f"searched {len(search.tried)} plans: none is better")
         return first
     repair, plan = _repaired(session, search.curves, better)
-    numbers = session.split.judging or session.split.unseen
+    numbers = session.split.judges
     lost = [session.lost(list(r.measured_outputs(r.draft, numbers).values())) for r in (before, repair)]
     found = f"searched {len(search.tried)} plans: on samples held out the best one loses {lost[1] / lost[0]:.2f}"
     if lost[1] >= lost[0]:
@@ -237,10 +237,10 @@ def _normalise_again(session: Session, repair: Repair) -> None:
     )
     if not found:
         return
-    judging = split.judging or split.unseen
     normalised = replace(repair.draft, weights={**repair.draft.weights, **found})
     before, after = (
-        session.lost(list(repair.measured_outputs(draft, judging).values())) for draft in (repair.draft, normalised)
+        session.lost(list(repair.measured_outputs(draft, split.judges).values()))
+        for draft in (repair.draft, normalised)
     )
     if session.baseline is not None or after < before:
         repair.draft.weights.update(found)

@@ -8,7 +8,7 @@ readers are there.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -70,6 +70,11 @@ def fitting(items: Items, moments_nbytes: int) -> Iterator[list[int]]:
         sizes |= mine
     if part:
         yield part
+
+
+def moments_nbytes(problems: Iterable[Problem]) -> int:
+    """Bytes of the moments of some problems, of which those with one key share theirs."""
+    return sum({problem.key: moments_of(problem) for problem in problems}.values())
 
 
 def moments_of(problem: Problem) -> int:

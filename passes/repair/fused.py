@@ -16,7 +16,7 @@ from spa.analysis.branches import ADDED
 from spa.notation.operation import entry_of
 from spa.passes.normalize.fold import Names
 from spa.passes.repair.biases import BARE
-from spa.passes.repair.quantised import ALIKE, CLOSE, FUSED, OPEN, Fused, Levels, Quantised, known_type
+from spa.passes.repair.quantised import ALIKE, CLOSE, FUSED, OPEN, WITHOUT_BIAS, Fused, Levels, Quantised, known_type
 
 INT32 = ir.DataType.INT32
 
@@ -91,7 +91,7 @@ def _open_alone(graph: ir.Graph, node: ir.Node, found: dict[str, Quantised]) -> 
 def _is_bare(node: ir.Node) -> bool:
     """Whether what a node gives is quantised at once, so that nothing may be added to it behind the node."""
     uses = [] if not node.outputs else list(node.outputs[0].uses())
-    return node.op_type == "MatMul" and len(uses) == 1 and uses[0].node.op_type == CLOSE
+    return node.op_type in WITHOUT_BIAS and len(uses) == 1 and uses[0].node.op_type == CLOSE
 
 
 def _plain(
@@ -116,10 +116,8 @@ def _plain(
     by = np.ones(()) if scale is None or scale.const_value is None else scale.const_value.numpy().astype(np.float64)
     point = np.zeros(by.shape, np.int64)
     if zero is not None and zero.const_value is not None:
-        point = np.broadcast_to(zero.const_value.numpy().astype(np.int64).reshape(
-            by.shape if zero.const_value.size == by.size else zero.const_value.shape.numpy()), by.shape
-            if by.size >= zero.const_value.size else zero.const_value.shape.numpy())  # fmt: skip
-        by = np.broadcast_to(by, point.shape)
+        stored = zero.const_value.numpy().astype(np.int64)
+        by, point = np.broadcast_arrays(by, stored.reshape(by.shape) if stored.size == by.size else stored)
     axis = axis % numbers.ndim if numbers.ndim else 0
     if by.ndim > 1 and not block:
         block = -(-numbers.shape[axis] // by.shape[axis])

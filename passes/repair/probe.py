@@ -79,7 +79,7 @@ class Probe:
 
     def __init__(self, session: Session, *, most: int | None = None, runs: int = 0) -> None:
         self.session, self.network = session, session.network
-        held_out = [session.batches[number] for number in session.split.judging or session.split.unseen]
+        held_out = [session.batches[number] for number in session.split.judges]
         groups = [group for group in session.network.groups if group.branch is None]
         probes, self.levels = affordable(self.flops(held_out[0]), len(groups), session.preset)
         if most is not None:  # nothing is fitted, so that every sample may tell

@@ -63,6 +63,10 @@ FUSED: Mapping[tuple[str, str], Fused] = {
     ("", "ConvInteger"): Fused("Conv", (0, None, 2), (1, None, 3), None, scaled=False, outputs=0),
 }
 
+_BIASED = {said.plain for said in FUSED.values() if said.bias is not None}
+WITHOUT_BIAS = {said.plain for said in FUSED.values()} - _BIASED
+"""Plain operators that none of these gives a bias."""
+
 
 @dataclass(frozen=True, slots=True)
 class Levels:

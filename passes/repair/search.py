@@ -20,10 +20,10 @@ from spa.errors import BudgetError, UsageError
 from spa.passes.choose.allocation import Curve
 from spa.passes.layers.consumers import Layer
 from spa.passes.layers.problems import Key, Problem, Statistics
+from spa.passes.repair.dense import moments_nbytes
 from spa.passes.repair.draft import Draft
 from spa.passes.repair.fitting import Refitted, cut_only, first_uses, refitted
 from spa.passes.repair.gates import gate_of
-from spa.passes.repair.memory import MOMENTS_NBYTES
 from spa.passes.repair.session import Session
 from spa.passes.repair.sliced import Sliced
 from spa.passes.repair.streaming import Batch
@@ -82,7 +82,7 @@ class Search:
         """
         session = self.session
         self._statistics = session.dense_statistics(self._problems())
-        numbers = session.split.judging or session.split.unseen
+        numbers = session.split.judges
         self._batches = [session.batches[number] for number in numbers]
         self._dense = session.outputs(self._batches)
         names, random = sorted(self.curves), np.random.default_rng(0)
@@ -154,11 +154,11 @@ class Search:
             for use in (reader.layer, *network.uses[reader.layer])
         )
         problems = [self.session.problem(layer) for layer in layers]
-        nbytes = sum({p.key: 16 * p.layer.block_count * p.width**2 for p in problems}.values())
-        if nbytes > MOMENTS_NBYTES:
+        nbytes, most = moments_nbytes(problems), self.session.memory.moments
+        if nbytes > most:
             raise UsageError(
                 f"search: moments of all layers at once take {nbytes / 1e9:.1f} GB, and at most "
-                f"{MOMENTS_NBYTES / 1e9:.1f} are kept: leave search out"
+                f"{most / 1e9:.1f} are kept: leave search out"
             )
         return problems
 

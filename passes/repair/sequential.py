@@ -167,8 +167,7 @@ class Repair:
     def rescale(self, affines: Sequence[Affine], dense: Stream, pruned: Stream) -> int:
         """Refit the scales and shifts of values that are there now; how many it helped."""
         split = self.session.split
-        judges = split.judging or split.unseen
-        numbers = {"fitted": split.fitted, "held_out": judges}
+        numbers = {"fitted": split.fitted, "held_out": split.judges}
         return sum(refit_affine(affine, dense, pruned, self.draft, **numbers) for affine in affines)
 
     def stage(self, layers: Sequence[Layer], dense: Stream, pruned: Stream) -> None:

@@ -21,6 +21,7 @@ from spa.executor import Executor, Result, Shared
 from spa.passes.layers.problems import Key, Problem, Statistics
 from spa.passes.layers.split import Split
 from spa.passes.layers.workers import one_thread_each
+from spa.passes.repair.dense import moments_nbytes
 from spa.passes.repair.naming import Names, digest_of
 from spa.passes.repair.network import analysed
 from spa.passes.repair.probe import Probe
@@ -141,7 +142,7 @@ class Twins:
     def statistics(self, session: Session, problems: Sequence[Problem], split: Split) -> dict[Key, Statistics]:
         """As `Session.dense_statistics`: samples in contiguous shards, whose moments are added in a fixed tree."""
         names, place = self.laid_out(session)
-        nbytes = sum({p.key: 16 * p.layer.block_count * p.width**2 for p in problems}.values())
+        nbytes = moments_nbytes(problems)
         shards = np.array_split(split.seen, shard_count(session, len(split.seen), nbytes))
         asked = [(problems, split.only(numbers.tolist()), len(split.seen)) for numbers in shards]
         parcels = (Parcel((place,), *names.dump((of_shard, item))) for item in asked)

@@ -15,7 +15,7 @@ One file: one recipe, whose steps share what was found out about the model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import zip_longest
@@ -70,10 +70,10 @@ from spa.passes.samples.values import (
     values,
 )
 from spa.passes.samples.words import WRITTEN_AT_ONCE, write, writes
+from spa.presets import Progress
 from spa.shapes import Shapes, infer_shapes
 from spa.shapes.decoder import Decoder
 
-Progress = Callable[[str, float], None]
 LEAST_SAMPLES = 16
 ENOUGH_SAMPLES, SAMPLES_FLOPS = 96, 2e11
 """Samples of large models: that many, and as many more as that many FLOPs take."""

@@ -8,7 +8,8 @@ import numpy as np
 
 from spa.errors import DataError
 from spa.passes.samples.inputs import LARGEST_TABLE, Input, Run
-from spa.passes.samples.words import Progress, gumbel
+from spa.passes.samples.words import gumbel
+from spa.presets import Progress
 from spa.shapes.decoder import Decoder
 
 LENGTHS = (128, 64, 32, 16, 8)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
 from spa.passes.samples.inputs import Input, Run
-
-Progress = Callable[[str, float], None]
+from spa.presets import Progress
 
 ROUNDS = 8
 """Of a language model rewriting all positions at once: the first that many are drawn exactly, the others nearly so."""

@@ -46,14 +46,13 @@ from spa.gradients.samples import split_samples
 from spa.gradients.spending import Spend
 from spa.gradients.sums import Gathered, Pieces, pieces_of, sums
 from spa.passes.choose.importance.gather import Context, Criterion, Scores
+from spa.presets import Progress
 
 OF_EACH_SAMPLE = ("fisher", "obd", "gblm")
 """Criteria that square the gradients of single samples."""
 
 BATCH = 64
 """Samples that are run together elsewhere."""
-
-Progress = Callable[[str, float], None]
 
 
 def criterion(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice
@@ -31,14 +31,13 @@ from spa.gradients.options import FinetuneOptions
 from spa.gradients.samples import Split
 from spa.gradients.sparsity import Sparsity
 from spa.gradients.subsets import chosen
+from spa.presets import Progress
 
 WARM_UP = 0.05
 """Share of the budget in which the learning rate rises."""
 
 LARGEST_STEP = 1.0
 """Of the gradient's norm, over all parameters."""
-
-Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,10 @@ from typing import Any
 import torch
 
 from spa.errors import MissingExtra, SpaError, UsageError
-from spa.gradients.epochs import Job, Outcome, Progress, train
+from spa.gradients.epochs import Job, Outcome, train
 from spa.gradients.module import best_device
 from spa.gradients.options import FinetuneOptions
+from spa.presets import Progress
 
 PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
 

@@ -28,12 +28,13 @@ from spa.analysis.group import Group
 from spa.errors import DataError, UsageError, VerificationError
 from spa.fields import takes_options
 from spa.frontends.files import onnx_file
-from spa.gradients.epochs import FinetuneReport, Job, Progress
+from spa.gradients.epochs import FinetuneReport, Job
 from spa.gradients.losses import Labelled, Loss, distillation, own
 from spa.gradients.module import GraphModule, Source
 from spa.gradients.options import FinetuneOptions, TrainOptions
 from spa.gradients.placing import placed
 from spa.gradients.samples import Split, split_samples
+from spa.presets import Progress
 
 CLOSE = 1e-3
 """How far onnxruntime may be from torch on the result, relative to the largest output."""

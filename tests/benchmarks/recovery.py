@@ -65,6 +65,9 @@ def main() -> None:
     for epochs in arguments.epochs:
         for cut in arguments.cuts:
             for way in (*arguments.ways, *files):
+                if way in files and not Path(files[way].format(cut=cut)).exists():
+                    print(f"{way} at {cut:.0%}: no file, left out", file=sys.stderr)
+                    continue
                 for seed in arguments.seeds:
                     cell = {"way": way, "cut": cut, "epochs": epochs, "seed": seed, "images": arguments.images}
                     if cell not in rows:

@@ -18,6 +18,7 @@ from spa.passes.choose.selection import select
 from spa.passes.repair import fitting
 from spa.passes.repair import search as searching
 from spa.passes.repair.groundwork import Groundwork
+from spa.passes.repair.memory import Memory
 from spa.passes.repair.search import Limit, Search, scaled
 from spa.passes.samples.checking import check_samples
 from tests.repair.test_compensate import mlp, noisy
@@ -106,9 +107,9 @@ def test_seconds_end_a_search():
     assert len(at_once.tried) == 1
 
 
-def test_moments_that_do_not_fit_are_refused(monkeypatch):
-    monkeypatch.setattr(searching, "MOMENTS_NBYTES", 1000)
-    found = search(groundwork(mlp(), (6,)))
+def test_moments_that_do_not_fit_are_refused():
+    roomy = groundwork(mlp(), (6,))
+    found = search(replace(roomy, session=replace(roomy.session, memory=Memory(4000))))
     with pytest.raises(UsageError, match="moments of all layers at once take"):
         found.run(found.allocate(found.curves))
 
