@@ -121,7 +121,7 @@ class RepairOptions(Options):
         default=None,
         metadata=about(
             "search for a better allocation: a time such as 5m, or plans such as 200r; it is kept where the outputs "
-            "lose less by it on samples held out",
+            "lose less by it",
             metavar="5m",
             check=spend_in("smhr"),
             needs=("samples",),

@@ -185,7 +185,10 @@ def _repaired(session: Session, curves: Mapping[str, Curve], plan: Plan) -> tupl
 
 
 def _searched(search: Search, first: tuple[Repair, Plan, Plan], better: Plan) -> tuple[Repair, Plan, Plan]:
-    """What a search came to: the repair of the plan that it found, where held-out outputs lose less by it."""
+    """What a search came to: the repair of the plan that it found, where outputs lose less by it.
+
+    They are judged on the samples that chose it, which the last fits may have seen: the report has others.
+    """
     session, (before, _, chosen) = search.session, first
     if better is chosen:
         session.notes.append(f"searched {len(search.tried)} plans: none is better")
@@ -193,11 +196,11 @@ def _searched(search: Search, first: tuple[Repair, Plan, Plan], better: Plan) ->
     repair, plan = _repaired(session, search.curves, better)
     numbers = session.split.judges
     lost = [session.lost(list(r.measured_outputs(r.draft, numbers).values())) for r in (before, repair)]
-    found = f"searched {len(search.tried)} plans: on samples held out the best one loses {lost[1] / lost[0]:.2f}"
+    found = f"searched {len(search.tried)} plans: the best loses {lost[1] / lost[0]:.2f}"
     if lost[1] >= lost[0]:
-        session.notes.append(f"{found} of what the first does when both are repaired: the first stays")
+        session.notes.append(f"{found} of what the first does, repaired, on the samples that chose it: the first stays")
         return first
-    session.notes.append(f"{found} of what the first does")
+    session.notes.append(f"{found} of what the first does, repaired, on the samples that chose it")
     return repair, plan, better
 
 
