@@ -48,7 +48,6 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     "passes/cut/slicing.py": ("Mul Div", "makes nodes that correct a size computed when the graph runs"),
     "passes/normalize/fold.py": ("Identity", "makes a node that hands on what the branch taken gives"),
     "passes/repair/biases.py": ("Add", "makes a node that adds a bias"),
-    "passes/repair/fused.py": ("MatMul", "tells products to which nothing may be added behind them"),
     "passes/repair/quantised.py": (
         "Conv ConvInteger DequantizeLinear Gemm MatMul MatMulInteger QGemm QLinearConv QLinearMatMul QuantizeLinear",
         "writes products of integers as plain ones, and back",
