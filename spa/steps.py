@@ -15,7 +15,9 @@ from spa.analysis.coupling import Coupling, couple
 from spa.analysis.group import Group, find_groups
 from spa.analysis.plan import Plan
 from spa.analysis.roles import sizes_by_role
+from spa.analysis.unread import cache_pairs
 from spa.frontends.files import folder, onnx_file
+from spa.frontends.files.layers import Depth
 from spa.frontends.files.weights import Origin, set_origin
 from spa.options import InputShapes
 from spa.passes.choose.first import note_widths
@@ -97,7 +99,19 @@ def _resized(analysis: Analysis, plan: Plan) -> Origin:
     origin = onnx_file.origin_of(analysis.model)
     if origin.folder is None:
         return origin
-    return replace(origin, sizes=sizes_by_role(analysis.coupling, analysis.groups, plan.masks(analysis.groups)))
+    masks = plan.masks(analysis.groups)
+    sizes = sizes_by_role(analysis.coupling, analysis.groups, masks)
+    return replace(origin, sizes=sizes, depth=depth_of(analysis, plan))
+
+
+def depth_of(analysis: Analysis, plan: Plan) -> Depth:
+    """What a plan leaves of the layers of a model that is not cut yet."""
+    graph, coupling = analysis.model.graph, analysis.coupling
+    masks = plan.masks(analysis.groups)
+    caches = {str(value.name) for present, pasts in cache_pairs(graph).items() for value in (present, *pasts)}
+    ends = [str(value.name) for value in (*graph.inputs, *graph.outputs) if value.name in caches]
+    branches = [bool(masks.get(branch.gate, (True,))[0]) for branch in coupling.branches]
+    return Depth.of(ends, boundary_of(analysis, plan).gone, branches)
 
 
 def report_on(analysis: Analysis, plan: Plan) -> Report:

@@ -13,6 +13,7 @@ from spa.analysis.plan import Plan
 from spa.errors import VerificationError
 from spa.feeds import Feeds
 from spa.frontends.files import onnx_file
+from spa.frontends.files.layers import Depth, rename
 from spa.mapped import release
 from spa.options import InputShapes
 from spa.passes.cut.likeness import check_same, different, digest
@@ -22,7 +23,7 @@ from spa.passes.repair.biases import drop_zero_biases
 from spa.passes.repair.network import prepare
 from spa.passes.repair.packed import opened
 from spa.report import NOT_COMPARED, Report
-from spa.steps import Source, analyse, boundary_of, cut, load_normal, report_on
+from spa.steps import Source, analyse, boundary_of, cut, depth_of, load_normal, report_on
 from spa.verification import Check, verify_plan
 
 
@@ -50,6 +51,7 @@ def verify_files(
     if plan.opened:
         before, after = opened(before), opened(after)
     analysis = analyse(before, inputs=inputs)
+    _number_as_before(after, depth_of(analysis, plan))
     report = report_on(analysis, plan)
     check_structure(before, after, boundary_of(analysis, plan))
     known = not plan.repair or bool(plan.refitted)
@@ -65,6 +67,14 @@ def verify_files(
         report.status, report.give = NOT_COMPARED, []
         report.missing = [*report.missing, "this plan holds no digests of the refitted weights: make it anew"]
     return report
+
+
+def _number_as_before(pruned: ir.Model, depth: Depth) -> None:
+    """Give caches that a folder numbers anew the names that they had, in place."""
+    names = {value.name for value in (*pruned.graph.inputs, *pruned.graph.outputs)}
+    left_out = set(depth.renamed) - set(depth.renamed.values())
+    if left_out and names.isdisjoint(left_out):
+        rename(pruned, {after: before for before, after in depth.renamed.items()})
 
 
 def _same_as_planned(dense: ir.Model, pruned: ir.Model, plan: Plan, inputs: InputShapes | None) -> str:

@@ -11,7 +11,9 @@ import pytest
 import spa
 from models import folder as toy
 from spa.analysis.plan import Plan
+from spa.errors import VerificationError
 from spa.steps import analyse, load_normal
+from spa.written import verify_files
 from tests.decoding import Decoder
 
 PROMPT, LENGTH = "Pruned, it writes", 40
@@ -19,15 +21,24 @@ PROMPT, LENGTH = "Pruned, it writes", 40
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """A decoder, and four that are cut: other widths, other caches in each layer, a narrower stream, fewer branches."""
+    """A decoder, and those that are cut: other widths, other caches in each layer, a narrower stream, fewer branches,
+    a layer less."""
     place = tmp_path_factory.mktemp("folders")
     dense = toy.build(place / "dense", toy.Sizes(layers=3, heads=8, kv_heads=4))
     spa.prune(dense, ratio=0.3, weights=True).save(place / "smaller")
     _cut_caches(dense, {0: [1], 1: [0, 3]}).save(place / "uneven")
     spa.prune(dense, ratio=0.3, weights=True, include="width").save(place / "narrow")
-    branches = ("model.layers.1.attn.o_proj.weight:branch", "model.layers.0.mlp.down_proj.weight:branch")
-    spa.apply_plan(dense, Plan(dict.fromkeys(branches, (0,)), dict.fromkeys(branches, 1))).save(place / "shallow")
-    return [dense, *(place / name for name in ("smaller", "uneven", "narrow", "shallow"))]
+    _without(dense, ATTENTION.format(1), MLP.format(0)).save(place / "shallow")
+    _without(dense, ATTENTION.format(1), MLP.format(1)).save(place / "fewer")
+    return [dense, *(place / name for name in ("smaller", "uneven", "narrow", "shallow", "fewer"))]
+
+
+ATTENTION, MLP = "model.layers.{}.attn.o_proj.weight:branch", "model.layers.{}.mlp.down_proj.weight:branch"
+
+
+def _without(dense: Path, *branches: str) -> spa.PruneResult:
+    """Without some residual branches."""
+    return spa.apply_plan(dense, Plan(dict.fromkeys(branches, (0,)), dict.fromkeys(branches, 1)))
 
 
 def _cut_caches(dense: Path, heads: dict[int, list[int]]) -> spa.PruneResult:
@@ -44,6 +55,34 @@ def test_layers_may_keep_different_caches(folders: list[Path]) -> None:
     assert shapes == [3, 2, 4]
     config = json.loads((folders[2] / "genai_config.json").read_text())["model"]["decoder"]
     assert (config["num_attention_heads"], config["num_key_value_heads"]) == (8, 4)
+
+
+def test_the_number_of_layers_says_the_caches(folders: list[Path]) -> None:
+    """What loops over the layers of a config, as runtimes do, finds a cache for each, and no other is asked for."""
+    counts = []
+    for folder in folders:
+        config = json.loads((folder / "config.json").read_text())
+        decoder = json.loads((folder / "genai_config.json").read_text())["model"]["decoder"]
+        assert config["num_hidden_layers"] == decoder["num_hidden_layers"]
+        counts.append(decoder["num_hidden_layers"])
+        for word, names in (("inputs", "past"), ("outputs", "present")):
+            patterns = [decoder[word][f"{names}_{part}_names"] for part in ("key", "value")]
+            expected = {pattern % layer for layer in range(counts[-1]) for pattern in patterns}
+            session = Decoder(folder / "model.onnx").session
+            ends = session.get_inputs() if word == "inputs" else session.get_outputs()
+            assert {end.name for end in ends if end.name.startswith(names)} == expected
+    assert counts == [3, 3, 3, 3, 2, 2]
+
+
+def test_a_folder_with_other_numbers_is_checked_against_its_plan(folders: list[Path], tmp_path: Path) -> None:
+    dense, fewer = folders[0], folders[-1]
+    result = _without(dense, ATTENTION.format(1), MLP.format(1))
+    result.save(tmp_path / "fewer.onnx")
+    for pruned in (fewer, tmp_path / "fewer.onnx"):  # the graph alone keeps the names
+        assert verify_files(dense, pruned, result.plan).verified
+    other = _without(dense, ATTENTION.format(0), MLP.format(0))
+    with pytest.raises(VerificationError):
+        verify_files(dense, fewer, other.plan)
 
 
 def test_token_by_token_is_the_whole_sequence(folders: list[Path]) -> None:

@@ -3,7 +3,7 @@
     edited({"num_attention_heads": 32}, {"heads": {32: (24, 24)}})     {"num_attention_heads": 24}
 
 A number is one for all layers. Where layers have become different, it stays, which is said: a runtime that looks at
-the graph needs none.
+the graph needs none. Layers that go are counted out by `spa.frontends.files.layer_lists`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from spa.frontends.files.layer_lists import COUNTS, without_layers
+from spa.frontends.files.layers import Depth
 
 Sizes = Mapping[str, Mapping[int, Sequence[int]]]
 """By role, and by the size before: the sizes after, one for each place in the graph."""
@@ -24,15 +27,18 @@ WORDS = {
 }  # fmt: skip
 """What configs call the sizes of each role."""
 
-_SECTIONS = (("model", "decoder"), (), ("text_config",), ("decoder",))
+_GENAI = ("model", "decoder")
+_SECTIONS = (_GENAI, (), ("text_config",), ("decoder",))
 """Where they stand: in the first of these that has such a number."""
 
 
-def edited(config: Any, sizes: Sizes) -> tuple[Any, list[str]]:
-    """A config with the sizes after a cut, and what changed or could not be said, in lines."""
+def edited(config: Any, sizes: Sizes, depth: Depth | None = None) -> tuple[Any, list[str]]:
+    """A config with the sizes and layers after a cut, and what changed or could not be said, in lines."""
     config = copy.deepcopy(config)
     lines: list[str] = []
-    for section in _sections(config):
+    for names, section in _sections(config):
+        if depth is not None:
+            lines += without_layers(section, depth, of_genai=names == _GENAI)
         before = dict(section)
         for role, key in _keys(section):
             after = tuple(sizes.get(role, {}).get(section[key], ()))
@@ -46,13 +52,13 @@ def edited(config: Any, sizes: Sizes) -> tuple[Any, list[str]]:
     return config, lines
 
 
-def _sections(config: Any) -> Iterator[dict[str, Any]]:
+def _sections(config: Any) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
     for names in _SECTIONS:
         section = config
         for name in names:
             section = section.get(name) if isinstance(section, dict) else None
-        if isinstance(section, dict) and next(_keys(section), None):
-            yield section
+        if isinstance(section, dict) and (next(_keys(section), None) or not COUNTS.isdisjoint(section)):
+            yield names, section
 
 
 def _keys(section: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -21,6 +21,7 @@ import onnx_ir as ir
 
 from spa.errors import ModelError, UsageError
 from spa.frontends.files import configs
+from spa.frontends.files.layers import rename
 from spa.frontends.files.weights import Origin, origin_of
 from spa.frontends.files.writing import save as save_file
 from spa.frontends.files.writing import terminated_by_exception
@@ -174,11 +175,19 @@ def save(model: ir.Model, target: str | os.PathLike[str]) -> None:
         _copy(origin, place)
         for name in (GENAI, CONFIG):
             if (place / name).is_file():
-                edited, _ = configs.edited(read_json(place / name), origin.sizes)
+                edited, _ = configs.edited(read_json(place / name), origin.sizes, origin.depth)
                 (place / name).write_text(json.dumps(edited, indent=2) + "\n", encoding="utf-8")
         graph = place / origin.path.relative_to(origin.folder)
         graph.parent.mkdir(parents=True, exist_ok=True)
-        save_file(model, graph)
+        save_file(_renumbered(model, origin), graph)
+
+
+def _renumbered(model: ir.Model, origin: Origin) -> ir.Model:
+    """The model with the caches numbered as its runtime counts them."""
+    if origin.depth.renamed:
+        model = model.clone()
+        rename(model, origin.depth.renamed)
+    return model
 
 
 def notes(origin: Origin) -> list[str]:
@@ -188,8 +197,12 @@ def notes(origin: Origin) -> list[str]:
     found = []
     for name in (GENAI, CONFIG):
         if (origin.folder / name).is_file():
-            _, said = configs.edited(read_json(origin.folder / name), origin.sizes)
+            _, said = configs.edited(read_json(origin.folder / name), origin.sizes, origin.depth)
             found += [f"{name}: {line}" for line in said]
+    renamed = origin.depth.renamed
+    if renamed:
+        before, after = next(iter(renamed.items()))
+        found.append(f"in the folder, {len(renamed)} caches are numbered anew: {before} is {after}")
     left = [path.name for path in sorted(origin.folder.iterdir()) if path.suffix in _WEIGHTS]
     if left:
         found.append(f"not copied into a folder, as these are the weights before: {', '.join(left)}")

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from spa.errors import ModelError
 from spa.frontends.files import check
+from spa.frontends.files.layers import Depth
 
 _META = "spa.origin"
 
@@ -43,6 +44,7 @@ class Origin:
     notes: tuple[str, ...] = ()  # what was done to the model on reading it
     folder: Path | None = None  # the model was given as this folder, which holds it among other files
     sizes: Mapping[str, Mapping[int, Sequence[int]]] = field(default_factory=dict)  # what a cut changed, see `configs`
+    depth: Depth = field(default_factory=Depth)  # what a cut left of the layers
 
     def check_unchanged(self) -> None:
         """Refuse to go on with weights that are no longer those that were read.

@@ -7,8 +7,10 @@ h those of keys and values, d the size of a head.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from math import prod
+
+import onnx_ir as ir
 
 from spa.analysis.caches import HEADS
 from spa.analysis.coupling import Coupling
@@ -20,18 +22,19 @@ Sizes = dict[str, dict[int, tuple[int, ...]]]
 
 
 def sizes_by_role(coupling: Coupling, groups: Sequence[Group], masks: Masks) -> Sizes:
-    """The sizes of heads, kv_heads, head_dim, ffn and width, before and after."""
+    """The sizes of heads, kv_heads, head_dim, ffn and width, before and after; of what goes whole there are none."""
 
     def kept(leaf: Factor) -> int:
         mask = masks.get(leaf)
         return leaf.size if mask is None else int(mask.sum())
 
     found: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+    gone = {value for branch in coupling.branches if not kept(branch.gate) for value in branch.stored}
     for group in groups:
-        if group.kind in ("ffn", WIDTH):
+        if group.kind in ("ffn", WIDTH) and not gone.issuperset(piece.value for piece in group.slices):
             found[group.kind][group.size].append(sum(map(kept, group.leaves)))
     seen = set()
-    for chain in _attentions(coupling):
+    for chain in _attentions(coupling, gone):
         count = next((at for at, leaf in enumerate(chain) if not _is_head(coupling, leaf)), len(chain))
         parts = {"kv_heads": chain[:1], "heads": chain[:count], "head_dim": chain[count:]}
         for role, leaves in parts.items():
@@ -41,11 +44,11 @@ def sizes_by_role(coupling: Coupling, groups: Sequence[Group], masks: Masks) -> 
     return {role: {before: tuple(after) for before, after in sizes.items()} for role, sizes in found.items()}
 
 
-def _attentions(coupling: Coupling) -> Iterator[tuple[Factor, ...]]:
-    """The axes of stored tensors that begin with heads, each once, as leaves."""
+def _attentions(coupling: Coupling, gone: Set[ir.Value]) -> Iterator[tuple[Factor, ...]]:
+    """The axes of stored tensors that begin with heads, each once, as leaves; without tensors that go whole."""
     seen = set()
     for value, axes in coupling.axes.items():
-        for dim in axes if value in coupling.weights else ():
+        for dim in axes if value in coupling.weights and value not in gone else ():
             for chain in _chains(dim):
                 if chain not in seen and _is_head(coupling, chain[0]):
                     seen.add(chain)
