@@ -22,6 +22,7 @@ from spa.analysis.macs import macs
 from spa.notation.dims import Factor, leaves
 from spa.notation.operation import entry_of
 from spa.notation.patterns import Name
+from spa.notation.values import Values
 from spa.operators.attention import SOFTMAX
 
 _FURTHEST = 8
@@ -36,14 +37,14 @@ class Attention:
         value: the probabilities; of a fused operator its first result.
         heads: the leaves that count its heads, major first; none where it has no heads that could go.
         keys: the axis of the probabilities along which they sum to one.
-        values: of a fused operator, the position of the operand that is weighed.
+        values: of a fused operator, where its values are.
     """
 
     node: ir.Node
     value: ir.Value
     heads: tuple[Factor, ...]
     keys: int = -1
-    values: int | None = None
+    values: Values | None = None
 
     @property
     def count(self) -> int:
@@ -77,7 +78,7 @@ def find_attentions(coupling: Coupling) -> list[Attention]:
         if node.graph is not coupling.graph:
             continue
         values = entry_of(node).values
-        if values is not None and values < len(node.inputs) and node.inputs[values] is not None:
+        if values is not None:
             found.append(Attention(node, node.outputs[0], _heads(coupling, node.outputs[0], stored), values=values))
         elif (axis := _softmax_axis(application)) is not None and _weighs(application, axis, coupling, by_node):
             found.append(Attention(node, node.outputs[0], _heads(coupling, node.outputs[0], stored), axis))

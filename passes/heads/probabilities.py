@@ -1,12 +1,14 @@
 """Compute how much each query of each head attends to each key, on samples: (heads, samples, queries, keys).
 
 A fused operator does not say. But what it gives is the mean of the values, weighed: with values of which each names one
-position, that is the weights themselves, with whatever rotation, mask or scale the operator has inside.
+position (`spa.passes.heads.named`), that is the weights themselves, with whatever rotation, mask or scale the operator
+has inside.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from spa import runtime
 from spa.analysis.coupling import Coupling
 from spa.errors import DataError, ModelError
 from spa.passes.heads.attentions import Attention, shapes_of
+from spa.passes.heads.named import Form, Sizes
 from spa.passes.repair.own import values_of
 
 Feeds = Mapping[str, np.ndarray]
@@ -57,31 +60,35 @@ class Probabilities:
 
     def asked(self, attention: Attention, arrays: Feeds) -> np.ndarray:
         """What a fused operator gives for values that name positions, some at a time."""
-        node, at = attention.node, attention.values
-        assert at is not None
-        stored = node.inputs[at]
-        assert stored is not None
-        values = arrays[str(stored.name)]
-        axes = shapes_of(self.coupling, stored)
-        packed = len(values.shape) == 3
-        shared = int(np.prod([leaf.size for axis in axes for leaf in axis if leaf in attention.heads]))
-        if len(values.shape) not in (3, 4) or shared < 1:
-            raise ValueError("values of another form")
-        size = values.shape[-1] // (shared if packed else 1)
-        tokens = values.shape[1 if packed else 2]
-        feeds = {str(v.name): arrays[str(v.name)] for v in node.inputs if v is not None}
+        assert attention.values is not None
+        operands = [None if value is None else arrays[str(value.name)] for value in attention.node.inputs]
+        form = Form.of(attention.values, operands, self.sizes(attention))
         parts = []
-        for start in range(0, tokens, size):
-            names = np.zeros((tokens, size), values.dtype)
-            here = np.arange(start, min(start + size, tokens))
-            names[here, here - start] = 1
-            whole = np.tile(names, (1, shared))[None] if packed else names[None, None]
-            feeds[str(stored.name)] = np.ascontiguousarray(np.broadcast_to(whole, values.shape))
+        for start in range(0, form.tokens, form.size):
+            pairs = zip(attention.node.inputs, form.naming(start), strict=True)
+            feeds = {str(value.name): array for value, array in pairs if value is not None and array is not None}
             result = runtime.run(self.session(attention, feeds), feeds)[str(attention.value.name)].astype(np.float32)
+            result = form.read(result)
             if result.ndim == 3:
-                result = result.reshape(*result.shape[:2], -1, size).transpose(0, 2, 1, 3)
-            parts.append(result[..., : len(here)])
+                result = result.reshape(*result.shape[:2], -1, form.size).transpose(0, 2, 1, 3)
+            parts.append(result[..., : form.tokens - start])
         return np.concatenate(parts, axis=-1).transpose(1, 0, 2, 3)
+
+    def sizes(self, attention: Attention) -> Sizes:
+        """How many heads a fused operator has, and how many of them its values have, each of so many numbers.
+
+        Raises:
+            ValueError: the graph does not tell.
+        """
+        assert attention.values is not None
+        axes, at = shapes_of(self.coupling, attention.value), attention.values.operand
+        width = prod(leaf.size for leaf in axes[-1])
+        size = width if len(axes) == 4 else width // attention.count
+        stored = attention.node.inputs[at] if at is not None and at < len(attention.node.inputs) else None
+        if stored is None:
+            return Sizes(attention.count, None, size)
+        mine = [leaf for axis in shapes_of(self.coupling, stored) for leaf in axis if leaf in attention.heads]
+        return Sizes(attention.count, prod(leaf.size for leaf in mine), size)
 
     def session(self, attention: Attention, feeds: Feeds) -> Any:
         """A session of the operator alone."""
@@ -90,10 +97,9 @@ class Probabilities:
             node = ir.serde.serialize_node(attention.node)
             made = onnx.helper.make_tensor_value_info
             inputs = [made(name, kind(array.dtype), [None] * array.ndim) for name, array in feeds.items()]
-            dtype = kind(feeds[str(attention.node.inputs[attention.values or 0].name)].dtype)  # type: ignore[union-attr]
             versions = self.model.graph.opset_imports.items()
             opsets = [onnx.helper.make_opsetid(name, version) for name, version in versions]
-            output = made(str(attention.value.name), dtype, None)
+            output = onnx.ValueInfoProto(name=str(attention.value.name))
             graph = onnx.helper.make_graph([node], "attention", inputs, [output])
             proto = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
             self.sessions[attention.name] = runtime.session(ir.from_proto(proto), optimize=False)

@@ -20,6 +20,7 @@ import numpy as np
 from spa.notation.bodies import Bodies
 from spa.notation.partial import Dims, Partial
 from spa.notation.rule import Rule
+from spa.notation.values import Values
 
 Shape = tuple[int, ...]
 MICROSOFT = "com.microsoft"
@@ -232,7 +233,7 @@ class Entry:
         permutes: the attribute that lists the result's axes by their number in the operand, which are all that moves.
         running: it normalises by stored statistics.
         affine: (scale, shift): operands by which each index of the first result is scaled and shifted, after all else.
-        values: of an attention, the operand that each query gets a weighted mean of, which is the first result.
+        values: of an attention, where the values are.
         continues: (operand, result) pairs: the result is the operand with what this call adds, a cache or a state.
     """
 
@@ -258,7 +259,7 @@ class Entry:
     permutes: str = ""
     running: Running | None = None
     affine: tuple[int, int | None] | None = None
-    values: int | None = None
+    values: Values | None = None
     continues: tuple[tuple[int, int], ...] = ()
 
 

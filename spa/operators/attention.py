@@ -5,6 +5,7 @@ from __future__ import annotations
 from spa.notation.operation import MICROSOFT, Operation, Refusal, operator, pattern
 from spa.notation.patterns import parse_terms
 from spa.notation.rule import Rule, Sizes, rule
+from spa.notation.values import Values
 from spa.operators.indexing import LOOKED_UP
 from spa.operators.recurrent import STEPS
 
@@ -21,7 +22,7 @@ def counts(operation: Operation, **terms: str) -> tuple[Sizes, ...]:
     )
 
 
-@operator("Attention", values=2, continues=((4, 1), (5, 2)))
+@operator("Attention", values=Values(operand=2, past=5), continues=((4, 1), (5, 2)))
 def attention(operation: Operation) -> Rule:
     """`b (h r) s k, b h t k, b h t v, s t, b h p k, b h p v -> b (h r) s v, b h (p + t) k, b h (p + t) v`."""
     query, key = operation.shape(0), operation.shape(1)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from spa.notation.operation import MICROSOFT, Operation, Refusal, operator, pattern
 from spa.notation.patterns import parse_terms
 from spa.notation.rule import Rule, Sizes, rule
+from spa.notation.values import Values
 from spa.operators.attention import ORDER, SCALE, SOFTMAX, counts, rotate
 from spa.operators.quantize import zeros
 
@@ -52,8 +53,13 @@ def _sequence(names: str, *, causal: bool) -> dict[str, dict[str, str]]:
 
 
 # ------------------------------------------------------------------------------------------------- projecting
-@operator("Attention", domain=MICROSOFT, continues=((4, 1),))
-@operator("QAttention", domain=MICROSOFT, continues=((8, 1),))
+@operator("Attention", domain=MICROSOFT, values=Values(weight=1, bias=2, past=4), continues=((4, 1),))
+@operator(
+    "QAttention",
+    domain=MICROSOFT,
+    values=Values(weight=1, bias=2, past=8, scales=(3, 4), zeros=(6, 7)),
+    continues=((8, 1),),
+)
 def projected(operation: Operation) -> Rule:
     """`b s i, i (h k + h k + h v), (h k + h k + h v), b s, z b h p d -> b s (h v), z b h (p + s) d`.
 
@@ -119,7 +125,12 @@ def _projection_macs(own: bool, past: bool) -> tuple[tuple[str, ...], ...]:
 
 
 # -------------------------------------------------------------------------------------------------- attending
-@operator("MultiHeadAttention", domain=MICROSOFT, values=2, continues=((6, 1), (7, 2)))
+@operator(
+    "MultiHeadAttention",
+    domain=MICROSOFT,
+    values=Values(operand=2, packed=(0, 1), bias=3, past=7),
+    continues=((6, 1), (7, 2)),
+)
 def multi_head(operation: Operation) -> Rule:
     """`b s (h k), b t (h k), b t (h v), (h k + h k + h v) -> b s (h v)`; or packed `b s h z d`, `b t h z d`."""
     query = operation.shape(0)
@@ -176,7 +187,9 @@ def _steps(operation: Operation) -> int:
     return key[2] if len(key) == 4 else key[1]
 
 
-@operator("GroupQueryAttention", domain=MICROSOFT, values=2, continues=((3, 1), (4, 2)))
+@operator(
+    "GroupQueryAttention", domain=MICROSOFT, values=Values(operand=2, packed=(0,), past=4), continues=((3, 1), (4, 2))
+)
 def group_query(operation: Operation) -> Rule:
     """`b s (h r d), b t (h d), b t (h d), b h p d, b h p d, b, (), m e, m e -> b s (h r d), b h u d, b h w d`."""
     shared = int(operation.attribute("kv_num_heads"))
