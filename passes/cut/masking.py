@@ -16,7 +16,7 @@ import onnx_ir as ir
 from spa.analysis.application import Application, Sum
 from spa.analysis.coupling import EXPERTS, Coupling
 from spa.analysis.group import Masks, keep_mask
-from spa.notation.dims import Kind
+from spa.notation.dims import Kind, leaves
 from spa.notation.patterns import Compound, Name, Term
 from spa.operators.reduce import BARRED
 from spa.passes.cut.forwarding import gone_branches
@@ -87,7 +87,7 @@ def _bar(
         name
         for name, reason in rule.statistic.items()
         if reason in BARRED
-        and any(EXPERTS in coupling.kinds.get(factor.root, ()) for factor in application.named(name))
+        and any(EXPERTS in coupling.kinds.get(leaf, ()) for dim in application.named(name) for leaf in leaves(dim))
     }
     for position, value in enumerate(application.node.inputs if barred else ()):
         if value is None or position in application.weights or value.const_value is not None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
+from math import ceil, prod
 from typing import Any
 
 import numpy as np
@@ -142,20 +143,37 @@ class _Solver:
         return self.result
 
     def settle_choices(self) -> None:
-        """What is chosen among by value may go where the numbers of the choice do nothing but look up."""
-        for pick in self.numbering.picks:
+        """What is chosen among by value may go where the numbers of the choice do nothing but look up.
+
+        Of experts in groups, of which some groups are chosen first, whole groups may go, or places in all groups.
+        """
+        grouped: set[Factor] = set()
+        for pick in sorted(self.numbering.picks, key=lambda pick: pick.is_unread):
             dim = pick.factor.root
             apart = self.apart(pick) if pick.is_closed and dim.kind is Kind.SUM else None
-            if (pick.is_closed and dim.kind is Kind.LEAF) or apart:
+            plain = all(part.root.kind is Kind.LEAF for part in dim.parts) and dim.kind is not Kind.SUM
+            if (pick.is_closed and plain) or apart:
                 self.kinds.append((dim, EXPERTS))
                 self.result.apart += apart or []
                 self.result.choices += [list(leaves(dim))] if apart else []
-            else:
+                grouped.update(leaves(dim) if plain else ())
+            elif not (pick.is_unread and grouped.issuperset(leaves(dim))):
                 reason = Reason(RANKED, _called(pick.node))
                 self.notes["frozen"] += [(factor, reason) for factor in (pick.factor, *pick.looked)]
-        for factor, number in self.least:
+        self.settle_least()
+
+    def settle_least(self) -> None:
+        """How many positions of each leaf stay at least, of what so many are chosen among."""
+        least = self.result.least
+        products = [each for each in self.least if each[0].root.kind is Kind.PRODUCT]
+        for factor, number in [each for each in self.least if each not in products]:
             for leaf in leaves(factor):
-                self.result.least[leaf] = max(number, self.result.least.get(leaf, 1))
+                least[leaf] = max(number, least.get(leaf, 1))
+        for factor, number in products:  # of 2 groups at least, with 3 places each, 6 may be chosen
+            parts = list(leaves(factor))
+            for leaf in reversed(parts):
+                beside = prod(least.get(other, 1) for other in parts if other is not leaf)
+                least[leaf] = max(ceil(number / beside), least.get(leaf, 1))
 
     def apart(self, pick: Pick) -> list[Branch] | None:
         """The experts of a choice that have weights of their own; None: it is not known what goes with each."""

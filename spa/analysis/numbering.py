@@ -28,6 +28,7 @@ class Pick:
         looked: the tables' factors that its numbers look up.
         marked: nodes that mark where one of its numbers is chosen.
         spoiled: whether the numbers do something else, too, or nobody knows how many are chosen.
+        read: whether anything reads the numbers.
     """
 
     node: ir.Node
@@ -35,6 +36,12 @@ class Pick:
     looked: list[Factor] = field(default_factory=list)
     marked: set[ir.Node] = field(default_factory=set)
     spoiled: bool = False
+    read: bool = True
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether only the values of what was chosen go on, so that its numbers may be any."""
+        return not self.read and not self.spoiled
 
     @property
     def is_closed(self) -> bool:
@@ -98,9 +105,11 @@ class Numbering:
         if application is not None and rule is not None:
             for result, name in rule.picks:
                 if result < len(node.outputs) and name in application.factors:
-                    pick = Pick(node, application.factors[name], spoiled=name not in rule.least)
+                    numbers = node.outputs[result]
+                    goes_on = bool(numbers.uses()) or numbers.is_graph_output()
+                    pick = Pick(node, application.factors[name], spoiled=name not in rule.least, read=goes_on)
                     self.picks.append(pick)
-                    self._put(node.outputs[result], pick)
+                    self._put(numbers, pick)
 
     def _at(self, node: ir.Node, position: int) -> Pick | None:
         value = node.inputs[position] if position < len(node.inputs) else None

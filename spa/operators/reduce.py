@@ -29,7 +29,7 @@ ALONG = {
 VANISHES = ALONG["Softmax"]
 """Of positions of which nothing is left where they read minus infinity."""
 
-BARRED = frozenset({RANKED, ALONG["Softmax"], ALONG["LogSoftmax"]})
+BARRED = frozenset({RANKED, ALONG["Softmax"], ALONG["LogSoftmax"], ZEROS_COUNT["ReduceMax"]})
 """Statistics in which a position that reads minus infinity is as good as gone."""
 
 
