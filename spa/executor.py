@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any, Generic, Protocol, TypeVar
 
 Item = TypeVar("Item")
@@ -27,6 +29,9 @@ Told = Callable[[int], None]
 
 WORKING_NBYTES = 1 << 31
 """Of memory that all threads of this process together may use for their pieces."""
+
+_piece = threading.local()
+"""Of a thread that works on a piece beside others: `beside` is true."""
 
 PLACE = re.compile(r"ray|ray://[^:/\s]+:\d+")
 
@@ -132,7 +137,7 @@ class _Here(Generic[Value]):
 
 @dataclass(frozen=True, slots=True)
 class Threads(Executor):
-    """Threads of this process.
+    """Threads of this process: of pieces within a piece that others are beside, one after another.
 
     Attributes:
         count: at most so many; None: one a core.
@@ -143,6 +148,8 @@ class Threads(Executor):
 
     def at_once(self, nbytes: int) -> int:
         """How many pieces that need so much memory are worked on at once."""
+        if getattr(_piece, "beside", False):
+            return 1
         cores = self.count or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
         return max(1, min(cores or 1, WORKING_NBYTES // max(nbytes, 1)))
 
@@ -169,11 +176,16 @@ class Threads(Executor):
                     told(len(results))
             return results
 
-        threads = self.at_once(nbytes)
-        if threads < 2:
-            return take(map(function, items))
-        with ThreadPoolExecutor(threads) as pool:
-            return take(pool.map(function, items))
+        threads, waiting = self.at_once(nbytes), iter(items)
+        first = list(islice(waiting, 2))
+        if threads < 2 or len(first) < 2:
+            return take(map(function, chain(first, waiting)))
+        with ThreadPoolExecutor(threads, initializer=_is_beside_others) as pool:
+            return take(pool.map(function, chain(first, waiting)))
+
+
+def _is_beside_others() -> None:
+    _piece.beside = True
 
 
 def is_place(value: Any) -> str | None:

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import onnx_ir as ir
 
-from spa.executor import Threads
+from spa.executor import Threads, in_pairs
 from spa.passes.layers.problems import Key, Problem, Statistics
 from spa.passes.layers.split import Split
 from spa.passes.layers.workers import working_nbytes
@@ -23,6 +23,9 @@ ENOUGH_FLOPS = 3e11
 
 ENERGY_ROWS = 2048
 """On which the variance of outputs is measured where the moments are not of the dense network."""
+
+SHARDS = 4
+"""Sums in which batches are added up at once."""
 
 _Arrays = Mapping[ir.Value, tuple[np.ndarray, np.ndarray | None]]
 Fetch = Callable[[ir.Value, int], np.ndarray]
@@ -63,6 +66,7 @@ def collect(
     balance: Balance | None = None,
     count: int | None = None,
     threads: int | None = None,
+    spare: int | None = None,
 ) -> dict[Key, Statistics]:
     """Statistics of some problems, one for all that read the same rows.
 
@@ -74,6 +78,8 @@ def collect(
         balance: how much each does; None: all as much.
         count: of the batches that there are, where the split has some of them only; rows are shared out among all.
         threads: how many problems are added to at once; by default one a core.
+        spare: bytes that further sums may take, of values that several threads can read in any order: batches are then
+            added up in `SHARDS` sums at once, however many threads there are, so that rounding does not depend on that.
     """
     alike: dict[Key, list[Problem]] = {}
     for problem in problems:
@@ -81,6 +87,9 @@ def collect(
     made = partial(
         _Collector, count=count or len(split.seen), symmetric=pruned is None, drift=drift, weigh=weigh, balance=balance
     )
+    if spare is not None:
+        makers = {key: partial(made, mine) for key, mine in alike.items()}
+        return _in_shards(makers, split, dense, pruned, threads, spare)
     found = {key: made(mine) for key, mine in alike.items()}
     inputs = dict.fromkeys(collector.problem.data for collector in found.values())
     widest = max((collector.problem.width for collector in found.values()), default=1)
@@ -93,6 +102,35 @@ def collect(
 
         Threads(threads).map(add, found.values(), nbytes=working_nbytes(widest))
     return {key: collector.statistics() for key, collector in found.items()}
+
+
+def _in_shards(
+    made: Mapping[Key, Callable[[], _Collector]],
+    split: Split,
+    dense: Fetch,
+    pruned: Fetch | None,
+    threads: int | None,
+    spare: int,
+) -> dict[Key, Statistics]:
+    """Statistics whose batches are added up in several sums at once."""
+    shards = [[make() for make in made.values()]]
+    sums = SHARDS if (SHARDS - 1) * sum(one.nbytes for one in shards[0]) <= spare else 1
+    shards += [[make() for make in made.values()] for _ in range(sums - 1)]
+
+    def add(piece: tuple[_Collector, list[int]]) -> None:
+        collector, numbers = piece
+        data = collector.problem.data
+        for number in numbers:
+            collector.add(number, dense(data, number), pruned and pruned(data, number), number in split.judging)
+
+    parts = [numbers.tolist() for numbers in np.array_split(split.seen, sums)]
+    pieces = [(one, numbers) for shard, numbers in zip(shards, parts, strict=True) for one in shard]
+    widest = max((one.problem.width for one in shards[0]), default=1)
+    Threads(threads).map(add, pieces, nbytes=working_nbytes(widest))
+    return {
+        key: in_pairs(alike, _Collector.joined).statistics()
+        for key, alike in zip(made, zip(*shards, strict=True), strict=True)
+    }
 
 
 def balanced(problem: Problem, data: np.ndarray, samples: int) -> np.ndarray:
@@ -147,6 +185,20 @@ class _Collector:
                 self.kinds[drifting] = (one, moments(width), moments(width))
         self.dense: list[np.ndarray] = []
         self.pruned: list[np.ndarray] = []
+
+    @property
+    def nbytes(self) -> int:
+        """Of the sums."""
+        return sum(moments.nbytes for _, *both in self.kinds.values() for some in both for moments in some)
+
+    def joined(self, later: _Collector) -> _Collector:
+        """This, with what another of the same problems has collected of later batches, which is not used any more."""
+        for key, (_, *both) in self.kinds.items():
+            for mine, theirs in zip(both, later.kinds[key][1:], strict=True):
+                mine[:] = [first.taking(second) for first, second in zip(mine, theirs, strict=True)]
+        self.dense += later.dense
+        self.pruned += later.pruned
+        return self
 
     def statistics(self) -> Statistics:
         """What was collected, ready to be read by several threads."""

@@ -82,7 +82,8 @@ def refitted(
         pool: whether samples held out are fitted too, once they have had their say, and outputs widened.
     """
     problems = consumers(session, layer, np.where(gone, 0, -1), statistics)
-    ours = partial(refit, pool=pool and session.split.pools, spread=session.preset.spread if pool else 0.0)
+    spread = session.preset.spread if pool else 0.0
+    ours = partial(refit, pool=pool and session.split.pools, spread=spread, threads=session.threads)
     repair = ours if session.baseline is None else session.baseline.repair
     fits = [repair(consumer, np.flatnonzero(consumer.unit_of_row < 0)) for consumer in problems]
     reasons = [fit.reason for fit in fits if fit.reason]

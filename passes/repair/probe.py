@@ -7,9 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from spa import runtime
 from spa.analysis.group import Group
+from spa.executor import Threads
 from spa.passes.choose.allocation import Curve, through
 from spa.passes.layers.problems import Key, Statistics
+from spa.passes.layers.workers import working_nbytes
 from spa.passes.repair.draft import Draft
 from spa.passes.repair.fitting import cut_only, first_uses, refitted
 from spa.passes.repair.gates import gate_of
@@ -128,7 +131,8 @@ class Probe:
         """The curve with its scale measured: the outputs when the group alone is cut by some shares."""
         size, levels = curve.group.size, range(1, len(curve.losses))
         counts = sorted({max(1, round(share * size)) for share in shares_of(ratios, self.levels)} & set(levels))
-        measured = [self.loss(curve.group, curve.order[:count], statistics) for count in counts]
+        found = self.each(curve.group, [curve.order[:count] for count in counts], statistics)
+        measured = [self.session.lost(differences) for differences in found]
         scale = through([float(curve.losses[count]) for count in counts], measured)
         return Curve(curve.group, curve.order, curve.losses, scale)
 
@@ -143,6 +147,28 @@ class Probe:
         self, group: Group, units: np.ndarray, statistics: Mapping[Key, Statistics]
     ) -> list[dict[str, float]]:
         """How far each output moves with units gone and readers refitted, as `difference` has it."""
+        (found,) = self.each(group, [units], statistics)
+        return found
+
+    def each(
+        self, group: Group, cuts: Sequence[np.ndarray], statistics: Mapping[Key, Statistics]
+    ) -> list[list[dict[str, float]]]:
+        """The differences of several cuts of one group, measured at once where all of them fit into memory."""
+        if not cuts:
+            return []
+        session = self.session
+        many = session.memory.holds(self.network.model) and not runtime.has_cuda()
+        threads = Threads(session.threads if many else 1)
+        widths = [session.problem(reader.layer).width for reader in self.network.readers[group.name]]
+        nbytes = working_nbytes(max(widths, default=1))
+        drafts = threads.map(lambda units: self.drafted(group, units, statistics), cuts, nbytes=nbytes)
+        dense = self.before(drafts)
+        at_once = min(threads.at_once(0), len(cuts))
+        inside = max(1, Threads(session.threads).at_once(0) // at_once)
+        return threads.map(lambda draft: self.behind(dense, draft, inside), drafts)
+
+    def drafted(self, group: Group, units: np.ndarray, statistics: Mapping[Key, Statistics]) -> Draft:
+        """The network with units gone and readers refitted."""
         draft = Draft()
         if group.branch is not None:
             draft.weights[gate_of(group.branch)] = np.zeros(())
@@ -155,11 +181,14 @@ class Probe:
                 refitted(self.session, layer, gone, statistics, pool=False).put(draft)
             else:
                 cut_only(self.session, [layer], gone, statistics, draft).put(draft)
-        dense = self.before(draft)
+        return draft
+
+    def behind(self, dense: Stream, draft: Draft, threads: int) -> list[dict[str, float]]:
+        """How far each output moves when all that has not run yet in the dense network runs as it is drafted."""
         found = []
         with Stream(
             dense.rest, self.batches, base=dense, weights=draft.weights, sliced=draft.sliced,
-            memory=self.session.memory, threads=self.session.threads,
+            memory=self.session.memory, threads=threads,
         ) as pruned:  # fmt: skip
             pruned.advance()
             for at, value in enumerate(self.network.compared):
@@ -175,9 +204,9 @@ class Probe:
     def _dense(self) -> Stream:
         return Stream(self.stages, self.batches, memory=self.session.memory, threads=self.session.threads)
 
-    def before(self, draft: Draft) -> Stream:
-        """The dense network up to the first node that differs from it."""
-        first = self.stages.first_to_differ(draft.differs)
+    def before(self, drafts: Sequence[Draft]) -> Stream:
+        """The dense network up to the first node that differs from it in one of the drafts."""
+        first = min(self.stages.first_to_differ(draft.differs) for draft in drafts)
         if self.stream.done > first:
             self.close()
             self.stream = self._dense()

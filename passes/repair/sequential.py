@@ -210,9 +210,10 @@ class Repair:
         if session.symmetric:
             same, moved = now, []
         drift = Drift(session, self.draft, dense, pruned) if session.preset.drift else None
-        threads = session.threads
-        weigh = session.weigh
-        rows: dict[str, Any] = {"weigh": weigh, "balance": session.balance(dense.batches[0]), "threads": threads}
+        rows: dict[str, Any] = {
+            "weigh": session.weigh, "balance": session.balance(dense.batches[0]), "threads": session.threads,
+            "spare": session.memory.sums,
+        }  # fmt: skip
         found = collect(same, split, dense.value, **rows)
         return self.ahead | found | collect(moved, split, dense.value, pruned.value, drift=drift, **rows)
 

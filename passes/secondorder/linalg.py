@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from spa.passes.secondorder import lapack
+
 Array = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
 
@@ -29,42 +31,45 @@ def factorise(matrix: Array) -> tuple[Array, Array]:
         ``lower`` (d, d) and ``scale`` (d,) with ``lower @ lower.T == scale * matrix * scale[:, None]``, but for the
         jitter.
     """
-    from scipy.linalg import lapack
-
     diagonal = np.diagonal(matrix)
     scale = 1.0 / np.sqrt(np.where(diagonal > 0.0, diagonal, 1.0))
     for jitter in JITTERS:
-        lower, info = lapack.dpotrf(_scaled(matrix, scale, jitter).T, lower=1, clean=1, overwrite_a=1)
-        if info == 0:
-            return lower, scale
+        lower = _scaled(matrix, scale, jitter).T
+        if lapack.cholesky(lower) == 0:
+            return _lower(lower), scale
     values, vectors = np.linalg.eigh(_scaled(matrix, scale, 0.0))
     raised = np.maximum(values, EIGENVALUE_FLOOR * max(float(values[-1]), 1.0))
-    lower, _ = lapack.dpotrf((vectors * raised) @ vectors.T, lower=1, clean=1)
-    return lower, scale
+    lower = np.asfortranarray((vectors * raised) @ vectors.T)
+    lapack.cholesky(lower)
+    return _lower(lower), scale
 
 
 def solve(matrix: Array, right: Array) -> Array:
     """Solution (d, m) of ``matrix @ solution = right`` for a symmetric ``matrix``, see `factorise`."""
-    from scipy.linalg import cho_solve
-
     lower, scale = factorise(matrix)
-    solution: Array = cho_solve((lower, True), scale[:, None] * right, check_finite=False)
+    solution = np.asfortranarray(scale[:, None] * right)
+    lapack.solve_with(lower, solution)
     return scale[:, None] * solution
 
 
 def inverse(matrix: Array) -> Array:
     """Inverse (d, d) of a symmetric matrix, see `factorise`."""
-    from scipy.linalg import lapack
-
     if not len(matrix):  # LAPACK complains of it, on the standard error
         return matrix.copy()
-    lower, scale = factorise(matrix)
-    half, _ = lapack.dpotri(lower, lower=1, overwrite_c=1)
+    half, scale = factorise(matrix)
+    lapack.inverse_of(half)
     full: Array = np.add(half, half.T, order="C")
     np.fill_diagonal(full, np.diagonal(half))
     full *= scale
     full *= scale[:, None]
     return full
+
+
+def _lower(factor: Array) -> Array:
+    """A factor in Fortran order, with zeros above its diagonal now."""
+    for at in range(1, len(factor)):
+        factor[:at, at] = 0.0
+    return factor
 
 
 def _scaled(matrix: Array, scale: Array, jitter: float) -> Array:

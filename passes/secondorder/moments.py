@@ -228,6 +228,11 @@ class Moments:
         return made
 
     @property
+    def nbytes(self) -> int:
+        """Of the sums."""
+        return sum(getattr(self, name).nbytes for name in _ARRAYS)
+
+    @property
     def count(self) -> int:
         """Number of rows of positive weight."""
         return self._count + self._filled

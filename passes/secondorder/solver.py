@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 
+from spa.executor import Threads
 from spa.passes.secondorder.linalg import Array, Indices, solve
 from spa.passes.secondorder.moments import Moments
 from spa.passes.secondorder.problem import (
@@ -41,6 +41,9 @@ __all__ = [
 
 DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0)
 MAX_GROWTH = 10.0
+
+WORKING_MATRICES = 3
+"""Of the size of a Gram matrix, beside it while a damping is tried: damped, scaled, factorised."""
 
 MOST_WIDENED = 1.5
 """By which a standard deviation counts as shrunk at most."""
@@ -110,6 +113,7 @@ def refit(
     dampings: Sequence[float] | None = None,
     pool: bool = True,
     spread: float = 0.0,
+    threads: int | None = 1,
 ) -> Refit:
     """Best weights on the rows that are kept, and bias:
 
@@ -130,6 +134,7 @@ def refit(
         dampings: to choose from; None: `DAMPINGS`, or without held-out moments `default_damping` and stronger ones.
         pool: whether the held-out moments are fitted in the end; not where the weights are judged by them.
         spread: how far outputs get the variance back that the fit takes from them, see `widened`.
+        threads: how many dampings are tried at once; None: one a core.
 
     Raises:
         DataError: moments without rows.
@@ -139,9 +144,9 @@ def refit(
         tried = list(dampings or (default_damping(consumer) * factor for factor in (1.0, 10.0, 100.0)))
     else:
         tried = list(dampings or DAMPINGS)
-        plain, *losses = held_out_losses(consumer, kept_rows, tried)
+        plain, *losses = held_out_losses(consumer, kept_rows, tried, threads=threads)
         if not consumer.moments.symmetric and consumer.moments.effective_count < len(kept_rows):
-            _, *others = held_out_losses(consumer, kept_rows, tried, symmetric=True)
+            _, *others = held_out_losses(consumer, kept_rows, tried, symmetric=True, threads=threads)
             symmetric = min(others) < min(losses)
             losses = others if symmetric else losses
         held_out_loss = min(plain, *losses)
@@ -223,7 +228,12 @@ def judged(consumer: Consumer, kept_rows: Indices, weight: Array, bias: Array) -
 
 
 def held_out_losses(
-    consumer: Consumer, kept_rows: Indices, dampings: Sequence[float], *, symmetric: bool = False
+    consumer: Consumer,
+    kept_rows: Indices,
+    dampings: Sequence[float],
+    *,
+    symmetric: bool = False,
+    threads: int | None = 1,
 ) -> list[float]:
     """Share of the held-out output variance lost by the anchor with a corrected bias, and by the refit of each damping.
 
@@ -232,19 +242,38 @@ def held_out_losses(
     """
     errors, total = np.zeros(1 + len(dampings)), 0.0
     for part in parted(consumer):
-        full, held = normal_equations(part), normal_equations(part, part.judge)
-        equations, judge = full.restrict(kept_rows), held.restrict(kept_rows)
-        anchor = part.anchored[kept_rows]
-        fitted = normal_equations(part, symmetric=True).restrict(kept_rows) if symmetric else equations
-        solutions = (_solution(fitted, anchor, ridge(full.gram, damping)[kept_rows]) for damping in dampings)
-        errors += [
-            np.inf if _grown(consumer, weight) else squared_error(part, judge, weight, equations.bias(weight))
-            for weight in chain((anchor,), solutions)
-        ]
-        total += energy(part, held)
+        more, held_energy = _held_out_errors(consumer, part, kept_rows, dampings, symmetric, threads)
+        errors += more
+        total += held_energy
     if consumer.energy is not None:
         total = consumer.energy
     return [np.inf if error == np.inf else share(float(error), total) for error in errors]
+
+
+def _held_out_errors(
+    consumer: Consumer,
+    part: Consumer,
+    kept_rows: Indices,
+    dampings: Sequence[float],
+    symmetric: bool,
+    threads: int | None,
+) -> tuple[list[float], float]:
+    """Of a part of a consumer: what its anchor and the refit of each damping are off by, and the energy of outputs."""
+    full, held = normal_equations(part), normal_equations(part, part.judge)
+    equations, judge = full.restrict(kept_rows), held.restrict(kept_rows)
+    anchor = part.anchored[kept_rows]
+    fitted = normal_equations(part, symmetric=True).restrict(kept_rows) if symmetric else equations
+
+    def error(damping: float | None) -> float:
+        weight = anchor
+        if damping is not None:
+            weight = _solution(fitted, anchor, ridge(full.gram, damping)[kept_rows])
+        if _grown(consumer, weight):
+            return np.inf
+        return squared_error(part, judge, weight, equations.bias(weight))
+
+    nbytes = WORKING_MATRICES * fitted.gram.nbytes
+    return Threads(threads).map(error, [None, *dampings], nbytes=nbytes), energy(part, held)
 
 
 def choose_damping(consumers: Sequence[Consumer], kept_units: Indices) -> float:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,8 +65,7 @@ def session(
     if threads is not None:
         options.intra_op_num_threads = threads
     chosen = list(providers) if providers is not None else ([CUDA, CPU] if cuda_works() else [CPU])
-    quiet = silence() if set(chosen) - {CPU} else contextlib.nullcontext()
-    with quiet, warnings.catch_warnings(action="ignore"):
+    with _quiet() if set(chosen) - {CPU} else contextlib.nullcontext():
         try:
             spilled = to_file(model, options) if spill and isinstance(model, ir.Model) else None
             source, lent = spilled or _source(model, options)
@@ -86,6 +85,13 @@ def session(
         )
     created.lent_weights = lent
     return created
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """What is said of providers goes nowhere; of the whole process, so that threads may not do this at once."""
+    with silence(), warnings.catch_warnings(action="ignore"):
+        yield
 
 
 def _source(
