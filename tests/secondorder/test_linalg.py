@@ -68,6 +68,7 @@ def test_threads_factorise_at_once() -> None:
         while not done.wait(1e-5):  # which lets the lock go
             beside[0] += 1
 
+    assert lapack.cholesky(np.asfortranarray(np.eye(2))) == 0  # what is imported for it is there
     counting, interval = threading.Thread(target=count), sys.getswitchinterval()
     counting.start()
     sys.setswitchinterval(1000.0)  # from here on the lock changes hands only where it is let go
