@@ -105,7 +105,7 @@ def one(task: str, plan: Row) -> Row:
     dense = harness.dense_model(tasks.TASKS[task], SHARED / "eval")
     samples = tasks.calibration(task)
     shapes = {name: (1, *array.shape[1:]) for name, array in samples.items()}
-    profile = _profile(task, dense, shapes)
+    profile = profile_of(task, dense, shapes)
     options = {**plan, "data": samples, **({"profile": profile} if plan["of"] == "latency" else {})}
     start = time.perf_counter()
     result = pipeline.prune(dense, verify=False, **options)
@@ -123,8 +123,8 @@ def one(task: str, plan: Row) -> Row:
     }  # fmt: skip
 
 
-def _profile(task: str, dense: Path, shapes: Any) -> Profile:
-    """The task's profile on one thread, taken once."""
+def profile_of(task: str, dense: Path, shapes: Any) -> Profile:
+    """The profile of a task's network on one thread, taken once."""
     path = Path(tempfile.gettempdir()) / f"equal_time.{task}.json"
     if path.exists():
         return Profile.from_json(path.read_text())

@@ -26,7 +26,7 @@ SMALLEST: dict[str, tuple[list[str], str, str]] = {
         "| fashion | fast | 24 | 1 | True | ",
     ),
     "families.py": (["shufflenet"], "", "| shufflenet | "),
-    "depth.py": (["fmnist_resnet", "--cuts", "0.3", "--ways", "widths"], "eval", "| fmnist_resnet | 30%"),
+    "depth.py": (["fmnist_resnet", "--cuts", "0.3", "--ways", "widths"], "eval", "| fmnist_resnet | 30% of flops | "),
     "defaults.py": (["--tasks", "nsnet2", "--first"], "eval", "Normalisation and scope"),
     "frameworks.py": (["torch/LSTM/dynamo", "--rows", "{folder}/rows.jsonl"], "torch onnxscript", ""),
     "gradients.py": ([GRAPH, "--rows", "{folder}/rows.jsonl"], "graphs torch", ""),

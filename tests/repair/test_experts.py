@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 import spa
@@ -11,7 +15,8 @@ from spa.errors import NothingToPrune, UsageError
 from spa.passes.repair.routed import routed as added
 from spa.passes.secondorder.experts import Routed, beyond_fence, far_out
 from spa.steps import analyse, load_normal
-from tests.analysis.test_numbering import CHOSEN, EXPERTS, MIXTURES, WIDTH, Built, _answers, _barred, by_gather
+from tests.analysis.test_apart import indexed, masked
+from tests.analysis.test_numbering import CHOSEN, EXPERTS, FFN, MIXTURES, WIDTH, Built, _answers, _barred, by_gather
 from tests.models import build
 
 OUTLIER = 3
@@ -168,6 +173,31 @@ def test_what_cannot_be_done_is_said() -> None:
         spa.prune(mixture(outlier=True), ratio=0.2, protect="outliers", weights=True, include="experts")
     with pytest.raises(NothingToPrune, match="reap scores whole experts"):
         spa.prune(plain, ratio=0.2, criterion="reap", data={"x": samples(1)})
+
+
+@pytest.mark.parametrize("form", [indexed, masked])
+def test_experts_of_their_own_may_leave_a_constant(form: Callable[[], Built]) -> None:
+    """Four give nearly the same for every token: of their hidden units one stays, and the bias holds the rest."""
+    found, random = form(), np.random.default_rng(1)
+    constant = range(4)
+    for expert in constant:
+        found.stored[f"up{expert}"] *= 0.05
+        found.stored[f"b{expert}"] += 1
+        found.stored[f"c{expert}"] += 1.5 * random.standard_normal(WIDTH).astype(np.float32)
+    model, x = found.model(), samples(9)
+    dense = _answers(model, x)
+
+    def off(result: spa.PruneResult) -> float:
+        assert result.report.verified
+        return float(np.mean((_answers(ir.to_proto(result.model), x) - dense) ** 2) / np.var(dense))
+
+    options: dict[str, Any] = {"ratio": 0.4, "align": 1, "data": {"x": samples(1, 1024)}}
+    units = spa.prune(model, min_keep=0, **options)
+    gone = [len(units.plan.removed.get(f"up{expert}:1", ())) for expert in range(EXPERTS)]
+    assert min(gone[expert] for expert in constant) > max(gone[len(constant) :])
+    assert max(gone) == FFN - 1
+    whole = spa.prune(model, include="experts", only="experts", **options)
+    assert off(units) < 1e-3 * off(whole)
 
 
 def test_super_experts_are_told_from_the_rest() -> None:
