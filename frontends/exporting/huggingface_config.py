@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spa.frontends.exporting.exported import Parts, RebuildError, difference, tolerance
+from spa.frontends.exporting.huggingface_blocks import gone_blocks, without_blocks
 from spa.frontends.exporting.huggingface_models import Source, opened, run
 from spa.frontends.exporting.torch_rebuild import set_arrays
 
@@ -35,10 +36,14 @@ def rebuild(
     model = opened(source)
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     wanted |= _aliases(model, {name: array.shape for name, array in arrays.items()})
-    config = _fit(type(model), model.config, wanted, parts)
+    config, names = without_blocks(type(model), model.config, wanted, gone_blocks(wanted, arrays))
+    wanted = {names[name]: shape for name, shape in wanted.items() if name in names}
+    parts = {names[name]: part for name, part in parts.items() if name in names}
+    config = _fit(type(model), config, wanted, parts)
     smaller = type(model)(config).to(model.dtype).eval()
-    smaller.load_state_dict(copy.deepcopy(_same_shapes(model, smaller)), strict=False)
-    set_arrays(smaller, arrays)
+    state = {names[name]: tensor for name, tensor in model.state_dict().items() if name in names}
+    smaller.load_state_dict(copy.deepcopy(_same_shapes(state, smaller)), strict=False)
+    set_arrays(smaller, {names[name]: array for name, array in arrays.items()})
     found = run(smaller, inputs)
     gap = difference(found, expected)
     if gap > tolerance(expected):
@@ -57,9 +62,9 @@ def fits(source: Source, shapes: Mapping[str, tuple[int, ...]], parts: Mapping[s
     return True
 
 
-def _same_shapes(model: Any, smaller: Any) -> dict[str, Any]:
+def _same_shapes(state: Mapping[str, Any], smaller: Any) -> dict[str, Any]:
     shapes = {name: tensor.shape for name, tensor in smaller.state_dict().items()}
-    return {name: tensor for name, tensor in model.state_dict().items() if shapes.get(name) == tensor.shape}
+    return {name: tensor for name, tensor in state.items() if shapes.get(name) == tensor.shape}
 
 
 def _aliases(model: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:

@@ -37,7 +37,8 @@ class Boundary:
             str(value.name): tuple(keep_mask(dim.root, masks) for dim in coupling.axes.get(value, ())) for value in ends
         }
         branches = gone_branches(coupling, masks)
-        gone = gone_with(graph, [branch.edge for branch in branches]).ends if branches else frozenset[str]()
+        edges = [edge for branch in branches for edge in branch.edges]
+        gone = gone_with(graph, edges).ends if branches else frozenset[str]()
         kept = {name: axes for name, axes in found.items() if any(mask is not None for mask in axes)}
         return cls({name: axes for name, axes in kept.items() if name not in gone}, gone)
 

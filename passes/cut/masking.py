@@ -37,7 +37,8 @@ def mask_consumers(
     for branch in gone_branches(coupling, masks):
         if branch in coupling.apart:
             continue  # its scores read minus infinity, so that it adds nothing
-        _shut(*branch.edge, names, known)
+        for edge in branch.edges:
+            _shut(*edge, names, known)
     for application in coupling.applications:
         done: set[str] = set()
         for summed in sorted(application.sums(), key=lambda summed: not _is_stored(application, summed)):

@@ -24,19 +24,21 @@ def add_gates(model: ir.Model, branches: Sequence[Branch], dtypes: Mapping[ir.Va
 
 
 def _add(model: ir.Model, branch: Branch, names: Names, dtypes: Mapping[ir.Value, ir.DataType]) -> str:
-    node, position = branch.edge
     value, name = branch.value, names.free(f"{branch.name}/gate")
     dtype = value.dtype or dtypes.get(value, ir.DataType.FLOAT)
     tensor = ir.Tensor(np.ones((), dtype.numpy()), dtype=dtype, name=name)
     gate = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(()), const_value=tensor)
     gate.meta[ADDED] = gate.meta[GATE] = True
     model.graph.register_initializer(gate)
-    times = ir.node("Mul", [value, gate], name=name)
-    times.meta[GATE] = True
-    result = times.outputs[0]
-    result.name, result.type, result.shape = names.free(f"{name}/gated"), value.type, value.shape
-    model.graph.insert_before(node, times)
-    node.replace_input_with(position, result)
+    for number, (node, position) in enumerate(branch.edges):
+        addend = node.inputs[position]
+        assert addend is not None
+        times = ir.node("Mul", [addend, gate], name=name if not number else names.free(f"{name}/{number}"))
+        times.meta[GATE] = True
+        result = times.outputs[0]
+        result.name, result.type, result.shape = names.free(f"{times.name}/gated"), addend.type, addend.shape
+        model.graph.insert_before(node, times)
+        node.replace_input_with(position, result)
     return name
 
 

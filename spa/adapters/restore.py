@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,8 +20,9 @@ import onnx_ir as ir
 from spa import pipeline
 from spa.adapters.attempt import Attempt, Frontend
 from spa.adapters.early import check_samples
+from spa.analysis.branches import BLOCKS
 from spa.analysis.cost import MEASURES
-from spa.analysis.group import Group
+from spa.analysis.group import DEPTH, Group
 from spa.analysis.plan import Plan
 from spa.errors import BudgetError, NothingToPrune, UsageError
 from spa.fields import takes_options
@@ -79,14 +80,20 @@ def prune(frontend: Frontend, source: Any, inputs: Any, *, even: bool = False, *
             "of latency: here one number says the size of all layers, so that time cannot decide which gives more; "
             "give another measure, or prune the exported ONNX file"
         )
+    blocks = even and _asks_for(DEPTH, options.get("include"))
+    if blocks and not _asks_for(DEPTH, options.get("only"), alone=True):
+        raise UsageError(
+            "include depth: here one number says the size of all layers, so that layers go whole and alone: give "
+            "only=depth besides, and prune the result again for widths"
+        )
     if even and options.get("scope") is None:
-        options["scope"] = "local"
+        options["scope"] = "global" if blocks else "local"
     chosen = PruneOptions.of(**options)
     if chosen.limit.max_loss is not None:
         raise UsageError("max_loss gives ONNX, whose outputs can be judged: give a ratio, or let the output be ONNX")
     if chosen.decided_by == "best":  # what a framework holds is trained on: no samples of ours
         chosen = replace(chosen, repair=replace(chosen.repair, weights=True))
-    if even and chosen.budget.scope != "local":
+    if even and not blocks and chosen.budget.scope != "local":
         raise UsageError(
             f"scope {chosen.budget.scope!r}: here one number says the size of all layers, which only a plan of "
             "scope='local' can keep equal"
@@ -94,9 +101,11 @@ def prune(frontend: Frontend, source: Any, inputs: Any, *, even: bool = False, *
     check_samples(frontend, source, inputs, chosen)
     traced = frontend.trace(source, inputs)
     dense = normalize_around(traced)
+    if blocks:
+        dense.graph.meta[BLOCKS] = starts_of_blocks(traced.arrays)
     if chosen.budget.of == LATENCY and chosen.device.profile is None:  # once for all trials
         chosen = replace(chosen, device=profiled(pipeline.Normal(dense.clone()), chosen))
-    search = _Search(frontend, source, inputs, traced, dense, chosen.budget, even)
+    search = _Search(frontend, source, inputs, traced, dense, chosen.budget, even and not blocks)
     start = chosen.budget.ratio
     for trial in _rehearsed(chosen):
         smaller, result, start = search.settle(start, trial)
@@ -107,6 +116,18 @@ def prune(frontend: Frontend, source: Any, inputs: Any, *, even: bool = False, *
             inputs=chosen.run.inputs, feeds=chosen.run.feeds,
         )  # fmt: skip
     return Restored(smaller, result, search.left, search.widths)
+
+
+def _asks_for(kind: str, patterns: str | Sequence[str] | None, *, alone: bool = False) -> bool:
+    """Whether patterns have a kind among them; or nothing else."""
+    found = [patterns] if isinstance(patterns, str) else list(patterns or ())
+    return kind in found and not (alone and len(found) > 1)
+
+
+def starts_of_blocks(names: Collection[str]) -> list[str]:
+    """How the names of the arrays of each block begin, such as ``model.layers.0.``: the outermost number counts."""
+    found = (re.match(r"^.*?\.\d+\.", name) for name in sorted(names))
+    return list(dict.fromkeys(match.group() for match in found if match is not None))
 
 
 def prune_model(model: ir.Model, **options: Any) -> ir.Model:

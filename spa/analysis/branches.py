@@ -31,16 +31,21 @@ ADDED = "spa.added"
 """Mark in the metadata of a stored tensor that the model did not come with: no group is named after it."""
 
 
+BLOCKS = "spa.blocks"
+"""Mark in the metadata of a graph whose blocks go whole only: for each how the names of its stored tensors begin."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Branch:
-    """What can be left out of a sum.
+    """What can be left out of a sum, or of several.
 
     Attributes:
         gate: whether it is there; one index.
-        edges: the addition, and the operand that the branch is; of an expert, the operands that it is of all sums.
+        edges: the addition, and the operand that the branch is; of an expert or a block the operands of all sums.
         nodes: what nothing else reads, in graph order.
         stored: the stored tensors that nothing else reads.
         ends: names of inputs and outputs of the graph that go with it: the caches of an attention.
+        block: how the names of its stored tensors begin, if it is a block.
     """
 
     gate: Factor
@@ -48,6 +53,7 @@ class Branch:
     nodes: tuple[ir.Node, ...]
     stored: tuple[ir.Value, ...]
     ends: tuple[str, ...]
+    block: str = ""
 
     @property
     def edge(self) -> Edge:
@@ -69,15 +75,19 @@ class Branch:
 
     @property
     def name(self) -> str:
-        """After the last matrix of its own that the model came with, or where there is none the addend."""
+        """Its block; or the last matrix of its own that the model came with, or where there is none the addend."""
+        if self.block:
+            return f"{self.block.rstrip('.')}:block"
         own = [value for value in self.parameters if ADDED not in value.meta]
         matrices = [value for value in own if value.const_value is not None and len(value.const_value.shape) > 1]
         return f"{(matrices or own or [self.value])[-1].name}:branch"
 
 
 def find_branches(graph: ir.Graph, coupling: Coupling) -> list[Branch]:
-    """The residual branches of a coupled graph, in the order of the additions."""
-    return list(_Finder(graph, coupling).found())
+    """The residual branches of a coupled graph, in the order of the additions; where blocks are marked, these."""
+    finder = _Finder(graph, coupling)
+    branches = list(finder.found())
+    return list(finder.blocks(branches, graph.meta[BLOCKS])) if BLOCKS in graph.meta else branches
 
 
 class _Finder:
@@ -159,15 +169,26 @@ class _Finder:
                 multiplied = between & inside & self.multiplies
                 beside = unread(self.read, set(addends) - {other}, self.pairs)
                 if multiplied and between <= beside and self.caches_go(edge, inside):
-                    return self.made(edge, inside)
+                    return self.made([edge], inside)
         return None
 
-    def made(self, edge: Edge, inside: set[ir.Node]) -> Branch:
-        nodes = sorted(inside, key=self.order.__getitem__)
+    def blocks(self, branches: Sequence[Branch], starts: Sequence[str]) -> Iterator[Branch]:
+        """The branches of each block as one, if nothing of the block is left without them."""
+        for start in starts:
+            named = {value for value in self.graph.initializers.values() if str(value.name).startswith(start)}
+            mine = [branch for branch in branches if not named.isdisjoint(branch.parameters)]
+            if mine:
+                edges = [edge for branch in mine for edge in branch.edges]
+                block = self.made(edges, unread(self.read, set(edges), self.pairs), start)
+                if named.issubset(block.stored):
+                    yield block
+
+    def made(self, edges: Sequence[Edge], inside: set[ir.Node], block: str = "") -> Branch:
+        nodes, without = sorted(inside, key=self.order.__getitem__), set(edges)
         stored = dict.fromkeys(value for node in nodes for value in reads(node) if value.is_initializer())
-        own = tuple(value for value in stored if is_unread(self.read, {edge}, inside, value))
-        ends = ends_of(self.read, {edge}, inside, self.pairs)
-        return Branch(Factor(1), (edge,), tuple(nodes), own, tuple(sorted(ends)))
+        own = tuple(value for value in stored if is_unread(self.read, without, inside, value))
+        ends = ends_of(self.read, without, inside, self.pairs)
+        return Branch(Factor(1), tuple(edges), tuple(nodes), own, tuple(sorted(ends)), block)
 
     def caches_go(self, edge: Edge, inside: set[ir.Node]) -> bool:
         """Whether inputs that caches continue are read by nothing else."""

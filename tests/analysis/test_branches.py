@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
+from spa.analysis.branches import BLOCKS
 from spa.analysis.group import DEPTH, Group
 from spa.analysis.plan import Plan
-from spa.pipeline import analyse, load_normal
+from spa.pipeline import Normal, analyse, load_normal, prune
 from tests import depth, models
 from tests.models import build, integers, positive
 
@@ -143,3 +147,43 @@ def test_a_norm_is_no_branch_of_the_sum_behind_it() -> None:
     text = "n = LayerNormalization(x, g, h)  z = Add(x, n)  y = MatMul(z, w3)"
     model = build(f"(float[N,6] x) => (float[N,5] y) {{ {text} }}", {"g": positive("g", 6), "h": [6], "w3": [6, 5]})
     assert branches(model) == []
+
+
+def _block() -> ir.Model:
+    """Two branches of one block, whose tensors are called so, and one besides."""
+    proto = depth.transformer("""
+        n = LayerNormalization(e, g, h)  a = MatMul(n, wa)  r = Relu(a)  b = MatMul(r, wb)  z = Add(e, b)
+        m = LayerNormalization(z, g2, h2)  c = MatMul(m, wc)  s = Gelu(c)  d = MatMul(s, wd)  q = Add(d, z)
+        k = MatMul(q, we)  l = Relu(k)  o = MatMul(l, wf)  v = Add(q, o)  y = MatMul(v, w9)""",
+        we=[depth.WIDTH, 9], wf=[9, depth.WIDTH],
+    )  # fmt: skip
+    names = {name: f"layers.0.{name}" for name in ("g", "h", "wa", "wb", "g2", "h2", "wc", "wd")}
+    for tensor in proto.graph.initializer:
+        tensor.name = names.get(tensor.name, tensor.name)
+    for node in proto.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+    model = load_normal(proto)
+    model.graph.meta[BLOCKS] = ["layers.0.", "layers.1."]
+    return model
+
+
+@pytest.mark.parametrize("by", ["weights", "samples"])
+def test_blocks_that_are_marked_go_whole(by: str) -> None:
+    model = _block()
+    (group,) = [group for group in analyse(model.clone()).groups if group.kind == DEPTH]
+    assert group.name == "layers.0:block"
+    assert group.branch is not None
+    assert len(group.branch.edges) == 2
+    x = np.random.default_rng(0).standard_normal((64, 3, 7)).astype(np.float32)
+    options: dict[str, Any] = {"weights": True} if by == "weights" else {"data": {"x": x}, "preset": "fast"}
+    result = prune(Normal(model, closed=True), ratio=0.3, include=[DEPTH], only=[DEPTH], **options)
+    assert result.report.verified
+    assert result.plan.removed == {"layers.0:block": (0,)}
+    assert not any(name.startswith("layers.0.") for name in result.model.graph.initializers)
+
+
+def test_a_block_of_which_something_would_be_left_stays() -> None:
+    model = _block()
+    model.graph.meta[BLOCKS] = ["layers.0.w", "w"]  # the norms of the first, and the first and last layer of all
+    found = [group.branch for group in analyse(model).groups if group.branch is not None]
+    assert [branch.block for branch in found] == ["layers.0.w"]

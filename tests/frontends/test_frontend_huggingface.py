@@ -92,6 +92,57 @@ def test_with_samples_the_smaller_model_is_repaired() -> None:
     assert off[1] < 0.5 * off[0]
 
 
+# ------------------------------------------------------------------------------------------------------- depth
+DEEP = {**SMALL, "num_hidden_layers": 4}
+
+
+def deep(kind: str) -> Any:
+    """Of four layers, of which the second gives next to nothing."""
+    transformers.set_seed(0)
+    if kind == "qwen2":
+        types = ["sliding_attention", "full_attention", "full_attention", "sliding_attention"]
+        numbers = {**DEEP, "num_key_value_heads": 4, "vocab_size": 64, "layer_types": types, "sliding_window": 4}
+        model = transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**numbers, use_sliding_window=True))
+    elif kind == "gpt2":
+        config = transformers.GPT2Config(n_embd=32, n_head=4, n_layer=4, vocab_size=64, n_positions=16)
+        model = transformers.GPT2LMHeadModel(config)
+    else:
+        model = transformers.ViTForImageClassification(transformers.ViTConfig(**DEEP, image_size=16, patch_size=8))
+    for name, array in model.named_parameters():
+        if any(f"{word}.1." in name for word in ("layers", "h", "layer")) and array.ndim > 1:
+            array.data *= 1e-3
+    return model.eval()
+
+
+@pytest.mark.parametrize(("kind", "by"), [("qwen2", "samples"), ("gpt2", "weights"), ("vit", "weights")])
+def test_whole_layers_go_and_the_config_counts_them_out(kind: str, by: str, tmp_path: Path) -> None:
+    dense, random = deep(kind), np.random.default_rng(0)
+    ids = random.integers(0, 64, (48, 8))
+    pictures = {"pixel_values": random.standard_normal((48, 3, 16, 16)).astype(np.float32)}
+    data = pictures if kind == "vit" else {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    options: dict[str, Any] = {"weights": True} if by == "weights" else {"data": data, "preset": "fast"}
+    found = restore.prune(
+        frontend, dense, None, ratio=0.15, even=frontend.EVEN, include=["depth"], only=["depth"], **options
+    )
+    (name,) = found.result.plan.removed
+    assert name.endswith(".1:block")
+    assert found.result.report.verified
+    frontend.save(found.source, tmp_path / "small")
+    again = frontend.load(tmp_path / "small")
+    assert again.config.num_hidden_layers == 3
+    if kind == "qwen2":
+        assert again.config.layer_types == ["sliding_attention", "full_attention", "sliding_attention"]
+    feeds = frontend.trace(found.source).feeds
+    assert difference(frontend.run(again), run_model(found.result.model, feeds, what="the pruned graph")) < 1e-4
+    assert difference(frontend.run(again), frontend.run(dense)) < 0.05
+    assert dense.config.num_hidden_layers == 4
+
+
+def test_layers_go_alone() -> None:
+    with pytest.raises(UsageError, match="layers go whole and alone: give only=depth"):
+        frontend.prune(deep("vit"), ratio=0.2, include="depth", weights=True)
+
+
 # --------------------------------------------------------------------------------------- sizes that a config takes
 def test_heads_go_by_default_in_numbers_that_the_config_takes() -> None:
     """Of eight heads in four groups three groups would do, which no config with a width of 32 takes: two have to."""
