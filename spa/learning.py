@@ -140,7 +140,7 @@ def distance(
     assert samples is not None
     batches = [
         {name: array for name, array in batch.items() if name not in samples.beside}
-        for batch in replace(samples, batch_size=WIDEST).held_out()
+        for batch in replace(samples.apart_from(model), batch_size=WIDEST).held_out()
     ]
     sessions = [runtime.session(each, optimize=False) for each in (dense, model)]
     before, after = ([runtime.run(session, batch) for batch in batches] for session in sessions)

@@ -139,6 +139,10 @@ def _prune(
         with clock.step("perplexity"):
             report.perplexity = perplexity(dense, model, made.held_out)
     stamp(model, plan)
+    if refitted and options.repair.own_samples:  # which nobody has to train on
+        from spa.passes.samples.seen import KEY
+
+        model.metadata_props.pop(KEY, None)
     if keeper is not None and final:
         with clock.step("time"):
             report.latency = keeper.report(plan, model)

@@ -6,6 +6,7 @@
 | spa.options | what was asked for, as JSON |
 | spa.plan | SHA-256 of the plan's JSON, which is that of the file that `--save-plan` writes |
 | spa.dense | SHA-256 of the file that was pruned; left out where the model came from memory |
+| spa.seen | of the samples given that a repair has seen, four characters each (`spa.passes.samples.seen`) |
 """
 
 from __future__ import annotations

@@ -38,6 +38,7 @@ from spa.passes.repair.search import Limit, Search
 from spa.passes.repair.sequential import LayerReport, Repair
 from spa.passes.repair.session import Session
 from spa.passes.samples.calibrate import Calibration
+from spa.passes.samples.seen import marks_of, note_seen
 from spa.presets import OURS, Preset, Progress
 
 
@@ -170,6 +171,7 @@ def compensated(
     repair.draft.store(model)
     drop_zero_biases(model, network.new_biases)
     drop_gates(model, network.gates)
+    note_seen(model, _seen(session))
     stopped = {name: len(units) for name, units in plan.removed.items()}
     return Compensation(
         model, plan, repair.reports, repair.difference, session.seconds, session.notes, network.before,
@@ -182,6 +184,13 @@ def _repaired(session: Session, curves: Mapping[str, Curve], plan: Plan) -> tupl
     removed = {name: np.array(units) for name, units in plan.removed.items()}
     repair = Repair(replace(session, notes=[]), curves, removed, Draft(shelf=session.shelf()))
     return repair, replace(repair.run(), align=plan.align)
+
+
+def _seen(session: Session) -> list[str]:
+    """The marks of the samples of which a fit or a choice has seen something."""
+    numbers = set(session.split.seen) - set(session.split.unseen)
+    batches = [session.batches[number] for number in sorted(numbers) if number < session.judged]
+    return [mark for batch in batches for mark in marks_of(session.data, batch)]
 
 
 def _searched(search: Search, first: tuple[Repair, Plan, Plan], better: Plan) -> tuple[Repair, Plan, Plan]:

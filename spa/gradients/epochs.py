@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice
-from math import cos, isfinite, pi
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -28,48 +28,15 @@ from spa.frontends.files import onnx_file
 from spa.gradients.losses import Loss
 from spa.gradients.module import GraphModule
 from spa.gradients.options import FinetuneOptions
+from spa.gradients.outcome import FinetuneReport, Outcome
+from spa.gradients.pace import Pace
 from spa.gradients.samples import Split
 from spa.gradients.sparsity import Sparsity
 from spa.gradients.subsets import chosen
 from spa.presets import Progress
 
-WARM_UP = 0.05
-"""Share of the budget in which the learning rate rises."""
-
 LARGEST_STEP = 1.0
 """Of the gradient's norm, over all parameters."""
-
-
-@dataclass(frozen=True, slots=True)
-class FinetuneReport:
-    """How it went.
-
-    Attributes:
-        before, after: loss on samples held out, of what came in and of what is given back; `after` is never larger.
-        epochs: begun, those of an earlier run that was resumed included.
-        seconds: that the training took.
-        trained: share (0..1) of the parameters that were trained.
-        history: held-out loss after each epoch.
-    """
-
-    before: float
-    after: float
-    epochs: int
-    seconds: float
-    trained: float
-    history: tuple[float, ...]
-
-    @property
-    def sentence(self) -> str:
-        """What came of it, in words; where no epoch did better, that the weights are those that came in."""
-        epochs = f"{self.epochs} epoch{'s' * (self.epochs != 1)}"
-        if self.after < self.before:
-            return f"loss on samples held out: {self.before:.4g} -> {self.after:.4g} after {epochs}"
-        best = f", {min(self.history):.4g} at best" if self.history else ""
-        return (
-            f"no better on samples held out than before, {self.before:.4g}, after {epochs}{best}: "
-            "the weights are as they were; try a lower learning rate, or more samples"
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +62,6 @@ class Job:
 
 def _job_of(model: bytes, *others: Any) -> Job:
     return Job(onnx_file.load_stream(BytesIO(model)), *others)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """Weights and buffers by name, on the CPU, and how the training went."""
-
-    weights: Mapping[str, Tensor]
-    report: FinetuneReport
 
 
 def train(job: Job, place: Any, progress: Progress) -> Outcome:
@@ -132,7 +91,8 @@ class _Run:
         self.student.to(place.device)
         self.sparsity = _sparsity(job, self.student)
         self.parameters = chosen(self.student, job.asked.train)
-        optimizer = torch.optim.AdamW(self.grouped(), lr=job.asked.learning_rate)
+        self.pace = Pace.of(job.asked.learning_rate)
+        optimizer = torch.optim.AdamW(self.grouped(), lr=self.pace.highest)
         self.placed, self.optimizer = place.setup(self.student, optimizer, move_to_device=False)
         self.placed.mark_forward_method("outputs")
         self.steps = self.samples.steps // place.world_size
@@ -140,6 +100,8 @@ class _Run:
         self.history: list[float] = []
         self.before = self.best_loss = self.held_out()
         self.best = self.state()
+        self.start = self.best if self.pace.tries else {}
+        self.tried: list[tuple[float, dict[str, Tensor]]] = []  # loss and weights at the end of each trial
 
     def grouped(self) -> list[dict[str, Any]]:
         """What the optimiser moves: matrices decay where that is asked for, vectors never do."""
@@ -164,6 +126,7 @@ class _Run:
                 if share >= 1.0:
                     break
                 self.progress(self.name, share)
+                self.turn(share)
                 self.step(batch, share)
             self.epochs += 1
             self.keep(self.held_out())
@@ -175,10 +138,22 @@ class _Run:
         total = sum(parameter.numel() for parameter in self.student.parameters())
         trained = sum(parameter.numel() for parameter in self.parameters) / max(total, 1)
         weights = {name: tensor.detach().cpu() for name, tensor in self.student.state_dict().items()}
-        return Outcome(
-            weights,
-            FinetuneReport(self.before, self.best_loss, self.epochs, self.seconds, trained, tuple(self.history)),
-        )
+        report = FinetuneReport(
+            self.before, self.best_loss, self.epochs, self.seconds, trained, tuple(self.history),
+            self.pace.last if self.pace.tries else None, self.samples.fitted,
+        )  # fmt: skip
+        return Outcome(weights, report)
+
+    def turn(self, share: float) -> None:
+        """Where a trial of a learning rate ends, go back for the next one, or on with the best."""
+        while len(self.tried) < self.pace.trials_before(share):
+            self.tried.append((self.held_out(), self.state()))
+            self.note(self.tried[-1][0])
+            if len(self.tried) < self.pace.tries:
+                self.student.load_state_dict(self.start)
+            else:
+                self.student.load_state_dict(self.tried[self.pace.choose([loss for loss, _ in self.tried])][1])
+            self.optimizer.state.clear()
 
     def epoch(self) -> Iterator[dict[str, np.ndarray]]:
         """The batches that this process takes: each takes as many."""
@@ -194,9 +169,8 @@ class _Run:
         return share if self.place.world_size == 1 else float(self.place.broadcast(share))
 
     def step(self, batch: Mapping[str, np.ndarray], share: float) -> None:
-        """One step of AdamW; the learning rate rises, then falls as a cosine, over the budget."""
-        rising = min(1.0, (share + 1e-3) / WARM_UP)
-        rate = self.asked.learning_rate * rising * 0.5 * (1.0 + cos(pi * min(share, 1.0)))
+        """One step of AdamW."""
+        rate = self.pace.rate(share)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["times"]
         self.optimizer.zero_grad(set_to_none=True)
@@ -240,6 +214,10 @@ class _Run:
     def keep(self, value: float) -> None:
         """Note how an epoch went."""
         self.history.append(value)
+        self.note(value)
+
+    def note(self, value: float) -> None:
+        """Keep the weights as they are, if none before did better on samples held out."""
         sparse = self.sparsity is not None  # whose last state is what was asked for
         if value < self.best_loss or sparse:
             self.best_loss, self.best = value, self.state()
@@ -260,6 +238,8 @@ class _Run:
             "optimizer": copy.deepcopy(self.optimizer.state_dict()),
             "numbers": [self.epochs, self.seconds, self.before, self.best_loss],
             "history": self.history,
+            "tried": self.tried,
+            "start": self.start,
             "gates": [] if self.sparsity is None else self.sparsity.state(),
         }
         torch.save(kept, part)
@@ -284,6 +264,9 @@ class _Run:
         self.best = kept["best"]
         epochs, self.seconds, self.before, self.best_loss = kept["numbers"]
         self.epochs, self.history = int(epochs), list(kept["history"])
+        self.tried, self.start = [(loss, state) for loss, state in kept.get("tried", [])], kept.get("start", self.start)
+        if self.tried and len(self.tried) == self.pace.tries:
+            self.pace.choose([loss for loss, _ in self.tried])
 
 
 def _sparsity(job: Job, student: GraphModule) -> Sparsity | None:

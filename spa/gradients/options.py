@@ -176,12 +176,20 @@ class FinetuneOptions(Options):
         default=(),
         metadata=about("train these alone: biases, norms, scales", metavar="NAME", repeated=True),
     )
-    learning_rate: float = field(
-        default=1e-3, metadata=about("of AdamW", metavar="RATE", parse=number, check=_positive)
-    )
-    batch_size: int = field(
-        default=32, metadata=about("samples of a step", metavar="N", parse=number, check=at_least(1, what="1 or more"))
-    )
+    learning_rate: float | None = field(
+        default=None,
+        metadata=about(
+            "of AdamW", metavar="RATE", parse=number, check=_positive,
+            unset="the better of 1e-3 and 1e-4, a fifth of the budget each to find out",
+        ),
+    )  # fmt: skip
+    batch_size: int | None = field(
+        default=None,
+        metadata=about(
+            "samples of a step", metavar="N", parse=number, check=at_least(1, what="1 or more"),
+            unset="32, or fewer where an epoch would have less than twenty steps",
+        ),
+    )  # fmt: skip
     device: str = field(
         default="auto",
         metadata=about("where to learn; auto: on a GPU where there is one", metavar="KIND", choices=DEVICES),
@@ -231,10 +239,10 @@ class TrainOptions(FinetuneOptions):
 
     PANEL: ClassVar[str] = "What is learned, such as --data labelled.npz --epochs 10 --prune snip --ratio 50%"
 
-    learning_rate: float = field(
+    learning_rate: float | None = field(
         default=2e-3, metadata=about("of AdamW", metavar="RATE", parse=number, check=_positive)
     )
-    batch_size: int = field(
+    batch_size: int | None = field(
         default=128, metadata=about("samples of a step", metavar="N", parse=number, check=at_least(1, what="1 or more"))
     )
     weight_decay: float = field(

@@ -18,9 +18,10 @@ from typing import Any
 import torch
 
 from spa.errors import MissingExtra, SpaError, UsageError
-from spa.gradients.epochs import Job, Outcome, train
+from spa.gradients.epochs import Job, train
 from spa.gradients.module import best_device
 from spa.gradients.options import FinetuneOptions
+from spa.gradients.outcome import Outcome
 from spa.presets import Progress
 
 PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
@@ -50,8 +51,8 @@ def placed(job: Job, progress: Progress) -> Outcome:
     steps = job.samples.steps
     if steps < job.asked.devices:
         raise UsageError(
-            f"devices {job.asked.devices}: an epoch has {steps} batches of {job.asked.batch_size} samples, fewer than "
-            "that: give a smaller batch_size or fewer devices"
+            f"devices {job.asked.devices}: an epoch has {steps} batches of {job.samples.batch_size} samples, fewer "
+            "than that: give a smaller batch_size or fewer devices"
         )
     if job.groups:
         raise UsageError("sparsify runs on one device: leave devices out")

@@ -1,9 +1,11 @@
-"""Samples of a training run: what steps see, and what is held out: every sixth, or samples for that alone."""
+"""Samples of a training run: what steps see, and what is held out: one in six, which no repair has seen where some were
+not, or samples for that alone.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,9 +17,13 @@ from spa.frontends.samples import read_samples
 from spa.passes.samples.beside import apart
 from spa.passes.samples.calibrate import Calibration, Recorded
 from spa.passes.samples.checking import check_samples
+from spa.passes.samples.seen import marks_of, seen_by
 
 EVERY = 6
 """One sample of so many is held out."""
+
+LARGEST_BATCH, SMALLEST_BATCH, STEPS = 32, 4, 20
+"""Samples of a step unless told, and steps that an epoch should have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +34,15 @@ class Split:
         calibration: the inputs.
         beside: arrays whose first axis counts samples: labels, or a teacher's outputs.
         validation: samples that are held out, so that steps see all of these; None: one of `EVERY` of these is.
+        unseen: numbers of those that no repair of the model has seen, of which the held-out ones are; None: it is not
+            known, or there was no repair.
     """
 
     calibration: Calibration
     beside: dict[str, np.ndarray]
     batch_size: int
     validation: Split | None = None
+    unseen: Sequence[int] | None = None
 
     @classmethod
     def of(
@@ -62,6 +71,19 @@ class Split:
                 raise DataError(f"{name!r} has {rows}, and there are {len(calibration)} samples")
         return cls(calibration, dict(beside), batch_size, validation)
 
+    def apart_from(self, model: ir.Model) -> Split:
+        """Those that are held out are samples that no repair of a model has seen, where there are some."""
+        marks = seen_by(model)
+        if not marks or self.validation is not None:
+            return self
+        own = [mark for batch in self.calibration.batches(1) for mark in marks_of(self.calibration, batch)]
+        return replace(self, unseen=[n for n, mark in enumerate(own[: len(self.calibration)]) if mark not in marks])
+
+    @property
+    def fitted(self) -> bool:
+        """Whether a repair of the model has seen what is held out."""
+        return self.unseen is not None and not self.unseen
+
     def first(self, count: int) -> Split:
         """At most so many samples, drawn evenly."""
         total = len(self.calibration)
@@ -69,7 +91,8 @@ class Split:
             return self
         chosen = np.linspace(0, total - 1, count).round().astype(int)
         beside = {name: array[chosen] for name, array in self.beside.items()}
-        return replace(self, calibration=self.calibration.first(count), beside=beside)
+        unseen = None if self.unseen is None else np.flatnonzero(np.isin(chosen, self.unseen)).tolist()
+        return replace(self, calibration=self.calibration.first(count), beside=beside, unseen=unseen)
 
     @property
     def steps(self) -> int:
@@ -101,7 +124,11 @@ class Split:
         numbers = np.arange(len(self.calibration))
         if self.validation is not None:
             return numbers[:0] if held_out else numbers
-        return numbers[(numbers % EVERY == EVERY - 1) == held_out]
+        if not self.unseen:
+            return numbers[(numbers % EVERY == EVERY - 1) == held_out]
+        most = max(1, len(numbers) // EVERY)
+        judging = np.array(self.unseen)[:: -(-len(self.unseen) // most)]
+        return judging if held_out else np.setdiff1d(numbers, judging)
 
     def _batches(self, order: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
         """Some samples; a model that takes a fixed number gets whole batches, the last filled up."""
@@ -127,7 +154,7 @@ def split_samples(
     model: ir.Model,
     *,
     labels: str | None,
-    batch_size: int,
+    batch_size: int | None,
     everything: bool = False,
     validation: Any = None,
 ) -> Split:
@@ -135,6 +162,7 @@ def split_samples(
 
     Args:
         data: arrays, a file or a folder; or samples that were checked, with what is beside them, as a `Split`.
+        batch_size: None: `LARGEST_BATCH`, or fewer, of few samples.
         labels: the entry that holds labels, and is no input; by default "labels", where there is one.
         everything: whether all entries that are no inputs come along, for a loss of one's own.
         validation: samples as `data`, that are held out; None: some of `data` are.
@@ -145,7 +173,8 @@ def split_samples(
     apart_from = None
     if validation is not None:
         apart_from = _read(validation, model, labels=labels, batch_size=batch_size, everything=everything, least=1)
-    return _read(data, model, labels=labels, batch_size=batch_size, everything=everything, validation=apart_from)
+    found = _read(data, model, labels=labels, batch_size=batch_size, everything=everything, validation=apart_from)
+    return found.apart_from(model)
 
 
 def _read(
@@ -153,7 +182,7 @@ def _read(
     model: ir.Model,
     *,
     labels: str | None,
-    batch_size: int,
+    batch_size: int | None,
     everything: bool,
     validation: Split | None = None,
     least: int = EVERY,
@@ -161,7 +190,8 @@ def _read(
     if isinstance(data, Split):
         if labels is not None and labels not in data.beside:
             raise DataError(f"labels: expected an entry {labels!r} in the data, found none")
-        return replace(data, batch_size=batch_size, validation=validation or data.validation)
+        size = batch_size or _batch_size(len(data.calibration))
+        return replace(data, batch_size=size, validation=validation or data.validation)
     inputs = {str(value.name) for value in model.graph.inputs if not value.is_initializer()}
     if isinstance(data, (str, os.PathLike)):
         declared = {
@@ -172,4 +202,10 @@ def _read(
         data = read_samples(data, declared)
     data, beside = apart(data, inputs, labels=labels, everything=everything)
     checked = check_samples(data, model)
-    return Split.of(checked, beside, batch_size=batch_size, validation=validation, least=least)
+    size = batch_size or _batch_size(len(checked))
+    return Split.of(checked, beside, batch_size=size, validation=validation, least=least)
+
+
+def _batch_size(samples: int) -> int:
+    """Samples of a step."""
+    return min(LARGEST_BATCH, max(SMALLEST_BATCH, samples // STEPS))

@@ -28,10 +28,11 @@ from spa.analysis.group import Group
 from spa.errors import DataError, UsageError, VerificationError
 from spa.fields import takes_options
 from spa.frontends.files import onnx_file
-from spa.gradients.epochs import FinetuneReport, Job
+from spa.gradients.epochs import Job
 from spa.gradients.losses import Labelled, Loss, distillation, own
 from spa.gradients.module import GraphModule, Source
 from spa.gradients.options import FinetuneOptions, TrainOptions
+from spa.gradients.outcome import FinetuneReport
 from spa.gradients.placing import placed
 from spa.gradients.samples import Split, split_samples
 from spa.presets import Progress
@@ -104,7 +105,7 @@ def fit(
         ModelError: an operator has no gradient here; names it.
         VerificationError: onnxruntime does not compute what torch does on the result.
     """
-    samples = replace(samples, batch_size=asked.batch_size)
+    samples = replace(samples, batch_size=asked.batch_size or samples.batch_size)
     loss = _loss(asked, model, None, samples)
     return _trained(Job(model, samples, loss, asked, training=True, groups=groups), progress)
 

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="the extra torch is not installed")
 import spa  # noqa: E402
 from spa import runtime  # noqa: E402
 from spa.errors import DataError, UsageError  # noqa: E402
-from spa.gradients.epochs import FinetuneReport  # noqa: E402
+from spa.gradients.outcome import FinetuneReport  # noqa: E402
 
 SAMPLES = np.random.default_rng(5).standard_normal((96, 6)).astype(np.float32)
 
