@@ -140,10 +140,10 @@ class Timekeeper:
             runtime.session(model, optimize=True, providers=providers, threads=device.threads, spin=True)
             for model in (self.dense, *others)
         ]
-        feeds = feeds_of(self.dense, self.profile.model["inputs"], self.options.run.feeds)
+        feeds = dict(feeds_of(self.dense, self.profile.model["inputs"], self.options.run.feeds))
         clock = ondevice.clock_of(device.provider, device.threads)
         fast = 1e-3 * self.profile.milliseconds
-        return undisturbed(sessions, [feeds] * len(sessions), SECONDS, clock, fast=fast)
+        return undisturbed(sessions, [ondevice.fed(each, feeds) for each in sessions], SECONDS, clock, fast=fast)
 
 
 def runs_on(device: DeviceOptions) -> dict[str, Any]:

@@ -137,10 +137,11 @@ def measured(dense: ir.Model, small: ir.Model, profile: Profile) -> float:
         runtime.session(model, optimize=True, providers=[device.provider], threads=device.threads, spin=True)
         for model in (pipeline.load_normal(dense), small)
     ]
-    feeds = feeds_of(small, profile.model["inputs"], None)
+    inputs = dict(feeds_of(pipeline.load_normal(dense), profile.model["inputs"], None))
+    feeds = [ondevice.fed(session, inputs) for session in sessions]
     clock = ondevice.clock_of(device.provider, device.threads)
     fast = 1e-3 * profile.milliseconds
-    ratios = [ratio_of(undisturbed(sessions, [feeds, feeds], 2.0, clock, fast=fast))[0] for _ in range(WINDOWS)]
+    ratios = [ratio_of(undisturbed(sessions, feeds, 2.0, clock, fast=fast))[0] for _ in range(WINDOWS)]
     return statistics.median(ratios)
 
 
