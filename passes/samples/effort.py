@@ -18,8 +18,9 @@ from spa.passes.samples.datafree import Recipe
 RUNS = 6.0
 """How often each sample goes through the model: statistics, both networks side by side, the turning of bases."""
 
-GRAMS, SOLVES = 4.0, 12.0
-"""Products of all rows with themselves, for each layer; and those of a solution of its normal equations."""
+GRAMS, SOLVES = 4.0, 100.0
+"""Products of all rows with themselves, for each layer; and products of its width cubed for all that is solved: the
+units that go, several dampings, levels that are measured. One core does most of that."""
 
 LOADED = 3.0
 """Loads of a whole model that each group costs: at some levels, what lies behind it is loaded to be measured."""
