@@ -27,6 +27,8 @@ class Load:
         reap: the mean norm of what each adds to a token that it is chosen for (`spa.passes.secondorder.experts.reap`).
         peaks: the largest absolute number that each adds to a token.
         outliers: the super experts, whose peaks are extreme.
+        together: how many experts go together, where the choice is among groups first: a row is a whole group, or the
+            same place of all groups.
     """
 
     choice: str
@@ -35,6 +37,7 @@ class Load:
     reap: Sequence[float]
     peaks: Sequence[float]
     outliers: Sequence[int] = ()
+    together: int = 1
 
 
 def expert_loads(
@@ -46,7 +49,9 @@ def expert_loads(
     rows = []
     for (group, found), units in zip(mixtures, super_experts, strict=True):
         loads, scores, peaks = (each.tolist() for each in (found.loads, reap(found), found.peaks))
-        rows.append(Load(_chooser(coupling, group), group.name, loads, scores, peaks, units))
+        places = [int(np.count_nonzero(piece.unit_of == 0)) for piece in group.slices]  # of the router one an expert
+        together = min(filter(None, places), default=1)
+        rows.append(Load(_chooser(coupling, group), group.name, loads, scores, peaks, units, together))
     return rows
 
 

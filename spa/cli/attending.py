@@ -94,7 +94,10 @@ def print_experts(loads: Sequence[Load]) -> None:
             told = f"{share:.1%}", f"{load.reap[number]:.3g}", f"{load.peaks[number]:.3g}", remark
             add_row(table, load.choice if not number else "", number, *told)
     foot = "load: of all that were chosen on the samples; reap: the mean norm of what it adds to a token, gate included"
-    print_table(table, out, foot=f"{foot}; largest: the largest number of that")
+    foot += "; largest: the largest number of that"
+    if any(load.together > 1 for load in loads):
+        foot += "; where groups are chosen first, a row is all experts of a group, or of a place in every group"
+    print_table(table, out, foot=foot)
 
 
 RETRIEVAL = "attention to what followed the same token before"

@@ -17,8 +17,11 @@ import pytest
 
 import spa
 from spa.analysis.plan import Plan
+from spa.passes.heads.experts import expert_loads
 from spa.steps import analyse, load_normal
+from tests.analysis.test_numbering import by_gather
 from tests.models import build, filled, integers
+from tests.repair.test_experts import samples
 
 WIDTH, FFN, EXPERTS, GROUPS, CHOSEN_GROUPS, CHOSEN = 8, 6, 12, 3, 2, 3
 PLACES = EXPERTS // GROUPS
@@ -135,3 +138,13 @@ def test_where_numbers_of_groups_are_read_groups_stay() -> None:
     kinds = {(group.kind, group.size) for group in analyse(load_normal(model)).groups}
     assert ("experts", GROUPS) not in kinds
     assert ("experts", PLACES) in kinds
+
+
+def test_loads_are_those_of_groups_and_of_places() -> None:
+    analysis = analyse(load_normal(mixture(SIGMOID, "gathered")))
+    groups, places = expert_loads(analysis.model, analysis.coupling, analysis.groups, [{"x": X}])
+    assert (len(groups.shares), groups.together) == (GROUPS, PLACES)
+    assert (len(places.shares), places.together) == (PLACES, GROUPS)
+    plain = analyse(load_normal(by_gather().model()))
+    (load,) = expert_loads(plain.model, plain.coupling, plain.groups, [{"x": samples(1, 64)}])
+    assert load.together == 1
