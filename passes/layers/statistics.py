@@ -24,8 +24,10 @@ ENOUGH_FLOPS = 3e11
 ENERGY_ROWS = 2048
 """On which the variance of outputs is measured where the moments are not of the dense network."""
 
-SHARDS = 4
-"""Sums in which batches are added up at once."""
+SHARDS, SHARDS_NBYTES = 4, 1 << 27
+"""Sums in which batches are added up at once, and what those beyond the first may take; rounding depends on neither the
+threads nor the memory that there are.
+"""
 
 _Arrays = Mapping[ir.Value, tuple[np.ndarray, np.ndarray | None]]
 Fetch = Callable[[ir.Value, int], np.ndarray]
@@ -66,7 +68,7 @@ def collect(
     balance: Balance | None = None,
     count: int | None = None,
     threads: int | None = None,
-    spare: int | None = None,
+    anywhere: bool = False,
 ) -> dict[Key, Statistics]:
     """Statistics of some problems, one for all that read the same rows.
 
@@ -78,8 +80,7 @@ def collect(
         balance: how much each does; None: all as much.
         count: of the batches that there are, where the split has some of them only; rows are shared out among all.
         threads: how many problems are added to at once; by default one a core.
-        spare: bytes that further sums may take, of values that several threads can read in any order: batches are then
-            added up in `SHARDS` sums at once, however many threads there are, so that rounding does not depend on that.
+        anywhere: several threads can read values, in any order: batches are then added up in `SHARDS` sums at once.
     """
     alike: dict[Key, list[Problem]] = {}
     for problem in problems:
@@ -87,9 +88,9 @@ def collect(
     made = partial(
         _Collector, count=count or len(split.seen), symmetric=pruned is None, drift=drift, weigh=weigh, balance=balance
     )
-    if spare is not None:
+    if anywhere:
         makers = {key: partial(made, mine) for key, mine in alike.items()}
-        return _in_shards(makers, split, dense, pruned, threads, spare)
+        return _in_shards(makers, split, dense, pruned, threads)
     found = {key: made(mine) for key, mine in alike.items()}
     inputs = dict.fromkeys(collector.problem.data for collector in found.values())
     widest = max((collector.problem.width for collector in found.values()), default=1)
@@ -110,11 +111,10 @@ def _in_shards(
     dense: Fetch,
     pruned: Fetch | None,
     threads: int | None,
-    spare: int,
 ) -> dict[Key, Statistics]:
     """Statistics whose batches are added up in several sums at once."""
     shards = [[make() for make in made.values()]]
-    sums = SHARDS if (SHARDS - 1) * sum(one.nbytes for one in shards[0]) <= spare else 1
+    sums = SHARDS if (SHARDS - 1) * sum(one.nbytes for one in shards[0]) <= SHARDS_NBYTES else 1
     shards += [[make() for make in made.values()] for _ in range(sums - 1)]
 
     def add(piece: tuple[_Collector, list[int]]) -> None:

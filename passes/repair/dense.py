@@ -146,10 +146,8 @@ class Gathering:
             array: np.ndarray = dense.value(value, place[number])
             return array
 
-        found = collect(
-            problems, self.split, fetch, weigh=session.weigh, balance=session.balance(session.batches[0]),
-            threads=session.threads, spare=session.memory.sums,
-        )  # fmt: skip
+        balance = session.balance(session.batches[0])
+        found = collect(problems, self.split, fetch, weigh=session.weigh, balance=balance, threads=session.threads)
         self.waiting |= found
         return set(found)
 

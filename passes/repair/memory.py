@@ -19,7 +19,7 @@ not depend on what else runs."""
 WITHOUT = 8 << 30
 """Bytes that count as free where the system does not say."""
 
-WAITING_NBYTES, MOMENTS_NBYTES, SUMS_NBYTES = 1 << 30, 1 << 31, 1 << 27
+WAITING_NBYTES, MOMENTS_NBYTES = 1 << 30, 1 << 31
 """At most: more speeds nothing up."""
 
 
@@ -47,11 +47,6 @@ class Memory:
     def moments(self) -> int:
         """Of moments for which the network runs as a whole."""
         return min(MOMENTS_NBYTES, self.nbytes // 4)
-
-    @property
-    def sums(self) -> int:
-        """Of moments of one stage beyond its first, which are added up beside them."""
-        return min(SUMS_NBYTES, self.nbytes // 32)
 
     @property
     def weights(self) -> int:

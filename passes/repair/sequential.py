@@ -212,7 +212,7 @@ class Repair:
         drift = Drift(session, self.draft, dense, pruned) if session.preset.drift else None
         rows: dict[str, Any] = {
             "weigh": session.weigh, "balance": session.balance(dense.batches[0]), "threads": session.threads,
-            "spare": session.memory.sums,
+            "anywhere": True,
         }  # fmt: skip
         found = collect(same, split, dense.value, **rows)
         return self.ahead | found | collect(moved, split, dense.value, pruned.value, drift=drift, **rows)

@@ -78,10 +78,7 @@ def same(left: Compensation, right: Compensation, *, within: float = 0.0) -> Non
     ours, theirs = weights(left), weights(right)
     assert ours.keys() == theirs.keys()
     for name, array in ours.items():
-        # What lies between two numbers of a short type may be rounded to either, which layers behind make up for.
-        rounding = 2.0**-8 if within and array.dtype.itemsize == 2 else 0.0
-        most = max(within, rounding) * float(np.abs(array.astype(np.float64)).max(initial=0.0))
-        np.testing.assert_allclose(array, theirs[name], rtol=0, atol=most)
+        np.testing.assert_allclose(array, theirs[name], rtol=0, atol=within * float(np.abs(array).max(initial=0.0)))
 
 
 def test_little_memory_gives_the_same_plan_and_weights(network: tuple[ir.Model, Calibration]) -> None:
