@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import threading
 import weakref
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -20,6 +21,9 @@ from spa.runtime.arrays import ort_value
 LARGE_NBYTES = 1024
 
 _SPILLED_NBYTES, _ALIGNMENT = 1 << 25, 64
+
+_ONE_AT_A_TIME = threading.Lock()
+"""To serialise names each tensor after the initializer that holds it, and models of several threads share tensors."""
 
 
 def large_weights(graphs: Iterable[ir.Graph]) -> dict[ir.Value, ir.TensorProtocol]:
@@ -50,7 +54,8 @@ def serialized_without(
                 doc_string=tensor.doc_string,
                 metadata_props=dict(tensor.metadata_props) or None,
             )
-        return ir.to_proto(model)
+        with _ONE_AT_A_TIME:
+            return ir.to_proto(model)
     finally:
         for value, tensor in weights.items():
             value.const_value = tensor
