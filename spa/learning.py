@@ -20,14 +20,12 @@ from spa.gradients.options import ORACLE, WITHOUT_SAMPLES, LearningOptions
 from spa.gradients.samples import Split
 from spa.gradients.spending import Spend
 from spa.options import PruneOptions
+from spa.owned import inverted, own_samples
 from spa.passes.choose.importance import Criterion
 from spa.passes.repair.moved import logits_of, moved
 from spa.passes.samples.beside import apart
 from spa.passes.samples.calibrate import Calibration
 from spa.passes.samples.checking import check_samples
-from spa.passes.samples.datafree import MOST_SAMPLES, Recipe
-from spa.passes.samples.values import MADE_UP, SHIPPED
-from spa.presets import PRESETS
 from spa.shapes import infer_shapes
 
 WIDEST = 32
@@ -82,14 +80,11 @@ def _labels(samples: Split, loss: Any) -> str | None:
 
 
 def _own_samples(dense: ir.Model, options: PruneOptions, clock: Clock) -> Calibration:
-    preset = PRESETS[options.repair.preset]
-    recipe = Recipe.of(dense, inputs=options.run.inputs, bounds=options.repair.input_ranges)
-    kinds = MADE_UP if options.repair.data_free else SHIPPED
-    most = min(preset.samples or MOST_SAMPLES, MOST_SAMPLES)
     try:
-        return recipe.samples(kinds, most=most, widest=preset.widest, progress=clock.share)
+        recipe, samples = own_samples(dense, options, clock)
     except NothingToPrune as error:
         raise DataError(f"no samples can be made up ({error}): give data") from error
+    return inverted(recipe, samples, clock)
 
 
 def tune(

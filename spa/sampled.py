@@ -20,6 +20,7 @@ from spa.errors import BudgetError, DataError, ModelError, NothingToPrune, Usage
 from spa.given import calibration
 from spa.gradients.spending import Spend
 from spa.options import InputShapes, PruneOptions
+from spa.owned import inverted, own_samples
 from spa.packing import Packing
 from spa.passes.choose.budget import LATENCY
 from spa.passes.repair import own
@@ -29,7 +30,7 @@ from spa.passes.repair.journal import Journal, key_of
 from spa.passes.repair.packed import opened
 from spa.passes.repair.search import Limit
 from spa.passes.samples.calibrate import Calibration
-from spa.passes.samples.datafree import MOST_SAMPLES, Recipe
+from spa.passes.samples.datafree import Recipe
 from spa.passes.samples.effort import effort, thinned
 from spa.passes.samples.topping import top_up
 from spa.passes.samples.values import MADE_UP, SHIPPED, carry_over
@@ -121,18 +122,15 @@ def _own_samples(dense: ir.Model, options: PruneOptions, clock: Clock) -> tuple[
 
     Where nobody asked for a repair, fewer samples and probes keep it within `own.TARGET`.
     """
-    preset = PRESETS[options.repair.preset]
-    recipe = Recipe.of(dense, inputs=options.run.inputs, bounds=options.repair.input_ranges, feeds=options.run.feeds)
-    kinds = MADE_UP if options.repair.data_free else SHIPPED
-    most = min(preset.samples or MOST_SAMPLES, MOST_SAMPLES)
-    samples = recipe.samples(kinds, most=most, widest=preset.widest, progress=clock.share)
+    preset, asked = PRESETS[options.repair.preset], options.decided_by == "samples"
+    recipe, samples = own_samples(dense, options, clock)
     known = partial(effort, recipe, widest=preset.widest, probes=preset.probes)
-    if options.decided_by != "samples":
+    if not asked:
         usual = known(samples, probe_flops=preset.probe_flops, nominal=True)
         count, share = thinned(usual, len(samples), own.TARGET)
         samples, preset = samples.beginning_of(count), replace(preset, probe_flops=share * preset.probe_flops)
     seconds = sum(known(samples, probe_flops=preset.probe_flops).values())
-    return recipe, samples, seconds, preset
+    return recipe, inverted(recipe, samples, clock, hurried=not asked), seconds, preset
 
 
 def _by_samples(
@@ -158,7 +156,8 @@ def _by_samples(
         counted = inputs if made_up else _sampled(dense, samples, inputs)
         base = opened(dense)
         given: dict[str, Any] = {
-            "preset": settings or preset, "method": method, "made_up": made_up, "closed": closed, "counted": counted,
+            "preset": settings or preset, "method": method, "closed": closed,
+            "made_up": made_up and not samples.inverted, "counted": counted,
             "inputs": _apart(dense, samples, inputs), "ratios": shared.ratios, "progress": clock.share,
             "executor": shared.executor, "memory": options.run.memory,
         }  # fmt: skip

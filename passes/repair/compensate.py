@@ -88,7 +88,7 @@ def compensate(
         method: spa, or a published way from `spa.passes.secondorder.BASELINES`, for comparison.
         inputs: shapes to analyse with.
         counted: shapes at which FLOPs are counted; `inputs` unless told.
-        made_up: the samples are noise: what batch normalisations know of the training data makes up for that.
+        made_up: the samples are unlike the training data, and what batch normalisations know of that makes up for it.
         closed: the model gets no new tensors: only biases that are there change.
         goal: of a budget of latency, on which device how much time may stay.
         search: how long a better allocation is searched for; None: there is none. Not with a goal.

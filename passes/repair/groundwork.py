@@ -36,7 +36,7 @@ class Groundwork:
     """A dense network with its samples, and what each group loses.
 
     Attributes:
-        made_up: the samples are noise: what batch normalisations know of the training data makes up for that.
+        made_up: the samples are unlike the training data, and what batch normalisations know of that makes up for it.
         trained: the statistics that these had, by name; meanwhile they have those of the samples.
         beside: names of groups that take part though nobody includes them: they are in their best basis.
         curves: of every group that may go at one of the ratios, by name.

@@ -1,0 +1,108 @@
+"""Samples of the tool's own: made up or shipped, and brought to what normalisations stored of the training data.
+
+torch is imported where the model has such normalisations; without it samples stay as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+
+from spa import gradients
+from spa.analysis.cost import measure
+from spa.analysis.neighbours import Normalisation, normalisation_of
+from spa.clock import Clock
+from spa.errors import MissingExtra, ModelError
+from spa.options import PruneOptions
+from spa.passes.samples.calibrate import Calibration
+from spa.passes.samples.datafree import MOST_SAMPLES, Recipe
+from spa.passes.samples.values import MADE_UP, SHIPPED, is_number
+from spa.presets import PRESETS
+
+PASSES, HURRIED, LEAST_PASSES = 80, 20, 8
+"""Of gradients over all samples: usually, where nobody asked for a repair, and below which it is not begun."""
+
+GRADIENT_FLOPS, BACKWARDS = 8e10, 3.0
+"""A second on two cores of 2026, and what a pass of gradients takes for one of the network."""
+
+SECONDS = 20.0
+"""That a prune spends on it which nobody told to repair."""
+
+
+def own_samples(dense: ir.Model, options: PruneOptions, clock: Clock) -> tuple[Recipe, Calibration]:
+    """How samples are made up, and as many as do, with what ships unless only made-up ones are asked for.
+
+    Raises:
+        DataError: none can be made up.
+    """
+    preset = PRESETS[options.repair.preset]
+    recipe = Recipe.of(dense, inputs=options.run.inputs, bounds=options.repair.input_ranges, feeds=options.run.feeds)
+    kinds = MADE_UP if options.repair.data_free else SHIPPED
+    most = min(preset.samples or MOST_SAMPLES, MOST_SAMPLES)
+    return recipe, recipe.samples(kinds, most=most, widest=preset.widest, progress=clock.share)
+
+
+def inverted(recipe: Recipe, samples: Calibration, clock: Clock, *, hurried: bool = False) -> Calibration:
+    """The samples, brought to the statistics that the model's normalisations stored.
+
+    Args:
+        hurried: within `SECONDS` or not at all.
+    """
+    kept = stored_statistics(recipe)
+    if not kept:
+        return samples
+    seconds = BACKWARDS * flops_of(recipe) * len(samples) / GRADIENT_FLOPS
+    passes = min(HURRIED, int(SECONDS / max(seconds, 1e-9))) if hurried else PASSES
+    if passes < LEAST_PASSES:
+        return samples
+    try:
+        gradients.require()
+        from spa.gradients.inversion import invert
+
+        found = invert(recipe.model, samples, _moved(recipe), kept, passes=passes, progress=clock.share)
+    except MissingExtra:
+        note = (
+            f"{len(kept)} normalisations know the training data's statistics; with torch, samples are brought to them"
+        )
+        return replace(samples, notes=(*samples.notes, f"{note}: pip install 'spa-onnx[torch]'"))
+    except ModelError:  # an operator has no gradient here
+        return samples
+    if not found.after < found.before:
+        return samples
+    left = f"{np.sqrt(found.after / found.before):.2g} of the distance is left"
+    note = f"samples were brought to the statistics that {len(kept)} normalisations stored: {left}"
+    return replace(found.samples, notes=(*samples.notes, note))
+
+
+def flops_of(recipe: Recipe) -> float:
+    """Of one sample."""
+    return measure(recipe.coupling).of("flops") / min(2 if one.open else one.shape[0] for one in recipe.inputs)
+
+
+def stored_statistics(recipe: Recipe) -> list[Normalisation]:
+    """Normalisations behind the inputs that can be moved, whose statistics were learned: not still zeros and ones."""
+    reached = {value for value in recipe.model.graph.inputs if value.name in _moved(recipe)}
+    found = []
+    for node in recipe.model.graph:
+        if not any(value in reached for value in node.inputs):
+            continue
+        data, normalisation = node.inputs[0], normalisation_of(node)
+        if normalisation is not None and data is not None and data.producer() is not None and _learned(normalisation):
+            found.append(normalisation)
+        reached.update(node.outputs)
+    return found
+
+
+def _moved(recipe: Recipe) -> list[str]:
+    """Inputs of floating-point numbers that are free."""
+    free = [one for one in recipe.inputs if is_number(one) and one.name not in recipe.feeds]
+    return [one.name for one in free if one.dtype.kind == "f"]
+
+
+def _learned(found: Normalisation) -> bool:
+    mean, variance = found.mean.const_value, found.variance.const_value
+    assert mean is not None
+    assert variance is not None
+    return bool(np.any(mean.numpy() != 0) or np.any(variance.numpy() != 1))
