@@ -21,14 +21,14 @@ from spa.passes.samples.datafree import MOST_SAMPLES, Recipe
 from spa.passes.samples.values import MADE_UP, SHIPPED, is_number
 from spa.presets import PRESETS
 
-PASSES, HURRIED, LEAST_PASSES = 80, 20, 8
+PASSES, HURRIED, LEAST_PASSES = 80, 10, 5
 """Of gradients over all samples: usually, where nobody asked for a repair, and below which it is not begun."""
 
-GRADIENT_FLOPS, BACKWARDS = 8e10, 3.0
+GRADIENT_FLOPS, BACKWARDS = 4e10, 3.0
 """A second on two cores of 2026, and what a pass of gradients takes for one of the network."""
 
-SECONDS = 20.0
-"""That a prune spends on it which nobody told to repair."""
+SECONDS, PATIENCE = 20.0, 300.0
+"""That a prune spends on it which nobody told to repair, and one that was told to."""
 
 
 def own_samples(dense: ir.Model, options: PruneOptions, clock: Clock) -> tuple[Recipe, Calibration]:
@@ -48,13 +48,14 @@ def inverted(recipe: Recipe, samples: Calibration, clock: Clock, *, hurried: boo
     """The samples, brought to the statistics that the model's normalisations stored.
 
     Args:
-        hurried: within `SECONDS` or not at all.
+        hurried: within `SECONDS` or not at all; else within `PATIENCE`.
     """
     kept = stored_statistics(recipe)
     if not kept:
         return samples
     seconds = BACKWARDS * flops_of(recipe) * len(samples) / GRADIENT_FLOPS
-    passes = min(HURRIED, int(SECONDS / max(seconds, 1e-9))) if hurried else PASSES
+    most, spent = (HURRIED, SECONDS) if hurried else (PASSES, PATIENCE)
+    passes = min(most, int(spent / max(seconds, 1e-9)))
     if passes < LEAST_PASSES:
         return samples
     try:

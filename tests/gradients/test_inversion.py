@@ -140,4 +140,5 @@ def test_in_a_hurry_large_networks_are_left_alone(monkeypatch: pytest.MonkeyPatc
     samples = noise(recipe.model)
     monkeypatch.setattr("spa.owned.GRADIENT_FLOPS", 1.0)
     assert inverted(recipe, samples, Clock(None), hurried=True) is samples
+    monkeypatch.setattr("spa.owned.PATIENCE", 1e15)
     assert inverted(recipe, samples, Clock(None)).inverted
