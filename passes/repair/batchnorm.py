@@ -8,8 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from spa.analysis.neighbours import normalisation_of
+from spa.passes.repair.pieces import Batch
 from spa.passes.repair.stages import cut
-from spa.passes.repair.streaming import Batch, Smaller, Stream
+from spa.passes.repair.streaming import Smaller, Stream
 
 
 def batch_statistics(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
@@ -14,10 +13,11 @@ from spa.passes.choose.importance import score_groups
 from spa.passes.layers.consumers import Layer
 from spa.passes.layers.problems import Key, Statistics
 from spa.passes.repair.dense import in_turn
-from spa.passes.repair.experts import SAMPLES, expert_curve, name_super_experts, routed_in
-from spa.passes.repair.fitting import consumers, first_uses, read_by
+from spa.passes.repair.experts import name_super_experts, routed_in
+from spa.passes.repair.fitting import consumers, first_uses
 from spa.passes.repair.probe import Probe
 from spa.passes.repair.rotation import Turned
+from spa.passes.repair.scaling import Scaling, depth_curves, read
 from spa.passes.repair.session import Session
 from spa.passes.secondorder import Removal, Routed, remove_units
 
@@ -79,7 +79,8 @@ def find_curves(
     groups = [group for group in groups if group.branch is None]
     layers_of = {group.name: [reader.layer for reader in session.network.readers[group.name]] for group in groups}
     items = [[session.problem(layer) for layer in layers_of[group.name]] for group in groups]
-    for numbers, statistics in in_turn(session, items):
+    scaling = Scaling(session, ratios, len(groups))
+    for numbers, statistics in () if known.gathered else in_turn(session, items):
         part = [groups[number] for number in numbers]
         layers = [layer for group in part for layer in layers_of[group.name]]
         unreached = {group.name: _unreached(session, group, statistics) for group in part}
@@ -92,12 +93,14 @@ def find_curves(
         with session.step("select"):
             session.progress("select", len(found) / len(groups))
             asked = [
-                (group, _read(session, group, statistics), {n: t for n, t in turned.items() if n == group.name})
+                (group, read(session, group, statistics), {n: t for n, t in turned.items() if n == group.name})
                 for group in part
             ]
             curves = session.each(find_curve, asked, layers)
-        found |= _measured(session, curves, statistics, ratios, len(found) / len(groups), len(part) / len(groups))
+        found |= scaling.measured(curves, statistics, len(found) / len(groups), len(part) / len(groups))
         del statistics, asked  # before those of the next stage are there
+    known.gathered = True
+    found |= scaling.finished(found)
     Probe.drop(session)
     known.complete = True
     return found
@@ -110,11 +113,13 @@ class _Known:
     Attributes:
         curves: by name of the group.
         notes: of the session.
-        complete: whether these are all.
+        gathered: whether these are all, of which some may not be measured yet.
+        complete: whether all are.
     """
 
     curves: dict[str, Curve]
     notes: list[str]
+    gathered: bool = False
     complete: bool = False
 
     @classmethod
@@ -124,105 +129,10 @@ class _Known:
         if session.journal is not None:
             before = session.journal.state.get("curves")
             if before is not None:
-                known.curves, known.complete = before.curves, before.complete
+                known.curves, known.gathered, known.complete = before.curves, before.gathered, before.complete
                 session.notes[:] = before.notes
             session.journal.state["curves"] = known
         return known
-
-
-def _measured(
-    session: Session,
-    curves: Sequence[Curve],
-    statistics: Mapping[Key, Statistics],
-    ratios: Sequence[float],
-    done: float,
-    share: float,
-) -> dict[str, Curve]:
-    """Curves by name, those that are to be measured on the scale of the outputs.
-
-    Args:
-        done, share: of all curves, before these and by these.
-    """
-    network = session.network
-    asked = [
-        (curve, _read(session, curve.group, statistics), ratios)
-        for curve in curves
-        if session.baseline is None and (session.preset.probes or not network.only_layers_read(curve.group))
-    ]
-    found = {curve.group.name: curve for curve in curves}
-    if asked:
-        layers = [reader.layer for curve, *_ in asked for reader in network.readers[curve.group.name]]
-        with session.step("measure"):
-            session.progress("measure", done)
-            told = partial(_told, session, "measure", done, share)
-            for curve, apart in session.each(scaled, asked, layers, runs=True, told=told):
-                found[curve.group.name] = curve
-                session.notes.extend(_kept_apart(curve.group, apart))
-    return found
-
-
-def scaled(
-    session: Session, curve: Curve, statistics: Mapping[Key, Statistics], ratios: Sequence[float]
-) -> tuple[Curve, list[int]]:
-    """A curve on the scale of the outputs, and of experts those that stand apart."""
-    probe, apart = Probe.kept(session), list[int]()
-    if curve.group.barred:
-        curve, apart = _experts(session, curve.group, statistics)
-    return probe.scaled(curve, statistics, ratios), apart
-
-
-def _told(session: Session, step: str, done: float, share: float, part: float) -> None:
-    session.progress(step, done + share * part)
-
-
-def _read(session: Session, group: Group, statistics: Mapping[Key, Statistics]) -> dict[Key, Statistics]:
-    """Of statistics those that the readers of a group need."""
-    return read_by(session, [reader.layer for reader in session.network.readers[group.name]], statistics)
-
-
-def depth_curves(session: Session, groups: Sequence[Group]) -> dict[str, Curve]:
-    """The curves of residual branches by name: what the outputs lose without each, measured with its gate shut.
-
-    The dense network runs once, up to the branch that is measured; only what comes behind that runs again.
-    """
-    if not groups:
-        return {}
-    with session.step("measure"):
-        asked = [(group, len(groups)) for group in groups]
-        losses = session.each(depth_loss, asked, runs=True, told=partial(_told, session, "measure", 0.0, 1.0))
-    Probe.drop(session)
-    return {
-        group.name: Curve(group, np.array([0]), np.array([0.0, loss]))
-        for group, loss in zip(groups, losses, strict=True)
-        if np.isfinite(loss)
-    }
-
-
-def depth_loss(session: Session, group: Group, count: int) -> float:
-    """What the outputs lose without a branch, one of so many that are measured."""
-    probe = Probe.kept(session, most=SAMPLES, runs=count)
-    return session.lost(probe.differences(group, np.array([0]), {}))
-
-
-def _experts(session: Session, group: Group, statistics: Mapping[Key, Statistics]) -> tuple[Curve, list[int]]:
-    """The curve of experts, measured one by one on all samples that this may cost, and those that stand apart."""
-    probe = Probe(session, most=SAMPLES, runs=group.size)
-
-    def lost(units: np.ndarray) -> tuple[float, float]:
-        found = probe.differences(group, units, statistics)
-        return session.lost(found), float(np.mean([off["relative_l2"] ** 2 for off in found]))
-
-    try:
-        return expert_curve(group, lost)
-    finally:
-        probe.close()
-
-
-def _kept_apart(group: Group, units: Sequence[int]) -> list[str]:
-    if not units:
-        return []
-    numbers = ", ".join(map(str, units))
-    return [f"{group.name}: experts {numbers} stay: without each of them the outputs lose far more than without others"]
 
 
 def by_score(session: Session, group: Group, score: Callable[[Routed], np.ndarray]) -> Curve:

@@ -13,9 +13,9 @@ from spa import runtime
 from spa.analysis.reading import reads
 from spa.passes.layers.consumers import Layer
 from spa.passes.repair.network import Network
+from spa.passes.repair.pieces import Batch, piece
 from spa.passes.repair.sliced import Sliced
 from spa.passes.repair.store import Shelf
-from spa.passes.repair.streaming import Batch, piece
 
 
 @dataclass(slots=True, eq=False)

@@ -12,9 +12,9 @@ import numpy as np
 
 from spa.analysis.group import Group
 from spa.passes.choose.allocation import Curve
+from spa.passes.repair.pieces import Batch
 from spa.passes.repair.routed import routed
 from spa.passes.repair.session import Session
-from spa.passes.repair.streaming import Batch
 from spa.passes.secondorder.experts import Routed, beyond_fence, far_out
 
 SAMPLES = 256

@@ -60,8 +60,13 @@ class Memory:
 
     def holds(self, model: ir.Model) -> bool:
         """Whether one session may have all weights of a model."""
-        tensors = (value.const_value for value in model.graph.initializers.values())
-        return sum(held_nbytes(tensor) for tensor in tensors if tensor is not None) <= self.weights
+        return weights_nbytes(model) <= self.weights
+
+
+def weights_nbytes(model: ir.Model) -> int:
+    """Of the stored tensors of a model in a session."""
+    tensors = (value.const_value for value in model.graph.initializers.values())
+    return sum(held_nbytes(tensor) for tensor in tensors if tensor is not None)
 
 
 def held_nbytes(tensor: ir.TensorProtocol) -> int:

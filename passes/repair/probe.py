@@ -16,10 +16,11 @@ from spa.passes.layers.workers import working_nbytes
 from spa.passes.repair.draft import Draft
 from spa.passes.repair.fitting import cut_only, first_uses, refitted
 from spa.passes.repair.gates import gate_of
+from spa.passes.repair.pieces import Batch
 from spa.passes.repair.session import Session
 from spa.passes.repair.sliced import Sliced
 from spa.passes.repair.stages import cut
-from spa.passes.repair.streaming import Batch, Stream
+from spa.passes.repair.streaming import Stream
 from spa.presets import Preset
 
 FAR = (0.5, 0.8)
@@ -71,6 +72,12 @@ def shares_of(ratios: Sequence[float], levels: int) -> list[float]:
     return [float(share) for share in np.linspace(least, most, levels + 1)]
 
 
+def scaled_by(curve: Curve, measured: Mapping[int, float]) -> Curve:
+    """A curve on the scale of what was measured, by count of units that go."""
+    losses = [float(curve.losses[count]) for count in measured]
+    return Curve(curve.group, curve.order, curve.losses, through(losses, list(measured.values())))
+
+
 class Probe:
     """What the outputs lose when one group does, measured on samples held out.
 
@@ -93,13 +100,26 @@ class Probe:
         self.batches: Sequence[Batch] = [session.data.beginning(batch, probes) for batch in held_out]
         if session.data.batch_size is not None:
             self.batches = held_out
-        self.dense = session.outputs(self.batches)
+        self._dense_outputs: list[list[np.ndarray]] | None = None
         readers = (reader for found in session.network.readers.values() for reader in found)
         targets = dict.fromkeys(reader.layer.after for reader in readers)
         if session.network.gates:
             targets |= dict.fromkeys(branch.value for branch in session.network.coupling.branches)
         self.stages = cut(session.network.model, targets, session.network.compared)
         self.stream = self._dense()
+
+    @property
+    def dense(self) -> Sequence[Sequence[np.ndarray]]:
+        """Each value that is compared in the dense network, batch by batch."""
+        if self._dense_outputs is None:
+            self._dense_outputs = self.session.outputs(self.batches)
+        return self._dense_outputs
+
+    @property
+    def threads(self) -> Threads:
+        """In which several cuts run at once, where all of them fit into memory."""
+        many = self.session.memory.holds(self.network.model) and not runtime.has_cuda()
+        return Threads(self.session.threads if many else 1)
 
     @classmethod
     def kept(cls, session: Session, *, most: int | None = None, runs: int = 0) -> Probe:
@@ -127,14 +147,16 @@ class Probe:
         sample, counted = max(sizes, default=(1, 1))
         return self.network.cost.of("flops") * sample / max(counted, 1)
 
+    def counts(self, curve: Curve, ratios: Sequence[float]) -> list[int]:
+        """How many units of a curve's group go where it is measured."""
+        size, levels = curve.group.size, range(1, len(curve.losses))
+        return sorted({max(1, round(share * size)) for share in shares_of(ratios, self.levels)} & set(levels))
+
     def scaled(self, curve: Curve, statistics: Mapping[Key, Statistics], ratios: Sequence[float]) -> Curve:
         """The curve with its scale measured: the outputs when the group alone is cut by some shares."""
-        size, levels = curve.group.size, range(1, len(curve.losses))
-        counts = sorted({max(1, round(share * size)) for share in shares_of(ratios, self.levels)} & set(levels))
+        counts = self.counts(curve, ratios)
         found = self.each(curve.group, [curve.order[:count] for count in counts], statistics)
-        measured = [self.session.lost(differences) for differences in found]
-        scale = through([float(curve.losses[count]) for count in counts], measured)
-        return Curve(curve.group, curve.order, curve.losses, scale)
+        return scaled_by(curve, {count: self.session.lost(off) for count, off in zip(counts, found, strict=True)})
 
     def loss(self, group: Group, units: np.ndarray, statistics: Mapping[Key, Statistics]) -> float:
         """What the outputs lose with units gone and readers refitted, as a mean over them.
@@ -154,18 +176,22 @@ class Probe:
         self, group: Group, cuts: Sequence[np.ndarray], statistics: Mapping[Key, Statistics]
     ) -> list[list[dict[str, float]]]:
         """The differences of several cuts of one group, measured at once where all of them fit into memory."""
-        if not cuts:
-            return []
-        session = self.session
-        many = session.memory.holds(self.network.model) and not runtime.has_cuda()
-        threads = Threads(session.threads if many else 1)
-        widths = [session.problem(reader.layer).width for reader in self.network.readers[group.name]]
+        return self.measured(self.drafts(group, cuts, statistics))
+
+    def drafts(self, group: Group, cuts: Sequence[np.ndarray], statistics: Mapping[Key, Statistics]) -> list[Draft]:
+        """The network with each of several cuts of one group."""
+        widths = [self.session.problem(reader.layer).width for reader in self.network.readers[group.name]]
         nbytes = working_nbytes(max(widths, default=1))
-        drafts = threads.map(lambda units: self.drafted(group, units, statistics), cuts, nbytes=nbytes)
+        return self.threads.map(lambda units: self.drafted(group, units, statistics), cuts, nbytes=nbytes)
+
+    def measured(self, drafts: Sequence[Draft]) -> list[list[dict[str, float]]]:
+        """The differences of several drafts."""
+        if not drafts:
+            return []
         dense = self.before(drafts)
-        at_once = min(threads.at_once(0), len(cuts))
-        inside = max(1, Threads(session.threads).at_once(0) // at_once)
-        return threads.map(lambda draft: self.behind(dense, draft, inside), drafts)
+        at_once = min(self.threads.at_once(0), len(drafts))
+        inside = max(1, Threads(self.session.threads).at_once(0) // at_once)
+        return self.threads.map(lambda draft: self.behind(dense, draft, inside), drafts)
 
     def drafted(self, group: Group, units: np.ndarray, statistics: Mapping[Key, Statistics]) -> Draft:
         """The network with units gone and readers refitted."""
@@ -185,28 +211,39 @@ class Probe:
 
     def behind(self, dense: Stream, draft: Draft, threads: int) -> list[dict[str, float]]:
         """How far each output moves when all that has not run yet in the dense network runs as it is drafted."""
-        found = []
         with Stream(
             dense.rest, self.batches, base=dense, weights=draft.weights, sliced=draft.sliced,
             memory=self.session.memory, threads=threads,
         ) as pruned:  # fmt: skip
             pruned.advance()
-            for at, value in enumerate(self.network.compared):
-                theirs: Sequence[np.ndarray] = self.dense[at]
-                ours: Sequence[np.ndarray] = (
-                    [pruned.value(value, n) for n in range(len(theirs))] if value in pruned.changed else theirs
-                )
-                if self.network.logits[at]:
-                    theirs, ours = tempered(theirs, ours)
-                found.append(self.session.difference(at, theirs, ours, self.batches))
+            return self.off(pruned)
+
+    def off(self, pruned: Stream, dense: Stream | None = None) -> list[dict[str, float]]:
+        """How far each output is off in a stream that has run to its end.
+
+        Args:
+            dense: the dense network, that has run in the same pieces; None: it has run as a whole.
+        """
+        found = []
+        for at, value in enumerate(self.network.compared):
+            numbers = range(len(self.batches))
+            theirs: Sequence[np.ndarray] = self.dense[at] if dense is None else [dense.value(value, n) for n in numbers]
+            ours = [pruned.value(value, n) for n in numbers] if value in pruned.changed else theirs
+            if self.network.logits[at]:
+                theirs, ours = tempered(theirs, ours)
+            found.append(self.session.difference(at, theirs, ours, self.batches))
         return found
 
     def _dense(self) -> Stream:
         return Stream(self.stages, self.batches, memory=self.session.memory, threads=self.session.threads)
 
+    def first_to_differ(self, drafts: Sequence[Draft]) -> int:
+        """The first stage that differs from the dense network in one of the drafts."""
+        return min(self.stages.first_to_differ(draft.differs) for draft in drafts)
+
     def before(self, drafts: Sequence[Draft]) -> Stream:
         """The dense network up to the first node that differs from it in one of the drafts."""
-        first = min(self.stages.first_to_differ(draft.differs) for draft in drafts)
+        first = self.first_to_differ(drafts)
         if self.stream.done > first:
             self.close()
             self.stream = self._dense()

@@ -24,7 +24,7 @@ from spa.notation.dims import Factor, leaves
 from spa.notation.operation import entry_of
 from spa.operators.reduce import BARRED
 from spa.passes.repair.own import values_of
-from spa.passes.repair.streaming import piece
+from spa.passes.repair.pieces import piece
 from spa.passes.secondorder.experts import Routed
 
 Feeds = Mapping[str, np.ndarray]

@@ -17,7 +17,7 @@ from spa import runtime
 from spa.analysis.coupling import Coupling
 from spa.notation.dims import ONE, Factor, Kind, leaves
 from spa.passes.layers.problems import Problem
-from spa.passes.repair.streaming import Batch
+from spa.passes.repair.pieces import Batch
 
 Run = Callable[[Sequence[Batch]], Sequence[Sequence[np.ndarray]]]
 

@@ -11,8 +11,9 @@ from spa import runtime
 from spa.passes.repair.draft import Draft
 from spa.passes.repair.memory import Memory
 from spa.passes.repair.network import Network
+from spa.passes.repair.pieces import Batch
 from spa.passes.repair.stages import Stages, cut
-from spa.passes.repair.streaming import Batch, Stream
+from spa.passes.repair.streaming import Stream
 
 Results = Mapping[ir.Value, np.ndarray]
 

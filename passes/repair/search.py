@@ -24,9 +24,9 @@ from spa.passes.repair.dense import moments_nbytes
 from spa.passes.repair.draft import Draft
 from spa.passes.repair.fitting import Refitted, cut_only, first_uses, refitted
 from spa.passes.repair.gates import gate_of
+from spa.passes.repair.pieces import Batch
 from spa.passes.repair.session import Session
 from spa.passes.repair.sliced import Sliced
-from spa.passes.repair.streaming import Batch
 
 COARSE, FINE = 1.0, 0.1
 """The standard deviation of a factor's logarithm, at first and in the end."""

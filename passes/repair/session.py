@@ -25,10 +25,10 @@ from spa.passes.repair.draft import Draft
 from spa.passes.repair.journal import Journal
 from spa.passes.repair.memory import Memory
 from spa.passes.repair.network import Network
+from spa.passes.repair.pieces import Batch
 from spa.passes.repair.rowweights import RowWeights
 from spa.passes.repair.running import nbytes_of, results
 from spa.passes.repair.store import Shelf
-from spa.passes.repair.streaming import Batch
 from spa.passes.samples.calibrate import Calibration
 from spa.passes.secondorder import Baseline, refit
 from spa.presets import Preset, Progress

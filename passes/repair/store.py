@@ -6,6 +6,8 @@ shelf = Shelf(limit_nbytes)                 arrays that stay: `keep` gives the a
 
 from __future__ import annotations
 
+import math
+import os
 import secrets
 import shutil
 import tempfile
@@ -20,6 +22,9 @@ import onnx_ir as ir
 
 from spa.passes.repair.memory import WAITING_NBYTES
 
+SMALL_NBYTES = 1 << 20
+"""Of an array for which a file of its own, opened to be read, takes longer than a copy from a file of many."""
+
 
 @dataclass(slots=True)
 class Store:
@@ -31,6 +36,7 @@ class Store:
     _folder: TemporaryFolder | None = None
     _entries: dict[tuple[ir.Value, int], Any] = field(default_factory=dict)
     _number: int = 0
+    _slots: _Slots | None = None
 
     def put(self, value: ir.Value, batch: int, array: Any) -> None:
         """Keep a value of a batch."""
@@ -38,9 +44,13 @@ class Store:
         if self.nbytes + nbytes > self.limit_nbytes and _can_lie_in_file(array):
             if self._folder is None:
                 self._folder = TemporaryFolder()
+            self.spilled_nbytes += nbytes
+            if nbytes < SMALL_NBYTES:
+                self._slots = self._slots or _Slots(self._folder.path / "slots")
+                self._entries[value, batch] = self._slots.put(array)
+                return
             path = self._folder.path / f"{self._number}.npy"
             self._number += 1
-            self.spilled_nbytes += nbytes
             self._entries[value, batch] = _Laid.of(path, array)
             return
         self.nbytes += nbytes
@@ -49,13 +59,15 @@ class Store:
     def get(self, value: ir.Value, batch: int) -> Any:
         """A value of a batch."""
         entry = self._entries[value, batch]
-        return entry.array() if isinstance(entry, _Laid) else entry
+        return entry.array() if isinstance(entry, (_Laid, _Slot)) else entry
 
     def drop(self, value: ir.Value, batch: int) -> None:
         """Forget a value of a batch."""
         entry = self._entries.pop((value, batch), None)
         if isinstance(entry, _Laid):
             entry.path.unlink(missing_ok=True)
+        elif isinstance(entry, _Slot):
+            entry.slots.free(entry)
         else:
             self.nbytes -= getattr(entry, "nbytes", 0)
 
@@ -69,8 +81,52 @@ class Store:
     def close(self) -> None:
         """Forget everything."""
         self._entries.clear()
+        if self._slots is not None:
+            self._slots.close()
+            self._slots = None
         if self._folder is not None:
             self._folder.remove()
+
+
+class _Slots:
+    """A file of small arrays, in which the place of one that is dropped is free for another as large."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        self.close = weakref.finalize(self, os.close, self.file)
+        self.end = 0
+        self.empty: dict[int, list[int]] = {}
+
+    def put(self, array: np.ndarray) -> _Slot:
+        """Copy an array into the file."""
+        if self.empty.get(array.nbytes):
+            offset = self.empty[array.nbytes].pop()
+        else:
+            offset, self.end = self.end, self.end + array.nbytes
+        os.pwrite(self.file, np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, offset)
+        return _Slot(self, offset, array.dtype, array.shape)
+
+    def free(self, slot: _Slot) -> None:
+        """Nobody needs what lies in a slot."""
+        self.empty.setdefault(slot.nbytes, []).append(slot.offset)
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    slots: _Slots
+    offset: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return self.dtype.itemsize * math.prod(self.shape)
+
+    def array(self) -> np.ndarray:
+        """A copy; any thread may call this."""
+        found = np.empty(self.nbytes, np.uint8)
+        os.preadv(self.slots.file, [found.data], self.offset)
+        return found.view(self.dtype).reshape(self.shape)
 
 
 @dataclass(slots=True, eq=False)

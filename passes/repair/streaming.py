@@ -6,21 +6,18 @@ second stream can follow the first with other weights; it computes only what tho
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, Protocol
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from spa import runtime
 from spa.analysis.reading import reads
-from spa.passes.repair.memory import Memory
+from spa.passes.repair.memory import Memory, weights_nbytes
+from spa.passes.repair.pieces import Batch, Sessions, Weights, piece
 from spa.passes.repair.stages import Stages, parted
 from spa.passes.repair.store import Store
-
-Batch = Mapping[str, np.ndarray]
-Weights = Mapping[str, np.ndarray]
 
 
 class Smaller(Protocol):
@@ -44,6 +41,8 @@ class Stream:
         weights: stored tensors, by name, that differ from the model's; may be changed between stages.
         sliced: a smaller model that runs instead; its values are read with zeros where units were.
         memory: what may wait in memory, and how many weights one session may have: a stage with more runs in parts.
+        waiting: bytes of values that may wait in memory; None: as many as `memory` has for one stream.
+        sessions: what streams of one base share; None: each piece has a session of its own.
     """
 
     def __init__(
@@ -55,13 +54,15 @@ class Stream:
         weights: Weights | None = None,
         sliced: Smaller | None = None,
         memory: Memory | None = None,
+        waiting: int | None = None,
+        sessions: Sessions | None = None,
         threads: int | None = None,
     ) -> None:
         self.stages, self.batches, self.base, self.threads = stages, batches, base, threads
         self.weights: Weights = {} if weights is None else weights
-        self.sliced = sliced
+        self.sliced, self.sessions = sliced, sessions
         self.weights_nbytes = None if memory is None else memory.weights
-        self.store = Store() if memory is None else Store(memory.waiting)
+        self.store = Store() if memory is None else Store(memory.waiting if waiting is None else waiting)
         self.changed: set[ir.Value] = set()  # values that differ from the base's
         self.done = 0
         if base is None:
@@ -221,8 +222,16 @@ class Stream:
         model = self.stages.model
         if self.sliced is not None:
             model, weights, nodes = self.sliced.model, self.sliced.narrow(weights), self.sliced.nodes(nodes)
-        part = piece(model, nodes, first, [str(v.name) for v in gives], weights, fixed)
-        session = runtime.session(part, optimize=True, threads=self.threads)
+
+        def make(threads: int | None) -> tuple[Any, int]:
+            part = piece(model, nodes, first, [str(v.name) for v in gives], weights, fixed)
+            return runtime.session(part, optimize=True, threads=threads), weights_nbytes(part)
+
+        if self.sessions is None:
+            session, _ = make(self.threads)
+        else:
+            key = None if weights or self.sliced is not None else (tuple(nodes), tuple(gives), frozenset(fixed))
+            session = self.sessions.get(key, make)
         for number in numbers:
             feeds = {str(value.name): self._kept(value, number) for value in takes}
             results = runtime.run(session, feeds)
@@ -233,60 +242,6 @@ class Stream:
 def _taken(nodes: Sequence[ir.Node]) -> set[ir.Value]:
     """What nodes read and do not make."""
     return {v for node in nodes for v in reads(node)} - {v for node in nodes for v in node.outputs}
-
-
-def piece(
-    model: ir.Model,
-    nodes: Sequence[ir.Node],
-    inputs: Mapping[str, Any],
-    outputs: Sequence[str],
-    weights: Weights,
-    fixed: Container[str] = (),
-) -> ir.Model:
-    """A model of some nodes; its weights are the model's own, not copies.
-
-    Args:
-        inputs: a sample of each value that comes from outside; its type is taken, its shape is left open.
-        weights: stored tensors that replace the model's, by name.
-        fixed: inputs that have the sample's shape always.
-    """
-    graph = onnx.GraphProto(name="piece")
-    for node in nodes:
-        graph.node.append(ir.serde.serialize_node(node))
-    read = {str(value.name): value for node in nodes for value in reads(node)}
-    for name, sample in inputs.items():
-        info = graph.input.add(name=name)
-        if isinstance(sample, np.ndarray):
-            info.type.tensor_type.elem_type = int(ir.DataType.from_numpy(sample.dtype))
-            rank = info.type.tensor_type.shape
-            rank.SetInParent()
-            for axis, size in enumerate(sample.shape):  # named: shape inference reads nameless sizes as no sizes at all
-                rank.dim.add(**({"dim_value": size} if name in fixed else {"dim_param": f"{name}/{axis}"}))
-        elif (kind := read[name].type) is not None:
-            ir.serde.serialize_type_into(info.type, kind)
-    known = model.graph.initializers
-    stored = {name: _tensor(model, name, weights) for name in read if name in known and name not in inputs}
-    for name, tensor in stored.items():
-        graph.input.append(onnx.helper.make_tensor_value_info(name, int(tensor.dtype), tensor.shape.numpy()))
-    taken = {info.name: info for info in graph.input}
-    graph.output.extend(taken.get(name, onnx.ValueInfoProto(name=name)) for name in outputs)
-    opsets = [
-        onnx.OperatorSetIdProto(domain=domain, version=version) for domain, version in model.graph.opset_imports.items()
-    ]
-    found = ir.from_proto(onnx.ModelProto(graph=graph, ir_version=max(model.ir_version or 0, 8), opset_import=opsets))
-    for value in [value for value in found.graph.inputs if value.name in stored]:
-        found.graph.inputs.remove(value)
-        value.const_value = stored[str(value.name)]
-        found.graph.register_initializer(value)
-    return found
-
-
-def _tensor(model: ir.Model, name: str, weights: Weights) -> ir.TensorProtocol:
-    tensor = model.graph.initializers[name].const_value
-    assert tensor is not None
-    if name not in weights:
-        return tensor
-    return ir.Tensor(np.ascontiguousarray(weights[name].astype(tensor.dtype.numpy(), copy=False)), dtype=tensor.dtype)
 
 
 def batches_of(samples: Batch, size: int) -> Iterator[Batch]:

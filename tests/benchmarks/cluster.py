@@ -204,8 +204,9 @@ def parts_of(task: str, on: str, preset: str, samples: int, repeat: int) -> dict
 
     from spa.executor import executing
     from spa.passes.layers.workers import one_thread_each
-    from spa.passes.repair.curves import _read, find_curve
+    from spa.passes.repair.curves import find_curve
     from spa.passes.repair.network import prepare
+    from spa.passes.repair.scaling import read
     from spa.passes.repair.session import Session
     from spa.passes.repair.twins import Twins
     from spa.passes.samples.checking import check_samples
@@ -236,7 +237,7 @@ def parts_of(task: str, on: str, preset: str, samples: int, repeat: int) -> dict
             with part("statistics"):
                 known = session.dense_statistics(problems)
             with part("curves"):
-                session.each(find_curve, [(group, _read(session, group, known), {}) for group in groups], layers)
+                session.each(find_curve, [(group, read(session, group, known), {}) for group in groups], layers)
     return found
 
 

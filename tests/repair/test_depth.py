@@ -15,7 +15,7 @@ from spa import runtime
 from spa.analysis.group import DEPTH
 from spa.analysis.plan import Plan
 from spa.passes.choose.budget import Budget
-from spa.passes.repair import streaming
+from spa.passes.repair import pieces, streaming
 from spa.passes.repair.gates import drop_gates, gate_of
 from spa.passes.repair.groundwork import Groundwork
 from spa.passes.repair.network import prepare
@@ -105,7 +105,7 @@ def test_measuring_all_branches_takes_half_of_as_many_runs(
 ) -> None:
     """Node runs: what lies before a branch is kept, and only what comes behind it runs again."""
     count = [0]
-    made = streaming.piece
+    made = pieces.piece
 
     def counted(model: ir.Model, nodes: Sequence[ir.Node], *rest: Any) -> Any:
         count[0] += len(nodes)

@@ -20,9 +20,8 @@ from spa import runtime
 from spa.passes.choose.allocation import Curve
 from spa.passes.layers.consumers import Layer
 from spa.passes.layers.problems import Key, Statistics
-from spa.passes.repair import fitting, groundwork, probe, sequential
+from spa.passes.repair import fitting, groundwork, probe, scaling, sequential
 from spa.passes.repair.drift import Drift
-from spa.passes.repair.probe import Probe
 from spa.passes.repair.rowweights import RowWeights
 from spa.passes.repair.sequential import Repair
 from spa.passes.repair.session import Session
@@ -187,7 +186,7 @@ STEPS: dict[str, tuple[Callable[[], Sequence[float]], list[Switch]]] = {
     ),
     "losses are brought to the scale of the outputs": (
         Repaired(RESIDUAL, options={"of": "params"}, larger={"w1": 0.2, "w2": 2.0}),
-        [(Probe, "scaled", lambda self, curve, statistics, ratios: curve)],
+        [(scaling, "scaled_by", lambda curve, measured: curve)],
     ),
     "the budget goes where it costs least": (
         Repaired(RESIDUAL, options={"of": "params"}, larger={"w1": 0.2, "w2": 2.0}),
