@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from spa.errors import BudgetError
 from spa.passes.secondorder.linalg import Array, Indices
-from spa.passes.secondorder.problem import Consumer
+from spa.passes.secondorder.problem import Consumer, normal_equations
 from spa.passes.secondorder.solver import choose_damping, default_damping
 from spa.passes.secondorder.system import HeldOut, Mask, System, by_input
 
@@ -202,9 +202,10 @@ def _systems(consumers: Sequence[Consumer], free: Mask, remove: int, damping: fl
     every damping gives the dense weights.
     """
     inputs = by_input(consumers)
-    systems = [System(group, default_damping(group[0]) if damping is None else damping) for group in inputs]
     if damping is not None or all(consumer.judge is None for consumer in consumers):
-        return systems
+        return [System(group, default_damping(group[0]) if damping is None else damping) for group in inputs]
+    known = [[normal_equations(consumer) for consumer in group] for group in inputs]
+    systems = [System(group, default_damping(group[0]), made) for group, made in zip(inputs, known, strict=True)]
     kept = np.ones(len(free), np.bool_)
     for system in systems:
         system.factorise(kept)
@@ -213,8 +214,8 @@ def _systems(consumers: Sequence[Consumer], free: Mask, remove: int, damping: fl
     units = np.flatnonzero(kept)
     chosen = [default_damping(group[0]) if group[0].judge is None else choose_damping(group, units) for group in inputs]
     return [
-        system if system.damping == value else System(system.consumers, value)
-        for system, value in zip(systems, chosen, strict=True)
+        system if system.damping == value else System(system.consumers, value, made)
+        for system, value, made in zip(systems, chosen, known, strict=True)
     ]
 
 

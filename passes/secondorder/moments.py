@@ -194,6 +194,16 @@ class Moments:
         self.merge(other)
         return self
 
+    def with_drift(self, change: Callable[[Array], Array]) -> Moments:
+        """The same moments with another drift: rows (n, m) of it changed into rows (n, k); nothing may be added."""
+        self._flush()
+        twin = Moments.__new__(Moments)
+        for name in self.__slots__:
+            setattr(twin, name, getattr(self, name))
+        twin._drift_mean, twin._drift_cross = change(self._drift_mean[None])[0], change(self._drift_cross)
+        twin.drift_width = twin._drift_mean.size
+        return twin
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Of moments that have seen no rows a pickle holds no sums."""
         if self.count:

@@ -9,6 +9,7 @@ import numpy as np
 
 from spa.executor import Threads
 from spa.passes.secondorder.linalg import Array, Indices, solve
+from spa.passes.secondorder.mixing import mixed
 from spa.passes.secondorder.moments import Moments
 from spa.passes.secondorder.problem import (
     Consumer,
@@ -150,39 +151,26 @@ def refit(
             symmetric = min(others) < min(losses)
             losses = others if symmetric else losses
         held_out_loss = min(plain, *losses)
-        if held_out_loss < plain:
-            tried = [tried[losses.index(held_out_loss)]]
-        else:
-            tried, reason = [], "no refit is better on held-out samples than correcting the bias alone"
-    moments = pooled(consumer) if pool else consumer.moments
-    parts = _Parts(consumer, moments, kept_rows)
-    chosen: float | None = None
-    weights: list[Array] | None = None
+        better = sorted((loss, at) for at, loss in enumerate(losses) if loss < plain)
+        tried = [tried[at] for _, at in better[: None if _is_mixed(consumer) else 1]]
+        if not tried:
+            reason = "no refit is better on held-out samples than correcting the bias alone"
+    parts = _Parts(consumer, pooled(consumer) if pool else consumer.moments, kept_rows, spread)
     for damping in tried:
-        weights = parts.solutions(damping, symmetric=symmetric)
-        if weights is not None:
-            chosen, reason = damping, ""
-            break
+        found = parts.fitted(damping, symmetric=symmetric)
+        if found is not None:
+            return Refit(kept_rows, *found[:2], damping, "", found[2], held_out_loss)
         reason = f"the largest weight would grow more than {MAX_GROWTH:g}-fold"
-    weights = weights or [part.anchored[kept_rows] for part in parts.consumers]
-    error = total = 0.0
-    biases = []
-    for at, part in enumerate(parts.consumers):
-        full, equations = parts.equations(at)
-        if spread and part.free_bias and part.output_weight is None and len(kept_rows) < len(full.gram):
-            weights[at] = widened(weights[at], shrinkage(part, full, kept_rows, weights[at]), spread)
-        biases.append(equations.bias(weights[at]))
-        error += squared_error(part, equations, weights[at], biases[at])
-        total += energy(part, full)
-    loss = share(error, total if consumer.energy is None else consumer.energy)
-    return Refit(kept_rows, side_by_side(weights), side_by_side(biases), chosen, reason, loss, held_out_loss)
+    anchored = parts.fitted(None)
+    assert anchored is not None
+    return Refit(kept_rows, *anchored[:2], None, reason, anchored[2], held_out_loss)
 
 
 class _Parts:
-    """The parts of a consumer with their normal equations, which are made anew each time where there are several."""
+    """The parts of a consumer, which are fitted one by one; the normal equations of a single one are made once."""
 
-    def __init__(self, consumer: Consumer, moments: Moments, kept_rows: Indices) -> None:
-        self.consumer, self.moments, self.kept_rows = consumer, moments, kept_rows
+    def __init__(self, consumer: Consumer, moments: Moments, kept_rows: Indices, spread: float) -> None:
+        self.consumer, self.moments, self.kept_rows, self.spread = consumer, moments, kept_rows, spread
         self.consumers = list(parted(consumer))
         self.known: tuple[NormalEquations, NormalEquations] | None = None
 
@@ -196,18 +184,26 @@ class _Parts:
             self.known = found
         return found
 
-    def solutions(self, damping: float, *, symmetric: bool) -> list[Array] | None:
-        """W_S of each part; None: it does not pass the growth guard."""
-        found = []
+    def fitted(self, damping: float | None, *, symmetric: bool = False) -> tuple[Array, Array, float] | None:
+        """W_S, b and the loss; of the anchor without a damping. None: a part does not pass the growth guard."""
+        weights, biases, error, total = [], [], 0.0, 0.0
+        rows = self.kept_rows
         for at, part in enumerate(self.consumers):
-            full, fitted = self.equations(at)
-            if symmetric:
-                fitted = normal_equations(part, self.moments, symmetric=True).restrict(self.kept_rows)
-            solution = _solution(fitted, part.anchored[self.kept_rows], ridge(full.gram, damping)[self.kept_rows])
-            if _grown(self.consumer, solution):
-                return None
-            found.append(solution)
-        return found
+            full, equations = self.equations(at)
+            weight = part.anchored[rows]
+            if damping is not None:
+                fit = normal_equations(part, self.moments, symmetric=True).restrict(rows) if symmetric else equations
+                weight = _solution(fit.gram, _right(fit, weight), weight, ridge(full.gram, damping)[rows])
+                if _grown(self.consumer, weight):
+                    return None
+            if self.spread and part.free_bias and part.output_weight is None and len(rows) < len(full.gram):
+                weight = widened(weight, shrinkage(part, full, rows, weight), self.spread)
+            weights.append(weight)
+            biases.append(equations.bias(weight))
+            error += squared_error(part, equations, weight, biases[-1])
+            total += energy(part, full) if self.consumer.energy is None else 0.0
+        loss = share(error, total if self.consumer.energy is None else self.consumer.energy)
+        return side_by_side(weights), side_by_side(biases), loss
 
 
 def widened(weight: Array, shrunk: Array, spread: float) -> Array:
@@ -238,37 +234,48 @@ def held_out_losses(
     """Share of the held-out output variance lost by the anchor with a corrected bias, and by the refit of each damping.
 
     Infinite for a refit that does not pass the growth guard. Refits to symmetric targets are judged by the dense
-    network's outputs as well.
+    network's outputs as well. Of a consumer of many outputs random mixtures are fitted and judged, which no guard sees.
     """
-    errors, total = np.zeros(1 + len(dampings)), 0.0
-    for part in parted(consumer):
-        more, held_energy = _held_out_errors(consumer, part, kept_rows, dampings, symmetric, threads)
+    errors, total, few = np.zeros(1 + len(dampings)), 0.0, mixed(consumer)
+    guard = consumer if few is consumer else None
+    for part in parted(few):
+        more, held_energy = _held_out_errors(guard, part, kept_rows, dampings, symmetric, threads)
         errors += more
         total += held_energy
-    if consumer.energy is not None:
-        total = consumer.energy
+    if few.energy is not None:
+        total = few.energy
     return [np.inf if error == np.inf else share(float(error), total) for error in errors]
 
 
+def _is_mixed(consumer: Consumer) -> bool:
+    """Whether the growth guard has not seen the refits that were judged."""
+    return mixed(consumer) is not consumer
+
+
 def _held_out_errors(
-    consumer: Consumer,
+    guarded: Consumer | None,
     part: Consumer,
     kept_rows: Indices,
     dampings: Sequence[float],
     symmetric: bool,
     threads: int | None,
 ) -> tuple[list[float], float]:
-    """Of a part of a consumer: what its anchor and the refit of each damping are off by, and the energy of outputs."""
+    """Of a part of a consumer: what its anchor and the refit of each damping are off by, and the energy of outputs.
+
+    Args:
+        guarded: whose largest weight the guard goes by; None: there is none.
+    """
     full, held = normal_equations(part), normal_equations(part, part.judge)
     equations, judge = full.restrict(kept_rows), held.restrict(kept_rows)
     anchor = part.anchored[kept_rows]
     fitted = normal_equations(part, symmetric=True).restrict(kept_rows) if symmetric else equations
+    right = _right(fitted, anchor)
 
     def error(damping: float | None) -> float:
         weight = anchor
         if damping is not None:
-            weight = _solution(fitted, anchor, ridge(full.gram, damping)[kept_rows])
-        if _grown(consumer, weight):
+            weight = _solution(fitted.gram, right, anchor, ridge(full.gram, damping)[kept_rows])
+        if guarded is not None and _grown(guarded, weight):
             return np.inf
         return squared_error(part, judge, weight, equations.bias(weight))
 
@@ -287,10 +294,18 @@ def choose_damping(consumers: Sequence[Consumer], kept_units: Indices) -> float:
     return DAMPINGS[len(DAMPINGS) - 1 - int(np.argmin(losses[::-1]))]
 
 
-def _solution(equations: NormalEquations, anchor: Array, damping: Array) -> Array:
-    damped = equations.gram.copy()
+def _right(equations: NormalEquations, anchor: Array) -> Array:
+    """G - H A, what a fit has to add to the anchor for."""
+    return np.asarray(equations.target - equations.gram @ anchor)
+
+
+def _solution(gram: Array, right: Array, anchor: Array, damping: Array) -> Array:
+    """A + (H + Lambda)^-1 (G - H A)."""
+    if not right.any():  # symmetric targets with all rows kept: the anchor is the answer
+        return anchor
+    damped = gram.copy()
     damped[np.diag_indices_from(damped)] += damping
-    return anchor + solve(damped, equations.target - equations.gram @ anchor)
+    return anchor + solve(damped, right)
 
 
 def _grown(consumer: Consumer, weight: Array) -> bool:

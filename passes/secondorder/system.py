@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spa.passes.secondorder.linalg import Array, Indices, inverse, solve
-from spa.passes.secondorder.problem import Consumer, importance, normal_equations
+from spa.passes.secondorder.problem import Consumer, NormalEquations, importance, normal_equations
 from spa.passes.secondorder.solver import VARIANCE_FLOOR, ridge
 
 PANEL = 512
@@ -55,20 +55,28 @@ class System:
     Attributes:
         rows: rows of the input that the arrays below hold, a superset of S, (r,).
         unit: unit of each of these rows, -1: stays, (r,).
+        fitted: of each consumer alpha, and the mean of its outputs in the moments that are fitted; `mean` of the input.
         inverse: Ht_SS^-1 embedded in (r, r); rows and columns outside S are zero.
         weight: W_S embedded in (r, m).
     """
 
-    def __init__(self, consumers: Sequence[Consumer], damping: float) -> None:
+    def __init__(
+        self, consumers: Sequence[Consumer], damping: float, known: Sequence[NormalEquations] | None = None
+    ) -> None:
         first = consumers[0]
         self.consumers, self.damping = consumers, damping
         self.unit_of_row = first.unit_of_row
         targets = []
-        for consumer in consumers:
-            equations = normal_equations(consumer)
+        self.fitted: list[tuple[float, Array]] = []
+        for at, consumer in enumerate(consumers):
+            equations = normal_equations(consumer) if known is None else known[at]
             self.gram, self.ridge = equations.gram, ridge(equations.gram, damping)
+            self.fitted.append((importance(consumer, equations), equations.output_mean))
+            self.mean = equations.mean
             target = equations.target + self.ridge[:, None] * consumer.anchored
-            targets.append(consumer.weigh(target) * np.sqrt(importance(consumer, equations)))
+            targets.append(consumer.weigh(target) * np.sqrt(self.fitted[-1][0]))
+        if known is not None:
+            self.gram = self.gram.copy()  # they may be asked for again
         variance = np.diagonal(self.gram).copy()
         self.dead: Mask = variance <= VARIANCE_FLOOR * variance.mean()
         """Rows that do not vary, (d',)."""
@@ -157,13 +165,12 @@ class HeldOut:
         self.system = system
         targets: list[Array] = []
         gaps: list[Array] = []
-        for consumer in system.consumers:
-            fitted, held = normal_equations(consumer), normal_equations(consumer, consumer.judge)
-            scale = np.sqrt(importance(consumer, fitted))
+        for consumer, (alpha, output_mean) in zip(system.consumers, system.fitted, strict=True):
+            held, scale = normal_equations(consumer, consumer.judge), np.sqrt(alpha)
             targets.append(consumer.weigh(held.target) * scale)
-            gaps.append(consumer.weigh(held.output_mean - fitted.output_mean) * scale)
+            gaps.append(consumer.weigh(held.output_mean - output_mean) * scale)
         target, gap = np.hstack(targets), np.concatenate(gaps)
-        self.gram, self.mean_gap = held.gram, held.mean - fitted.mean
+        self.gram, self.mean_gap = held.gram, held.mean - system.mean
         # What lies outside the row space that the system's outputs were rotated into no weights can reach: a constant.
         rotation = system.rotation
         self.target: Array = target if rotation is None else target @ rotation
