@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import ceil
 
 import numpy as np
 
@@ -39,6 +40,18 @@ def affordable(flops: float, groups: int, preset: Preset) -> tuple[int, int]:
     most = preset.probe_flops / max(flops * max(groups, 1), 1.0)
     levels = int(np.clip(most / LEAST_PROBES, 1, LEVELS))
     return int(np.clip(most / levels, 1, preset.probes)), levels
+
+
+def spacing(flops: float, groups: int, samples: int, preset: Preset) -> int:
+    """Of groups that are alike one in so many is measured, so that one sample each costs no more than a run of all.
+
+    Behind a group lies half of the network, as a mean.
+
+    Args:
+        flops: of one sample.
+        samples: that there are.
+    """
+    return max(1, ceil(0.5 * groups * flops / max(preset.probe_flops, samples * flops, 1.0)))
 
 
 def tempered(
@@ -85,6 +98,11 @@ class Probe:
 
     Args:
         most: samples at most, of all that there are, for what is measured with nothing refitted, `runs` times.
+
+    Attributes:
+        batches: that the outputs are measured on.
+        levels: cuts of each group that is measured.
+        every: one in so many of groups that are alike is.
     """
 
     def __init__(self, session: Session, *, most: int | None = None, runs: int = 0) -> None:
@@ -92,6 +110,7 @@ class Probe:
         held_out = [session.batches[number] for number in session.split.judges]
         groups = [group for group in session.network.groups if group.branch is None]
         probes, self.levels = affordable(self.flops(held_out[0]), len(groups), session.preset)
+        self.every = spacing(self.flops(held_out[0]), len(groups), len(session.data), session.preset)
         if most is not None:  # nothing is fitted, so that every sample may tell
             held_out = list(session.batches)
             paid = session.preset.probe_flops / max(self.flops(held_out[0]) * max(runs, 1), 1.0)

@@ -17,6 +17,9 @@ from spa.passes.repair.fitting import read_by
 from spa.passes.repair.probe import Probe, scaled_by
 from spa.passes.repair.session import Session
 
+TINY = 1e-30
+"""In the place of a loss of readers that is none."""
+
 STATE = "abreast"
 """In a journal: what is measured, and how far that is."""
 
@@ -29,24 +32,27 @@ class Scaling:
         groups: how many there are.
 
     Attributes:
-        asked: at which counts of units that go curves are measured, by name of the group.
+        asked: at which counts of units that go a curve is measured, by name of the group; between those of groups that
+            are alike some are only taken to be so.
+        alike: names of the groups that are alike, in graph order; of these every so many is measured.
     """
 
     def __init__(self, session: Session, ratios: Sequence[float], groups: int) -> None:
         self.session, self.ratios, self.groups = session, ratios, groups
         self.asked: dict[str, list[int]] = {}
+        self.alike: dict[tuple[object, ...], list[str]] = {}
         self.run: Abreast | None = None
         journal = session.journal
         if journal is not None:
             state = journal.state.get(STATE)
             if state is not None:
-                self.asked = state["asked"]
+                self.asked, self.alike = state["asked"], state["alike"]
                 self.of_session().restore(state["run"])
             journal.state[STATE] = self.state
 
     def state(self) -> dict[str, Any] | None:
         """What is measured, and how far that is; None: nothing is."""
-        return None if self.run is None else {"asked": self.asked, "run": self.run.state()}
+        return None if self.run is None else {"asked": self.asked, "alike": self.alike, "run": self.run.state()}
 
     def of_session(self) -> Abreast:
         """The run, made when it is first asked for."""
@@ -93,10 +99,15 @@ class Scaling:
         apart = list[int]()
         if curve.group.barred:
             curve, apart = _experts(self.session, curve.group, statistics)
-        run = self.of_session()
+        run, group = self.of_session(), curve.group
         counts = run.probe.counts(curve, self.ratios)
-        run.start(curve.group, [curve.order[:count] for count in counts], statistics)
-        self.asked[curve.group.name] = counts
+        readers = self.session.network.readers[group.name]
+        widths = sorted((reader.layer.width, reader.layer.output_width) for reader in readers)
+        alike = self.alike.setdefault((str(group.kind), group.size, len(curve.order), *widths), [])
+        if len(alike) % run.probe.every == 0:
+            run.start(group, [curve.order[:count] for count in counts], statistics)
+        alike.append(group.name)
+        self.asked[group.name] = counts
         return curve, apart
 
     def finished(self, curves: Mapping[str, Curve]) -> dict[str, Curve]:
@@ -104,13 +115,33 @@ class Scaling:
         if self.run is None:
             return {}
         with self.session.step("measure"):
-            lost = self.run.finish()
+            lost = dict(self.run.finish())
         if self.session.journal is not None:
             self.session.journal.state.pop(STATE, None)
+        for names in self.alike.values():
+            lost |= self.between([curves[name] for name in names], lost)
         return {
-            name: scaled_by(curves[name], {count: lost[name, count] for count in counts})
+            name: scaled_by(curves[name], {count: lost.get((name, count), np.nan) for count in counts})
             for name, counts in self.asked.items()
         }
+
+    def between(self, curves: Sequence[Curve], lost: Mapping[tuple[str, int], float]) -> dict[tuple[str, int], float]:
+        """What the outputs lose by cuts that were not measured: as many times what readers lose as in groups beside."""
+        found: dict[tuple[str, int], float] = {}
+        for count in self.asked[curves[0].group.name]:
+            local = np.array([max(float(curve.losses[count]), TINY) for curve in curves])
+            measured = np.array([lost.get((curve.group.name, count), np.nan) for curve in curves])
+            there = np.isfinite(measured) & (measured > 0)
+            if not there.any():
+                continue
+            ratios = np.log(measured[there] / local[there])
+            taken = local * np.exp(np.interp(np.arange(len(curves)), np.flatnonzero(there), ratios))
+            found |= {
+                (curve.group.name, count): float(loss)
+                for curve, loss in zip(curves, taken, strict=True)
+                if (curve.group.name, count) not in lost
+            }
+        return found
 
 
 def scaled(

@@ -17,8 +17,8 @@ from spa.passes.secondorder.system import HeldOut, Mask, System, by_input
 POOL = 4
 """Candidates looked at closely for each unit that a round removes."""
 
-REFRESHES = 8
-"""Factorisations for each time that all units are removed."""
+REFRESHES, ANEW = 8, 2
+"""How often arrays are made smaller until all units are removed, and one in how many times by a factorisation."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,9 +67,9 @@ def remove_units(
 
     A round removes max(1, remove / rounds) units. All units are scored by (3); the best candidates, four for each unit
     that is to go, are then removed one by one with exact downdates among themselves, so that of two duplicates only one
-    goes; what was chosen leaves the whole system in one block downdate (4). After every eighth of the units the inverse
-    is computed anew, which ends rounding drift and drops what was removed from the arrays. Units whose rows do not vary
-    in any input go first. Time O(d^3) and memory O(d^2) for each distinct input.
+    goes; what was chosen leaves the whole system in one block downdate (4). After every eighth of the units what was
+    removed is dropped from the arrays, and after every fourth the inverse is computed anew, which ends rounding drift.
+    Units whose rows do not vary in any input go first. Time O(d^3) and memory O(d^2) for each distinct input.
 
     Args:
         consumers: all mixing layers that read the units; those with the same moments share one inverse.
@@ -121,12 +121,16 @@ def _greedy(
     order: list[int] = []
     losses: list[float] = []
     held_out: dict[int, float] = {}
-    refreshed = -len(free)
+    refreshed, times = -len(free), 0
     while len(order) < remove:
         if len(order) - refreshed >= max(1, len(free) // REFRESHES):
             refreshed = len(order)
             for system in systems:
-                system.factorise(kept)
+                if times % ANEW:
+                    system.compact(kept)
+                else:
+                    system.factorise(kept)
+            times += 1
             if judges:
                 held_out[refreshed] = sum(judge.loss() for judge in judges)
         candidates = np.flatnonzero(dead & kept if np.any(dead & kept) else free & kept)

@@ -14,8 +14,10 @@ import numpy as np
 from spa.passes.secondorder.linalg import Array
 from spa.passes.secondorder.problem import Consumer
 
-MANY, MIXED = 1024, 512
-"""Outputs above which they are mixed, and mixtures: 6 % is the standard deviation of a sum at most."""
+LARGE, MIXED = 1 << 21, 256
+"""Weights of a consumer of which outputs are mixed, if there are more than twice as many as mixtures: 9 % is the
+standard deviation of a sum at most.
+"""
 
 _AT_ONCE = 1 << 13
 """Outputs whose signs are in memory at once."""
@@ -25,7 +27,7 @@ def mixed(consumer: Consumer) -> Consumer:
     """A consumer with mixtures in the place of its outputs, where it has many; else itself."""
     outputs = consumer.weight.shape[1]
     known = consumer.energy is None or consumer.sample is not None
-    if outputs <= MANY or consumer.output_weight is not None or not known:
+    if consumer.weight.size <= LARGE or outputs <= 2 * MIXED or consumer.output_weight is not None or not known:
         return consumer
     drift = bool(consumer.drift)
     weight = _mixtures(consumer.weight)

@@ -96,6 +96,13 @@ class System:
         self.inverse = inverse(self.gram[np.ix_(self.rows, self.rows)])
         self.weight = self.inverse @ self.target[self.rows]
 
+    def compact(self, kept: Mask) -> None:
+        """Drop from the arrays what units (units,) that are gone have left there; all else stays as it is."""
+        stay = np.flatnonzero((self.unit < 0) | kept[self.unit])
+        self.rows, self.unit = self.rows[stay], self.unit[stay]
+        self.blocks = blocks(self.unit)
+        self.inverse, self.weight = self.inverse[np.ix_(stay, stay)], self.weight[stay]
+
     def saliency(self, kept: Mask) -> Array:
         """Loss that removing each kept unit alone would cause, (units,); zero for the others:
 
