@@ -70,7 +70,8 @@ def kept_units(session: Session, group: Group, statistics: Mapping[Key, Statisti
     units = {reader.layer: reader.units for reader in session.network.readers[group.name]}
     layers = first_uses(session.network, units)
     problems = [each for layer in layers for each in consumers(session, layer, units[layer], statistics)]
-    return remove_units(problems, units=group.size, remove=count, swap_rounds=session.preset.swap_rounds).kept
+    rounds = session.preset.swap_rounds
+    return remove_units(problems, units=group.size, remove=count, swap_rounds=rounds, judged=False).kept
 
 
 def refitted(

@@ -58,6 +58,7 @@ def remove_units(
     damping: float | None = None,
     rounds: int = 64,
     swap_rounds: int = 4,
+    judged: bool = True,
 ) -> Removal:
     """Remove units of one group so that all of its consumers, refitted, lose as little as possible.
 
@@ -80,6 +81,7 @@ def remove_units(
         damping: None: chosen per input, see `choose_damping`.
         rounds: more are slower and closer to one by one.
         swap_rounds: rounds of `swap` at the end.
+        judged: whether the loss on held-out moments is asked for; they choose dampings in any case.
 
     Raises:
         BudgetError: fewer units than ``remove`` may go.
@@ -95,7 +97,7 @@ def remove_units(
             f"{remove} of {units} units to go, {max(limit, 0)} can: {free.sum()} are removable, {min_keep} must stay"
         )
     systems = _systems(consumers, free, remove, damping)
-    order, losses, held_out, kept = _greedy(systems, free, remove, rounds)
+    order, losses, held_out, kept = _greedy(systems, free, remove, rounds, judged=judged)
     final, swapped, gained = swap(systems, kept, free, rounds=swap_rounds)
     chosen = {id(consumer): system.damping for system in systems for consumer in system.consumers}
     growth = np.array(list(held_out.values()))
@@ -112,10 +114,10 @@ def remove_units(
 
 
 def _greedy(
-    systems: Sequence[System], free: Mask, remove: int, rounds: int
+    systems: Sequence[System], free: Mask, remove: int, rounds: int, *, judged: bool
 ) -> tuple[list[int], list[float], dict[int, float], Mask]:
     """Units in order of removal, the loss of each, held-out errors by number of removals, and the mask of kept ones."""
-    judges = [HeldOut(system) for system in systems if system.consumers[0].judge is not None]
+    judges = [HeldOut(system) for system in systems if judged and system.consumers[0].judge is not None]
     kept = np.ones(len(free), np.bool_)
     dead = free & _dead(systems, len(free))
     order: list[int] = []
@@ -172,6 +174,9 @@ def swap(systems: Sequence[System], kept: Mask, free: Mask, *, rounds: int) -> t
     A round lets the units of largest re-entry gain (5) back in and removes as many again, one by one as `cut` does; it
     counts only if the exact loss (2) has fallen, otherwise the next round tries a quarter of the units.
 
+    Args:
+        systems: as the kept units leave them.
+
     Returns:
         The mask of kept units, how many of them had been removed, and the fall of the loss.
     """
@@ -182,20 +187,23 @@ def swap(systems: Sequence[System], kept: Mask, free: Mask, *, rounds: int) -> t
         if not len(outside) or not count:
             break
         for system in systems:
-            system.factorise(best)
+            system.compact(best)
         before = sum(system.loss() for system in systems)
         gains = sum(system.gains(outside) for system in systems) + np.zeros(len(outside))
         back = outside[np.argsort(-gains, kind="stable")[:count]]
         trial = best.copy()
         trial[back] = True
+        held = [system.held() for system in systems]
         for system in systems:
-            system.factorise(trial)
+            system.admit(back)
         cut(systems, trial, np.flatnonzero(free & trial), len(back))
         fall = before - sum(system.loss() for system in systems)
         if fall > 1e-9 * abs(before):
             best, gained = trial, gained + fall
         else:
             count //= 4
+            for system, arrays in zip(systems, held, strict=True):
+                system.back_to(arrays)
     return best, int((best & ~first).sum()), gained
 
 

@@ -99,9 +99,42 @@ class System:
     def compact(self, kept: Mask) -> None:
         """Drop from the arrays what units (units,) that are gone have left there; all else stays as it is."""
         stay = np.flatnonzero((self.unit < 0) | kept[self.unit])
+        if len(stay) == len(self.rows):
+            return
         self.rows, self.unit = self.rows[stay], self.unit[stay]
         self.blocks = blocks(self.unit)
         self.inverse, self.weight = self.inverse[np.ix_(stay, stay)], self.weight[stay]
+
+    def admit(self, units: Indices) -> None:
+        """Let units back in, exactly: Z as in (5), E = Ht_BS Ht_SS^-1, and
+
+        W_B = Z^-1 (Gt_B - Ht_BS W_S)    W_S -= E^T W_B    Ht^-1 = [[Ht_SS^-1 + E^T Z^-1 E, -E^T Z^-1], [-Z^-1 E, Z^-1]]
+
+        Only while the rows held are those of S; the arrays that were held stay as they are.
+        """
+        at = np.flatnonzero(np.isin(self.unit_of_row, units))
+        cross = self.gram[np.ix_(at, self.rows)]
+        explained = cross @ self.inverse
+        block = inverse(self.gram[np.ix_(at, at)] - explained @ cross.T)
+        new = block @ (self.target[at] - cross @ self.weight)
+        lines = block @ explained
+        held = len(self.rows)
+        whole = np.empty((held + len(at), held + len(at)))
+        whole[:held, :held] = self.inverse
+        subtract_product(whole[:held, :held], -explained, lines)
+        whole[:held, held:], whole[held:, :held], whole[held:, held:] = -lines.T, -lines, block
+        self.inverse, self.weight = whole, np.concatenate([self.weight - explained.T @ new, new])
+        self.rows = np.concatenate([self.rows, at])
+        self.unit = self.unit_of_row[self.rows]
+        self.blocks = blocks(self.unit)
+
+    def held(self) -> tuple[Indices, Indices, list[Blocks], Array, Array]:
+        """What `back_to` takes; `remove` changes the arrays in it, and nothing else does."""
+        return self.rows, self.unit, self.blocks, self.inverse, self.weight
+
+    def back_to(self, held: tuple[Indices, Indices, list[Blocks], Array, Array]) -> None:
+        """Be as `held` was given."""
+        self.rows, self.unit, self.blocks, self.inverse, self.weight = held
 
     def saliency(self, kept: Mask) -> Array:
         """Loss that removing each kept unit alone would cause, (units,); zero for the others:
@@ -126,7 +159,7 @@ class System:
 
         gain(j) = tr(g^T Z^-1 g), g = Gt_B - Ht_BS W_S, Z = Ht_BB - Ht_BS Ht_SS^-1 Ht_SB                            (5)
 
-        Only right after `factorise`, when the rows held are those of S.
+        Only right after `factorise` or `compact`, when the rows held are those of S.
         """
         gains = np.zeros(int(outside.max()) + 1)
         at = np.flatnonzero(np.isin(self.unit_of_row, outside))
