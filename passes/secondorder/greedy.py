@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from spa.errors import BudgetError
 from spa.passes.secondorder.linalg import Array, Indices
-from spa.passes.secondorder.problem import Consumer, normal_equations
+from spa.passes.secondorder.problem import Consumer, NormalEquations, normal_equations
 from spa.passes.secondorder.solver import choose_damping, default_damping
 from spa.passes.secondorder.system import HeldOut, Mask, System, by_input
 
@@ -217,18 +217,23 @@ def _systems(consumers: Sequence[Consumer], free: Mask, remove: int, damping: fl
     if damping is not None or all(consumer.judge is None for consumer in consumers):
         return [System(group, default_damping(group[0]) if damping is None else damping) for group in inputs]
     known = [[normal_equations(consumer) for consumer in group] for group in inputs]
-    systems = [System(group, default_damping(group[0]), made) for group, made in zip(inputs, known, strict=True)]
+    kept = _first_guess(inputs, known, free, remove)
+    chosen = [default_damping(group[0]) if group[0].judge is None else choose_damping(group, kept) for group in inputs]
+    return [System(group, value, made) for group, value, made in zip(inputs, chosen, known, strict=True)]
+
+
+def _first_guess(
+    inputs: Sequence[Sequence[Consumer]], known: Sequence[Sequence[NormalEquations]], free: Mask, remove: int
+) -> Indices:
+    """Units that may be kept: by their scores while all are there, at least half of them."""
     kept = np.ones(len(free), np.bool_)
-    for system in systems:
+    scores = np.where(free, 0.0, np.inf)
+    for group, made in zip(inputs, known, strict=True):
+        system = System(group, default_damping(group[0]), made)
         system.factorise(kept)
-    scores = sum(system.saliency(kept) for system in systems) + np.where(free, 0.0, np.inf)
+        scores += system.saliency(kept)
     kept[np.argsort(scores, kind="stable")[: min(remove, int(free.sum()) // 2)]] = False
-    units = np.flatnonzero(kept)
-    chosen = [default_damping(group[0]) if group[0].judge is None else choose_damping(group, units) for group in inputs]
-    return [
-        system if system.damping == value else System(system.consumers, value, made)
-        for system, value, made in zip(systems, chosen, known, strict=True)
-    ]
+    return np.flatnonzero(kept)
 
 
 def _dead(systems: Sequence[System], units: int) -> Mask:
