@@ -2,11 +2,13 @@
 
     python tests/benchmarks/depth.py fmnist_vit --cuts 0.3 --rows depth.jsonl --table depth.md
     python tests/benchmarks/depth.py fmnist_resnet smollm2 --of latency --cuts 0.35 --rows depth.jsonl
+    python tests/benchmarks/depth.py smollm2 --of params --cuts 0.2 0.3 --rows depth.jsonl
 
-The same share of a network's FLOPs, or of its time on one thread, goes by widths alone, by branches and widths in one
-choice, by branches alone with what comes behind refitted, and by the same branches taken out and nothing else. The time
-of each result is measured by turns with the dense network's, where a share of it was asked for: the profile is taken
-once and kept among temporary files, so that one foretells all ways. Networks, samples, metrics: ../shared.
+The same share of a network's FLOPs, of its layers' parameters, or of its time on one thread, goes by widths alone, by
+branches and widths in one choice, by branches alone with what comes behind refitted, and by the same branches taken out
+and nothing else. The time of each result is measured by turns with the dense network's, where a share of it was asked
+for: the profile is taken once and kept among temporary files, so that one foretells all ways. Networks, samples,
+metrics: ../shared.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from spa.analysis.group import DEPTH  # noqa: E402
 from spa.analysis.plan import Plan  # noqa: E402
 from tests.benchmarks.equal_time import profile_of  # noqa: E402
 from tests.benchmarks.latency import measured  # noqa: E402
+from tests.benchmarks.repair import share_of_layers  # noqa: E402
 from tests.benchmarks.rows import Rows, commit  # noqa: E402
 from tests.benchmarks.zoo import SHARED  # noqa: E402
 
@@ -43,7 +46,9 @@ def main() -> None:
     )
     parser.add_argument("tasks", nargs="*", default=["fmnist_vit", "fmnist_resnet"])
     parser.add_argument("--cuts", nargs="*", type=float, default=[0.3, 0.5])
-    parser.add_argument("--of", choices=["flops", "latency"], default="flops", help="what the cuts are shares of")
+    parser.add_argument(
+        "--of", choices=["flops", "params", "latency"], default="flops", help="what the cuts are shares of"
+    )
     parser.add_argument("--ways", nargs="*", choices=WAYS, default=list(WAYS))
     parser.add_argument("--rows", type=Path, help="keep each row here, and do not measure what is there")
     parser.add_argument("--table", type=Path)
@@ -53,9 +58,8 @@ def main() -> None:
     for task in arguments.tasks:
         for cut in arguments.cuts:
             for way in arguments.ways:
-                question = {"task": task, "cut": cut, "way": way} | (
-                    {} if arguments.of == "flops" else {"of": "latency"}
-                )
+                question = {"task": task, "cut": cut, "way": way}
+                question |= {} if arguments.of == "flops" else {"of": arguments.of}
                 if question not in rows:
                     rows.add(question | row_of(task, cut, way, arguments.of))
     said = table(rows.all)
@@ -71,6 +75,8 @@ def row_of(task: str, cut: float, way: str, of: str) -> dict[str, Any]:
 
     dense, samples = harness.dense_model(tasks.TASKS[task], SHARED / "eval"), tasks.calibration(task)
     options: dict[str, Any] = {"ratio": cut, "of": of, "data": samples, "verify": False}
+    if of == "params":
+        options["ratio"] = cut * share_of_layers(dense)
     if of == "latency":
         profile = profile_of(task, dense, {name: (1, *array.shape[1:]) for name, array in samples.items()})
         options |= {"profile": profile, "threads": 1}
@@ -88,15 +94,15 @@ def row_of(task: str, cut: float, way: str, of: str) -> dict[str, Any]:
     timed = of == "latency"
     timing = {"time": round(measured(pipeline.load_normal(dense), result.model, profile), 4)} if timed else {}
     return timing | {
-        "gone": round(report.removed_share("flops"), 4), "branches": branches, "metric": metric,
-        "value": round(value, 4), "measure": measure, "loss": float(f"{loss:.4g}"), "seconds": round(seconds),
-        "commit": commit(),
+        "gone": round(report.removed_share("flops" if of == "latency" else of), 4), "branches": branches,
+        "metric": metric, "value": round(value, 4), "measure": measure, "loss": float(f"{loss:.4g}"),
+        "seconds": round(seconds), "commit": commit(),
     }  # fmt: skip
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as a table."""
-    head = ["| network | asked | FLOPs gone | time x | way | branches | metric | fidelity | s | commit |"]
+    head = ["| network | asked | gone | time x | way | branches | metric | fidelity | s | commit |"]
     head.append("|---" * 10 + "|")
     lines = [
         f"| {row['task']} | {row['cut']:.0%} of {row.get('of', 'flops')} | {row['gone']:.1%} | {row.get('time', '')} | "
