@@ -8,7 +8,10 @@ import numpy as np
 
 STEADY = 1e-6
 
-FAMILIES = ("white", "pink", "crosswise", "low rank", "constant")
+FAMILIES = ("smooth", "pink", "crosswise", "low rank", "constant")
+SLOPES = 0.5, 1.5
+"""Of amplitude over frequency, of smooth samples."""
+
 OTHER_FAMILIES = ("sparse", "waves", "steps")
 """Families that nothing is fitted on."""
 
@@ -16,7 +19,8 @@ OTHER_FAMILIES = ("sparse", "waves", "steps")
 def features(shape: tuple[int, ...], families: Sequence[str], rng: np.random.Generator) -> np.ndarray:
     """Of shape (samples, ...), of mean zero and variance one or so; each sample of a family.
 
-    - white: no two numbers have to do with each other;
+    - smooth: power falls off over frequency along both of the last axes, as in spectra over time, with a slope of its
+      own; where one of the two is short or missing, no two numbers have to do with each other;
     - pink: power falls off over frequency along the last axis, crosswise: along the one before;
     - low rank: sums of a few patterns, the same for all samples;
     - constant: nearly the same number everywhere;
@@ -36,6 +40,8 @@ def features(shape: tuple[int, ...], families: Sequence[str], rng: np.random.Gen
             found[number] = pink(shape[1:], rng, -2 if across else -1)
         elif family == "sparse":
             found[number] = 3.0 * rng.standard_normal(shape[1:]) * (rng.uniform(size=shape[1:]) < 0.1)
+        elif family == "smooth" and len(shape) > 2 and min(shape[-2:]) > 2:
+            found[number] = _smooth(shape[1:], rng)
         elif family in ("waves", "steps"):
             found[number] = _along(shape[1:], rng, waves=family == "waves")
         else:
@@ -52,6 +58,15 @@ def pink(shape: tuple[int, ...], rng: np.random.Generator, axis: int = -1) -> np
     steps = np.sqrt(np.maximum(np.arange(noise.shape[axis]), 1.0))
     falling = noise / steps.reshape([-1 if at == axis % len(shape) else 1 for at in range(len(shape))])
     found = np.fft.irfft(falling, n=shape[axis], axis=axis)
+    return np.asarray(found / (found.std() + STEADY))
+
+
+def _smooth(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Noise whose amplitude falls off as a power of the frequency, of variance one."""
+    high, wide = shape[-2:]
+    frequency = np.hypot(*np.meshgrid(high * np.fft.fftfreq(high), wide * np.fft.rfftfreq(wide), indexing="ij"))
+    noise = np.fft.rfft2(rng.standard_normal(shape)) / np.maximum(frequency, 1.0) ** rng.uniform(*SLOPES)
+    found = np.fft.irfft2(noise, s=(high, wide))
     return np.asarray(found / (found.std() + STEADY))
 
 

@@ -65,7 +65,7 @@ def likely(recipe: Model, one: Input) -> Sequence[Range]:
         scores = [first.score(recipe.fetch, {**feeds, one.name: array}) for array in made]
     except DataError:
         return ranges[:1]
-    chosen = plausible(scores[: len(ranges)], ranges, sound=is_sound(one))
+    chosen = plausible(scores[: len(ranges)], ranges, picture=is_picture(one), sound=is_sound(one))
     better = told is not None and scores[-1] < min(scores[: len(ranges)])
     return [told, *chosen][:MOST] if told is not None and better else chosen
 

@@ -32,9 +32,9 @@ OFFSETS = (0.0, -2.0, 2.0)
 LOUDNESSES = (1.0, 0.1, 3000.0)
 """Deviations of sound: normalised, from -1 to 1, of whole numbers of 16 bits."""
 
-NEARLY, LIKELY, LOUD = 0.6, 1.0, 2.5
-"""By how much, in natural logarithms, the score of a range may be beyond the best; that of the most likely one; and
-that of sounds, whose first layers say little."""
+NEARLY, LIKELY, UNKNOWN, LOUD = 0.6, 1.0, 1.5, 2.5
+"""By how much, in natural logarithms, the score of a range may be beyond the best; that of the most likely one, of
+pictures and of features; and that of sounds, whose first layers say little."""
 
 MOST = 3
 """Ranges that are used together."""
@@ -192,10 +192,12 @@ class FirstLayers:
         return float(np.mean(found))
 
 
-def plausible(scores: Sequence[float], ranges: Sequence[Range], *, sound: bool = False) -> list[Range]:
+def plausible(
+    scores: Sequence[float], ranges: Sequence[Range], *, picture: bool = False, sound: bool = False
+) -> list[Range]:
     """The ranges that do about as well as the best, at most `MOST`: the most likely first, then by how well they do."""
     order = np.argsort(scores, kind="stable")
-    near, likely = (LOUD, LOUD) if sound else (NEARLY, LIKELY)
+    near, likely = (LOUD, LOUD) if sound else (NEARLY, LIKELY if picture else UNKNOWN)
     best = scores[order[0]]
     chosen = [0] if scores[0] <= best + likely else []
     chosen += [at for at in order if scores[at] <= best + near]
