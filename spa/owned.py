@@ -21,10 +21,10 @@ from spa.passes.samples.datafree import MOST_SAMPLES, Recipe
 from spa.passes.samples.values import MADE_UP, SHIPPED, is_number
 from spa.presets import PRESETS
 
-PASSES, HURRIED, LEAST_PASSES = 80, 10, 5
+PASSES, HURRIED, LEAST_PASSES = 80, 20, 5
 """Of gradients over all samples: usually, where nobody asked for a repair, and below which it is not begun."""
 
-GRADIENT_FLOPS, BACKWARDS = 4e10, 3.0
+GRADIENT_FLOPS, BACKWARDS = 6e10, 3.0
 """A second on two cores of 2026, and what a pass of gradients takes for one of the network."""
 
 SECONDS, PATIENCE = 20.0, 300.0

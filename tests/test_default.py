@@ -151,11 +151,15 @@ def test_how_much_nearer_a_repair_has_to_be_goes_by_what_its_samples_are(
     text: str, weights: dict[str, Any], stands: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At 0.7 of the distance that weights leave: pictures and sounds that are made up speak for real ones."""
-    monkeypatch.setattr(own, "share_lost", lambda *_: 0.7**2)
+    monkeypatch.setattr(own, "gain", lambda *_: own.Gain(0.7**2, wrecked=False))
     result = spa.prune(build(text, weights), ratio=0.3)
     assert bool(result.plan.repair) is stands
     assert ("0.7 of the distance" in notes(result)) is not stands
-    monkeypatch.setattr(own, "share_lost", lambda *_: 0.9**2)
+    monkeypatch.setattr(own, "gain", lambda *_: own.Gain(0.9**2, wrecked=False))
+    assert not spa.prune(build(text, weights), ratio=0.3).plan.repair
+    monkeypatch.setattr(own, "gain", lambda *_: own.Gain(0.9**2, wrecked=True))
+    assert spa.prune(build(text, weights), ratio=0.3).plan.repair
+    monkeypatch.setattr(own, "gain", lambda *_: own.Gain(1.1**2, wrecked=True))
     assert not spa.prune(build(text, weights), ratio=0.3).plan.repair
 
 
