@@ -15,6 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from tests.benchmarks.rows import commit
 from tests.random_repairs import WITHIN, Outcome, repair
 
 
@@ -42,7 +43,9 @@ def main() -> None:
     )
     print(line)
     if arguments.table:
-        arguments.table.write_text(line + "\n")
+        arguments.table.write_text(
+            f"`python tests/benchmarks/held_out.py --count {arguments.count}` ({commit()})\n\n{line}\n"
+        )
 
 
 if __name__ == "__main__":
