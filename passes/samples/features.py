@@ -9,8 +9,8 @@ import numpy as np
 STEADY = 1e-6
 
 FAMILIES = ("smooth", "pink", "crosswise", "low rank", "constant")
-SLOPES = 0.5, 1.5
-"""Of amplitude over frequency, of smooth samples."""
+SLOPES = 0.0, 1.5
+"""Of amplitude over frequency, of smooth samples: from white noise to spectra over time."""
 
 OTHER_FAMILIES = ("sparse", "waves", "steps")
 """Families that nothing is fitted on."""

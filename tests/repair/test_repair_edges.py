@@ -215,7 +215,8 @@ def test_states_whose_samples_lie_along_their_second_axis(free: bool) -> None:
     data = {"x": random(70, 6, 10), "state": random(1, 70, 16)}
     result = pipeline.prune(model, ratio=0.3, align=1, **({"data_free": True} if free else {"data": data}))
     assert result.report.verified
-    assert error(result) < 0.5
+    weighed = pipeline.prune(model, ratio=0.3, align=1, weights=True)
+    assert error(result) < (0.55 * error(weighed) if free else 0.5)  # of several sizes
 
 
 def test_bodies_inside_bodies_keep_what_they_store_to_themselves() -> None:

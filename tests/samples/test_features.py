@@ -18,8 +18,8 @@ def neighbours(array: np.ndarray, axis: int) -> float:
 
 def test_smooth_samples_are_alike_along_both_axes() -> None:
     found = features((40, 24, 31), ["smooth"] * 40, np.random.default_rng(0))
-    assert neighbours(found, 1) > 0.4
-    assert neighbours(found, 2) > 0.4
+    assert neighbours(found, 1) > 0.3
+    assert neighbours(found, 2) > 0.3
     pink = features((40, 24, 31), ["pink"] * 40, np.random.default_rng(0))
     assert abs(neighbours(pink, 1)) < 0.1
 
