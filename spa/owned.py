@@ -25,7 +25,7 @@ PASSES, HURRIED, LEAST_PASSES = 80, 20, 5
 """Of gradients over all samples: usually, where nobody asked for a repair, and below which it is not begun."""
 
 GRADIENT_FLOPS, BACKWARDS = 6e10, 3.0
-"""A second on two cores of 2026, and what a pass of gradients takes for one of the network."""
+"""A second on a core of 2026, and what a pass of gradients takes for one of the network."""
 
 SECONDS, PATIENCE = 20.0, 300.0
 """That a prune spends on it which nobody told to repair, and one that was told to."""

@@ -61,6 +61,9 @@ def invert(
 ) -> Inverted:
     """Samples that the normalisations of a model take for those that it was trained with.
 
+    One thread does it: so the result is the same on every machine, and many small steps do not wait for each other's
+    threads where other work is going on.
+
     Args:
         model: in which the normalisations are; never changed.
         samples: to begin with; numbers stay within the largest and smallest of their input.
@@ -70,7 +73,17 @@ def invert(
     Raises:
         ModelError: an operator before a normalisation has no gradient here.
     """
-    watched = _Watched.of(model, normalisations)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _inverted(_Watched.of(model, normalisations), samples, inputs, passes, seed, progress)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _inverted(
+    watched: _Watched, samples: Calibration, inputs: Sequence[str], passes: int, seed: int, progress: Progress | None
+) -> Inverted:
     begun = {name: torch.from_numpy(np.array(samples.samples[name], np.float32)) for name in inputs}
     sizes = {name: _deviations(array) for name, array in begun.items()}
     limits = {name: (array.amin(), array.amax()) for name, array in begun.items()}
