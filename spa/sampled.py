@@ -130,7 +130,9 @@ def _own_samples(dense: ir.Model, options: PruneOptions, clock: Clock) -> tuple[
         count, share = thinned(usual, len(samples), own.TARGET)
         samples, preset = samples.beginning_of(count), replace(preset, probe_flops=share * preset.probe_flops)
     seconds = sum(known(samples, probe_flops=preset.probe_flops).values())
-    return recipe, inverted(recipe, samples, clock, hurried=not asked), seconds, preset
+    if asked or seconds <= own.PATIENCE:  # else weights decide
+        samples = inverted(recipe, samples, clock, hurried=not asked)
+    return recipe, samples, seconds, preset
 
 
 def _by_samples(
