@@ -1,13 +1,15 @@
 """Memory and seconds of a repair of decoders by depth, and whether one that is killed goes on to the same bytes.
 
     python tests/benchmarks/bounded.py [--layers 2 4 8] [--width 512] [--ffn 1536] [--vocabulary 8000] [--memory 1GB]
-        [--dtype float16] [--samples 16] [--length 128] [--ratio 0.2] [--kill] [--verify] [--rows FILE.jsonl]
-        [--table FILE.md]
+        [--dtype float16] [--samples 16] [--length 128] [--ratio 0.2] [--kill] [--copy-at SECONDS] [--verify]
+        [--rows FILE.jsonl] [--table FILE.md]
 
 The decoder comes from models/decoder.py (seeded weights, external data), the samples are random tokens. Memory is read
 off /proc while `spa prune`, a process of its own, runs: what it needs (anonymous pages), and pages of mapped files,
 which the kernel takes back when anything else wants them. With --kill it runs once more, is killed half-way (SIGKILL),
-and goes on; both results are compared byte by byte. A line is the longest time between two lines on its stderr.
+and goes on; both results are compared byte by byte. With --copy-at it is stopped (SIGSTOP) after so many seconds while
+its files are copied, as a kill at that moment would leave them; a second run goes on from the copy. Where a run takes
+hours, that costs what was left instead of twice the whole. A line is the longest time between two lines on its stderr.
 """
 
 from __future__ import annotations
@@ -18,12 +20,13 @@ import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +54,7 @@ def main() -> None:
     parser.add_argument("--memory", default="1GB")
     parser.add_argument("--ratio", type=float, default=0.2)
     parser.add_argument("--kill", action="store_true")
+    parser.add_argument("--copy-at", type=float, help="seconds, instead of --kill")
     parser.add_argument("--verify", action="store_true", help="check the results too")
     parser.add_argument("--folder", type=Path, help="where the files go; a temporary folder otherwise")
     parser.add_argument("--rows", type=Path)
@@ -62,7 +66,7 @@ def main() -> None:
         if cell in rows:
             continue
         with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
-            row = measured(Path(name), cell, kill=arguments.kill, verify=arguments.verify)
+            row = measured(Path(name), cell, kill=arguments.kill, copy_at=arguments.copy_at, verify=arguments.verify)
         print(json.dumps(rows.add({**cell, **row, "commit": commit()})), flush=True)
     text = table(rows.all)
     print(text)
@@ -70,7 +74,7 @@ def main() -> None:
         arguments.table.write_text(f"`python tests/benchmarks/bounded.py {' '.join(sys.argv[1:])}`\n\n{text}\n")
 
 
-def measured(folder: Path, cell: dict[str, Any], *, kill: bool, verify: bool) -> dict[str, Any]:
+def measured(folder: Path, cell: dict[str, Any], *, kill: bool, copy_at: float | None, verify: bool) -> dict[str, Any]:
     """What a repair of one decoder takes."""
     head = 64 if cell["width"] % 512 == 0 else 16
     heads = cell["width"] // head
@@ -87,14 +91,20 @@ def measured(folder: Path, cell: dict[str, Any], *, kill: bool, verify: bool) ->
     results = folder / "first", folder / "second"  # names in them are the same
     for result in results:
         result.mkdir()
-    first = watched([*command, "-o", str(results[0] / "small.onnx")])
+    again = [*command, "-o", str(results[1] / "small.onnx")]
+
+    def copied() -> None:
+        shutil.copytree(results[0], results[1], dirs_exist_ok=True)
+
+    first = watched([*command, "-o", str(results[0] / "small.onnx")], meanwhile=copied, meanwhile_at=copy_at)
     model = sum(file.stat().st_size for file in path.parent.iterdir())
     found: dict[str, Any] = {"model_mb": round(model / 1e6), **first}
-    if kill:
-        again = [*command, "-o", str(results[1] / "small.onnx")]
-        stopped = watched(again, kill_after=0.5 * first["seconds"])
+    if copy_at is not None and not any(results[1].iterdir()):
+        print(f"it ended before {copy_at:g} s, or had written no state: nothing goes on", flush=True)
+    elif kill or copy_at is not None:
+        killed_at = watched(again, kill_after=0.5 * first["seconds"])["seconds"] if copy_at is None else copy_at
         second = watched(again)
-        found |= {"killed_at": stopped["seconds"], "resumed_seconds": second["seconds"], "resumed": second["resumed"]}
+        found |= {"killed_at": killed_at, "resumed_seconds": second["seconds"], "resumed": second["resumed"]}
         names = sorted(file.name for file in results[0].iterdir())
         there = sorted(file.name for file in results[1].iterdir())  # the state is gone
         same = (filecmp.cmp(results[0] / name, results[1] / name, shallow=False) for name in names)
@@ -103,8 +113,21 @@ def measured(folder: Path, cell: dict[str, Any], *, kill: bool, verify: bool) ->
     return found
 
 
-def watched(command: Sequence[str], *, kill_after: float | None = None) -> dict[str, Any]:
-    """Run a command: its seconds, the largest value of each memory count, and the longest silence on its stderr."""
+def watched(
+    command: Sequence[str],
+    *,
+    kill_after: float | None = None,
+    meanwhile: Callable[[], None] | None = None,
+    meanwhile_at: float | None = None,
+) -> dict[str, Any]:
+    """Run a command: its seconds, the largest value of each memory count, and the longest silence on its stderr.
+
+    Args:
+        command: what runs.
+        kill_after: seconds after which it is killed.
+        meanwhile: is called once, while the command is stopped, `meanwhile_at` seconds after its start.
+        meanwhile_at: None: never.
+    """
     peaks, said, start = {"RssAnon": 0, "RssFile": 0}, [time.perf_counter()], time.perf_counter()
     lines: list[str] = []
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -124,6 +147,11 @@ def watched(command: Sequence[str], *, kill_after: float | None = None) -> dict[
             process.kill()
             process.wait()
             break
+        if meanwhile is not None and meanwhile_at is not None and time.perf_counter() - start > meanwhile_at:
+            process.send_signal(signal.SIGSTOP)
+            meanwhile()
+            process.send_signal(signal.SIGCONT)
+            meanwhile = None
         for line in status.read_text().splitlines():
             name, _, value = line.partition(":")
             if name in peaks:
