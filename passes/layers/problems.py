@@ -170,7 +170,13 @@ class Problem:
         return units if self.layout is None else units[:, self.layout[:, 0]]
 
     def consumers(
-        self, statistics: Statistics, matrix: np.ndarray, bias: np.ndarray, units: np.ndarray, drift: float = 0.0
+        self,
+        statistics: Statistics,
+        matrix: np.ndarray,
+        bias: np.ndarray,
+        units: np.ndarray,
+        drift: float = 0.0,
+        prior: np.ndarray | None = None,
     ) -> list[Consumer]:
         """One least-squares problem for each block.
 
@@ -178,6 +184,7 @@ class Problem:
             matrix, bias: the layer's dense weight (blocks, layer width, outputs) and bias (blocks, outputs).
             units: of the elements of a row, (blocks, width); -1: stays.
             drift: the share of the drift in the statistics, if there is any, that the layer makes up for.
+            prior: (blocks, width, width) covariance of the rows that is believed in besides, as `Consumer.prior`.
         """
         found = []
         fitted, unseen = statistics.of(self.layer)
@@ -185,6 +192,7 @@ class Problem:
             held_out = unseen[b] if unseen[b].count else None
             free = self.layer.bias is not None
             energy = sample = None
+            believed = None if prior is None else prior[b]
             if self.layout is not None:
                 taps = matrix[b][self.layout].reshape(self.width, -1)
                 square = taps @ taps.T
@@ -200,6 +208,7 @@ class Problem:
                         output_weight=square,
                         energy=energy,
                         free_bias=free,
+                        prior=believed,
                     )
                 )
             else:
@@ -220,6 +229,7 @@ class Problem:
                         sample=sample,
                         drift=share,
                         free_bias=free,
+                        prior=believed,
                     )
                 )
         return found

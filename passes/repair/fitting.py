@@ -55,7 +55,8 @@ def consumers(
     read = statistics[problem.key]
     if len(uses) > 1:
         read = joined([(use, statistics[session.problem(use).key]) for use in uses])
-    return problem.consumers(read, matrix, bias, problem.units(units), session.preset.drift)
+    prior = session.prior(problem)
+    return problem.consumers(read, matrix, bias, problem.units(units), session.preset.drift, prior)
 
 
 def read_by(session: Session, layers: Iterable[Layer], statistics: Mapping[Key, Statistics]) -> dict[Key, Statistics]:

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from spa import runtime
 from spa.executor import Result, Threads
 from spa.passes.layers.consumers import Layer
+from spa.passes.layers.evidence import evidence
 from spa.passes.layers.problems import Key, Problem, Statistics
 from spa.passes.layers.split import Split
 from spa.passes.layers.statistics import Balance, balanced, collect
@@ -118,6 +119,19 @@ class Session:
     def problem(self, layer: Layer) -> Problem:
         """A layer as it is fitted."""
         return Problem.of(layer, widest=self.preset.widest, removable=self.network.removable)
+
+    def prior(self, problem: Problem) -> np.ndarray | None:
+        """What weights tell of the rows of a problem; None: the samples are of the data that the model was made for."""
+        if not self.data.balanced or self.baseline is not None:
+            return None
+        alike = self.once("readers", self._readers)[problem.key]
+        return evidence((other, self.network.dense_matrix(other.layer)) for other in alike)
+
+    def _readers(self) -> dict[Key, list[Problem]]:
+        found: dict[Key, list[Problem]] = {}
+        for problem in map(self.problem, self.network.layers):
+            found.setdefault(problem.key, []).append(problem)
+        return found
 
     def once(self, name: str, make: Callable[[], Made]) -> Made:
         """What is called so, made when it is first asked for, and kept."""

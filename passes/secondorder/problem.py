@@ -35,6 +35,8 @@ class Consumer:
             outputs shrank; None: from the moments, if they are symmetric.
         drift: beta, share of the drift r in ``moments`` that the outputs should make up for.
         free_bias: whether a bias may be added; if not, b0 stays and moments are taken about zero.
+        prior: covariance of the input that is believed in besides, (d, d), in units of its mean variance: the rows of
+            both networks, which are as wide then, have it in common; None: none.
     """
 
     moments: Moments
@@ -49,6 +51,7 @@ class Consumer:
     sample: tuple[Array, Array] | None = None
     drift: float = 0.0
     free_bias: bool = True
+    prior: Array | None = None
     _output_root: Array | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
@@ -61,6 +64,7 @@ class Consumer:
             ("bias", self.bias, [(outputs,)]),
             ("anchor", self.anchor, [(width, outputs)]),
             ("output_weight", self.output_weight, [(outputs,), (outputs, outputs)]),
+            ("prior", self.prior, [(dense_width, width)]),
         ):
             if array is not None and array.shape not in shapes:
                 raise ValueError(f"{what} of shape {shapes[0]} expected, found {array.shape}")
@@ -179,6 +183,10 @@ def normal_equations(consumer: Consumer, moments: Moments | None = None, *, symm
     same = moments.symmetric or (symmetric and moments.dense_width == moments.width)
     target = np.asarray((gram if same else moments.cross) @ dense)
     output_mean = moments.dense_mean @ dense
+    if consumer.prior is not None:
+        believed = consumer.prior * np.diagonal(gram).mean()
+        gram += believed
+        target += believed @ dense
     if consumer.drift:
         target += consumer.drift * moments.drift_cross
         output_mean = output_mean + consumer.drift * moments.drift_mean
