@@ -121,8 +121,8 @@ class Session:
         return Problem.of(layer, widest=self.preset.widest, removable=self.network.removable)
 
     def prior(self, problem: Problem) -> np.ndarray | None:
-        """What weights tell of the rows of a problem; None: the samples are of the data that the model was made for."""
-        if not self.data.balanced or self.baseline is not None:
+        """What weights tell of the rows of a problem; None: the samples are like the training data."""
+        if not self.data.unlike or self.baseline is not None:
             return None
         alike = self.once("readers", self._readers)[problem.key]
         return evidence((other, self.network.dense_matrix(other.layer)) for other in alike)

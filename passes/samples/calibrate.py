@@ -21,6 +21,7 @@ class Calibration:
         scalars: inputs without axes (a sampling rate), which are the same for all samples.
         axes: of the model's inputs, along which samples lie, where that is not the first.
         balanced: whether every sample counts as much as any other at each layer, however large its numbers are there.
+        unlike: whether they may vary along directions in which the training data never did.
         beside: samples of the tool's own, which are fitted besides, but never judge and are in no figure of a report.
         inverted: whether samples were brought to the statistics that the model's normalisations stored in training.
         held_out: (windows, tokens) of text that no choice and no fit sees; None: the samples are no texts.
@@ -32,6 +33,7 @@ class Calibration:
     scalars: Mapping[str, np.ndarray] = field(default_factory=dict)
     axes: Mapping[str, int] = field(default_factory=dict)
     balanced: bool = False
+    unlike: bool = False
     beside: Calibration | None = None
     inverted: bool = False
     held_out: np.ndarray | None = None

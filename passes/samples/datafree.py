@@ -281,7 +281,10 @@ class Recipe:
         """Samples as calibration data, each of which counts as much as any other, however large its numbers."""
         moved = {name: np.moveaxis(array, 0, self.axes[name]) for name, array in samples.items()}
         calibration = check_samples(moved | dict(self.scalars), self.model)
-        return replace(calibration, notes=(*calibration.notes, *([said] if said else [])), balanced=True)
+        return replace(
+            calibration, notes=(*calibration.notes, *([said] if said else [])), balanced=True,
+            unlike=any(map(is_number, self.inputs)),
+        )  # fmt: skip
 
     @property
     def shown(self) -> bool:

@@ -79,6 +79,16 @@ def test_tables_are_found_by_trying_and_masks_are_ones() -> None:
     assert (found["mask"] == 1).all()
 
 
+def test_pictures_may_be_unlike_the_training_data_and_tokens_are_those_of_its_vocabulary() -> None:
+    shown = model_of("(float[n,3,8,8] x) => (float[n,4,8,8] y) { y = Conv(x, w) }", {"w": [4, 3, 1, 1]})
+    read = model_of(
+        "(int64[n,6] ids) => (float[n,6,5] y) { e = Gather(words, ids)  y = MatMul(e, w) }",
+        {"words": [11, 4], "w": [4, 5]},
+    )
+    assert make_samples(shown, most=8).unlike
+    assert not make_samples(read, most=8).unlike
+
+
 def test_a_language_model_writes_its_own_samples() -> None:
     """The next word is the last one plus one, surely: a causal model over eight words."""
     following = np.roll(40 * np.eye(8, dtype=np.float32), 1, axis=1)
