@@ -114,7 +114,8 @@ def _inverted(
     with torch.no_grad():
         whole = moved(np.arange(len(samples)))
         arrays = {name: array.numpy().astype(samples.samples[name].dtype) for name, array in whole.items()}
-    return Inverted(replace(samples, samples={**samples.samples, **arrays}, inverted=True), before, distance())
+    there = replace(samples, samples={**samples.samples, **arrays}, inverted=True, unlike=False)
+    return Inverted(there, before, distance())
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -141,4 +142,6 @@ def test_in_a_hurry_large_networks_are_left_alone(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("spa.owned.GRADIENT_FLOPS", 1.0)
     assert inverted(recipe, samples, Clock(None), hurried=True) is samples
     monkeypatch.setattr("spa.owned.PATIENCE", 1e15)
-    assert inverted(recipe, samples, Clock(None)).inverted
+    told = inverted(recipe, replace(samples, unlike=True), Clock(None))
+    assert told.inverted
+    assert not told.unlike
