@@ -8,7 +8,7 @@ pictures, sounds and features vary along all directions. Tokens of a vocabulary 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -18,24 +18,26 @@ EVIDENCE = 0.1
 """Of the mean variance of what a layer reads: how much what its weights tell counts beside samples of our own."""
 
 
-def evidence(readers: Iterable[tuple[Problem, np.ndarray]]) -> np.ndarray | None:
-    """(blocks, width, width) second moments of rows, as the weights of all that read them tell; `EVIDENCE` as a mean
-    of the diagonal. None: all weights are zero.
+def evidence(readers: Sequence[tuple[Problem, np.ndarray]]) -> np.ndarray:
+    """(blocks, width, width) second moments of rows, as the weights of all that read them tell, each weight as much as
+    any other; `EVIDENCE` as a mean of the diagonal, zero where all weights of a block are.
 
     Args:
-        readers: problems with the same rows, each with its dense weight (blocks, layer width, outputs).
+        readers: problems with the same rows, one at least, each with its dense weight (blocks, layer width, outputs).
     """
-    found: np.ndarray | None = None
+    told = np.zeros(())
     for problem, matrix in readers:
-        columns = (
-            matrix if problem.layout is None else matrix[:, problem.layout].reshape(len(matrix), problem.width, -1)
-        )
-        columns = columns.astype(np.float64)
-        squares = columns @ columns.swapaxes(1, 2)
-        sizes = np.trace(squares, axis1=1, axis2=2)[:, None, None]
-        squares *= EVIDENCE * problem.width / np.where(sizes > 0, sizes, np.inf)
-        found = squares if found is None else found + squares
-    if found is None:
-        return None
-    sizes = np.trace(found, axis1=1, axis2=2)[:, None, None]
-    return found * (EVIDENCE * problem.width / np.where(sizes > 0, sizes, np.inf))
+        told = told + _of_trace_one(_squares(problem, matrix))
+    return EVIDENCE * readers[0][0].width * _of_trace_one(told)
+
+
+def _squares(problem: Problem, matrix: np.ndarray) -> np.ndarray:
+    """W W^T, (blocks, width, width); of rows that are channels only, over all places."""
+    columns = matrix if problem.layout is None else matrix[:, problem.layout].reshape(len(matrix), problem.width, -1)
+    columns = columns.astype(np.float64)
+    return np.asarray(columns @ columns.swapaxes(1, 2))
+
+
+def _of_trace_one(squares: np.ndarray) -> np.ndarray:
+    traces = np.trace(squares, axis1=1, axis2=2)[:, None, None]
+    return np.asarray(squares / np.where(traces > 0, traces, np.inf))

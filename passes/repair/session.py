@@ -125,7 +125,7 @@ class Session:
         if not self.data.unlike or self.baseline is not None:
             return None
         alike = self.once("readers", self._readers)[problem.key]
-        return evidence((other, self.network.dense_matrix(other.layer)) for other in alike)
+        return evidence([(other, self.network.dense_matrix(other.layer)) for other in alike])
 
     def _readers(self) -> dict[Key, list[Problem]]:
         found: dict[Key, list[Problem]] = {}
