@@ -25,13 +25,13 @@ from spa.analysis.coupling import Coupling
 from spa.analysis.reading import reads
 from spa.notation.patterns import names_of
 from spa.passes.layers.consumers import Layer
-from spa.passes.repair.kinds import WHOLE, Part, parts_of
-
-BLOCK = 1 << 20
-"""Numbers that are looked at together: an output of all samples, as float64, may not fit into memory."""
+from spa.passes.repair.kinds import WHOLE, Part, blocks_of, parts_of
 
 LOGITS_SPREAD = 64.0
 """Numbers of a row that lie further apart are no logits: boxes in pixels, say."""
+
+LOGITS_DEVIATION = 3.0
+"""Standard deviation of the logits of a row: trained classifiers of ten to a thousand classes have 2 to 5."""
 
 NEXT_TO_NOTHING = 1e-12
 """Variances below this share of the mean square are rounding."""
@@ -43,6 +43,7 @@ def output_difference(
     weights: Sequence[np.ndarray | None] = (),
     *,
     logits: bool = False,
+    unit: float = 1.0,
 ) -> dict[str, float]:
     """How far an output moved: relative_l2, with kl and top1 where its rows have them, as the module says.
 
@@ -52,6 +53,7 @@ def output_difference(
         dense, pruned: the output over all samples, a batch each; a row lies along the last axis.
         weights: for each batch (rows,), zero for rows that do not count.
         logits: rows that are no probabilities may be their logarithms, but for a constant.
+        unit: what is multiplied to rows before they count as logits.
     """
     weights = weights or [None] * len(dense)
     probabilities = all(_are_probabilities(left, there) for left, _, there in _blocks(dense, dense, weights))
@@ -61,11 +63,28 @@ def output_difference(
     if len(parts) > 1:
         found |= {f"relative_l2{part}": float(np.sqrt(share)) for part, share in shares.items()}
     first = next(_blocks(dense, dense, weights), None)
-    logits = logits and first is not None and _spread(first[0], first[2]) < LOGITS_SPREAD
+    logits = logits and first is not None and unit * _spread(first[0], first[2]) < LOGITS_SPREAD
     width = dense[0].shape[-1] if len(dense) and dense[0].ndim else 1
     if (probabilities or logits) and width > 1:
-        found |= _divergence(_blocks(dense, pruned, weights), logits=not probabilities)
+        found |= _divergence(_blocks(dense, pruned, weights), logits=not probabilities, unit=unit)
     return found
+
+
+def unit_of_logits(dense: Sequence[np.ndarray], pruned: Sequence[np.ndarray]) -> float:
+    """What brings the rows of an output to the spread of usual logits; 1 where a number is not finite.
+
+    Whether rows are logits no graph says, and so a divergence of what are plain numbers may not depend on their unit.
+    """
+    if not all(np.all(there) for _, _, there in _blocks(pruned, pruned, ())):
+        return 1.0
+    variance, count = 0.0, 0
+    for rows, _, there in _blocks(dense, dense, ()):
+        if not np.all(there):
+            return 1.0
+        variance += float(np.sum(np.var(rows, axis=1)))
+        count += len(rows)
+    spread = np.sqrt(variance / max(count, 1))
+    return float(LOGITS_DEVIATION / spread) if 0.0 < spread < np.inf else 1.0
 
 
 def lost_share(
@@ -83,7 +102,9 @@ def lost_share(
     return error / ((variance if variance > NEXT_TO_NOTHING * squares else squares) or 1.0)
 
 
-def _divergence(blocks: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]], *, logits: bool) -> dict[str, float]:
+def _divergence(
+    blocks: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]], *, logits: bool, unit: float
+) -> dict[str, float]:
     """Mean divergence of rows, and the share of them that keep their first choice."""
     kl, same, count = 0.0, 0, 0
     for left, right, there in blocks:
@@ -91,7 +112,7 @@ def _divergence(blocks: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]], *, 
         same += int(np.sum(first[0] == first[1]))
         count += len(left)
         if logits:
-            left, right = _log_softmax(left, there), _log_softmax(right, there)
+            left, right = _log_softmax(unit * left, there), _log_softmax(unit * right, there)
             kl += float(np.sum(np.exp(left) * (left - right), where=there))
         else:
             kl += float(np.sum(left * (np.log(left + 1e-12) - np.log(np.maximum(right, 0) + 1e-12))))
@@ -215,9 +236,8 @@ def _blocks(
         one, other = left.reshape(-1, width), right.reshape(-1, width)
         if weight is not None and np.any(weight):
             one, other = one[weight > 0], other[weight > 0]
-        step = max(1, BLOCK // max(width, 1))
-        for start in range(0, len(one), step):
-            left, right = (part[start : start + step].astype(np.float64) for part in (one, other))
+        for left, right in zip(blocks_of(one), blocks_of(other), strict=True):
+            left, right = left.astype(np.float64), right.astype(np.float64)
             there = np.isfinite(left)
             if not np.all(there):
                 left, right = np.where(there, left, 0.0), np.where(there, right, 0.0)

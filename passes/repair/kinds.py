@@ -6,11 +6,14 @@ anything on the other. One number for how far such an output moved would be that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+
+BLOCK = 1 << 20
+"""Numbers that are looked at together: an output of all samples, as float64, may not fit into memory."""
 
 GAP = 8.0
 """How many times as much columns of another kind vary: those of one kind (logits, features) hardly differ more."""
@@ -65,13 +68,26 @@ def _deviations(arrays: Sequence[np.ndarray], axis: int) -> np.ndarray:
     """(columns,) standard deviation along an axis, over all else; NaN where nothing varies or is finite."""
     sums = squares = count = np.zeros(arrays[0].shape[axis])
     for array in arrays:
-        rows = np.moveaxis(array, axis, -1).reshape(-1, array.shape[axis]).astype(np.float64)
-        there = np.isfinite(rows)
-        rows = np.where(there, rows, 0.0)
-        sums, squares, count = sums + rows.sum(0), squares + (rows**2).sum(0), count + there.sum(0)
+        for rows in blocks_of(np.moveaxis(array, axis, -1)):
+            block = rows.astype(np.float64)
+            there = np.isfinite(block)
+            block = np.where(there, block, 0.0)
+            sums, squares, count = sums + block.sum(0), squares + (block**2).sum(0), count + there.sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
         variance = squares / count - (sums / count) ** 2
         return np.where(variance > SAID * squares / count, np.sqrt(np.maximum(variance, 0.0)), np.nan)
+
+
+def blocks_of(array: np.ndarray) -> Iterator[np.ndarray]:
+    """(rows, columns) pieces of an array along all but its last axis, of `BLOCK` numbers or one row."""
+    inner = array[:1].size
+    if array.ndim > 2 and inner > BLOCK:
+        for part in array:
+            yield from blocks_of(part)
+        return
+    step = max(1, BLOCK // max(inner, 1))
+    for start in range(0, len(array), step):
+        yield array[start : start + step].reshape(-1, array.shape[-1])
 
 
 def _boundaries(spread: np.ndarray) -> list[int]:

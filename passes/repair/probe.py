@@ -14,6 +14,7 @@ from spa.executor import Threads
 from spa.passes.choose.allocation import Curve, through
 from spa.passes.layers.problems import Key, Statistics
 from spa.passes.layers.workers import working_nbytes
+from spa.passes.repair.difference import unit_of_logits
 from spa.passes.repair.draft import Draft
 from spa.passes.repair.fitting import cut_only, first_uses, refitted
 from spa.passes.repair.gates import gate_of
@@ -26,9 +27,6 @@ from spa.presets import Preset
 
 FAR = (0.5, 0.8)
 """Shares of a group beyond the ratio at which the outputs are measured too: an allocation may go that far."""
-
-LOGITS_SPREAD = 3.0
-"""Standard deviation of the logits of a row: trained classifiers of ten to a thousand classes have 2 to 5."""
 
 LEVELS, LEAST_PROBES = 4, 4
 """Cuts of a group at which it is measured, and samples below which there are fewer of them."""
@@ -52,23 +50,6 @@ def spacing(flops: float, groups: int, samples: int, preset: Preset) -> int:
         samples: that there are.
     """
     return max(1, ceil(0.5 * groups * flops / max(preset.probe_flops, samples * flops, 1.0)))
-
-
-def tempered(
-    dense: Sequence[np.ndarray], pruned: Sequence[np.ndarray]
-) -> tuple[Sequence[np.ndarray], Sequence[np.ndarray]]:
-    """Outputs that may be logits, as far apart within a row as logits usually are.
-
-    Whether they are logits no graph says, and so a divergence of what are plain numbers may not depend on their unit.
-    """
-    rows = [array.astype(np.float64) for array in dense if array.ndim and array.shape[-1] > 1]
-    apart = [np.var(array, axis=-1) for array in rows if np.all(np.isfinite(array))]
-    if not all(np.all(np.isfinite(array)) for array in pruned):
-        return dense, pruned
-    spread = float(np.sqrt(np.mean(np.concatenate([part.reshape(-1) for part in apart])))) if apart else 0.0
-    if not 0.0 < spread < np.inf:
-        return dense, pruned
-    return [array * (LOGITS_SPREAD / spread) for array in dense], [array * (LOGITS_SPREAD / spread) for array in pruned]
 
 
 def shares_of(ratios: Sequence[float], levels: int) -> list[float]:
@@ -248,9 +229,8 @@ class Probe:
             numbers = range(len(self.batches))
             theirs: Sequence[np.ndarray] = self.dense[at] if dense is None else [dense.value(value, n) for n in numbers]
             ours = [pruned.value(value, n) for n in numbers] if value in pruned.changed else theirs
-            if self.network.logits[at]:
-                theirs, ours = tempered(theirs, ours)
-            found.append(self.session.difference(at, theirs, ours, self.batches))
+            unit = unit_of_logits(theirs, ours) if self.network.logits[at] else 1.0
+            found.append(self.session.difference(at, theirs, ours, self.batches, unit=unit))
         return found
 
     def _dense(self) -> Stream:

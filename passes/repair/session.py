@@ -228,12 +228,18 @@ class Session:
 
     # -------------------------------------------------------------------------------------------- distances
     def difference(
-        self, at: int, dense: Sequence[np.ndarray], pruned: Sequence[np.ndarray], batches: Sequence[Batch]
+        self,
+        at: int,
+        dense: Sequence[np.ndarray],
+        pruned: Sequence[np.ndarray],
+        batches: Sequence[Batch],
+        *,
+        unit: float = 1.0,
     ) -> dict[str, float]:
-        """How far the compared value of that number is off, on some batches."""
+        """How far the compared value of that number is off, on some batches; `unit` as of `output_difference`."""
         value = self.network.compared[at]
         weights = [self.masks.of_output(value, b, a.shape) for b, a in zip(batches, dense, strict=True)]
-        found = output_difference(dense, pruned, weights, logits=self.network.logits[at])
+        found = output_difference(dense, pruned, weights, logits=self.network.logits[at], unit=unit)
         if self.data.balanced and "kl" not in found:
             counts = [self.data.count(batch) for batch in batches]
             return output_difference(*evened(dense, pruned, counts), weights)
@@ -260,5 +266,9 @@ def _outputs(
     """Each value that is compared, as the network is drafted, batch by batch."""
     if not network.compared:
         return []
-    found = list(results(network, draft, network.compared, batches, memory=memory, threads=threads))
-    return [[each[value] for each in found] for value in network.compared]
+    shelf = Shelf(memory.waiting)
+    found: list[list[np.ndarray]] = [[] for _ in network.compared]
+    for result in results(network, draft, network.compared, batches, memory=memory, threads=threads):
+        for value, arrays in zip(network.compared, found, strict=True):
+            arrays.append(shelf.keep(result[value]))
+    return found

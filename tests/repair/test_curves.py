@@ -10,12 +10,12 @@ import pytest
 
 from spa.passes.repair.curves import expected_losses, find_curve, find_curves
 from spa.passes.repair.dense import in_turn
-from spa.passes.repair.difference import lost, output_difference
+from spa.passes.repair.difference import lost, output_difference, unit_of_logits
 from spa.passes.repair.draft import Draft
 from spa.passes.repair.fitting import refitted
 from spa.passes.repair.memory import Memory
 from spa.passes.repair.network import prepare
-from spa.passes.repair.probe import LEVELS, Probe, affordable, tempered
+from spa.passes.repair.probe import LEVELS, Probe, affordable
 from spa.passes.repair.session import Session
 from spa.passes.samples.checking import check_samples
 from spa.passes.secondorder import BASELINES, Removal
@@ -140,7 +140,8 @@ def test_probe_measures_what_the_whole_network_gives() -> None:
         new.put(draft)
     probe = Probe(one)
     (dense,), (pruned,) = (one.outputs(probe.batches, used) for used in (None, draft))
-    expected = lost(output_difference(*tempered(dense, pruned), logits=True), logits=True)
+    unit = unit_of_logits(dense, pruned)
+    expected = lost(output_difference(dense, pruned, logits=True, unit=unit), logits=True)
     assert one.network.logits == [True]
     found = probe.loss(group, units, statistics)
     assert found == pytest.approx(expected, rel=1e-4)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import onnx_ir as ir
 import pytest
 
-from spa.passes.repair import difference
-from spa.passes.repair.difference import evened, lost, lost_share, output_difference
+from spa.passes.repair import kinds
+from spa.passes.repair.difference import evened, lost, lost_share, output_difference, unit_of_logits
 from spa.passes.repair.kinds import WHOLE, Part, parts_of
 from spa.passes.repair.moved import moved
 from spa.passes.repair.network import prepare
@@ -56,7 +58,7 @@ def test_rows_that_do_not_count_and_blocks_of_any_size(monkeypatch: pytest.Monke
     weights = [random.integers(0, 2, 7).astype(np.float64) for _ in left]
     kept = [np.concatenate([part[w > 0] for part, w in zip(parts, weights, strict=True)]) for parts in (left, right)]
     whole = output_difference([kept[0]], [kept[1]], logits=True)
-    monkeypatch.setattr(difference, "BLOCK", 15)
+    monkeypatch.setattr(kinds, "BLOCK", 15)
     assert output_difference(left, right, weights, logits=True) == pytest.approx(whole)
 
 
@@ -205,3 +207,32 @@ def test_outputs_of_any_length_say_how_far_they_moved() -> None:
     assert found.keys() == {"pairs", "scores"}
     assert all(set(measures) == {"relative_l2"} for measures in found.values())
     assert found["pairs"]["relative_l2"] == pytest.approx(0.1, rel=0.2)
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1.0, 1e2])
+def test_divergence_of_plain_numbers_does_not_depend_on_their_unit(factor: float) -> None:
+    random = np.random.default_rng(0)
+    dense = random.standard_normal((40, 12))
+    pruned = dense + 0.2 * random.standard_normal(dense.shape)
+    arrays = [factor * dense], [factor * pruned]
+    unit = unit_of_logits(*arrays)
+    assert np.sqrt(np.mean(np.var(unit * factor * dense, axis=1))) == pytest.approx(3.0)
+    plain = output_difference([dense], [pruned], logits=True, unit=unit_of_logits([dense], [pruned]))
+    assert output_difference(*arrays, logits=True, unit=unit) == pytest.approx(plain)
+    pruned[0, 0] = np.inf
+    assert unit_of_logits([dense], [pruned]) == 1.0
+
+
+def test_large_outputs_are_compared_in_less_memory_than_one_batch_takes_in_double_precision() -> None:
+    random = np.random.default_rng(0)
+    dense = [random.standard_normal((2, 256, 20000), np.float32).astype(np.float16) for _ in range(3)]
+    pruned = [(array * np.float16(1.01)).astype(np.float16) for array in dense]
+    tracemalloc.start()
+    try:
+        found = output_difference(dense, pruned, logits=True, unit=unit_of_logits(dense, pruned))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found["relative_l2"] == pytest.approx(0.01, rel=0.05)
+    assert "kl" in found
+    assert peak < 8 * dense[0].size
