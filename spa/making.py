@@ -37,7 +37,7 @@ def make(dense: ir.Model, options: PruneOptions, clock: Clock, *, closed: bool, 
     from spa.gradual import Gradual
 
     def step(model: ir.Model, options: PruneOptions, clock: Clock) -> Made:
-        return once(model, options, clock, Shared(executor=shared.executor), closed=closed)
+        return once(model, options, clock, Shared(executor=shared.executor, failed=shared.failed), closed=closed)
 
     return Gradual(dense, options, clock, step).run()
 
@@ -87,6 +87,8 @@ def _decided(dense: ir.Model, options: PruneOptions, clock: Clock, shared: Share
         from spa.learning import criterion_by_gradients
 
         return by_weights(dense, options, clock, shared, learn=partial(criterion_by_gradients, dense, options, clock))
+    if shared.failed:
+        return by_weights(dense, options, clock, shared, why=shared.failed)
     if options.repair.own_samples and not runtime.available():
         return by_weights(dense, options, clock, shared, why="onnxruntime is not installed, and a repair needs it")
     from spa import sampled

@@ -12,6 +12,7 @@ from spa import gradients, runtime
 from spa.analysis.cost import stored_bytes
 from spa.analysis.plan import Plan
 from spa.clock import Clock, Progress
+from spa.errors import VerificationError
 from spa.executor import Executor, executing
 from spa.feeds import Feeds
 from spa.fields import takes_options
@@ -93,25 +94,51 @@ def _prune(
     final: bool = True,
     executor: Executor | None = None,
 ) -> PruneResult:
-    """`prune` to a share.
+    """`prune` to a share: by weights where a repair that nobody asked for does not pass its check.
 
     Args:
         asked: what the plan says was asked for, where the share was searched for.
         final: the result is all there is; else the caller measures times beside each other, or drops it.
         executor: what does the work, where nothing is shared.
     """
-    verify, inputs = options.run.verify and not options.run.dry_run, options.run.inputs
+    verify = options.run.verify and not options.run.dry_run
     if options.decided_by == "samples" or verify or (options.budget.of == LATENCY and not options.device.profile):
         runtime.require()
-    clock = Clock(progress)
+    clock, shared = Clock(progress), shared or Shared(executor=executor)
     with clock.step("normalise"):
         dense = load_normal(source)
+    untouched = dense.clone()
     closed = isinstance(source, Normal) and source.closed
+    try:
+        return _checked(dense, options, clock, shared, asked=asked, final=final, closed=closed)
+    except VerificationError as failure:
+        if options.decided_by != "best":
+            raise
+        by_weights = replace(shared, failed=f"the repair was dropped, since {failure}")
+        return _checked(untouched, options, clock, by_weights, asked=asked, final=final, closed=closed)
+
+
+def _checked(
+    dense: ir.Model,
+    options: PruneOptions,
+    clock: Clock,
+    shared: Shared,
+    *,
+    asked: Mapping[str, Any] | None,
+    final: bool,
+    closed: bool,
+) -> PruneResult:
+    """Make a normalised model smaller, and check the result.
+
+    Raises:
+        VerificationError: it failed; names the group at fault.
+    """
+    verify, inputs = options.run.verify and not options.run.dry_run, options.run.inputs
     keeper = None
     if options.budget.of == LATENCY:
         keeper = _timekeeper(dense, options, clock, shared, asked=asked is None)
     solved = options if keeper is None else keeper.solved
-    made = make(dense, solved, clock, closed=closed, shared=shared or Shared(executor=executor))
+    made = make(dense, solved, clock, closed=closed, shared=shared)
     model, reference, report, base = made.model, made.reference, made.report, made.base
     report.seconds = clock.seconds
     plan = replace(made.plan, options=asked or options.asked(), resized=report.resized)

@@ -21,12 +21,14 @@ class Shared:
         ratios: near which losses are measured; empty: near that of the budget.
         seconds: that went into it.
         executor: what does the work; None: threads of this process.
+        failed: why weights decide although nobody asked for it: a repair by samples did not pass its check.
     """
 
     ratios: Sequence[float] = ()
     seconds: float = 0.0
     known: dict[str, Any] = field(default_factory=dict)
     executor: Executor | None = None
+    failed: str = ""
 
     def once(self, name: str, make: Callable[[], Result]) -> Result:
         """What is called so, made when it is first asked for; an error that came of it comes again."""

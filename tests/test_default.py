@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import spa
 from spa import pipeline, runtime, sampled
-from spa.errors import UsageError
+from spa.errors import UsageError, VerificationError
 from spa.passes.repair import own
 from spa.passes.repair.own import in_words
 from spa.repair import ranges_of
@@ -89,6 +89,36 @@ def test_a_repair_that_would_take_long_is_left_to_those_who_ask(monkeypatch: pyt
     asked = spa.prune(net(), ratio=0.3, data_free=True, progress=lambda step, _share=None: said.append(step))
     assert asked.plan.repair
     assert "note: a repair takes about 67 min; --weights cuts at once" in said
+
+
+@pytest.mark.parametrize(("options", "kept"), [({}, False), ({"data": "builtin"}, True)])
+def test_a_repair_that_fails_its_check_is_left_to_those_who_ask(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], kept: bool
+) -> None:
+    check = pipeline.verify_plan
+
+    def failing(*given: Any, **named: Any) -> Any:
+        if given[2].repair:
+            raise VerificationError("the pruned model differs by 1.2e-03")
+        return check(*given, **named)
+
+    monkeypatch.setattr(pipeline, "verify_plan", failing)
+    if kept:
+        with pytest.raises(VerificationError):
+            spa.prune(net(), ratio=0.3, **options)
+        return
+    result = spa.prune(net(), ratio=0.3, **options)
+    assert result.report.verified
+    assert "weights alone decided: the repair was dropped, since the pruned model differs by 1.2e-03" in notes(result)
+    plain = spa.prune(net(), ratio=0.3, weights=True)
+    assert result.plan.removed == plain.plan.removed
+    assert onnx_bytes(result) == onnx_bytes(plain)
+
+
+def onnx_bytes(result: pipeline.PruneResult) -> dict[str, bytes]:
+    """Of each stored tensor."""
+    stored = result.model.graph.initializers.items()
+    return {name: value.const_value.tobytes() for name, value in stored if value.const_value is not None}
 
 
 def test_times_in_words() -> None:
