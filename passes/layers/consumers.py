@@ -113,7 +113,8 @@ class Layer:
     def weight_of(self, matrix: np.ndarray) -> np.ndarray:
         """What `matrix` was made of."""
         names = (*self.blocks, *self.contracted, *self.outputs)
-        array = (matrix / self.mixing.product.scale).reshape([self.factors[name].size for name in names])
+        scale = self.mixing.product.scale
+        array = (matrix if scale == 1.0 else matrix / scale).reshape([self.factors[name].size for name in names])
         order = np.argsort(self._weight_order())
         return array.transpose(order).reshape([self._size(term) for term in self.mixing.weight_axes or ()])
 

@@ -265,16 +265,31 @@ class Problem:
         whole[self.layout] = row[:, None]
         return whole
 
-    def assembled(self, refits: Sequence[Refit], matrix: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The layer's weight and bias from what its blocks were refitted to; `matrix` and `bias` are the dense ones."""
-        new, shifted = np.zeros_like(matrix), bias.copy()
+    def assembled(
+        self, refits: Sequence[Refit], bias: np.ndarray, matrix: Callable[[], np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The layer's weight and bias from what its blocks were refitted to.
+
+        Args:
+            bias: the dense one.
+            matrix: gives the dense weight, where it is needed.
+        """
+        shifted = bias.copy()
+        if self.layout is None:
+            for b, found in enumerate(refits):
+                shifted[b] = found.bias
+            if len(refits) == 1 and np.array_equal(refits[0].rows, np.arange(self.layer.width)):  # no copy of a head
+                return refits[0].weight[None], shifted
+        new = np.zeros((self.layer.block_count, self.layer.width, self.layer.output_width))
+        if self.layout is None:
+            for b, found in enumerate(refits):
+                new[b, found.rows] = found.weight
+            return new, shifted
+        dense = matrix()
         for b, found in enumerate(refits):
-            if self.layout is not None:
-                taps = matrix[b][self.layout]
-                new[b][self.layout[found.rows]] = np.tensordot(found.weight, taps, 1)
-                shifted[b] += found.bias @ taps.sum(1)
-            else:
-                new[b, found.rows], shifted[b] = found.weight, found.bias
+            taps = dense[b][self.layout]
+            new[b][self.layout[found.rows]] = np.tensordot(found.weight, taps, 1)
+            shifted[b] += found.bias @ taps.sum(1)
         return new, shifted
 
 

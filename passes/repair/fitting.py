@@ -88,10 +88,12 @@ def refitted(
     ours = partial(refit, pool=pool and session.split.pools, spread=spread, threads=session.threads)
     repair = ours if session.baseline is None else session.baseline.repair
     fits = [repair(consumer, np.flatnonzero(consumer.unit_of_row < 0)) for consumer in problems]
+    del problems  # each holds the dense weight
     reasons = [fit.reason for fit in fits if fit.reason]
     loss = float(np.mean([fit.loss for fit in fits]))
+    network = session.network
     matrix, bias = session.problem(layer).assembled(
-        fits, session.network.dense_matrix(layer), session.network.dense_bias(layer)
+        fits, network.dense_bias(layer), lambda: network.dense_matrix(layer)
     )
     uses = session.network.uses[layer]
     biases = {layer: bias} if len(uses) == 1 else with_biases(session, uses, matrix, statistics)

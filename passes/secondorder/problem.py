@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -132,11 +132,6 @@ def columns_of(weight: Array) -> list[slice]:
     count = 1 if weight.size <= MOST_WEIGHTS else min(outputs, -(-weight.size // PART_WEIGHTS))
     bounds = np.linspace(0, outputs, count + 1).astype(int).tolist()
     return [slice(start, stop) for start, stop in pairwise(bounds)]
-
-
-def side_by_side(parts: Sequence[Array]) -> Array:
-    """What was found for the parts, of all outputs."""
-    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

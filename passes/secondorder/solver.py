@@ -20,7 +20,6 @@ from spa.passes.secondorder.problem import (
     pooled,
     share,
     shrinkage,
-    side_by_side,
     squared_error,
 )
 
@@ -186,8 +185,8 @@ class _Parts:
 
     def fitted(self, damping: float | None, *, symmetric: bool = False) -> tuple[Array, Array, float] | None:
         """W_S, b and the loss; of the anchor without a damping. None: a part does not pass the growth guard."""
-        weights, biases, error, total = [], [], 0.0, 0.0
-        rows = self.kept_rows
+        rows, outputs = self.kept_rows, self.consumer.weight.shape[1]
+        weights, biases, error, total, done = np.empty((len(rows), outputs)), np.empty(outputs), 0.0, 0.0, 0
         for at, part in enumerate(self.consumers):
             full, equations = self.equations(at)
             weight = part.anchored[rows]
@@ -198,12 +197,12 @@ class _Parts:
                     return None
             if self.spread and part.free_bias and part.output_weight is None and len(rows) < len(full.gram):
                 weight = widened(weight, shrinkage(part, full, rows, weight), self.spread)
-            weights.append(weight)
-            biases.append(equations.bias(weight))
-            error += squared_error(part, equations, weight, biases[-1])
+            bias, columns = equations.bias(weight), slice(done, done + weight.shape[1])
+            weights[:, columns], biases[columns], done = weight, bias, columns.stop
+            error += squared_error(part, equations, weight, bias)
             total += energy(part, full) if self.consumer.energy is None else 0.0
         loss = share(error, total if self.consumer.energy is None else self.consumer.energy)
-        return side_by_side(weights), side_by_side(biases), loss
+        return weights, biases, loss
 
 
 def widened(weight: Array, shrunk: Array, spread: float) -> Array:

@@ -59,7 +59,7 @@ def test_with_everything_kept_the_layer_stays(coarse: bool) -> None:
     units = problem.units(np.full((1, found.width), -1))
     (consumer,) = problem.consumers(moments(problem, X), matrix, bias, units)
     fit = refit(consumer, np.arange(problem.width))
-    new, shifted = problem.assembled([fit], matrix, bias)
+    new, shifted = problem.assembled([fit], bias, lambda: matrix)
     np.testing.assert_allclose(new, matrix, atol=1e-5)
     np.testing.assert_allclose(shifted, bias, atol=1e-5)
 
@@ -74,7 +74,7 @@ def test_a_channel_that_copies_another_is_made_up_for(coarse: bool) -> None:
     gone = np.repeat(np.arange(6) == 4, 9)[None]
     units = problem.units(np.where(gone, 0, -1))
     (consumer,) = problem.consumers(moments(problem, data), matrix, bias, units)
-    new, shifted = problem.assembled([refit(consumer, np.flatnonzero(consumer.unit_of_row < 0))], matrix, bias)
+    new, shifted = problem.assembled([refit(consumer, np.flatnonzero(consumer.unit_of_row < 0))], bias, lambda: matrix)
     assert not new[gone].any()
     (rows,) = found.rows(data)
     wanted, got = rows @ matrix[0] + bias[0], rows @ new[0] + shifted[0]
@@ -136,7 +136,7 @@ def test_a_copied_channel_of_flattened_data_is_made_up_for(order: str, monkeypat
     matrix, bias = network.dense_matrix(found), network.dense_bias(found)
     (consumer,) = problem.consumers(moments(problem, data), matrix, bias, np.arange(6)[None])
     kept = np.array([0, 1, 2, 3, 5])
-    new, shifted = problem.assembled([refit(consumer, kept)], matrix, bias)
+    new, shifted = problem.assembled([refit(consumer, kept)], bias, lambda: matrix)
     gone = problem.layout[4] if problem.layout is not None else np.zeros(0, int)
     assert not new[0][gone].any()
     np.testing.assert_allclose(data @ new[0] + shifted[0], data @ matrix[0] + bias[0], atol=2e-2)
