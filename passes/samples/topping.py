@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from spa.errors import DataError
@@ -24,7 +25,7 @@ def top_up(
         model: normalised.
         inputs: shapes by input name, where open axes are to be of some length.
     """
-    if len(given) > FEW or isinstance(given, Recorded):
+    if len(given) > FEW or isinstance(given, Recorded) or not any(map(_may_be_sensed, given.samples.values())):
         return None
     shapes = {name: given.sizes(name, 1) for name in given.samples} | dict(inputs or {})
     bounds = {
@@ -40,3 +41,8 @@ def top_up(
         return recipe.samples(SHIPPED).beginning_of(min(enough, TOPPED * len(given)))
     except DataError:
         return None
+
+
+def _may_be_sensed(array: np.ndarray) -> bool:
+    """Whether an input may be pictures or sounds: tokens are not, and to look at them a large model would be loaded."""
+    return array.dtype.kind == "f" or array.dtype.itemsize == 1

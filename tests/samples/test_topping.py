@@ -10,6 +10,7 @@ from spa import pipeline
 from spa.passes.normalize.normalize import normalize
 from spa.passes.repair import own
 from spa.passes.samples.checking import check_samples
+from spa.passes.samples.datafree import Recipe
 from spa.passes.samples.photographs import photographs
 from spa.passes.samples.topping import FEW, TOPPED, top_up
 from tests import models
@@ -36,6 +37,15 @@ def test_features_are_not_topped_up() -> None:
                                           {"u": [40, 64], "v": [64, 5]})))  # fmt: skip
     x = np.random.default_rng(1).standard_normal((4, 40)).astype(np.float32)
     assert top_up(model, check_samples({"x": x}, model)) is None
+
+
+def test_no_model_of_tokens_is_loaded_to_be_topped_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decoder of 1.5 billion parameters would be, as a whole, beyond whatever --memory says."""
+    model = normalize(ir.from_proto(build("(int64[n,8] x) => (float[n,8,16] y) { e=Gather(t,x) y=MatMul(e,v) }",
+                                          {"t": [32, 8], "v": [8, 16]})))  # fmt: skip
+    given = check_samples({"x": np.random.default_rng(1).integers(0, 32, (4, 8))}, model)
+    monkeypatch.setattr(Recipe, "of", lambda *_, **__: pytest.fail("the model was loaded"))
+    assert top_up(model, given) is None
 
 
 @pytest.mark.parametrize(("enough", "topped"), [(np.inf, True), (0.0, False)])
