@@ -25,7 +25,29 @@ def top_up(
         model: normalised.
         inputs: shapes by input name, where open axes are to be of some length.
     """
-    if len(given) > FEW or isinstance(given, Recorded) or not any(map(_may_be_sensed, given.samples.values())):
+    if len(given) > FEW:
+        return None
+    recipe = recipe_like(model, given, inputs)
+    if recipe is None:
+        return None
+    enough = recipe.enough(MOST_SAMPLES, None)
+    if 2 * len(given) > enough:
+        return None
+    try:
+        return recipe.samples(SHIPPED).beginning_of(min(enough, TOPPED * len(given)))
+    except DataError:
+        return None
+
+
+def recipe_like(
+    model: ir.Model, given: Calibration, inputs: Mapping[str, Sequence[int]] | None = None
+) -> Recipe | None:
+    """How samples in the range of those given are made up; None where these are no pictures or sounds.
+
+    Args:
+        model, inputs: as of `top_up`.
+    """
+    if isinstance(given, Recorded) or not any(map(_may_be_sensed, given.samples.values())):
         return None
     shapes = {name: given.sizes(name, 1) for name in given.samples} | dict(inputs or {})
     bounds = {
@@ -35,10 +57,7 @@ def top_up(
     }
     try:
         recipe = Recipe.of(model, inputs=shapes, bounds=bounds)
-        enough = recipe.enough(MOST_SAMPLES, None)
-        if not carry_over(recipe.inputs) or 2 * len(given) > enough:
-            return None
-        return recipe.samples(SHIPPED).beginning_of(min(enough, TOPPED * len(given)))
+        return recipe if carry_over(recipe.inputs) else None
     except DataError:
         return None
 

@@ -44,6 +44,7 @@ def distillation(teacher: ir.Model, samples: Split) -> Loss:
         if some is not None:
             answers = _answers(session, some) if answers is None else answers
             some.beside.update({TEACHER + name: array for name, array in answers.items()})
+    learned = {name: whole[: samples.given] for name, whole in learned.items()}
     scales = {
         name: float(np.var(whole, axis=0).mean()) or float(np.mean(whole**2)) or 1.0 for name, whole in learned.items()
     }
@@ -67,6 +68,13 @@ def _answers(session: Any, samples: Split) -> dict[str, np.ndarray]:
                 raise DataError(f"output {name!r} of the teacher has shape {array.shape} for {count} samples: expected "
                                 "its first axis to count samples")  # fmt: skip
             rows.setdefault(name, []).append(array.astype(np.float32))
+    for name, parts in rows.items():
+        if len(shapes := {part.shape[1:] for part in parts}) > 1:
+            one, other = sorted(shapes)[:2]
+            raise DataError(
+                f"output {name!r} of the teacher is of shape {one} for some samples and {other} for others: expected "
+                "one shape; give samples of one size, or cut and padded to it"
+            )
     return {name: np.concatenate(parts)[: len(samples.calibration)] for name, parts in rows.items()}
 
 

@@ -172,6 +172,13 @@ class FinetuneOptions(Options):
     minutes: float | None = field(
         default=None, metadata=about("how long to learn, instead of epochs", metavar="M", parse=number, check=_positive)
     )
+    alone: bool = field(
+        default=False,
+        metadata=about(
+            "learn the given samples alone: up to 1024 pictures or sounds get as many of the tool's own, "
+            "which the teacher answers; they are never held out"
+        ),
+    )
     train: Sequence[str] = field(
         default=(),
         metadata=about("train these alone: biases, norms, scales", metavar="NAME", repeated=True),

@@ -18,9 +18,14 @@ from spa.passes.samples.beside import apart
 from spa.passes.samples.calibrate import Calibration, Recorded
 from spa.passes.samples.checking import check_samples
 from spa.passes.samples.seen import marks_of, seen_by
+from spa.passes.samples.topping import recipe_like
+from spa.passes.samples.values import SHIPPED
 
 EVERY = 6
 """One sample of so many is held out."""
+
+FEW, OWN = 1024, 4
+"""Samples up to which pictures and sounds are topped up with the tool's own, and with how many times as many."""
 
 LARGEST_BATCH, SMALLEST_BATCH, STEPS = 32, 4, 20
 """Samples of a step unless told, and steps that an epoch should have."""
@@ -36,6 +41,8 @@ class Split:
         validation: samples that are held out, so that steps see all of these; None: one of `EVERY` of these is.
         unseen: numbers of those that no repair of the model has seen, of which the held-out ones are; None: it is not
             known, or there was no repair.
+        own: how many of the last ones are samples of the tool's own, which are never held out; an epoch has as many of
+            them, drawn anew, as of the others.
     """
 
     calibration: Calibration
@@ -43,6 +50,7 @@ class Split:
     batch_size: int
     validation: Split | None = None
     unseen: Sequence[int] | None = None
+    own: int = 0
 
     @classmethod
     def of(
@@ -98,12 +106,17 @@ class Split:
     def steps(self) -> int:
         """Steps of an epoch."""
         size = 1 if isinstance(self.calibration, Recorded) else self.calibration.batch_size or self.batch_size
-        return max(1, -(-len(self._numbers(held_out=False)) // size))
+        learned = len(self._numbers(held_out=False))
+        return max(1, -(-(learned + min(learned, self.own)) // size))
 
     def epoch(self, number: int, seed: int) -> Iterator[dict[str, np.ndarray]]:
         """The batches of an epoch, in an order of its own."""
-        order = np.random.default_rng([seed, number]).permutation(self._numbers(held_out=False))
-        yield from self._batches(order)
+        rng = np.random.default_rng([seed, number])
+        learned = self._numbers(held_out=False)
+        if self.own:
+            own = rng.permutation(self.own)[: len(learned)] + self.given
+            learned = np.concatenate([learned, own])
+        yield from self._batches(rng.permutation(learned))
 
     def held_out(self) -> Iterator[dict[str, np.ndarray]]:
         """The batches that no step sees."""
@@ -120,8 +133,33 @@ class Split:
         """How many samples a batch has."""
         return self.calibration.count(batch)
 
+    @property
+    def given(self) -> int:
+        """How many samples are not the tool's own."""
+        return len(self.calibration) - self.own
+
+    def topped_up(self, teacher: ir.Model) -> Split:
+        """With samples of the tool's own in the range of these, where these are few, and pictures or sounds.
+
+        Args:
+            teacher: normalised; its answers are all that is learned, so that nothing else lies beside the samples.
+        """
+        if self.given > FEW or self.own:
+            return self
+        recipe = recipe_like(teacher, self.calibration)
+        if recipe is None:
+            return self
+        count = OWN * self.given
+        made = recipe.made(SHIPPED, count, seed=0)
+        arrays = {
+            name: np.concatenate([array, made[name][:count].astype(array.dtype)])
+            for name, array in self.calibration.samples.items()
+        }
+        return replace(self, calibration=replace(self.calibration, samples=arrays), beside={}, own=count)
+
     def _numbers(self, *, held_out: bool) -> np.ndarray:
-        numbers = np.arange(len(self.calibration))
+        """Of the samples that were given."""
+        numbers = np.arange(self.given)
         if self.validation is not None:
             return numbers[:0] if held_out else numbers
         if not self.unseen:

@@ -35,6 +35,7 @@ from spa.gradients.options import FinetuneOptions, TrainOptions
 from spa.gradients.outcome import FinetuneReport
 from spa.gradients.placing import placed
 from spa.gradients.samples import Split, split_samples
+from spa.passes.normalize.normalize import normalize
 from spa.presets import Progress
 
 CLOSE = 1e-3
@@ -88,6 +89,9 @@ def finetune(
         asked.data, model, labels=asked.labels, batch_size=asked.batch_size, everything=asked.loss is not None,
         validation=asked.validation,
     )  # fmt: skip
+    taught = dense is not None and asked.labels is None and asked.loss is None
+    if dense is not None and taught and not asked.alone:
+        samples = samples.topped_up(normalize(dense.clone()))
     loss = _loss(asked, model, dense, samples)
     return _trained(Job(model, samples, loss, asked), progress)
 
