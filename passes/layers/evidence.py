@@ -3,7 +3,8 @@
 Under weight decay a trained weight is a sum of the rows that it was trained on, W = sum x delta^T / (n lambda): along
 directions in which the data never vary it has decayed to nothing. So W W^T tells of their second moments, weighted by
 gradients (the neural feature ansatz of Radhakrishnan et al. 2024). Samples of the tool's own do not know that: made-up
-pictures, sounds and features vary along all directions. Tokens of a vocabulary are those that training saw.
+pictures and sounds vary along all directions. Tokens of a vocabulary are those that training saw; of features and
+tables, which small networks learn, weights told less than samples did.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ class Calibration:
         scalars: inputs without axes (a sampling rate), which are the same for all samples.
         axes: of the model's inputs, along which samples lie, where that is not the first.
         balanced: whether every sample counts as much as any other at each layer, however large its numbers are there.
-        unlike: whether they may vary along directions in which the training data never did, and nothing told them.
+        unlike: whether they are pictures or sounds that may vary along directions in which the training data never did,
+            and nothing told them.
         beside: samples of the tool's own, which are fitted besides, but never judge and are in no figure of a report.
         inverted: whether samples were brought to the statistics that the model's normalisations stored in training.
         held_out: (windows, tokens) of text that no choice and no fit sees; None: the samples are no texts.

@@ -283,7 +283,7 @@ class Recipe:
         calibration = check_samples(moved | dict(self.scalars), self.model)
         return replace(
             calibration, notes=(*calibration.notes, *([said] if said else [])), balanced=True,
-            unlike=any(map(is_number, self.inputs)),
+            unlike=carry_over(self.inputs) and any(map(is_number, self.inputs)),
         )  # fmt: skip
 
     @property
