@@ -24,8 +24,9 @@ from spa.passes.samples.values import SHIPPED
 EVERY = 6
 """One sample of so many is held out."""
 
-FEW, OWN = 1024, 4
-"""Samples up to which pictures and sounds are topped up with the tool's own, and with how many times as many."""
+FEW, OWN, OWN_NBYTES = 1024, 4, 1 << 28
+"""Samples up to which pictures and sounds are topped up with the tool's own, with how many times as many, and with how
+many bytes at most."""
 
 LARGEST_BATCH, SMALLEST_BATCH, STEPS = 32, 4, 20
 """Samples of a step unless told, and steps that an epoch should have."""
@@ -149,7 +150,10 @@ class Split:
         recipe = recipe_like(teacher, self.calibration)
         if recipe is None:
             return self
-        count = OWN * self.given
+        nbytes = sum(array.nbytes for array in self.calibration.samples.values())
+        count = int(min(OWN, OWN_NBYTES / max(nbytes, 1)) * self.given)
+        if not count:
+            return self
         made = recipe.made(SHIPPED, count, seed=0)
         arrays = {
             name: np.concatenate([array, made[name][:count].astype(array.dtype)])

@@ -89,3 +89,13 @@ def test_what_finetune_learns(
     labels = np.zeros(24, int)
     spa.finetune(small, data={"x": PICTURES, "labels": labels}, labels="labels", epochs=1)
     assert jobs[1].samples.own == 0
+
+
+def test_company_takes_no_more_memory_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone, teacher = split(seer(), PICTURES), normalize(as_ir(seer()))
+    for nbytes, count in ((PICTURES.nbytes // 2, 12), (10, 0)):
+        monkeypatch.setattr("spa.gradients.samples.OWN_NBYTES", nbytes)
+        found = alone.topped_up(teacher)
+        assert found.own == count
+        assert found.steps == -(-(20 + count) // 8)
+        assert sum(len(batch["x"]) for batch in found.epoch(0, 0)) == 20 + count
