@@ -35,6 +35,9 @@ from spa.gradients.sparsity import Sparsity
 from spa.gradients.subsets import chosen
 from spa.presets import Progress
 
+WAY_BACK = (0.75, 0.5, 0.25)
+"""Shares of the way from the weights that came in to those that were learned."""
+
 LARGEST_STEP = 1.0
 """Of the gradient's norm, over all parameters."""
 
@@ -100,7 +103,7 @@ class _Run:
         self.history: list[float] = []
         self.before = self.best_loss = self.held_out()
         self.best = self.state()
-        self.start = self.best if self.pace.tries else {}
+        self.start = self.best
         self.tried: list[tuple[float, dict[str, Tensor]]] = []  # loss and weights at the end of each trial
 
     def grouped(self) -> list[dict[str, Any]]:
@@ -132,6 +135,8 @@ class _Run:
             self.keep(self.held_out())
             self.seconds = time.perf_counter() - start
             self.save()
+        if not self.training and self.sparsity is None:
+            self.go_back()
         self.student.load_state_dict(self.best)
         if self.sparsity is not None:
             self.sparsity.settle()
@@ -154,6 +159,19 @@ class _Run:
             else:
                 self.student.load_state_dict(self.tried[self.pace.choose([loss for loss, _ in self.tried])][1])
             self.optimizer.state.clear()
+
+    def go_back(self) -> None:
+        """Keep weights on the way from those that came in to the best ones, where they do better on samples held out.
+
+        Few samples are learned by heart sooner than a network is trained: half-way back it has forgotten more of them
+        than of what they teach (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models").
+        """
+        best = self.best
+        for share in WAY_BACK if best is not self.start else ():
+            between = {name: torch.lerp(tensor, best[name], share) if tensor.is_floating_point() else tensor
+                       for name, tensor in self.start.items()}  # fmt: skip
+            self.student.load_state_dict(between)
+            self.note(self.held_out())
 
     def epoch(self) -> Iterator[dict[str, np.ndarray]]:
         """The batches that this process takes: each takes as many."""
@@ -264,7 +282,10 @@ class _Run:
         self.best = kept["best"]
         epochs, self.seconds, self.before, self.best_loss = kept["numbers"]
         self.epochs, self.history = int(epochs), list(kept["history"])
-        self.tried, self.start = [(loss, state) for loss, state in kept.get("tried", [])], kept.get("start", self.start)
+        self.tried, self.start = (
+            [(loss, state) for loss, state in kept.get("tried", [])],
+            kept.get("start") or self.start,
+        )
         if self.tried and len(self.tried) == self.pace.tries:
             self.pace.choose([loss for loss, _ in self.tried])
 

@@ -69,6 +69,14 @@ def test_learns_the_teachers_outputs_on_samples_of_its_own() -> None:
     assert result.report.trained == 1.0
 
 
+def test_goes_part_of_the_way_back_where_that_is_better() -> None:
+    """Steps that are too long, by few samples: half-way, what was not learned by heart is better."""
+    teacher = network(32)
+    options: dict[str, Any] = {"teacher": teacher, "data": SAMPLES[:24], "epochs": 1, "batch_size": 1}
+    report = spa.finetune(pruned(), learning_rate=0.03, **options).report
+    assert report.after < 0.9 * min(report.before, *report.history)
+
+
 def test_is_never_worse_than_what_came_in() -> None:
     teacher = network(32)
     result = spa.finetune(teacher, teacher=teacher, data=SAMPLES, epochs=2, learning_rate=10.0)
@@ -257,7 +265,7 @@ def test_the_best_epoch_is_chosen_by_samples_for_that_alone() -> None:
     logits = runtime.run(runtime.session(kept.model, optimize=False), {"x": x})["y"].astype(np.float64)
     chances = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     assert kept.report.after == pytest.approx(-chances[np.arange(40), labels].mean(), rel=1e-5)
-    assert kept.report.after == min(kept.report.before, *kept.report.history)
+    assert kept.report.after <= min(kept.report.before, *kept.report.history)  # less, part of the way back
     assert spa.finetune(student, data=data, **options).report.history != kept.report.history
 
 
