@@ -145,7 +145,7 @@ class _Run:
         weights = {name: tensor.detach().cpu() for name, tensor in self.student.state_dict().items()}
         report = FinetuneReport(
             self.before, self.best_loss, self.epochs, self.seconds, trained, tuple(self.history),
-            self.pace.last if self.pace.tries else None, self.samples.fitted,
+            self.pace.last if self.pace.tries else None, self.samples.fitted, self.samples.own_drawn,
         )  # fmt: skip
         return Outcome(weights, report)
 

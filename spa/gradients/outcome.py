@@ -20,6 +20,7 @@ class FinetuneReport:
         history: held-out loss after each epoch.
         learning_rate: the one of several tried that went on to the end; None: it was given.
         fitted: a repair of the model has seen the samples held out, so that `before` is too low.
+        own: samples of the tool's own that each epoch had besides.
     """
 
     before: float
@@ -30,12 +31,14 @@ class FinetuneReport:
     history: tuple[float, ...]
     learning_rate: float | None = None
     fitted: bool = False
+    own: int = 0
 
     @property
     def sentence(self) -> str:
         """What came of it, in words; where no epoch did better, that the weights are those that came in."""
         tried = f" at a learning rate of {self.learning_rate:g}" if self.learning_rate else ""
-        epochs = f"{self.epochs} epoch{'s' * (self.epochs != 1)}{tried}"
+        company = f", each with {self.own} samples of our own besides," if self.own else ""
+        epochs = f"{self.epochs} epoch{'s' * (self.epochs != 1)}{company}{tried}"
         if self.after < self.before:
             return f"loss on samples held out: {self.before:.4g} -> {self.after:.4g} after {epochs}"
         best = f", {min(self.history):.4g} at best" if self.history else ""

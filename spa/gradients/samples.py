@@ -107,15 +107,19 @@ class Split:
     def steps(self) -> int:
         """Steps of an epoch."""
         size = 1 if isinstance(self.calibration, Recorded) else self.calibration.batch_size or self.batch_size
-        learned = len(self._numbers(held_out=False))
-        return max(1, -(-(learned + min(learned, self.own)) // size))
+        return max(1, -(-(len(self._numbers(held_out=False)) + self.own_drawn) // size))
+
+    @property
+    def own_drawn(self) -> int:
+        """How many samples of the tool's own an epoch has."""
+        return min(self.own, len(self._numbers(held_out=False)))
 
     def epoch(self, number: int, seed: int) -> Iterator[dict[str, np.ndarray]]:
         """The batches of an epoch, in an order of its own."""
         rng = np.random.default_rng([seed, number])
         learned = self._numbers(held_out=False)
         if self.own:
-            own = rng.permutation(self.own)[: len(learned)] + self.given
+            own = rng.permutation(self.own)[: self.own_drawn] + self.given
             learned = np.concatenate([learned, own])
         yield from self._batches(rng.permutation(learned))
 

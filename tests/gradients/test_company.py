@@ -85,6 +85,8 @@ def test_what_finetune_learns(
     small = spa.prune(seer(), ratio=0.4, weights=True, align=1).model
     result = spa.finetune(small, teacher=seer(), data=PICTURES, epochs=3, **options)
     assert (jobs[0].samples.given, jobs[0].samples.own) == counts
+    assert result.report.own == (20 if counts[1] else 0)
+    assert ("3 epochs, each with 20 samples of our own besides, at a" in result.report.sentence) is bool(counts[1])
     assert result.report.after < result.report.before
     labels = np.zeros(24, int)
     spa.finetune(small, data={"x": PICTURES, "labels": labels}, labels="labels", epochs=1)
