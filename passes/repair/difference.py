@@ -53,7 +53,7 @@ def output_difference(
         dense, pruned: the output over all samples, a batch each; a row lies along the last axis.
         weights: for each batch (rows,), zero for rows that do not count.
         logits: rows that are no probabilities may be their logarithms, but for a constant.
-        unit: what is multiplied to rows before they count as logits.
+        unit: factor on rows before they count as logits, as `unit_of_logits` has it.
     """
     weights = weights or [None] * len(dense)
     probabilities = all(_are_probabilities(left, there) for left, _, there in _blocks(dense, dense, weights))
@@ -71,7 +71,7 @@ def output_difference(
 
 
 def unit_of_logits(dense: Sequence[np.ndarray], pruned: Sequence[np.ndarray]) -> float:
-    """What brings the rows of an output to the spread of usual logits; 1 where a number is not finite.
+    """The factor that brings the rows of an output to the spread of usual logits; 1 where a number is not finite.
 
     Whether rows are logits no graph says, and so a divergence of what are plain numbers may not depend on their unit.
     """

@@ -282,10 +282,8 @@ class _Run:
         self.best = kept["best"]
         epochs, self.seconds, self.before, self.best_loss = kept["numbers"]
         self.epochs, self.history = int(epochs), list(kept["history"])
-        self.tried, self.start = (
-            [(loss, state) for loss, state in kept.get("tried", [])],
-            kept.get("start") or self.start,
-        )
+        self.tried = [(loss, state) for loss, state in kept.get("tried", [])]
+        self.start = kept.get("start") or self.start
         if self.tried and len(self.tried) == self.pace.tries:
             self.pace.choose([loss for loss, _ in self.tried])
 
