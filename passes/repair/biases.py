@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from spa.analysis.branches import ADDED
 from spa.notation.operation import entry_of
-from spa.passes.layers.consumers import Layer
+from spa.passes.layers.consumers import Layer, names_along
 
 BARE = "spa.bare"
 """Mark in the metadata of a stored tensor: what it is multiplied with takes no bias, in the node or behind it."""
@@ -25,9 +25,18 @@ def add_biases(model: ir.Model, layers: Iterable[Layer]) -> list[str]:
 
 
 def _takes_one(layer: Layer) -> bool:
-    if BARE in layer.weight.meta:
+    if BARE in layer.weight.meta or layer.mixing.steps is not None:
         return False
-    return layer.mixing.steps is None and (not layer.mixing.product.inside or _is_free(layer))
+    return _is_free(layer) or (not layer.mixing.product.inside and _fits_behind(layer))
+
+
+def _fits_behind(layer: Layer) -> bool:
+    """Whether a bias of the operand's shape can be added behind the node: behind a convolution, whose own bias is
+    computed, it would lie along the last axis of pictures."""
+    if layer.mixing.bias is None:
+        return True
+    along, result = names_along(layer.mixing.bias_axes), names_along(layer.mixing.result_axes)
+    return result[len(result) - len(along) :] == along
 
 
 def _is_free(layer: Layer) -> bool:

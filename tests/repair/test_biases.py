@@ -95,3 +95,25 @@ def test_what_is_judged_before_a_decision_keeps_its_name(end: str, given: bool) 
     assert not any("bias/" in note for note in found.report.notes)
     if given:  # else weights alone may do as well
         assert set(found.report.outputs) == ({"v", "s"} if "v," in end else {"s"})
+
+
+@pytest.mark.parametrize(
+    ("end", "made"), [("y = Conv(r, v, c)", ["u/bias"]), ("f = Flatten(r)  y = Gemm(f, w, c)", ["u/bias", "w/bias"])]
+)
+def test_a_bias_that_is_computed_has_another_behind_it_where_that_lies_along_the_outputs(
+    end: str, made: list[str]
+) -> None:
+    """Behind a convolution it would lie along the width of pictures, and onnxruntime refused that."""
+    shape = "float[n,4,5,5] y" if "Conv" in end else "float[n,4] y"
+    proto = build(
+        f"(float[n,3,5,5] x, float[4] b) => ({shape}) {{ a = Conv(x, u)  r = Relu(a)  c = Neg(b)  {end} }}",
+        {"u": [8, 3, 1, 1], "v": [4, 8, 1, 1], "w": [200, 4]},
+    )
+    model = ir.from_proto(proto)
+    assert add_biases(model, find_layers(model, couple(model, infer_shapes(model)))) == made
+    rng = np.random.default_rng(1)
+    feeds = {
+        "x": rng.standard_normal((2, 3, 5, 5)).astype(np.float32), "b": rng.standard_normal(4).astype(np.float32)
+    }  # fmt: skip
+    found, wanted = (runtime.run(runtime.session(m, optimize=False), feeds)["y"] for m in (model, ir.from_proto(proto)))
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
