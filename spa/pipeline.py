@@ -107,13 +107,13 @@ def _prune(
     clock, shared = Clock(progress), shared or Shared(executor=executor)
     with clock.step("normalise"):
         dense = load_normal(source)
-    untouched = dense.clone()
     closed = isinstance(source, Normal) and source.closed
+    if options.decided_by != "best":
+        return _checked(dense, options, clock, shared, asked=asked, final=final, closed=closed)
+    untouched = dense.clone()
     try:
         return _checked(dense, options, clock, shared, asked=asked, final=final, closed=closed)
     except VerificationError as failure:
-        if options.decided_by != "best":
-            raise
         by_weights = replace(shared, failed=f"the repair was dropped, since {failure}")
         return _checked(untouched, options, clock, by_weights, asked=asked, final=final, closed=closed)
 

@@ -274,17 +274,16 @@ class Problem:
             bias: the dense one.
             matrix: gives the dense weight, where it is needed.
         """
-        shifted = bias.copy()
+        shape = self.layer.block_count, self.layer.width, self.layer.output_width
         if self.layout is None:
-            for b, found in enumerate(refits):
-                shifted[b] = found.bias
+            shifted = np.stack([found.bias for found in refits])
             if len(refits) == 1 and np.array_equal(refits[0].rows, np.arange(self.layer.width)):  # no copy of a head
                 return refits[0].weight[None], shifted
-        new = np.zeros((self.layer.block_count, self.layer.width, self.layer.output_width))
-        if self.layout is None:
+            new = np.zeros(shape)
             for b, found in enumerate(refits):
                 new[b, found.rows] = found.weight
             return new, shifted
+        new, shifted = np.zeros(shape), bias.copy()
         dense = matrix()
         for b, found in enumerate(refits):
             taps = dense[b][self.layout]

@@ -175,8 +175,8 @@ class FinetuneOptions(Options):
     alone: bool = field(
         default=False,
         metadata=about(
-            "learn the given samples alone: up to 1024 pictures or sounds get as many of the tool's own, "
-            "which the teacher answers; they are never held out"
+            "learn the given samples alone; otherwise up to 1024 pictures or sounds get as many of the tool's own in "
+            "each epoch, which the teacher answers and which are never held out"
         ),
     )
     train: Sequence[str] = field(
