@@ -92,6 +92,8 @@ class _Run:
         torch.manual_seed(job.asked.seed)
         self.student = GraphModule(job.model, seed=job.asked.seed).eval()
         self.student.to(place.device)
+        if place.device.type == "cpu":
+            self.student.to(memory_format=torch.channels_last)  # a step of convolutions takes 0.75 to 0.95 of the time
         self.sparsity = _sparsity(job, self.student)
         self.parameters = chosen(self.student, job.asked.train)
         self.pace = Pace.of(job.asked.learning_rate)
