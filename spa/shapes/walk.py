@@ -164,6 +164,8 @@ class Walk:
             return None
         if entry.moves is Moves.ALL:
             contents = [content or _unknown_sizes(type_) for type_, content in zip(types, contents, strict=True)]
+        if entry.casts:  # of what comes behind the first operand the type alone is read
+            contents = [*contents[:1], *map(_nothing_of, types[1:])]
         if any(type_ is not None and content is None for type_, content in zip(types, contents, strict=True)):
             return None
         if not all(content is None or content.complete for content in contents):
@@ -323,3 +325,10 @@ def _unknown_sizes(type_: Type | None) -> Content | None:
     if type_ is None or type_.element != ir.DataType.INT64 or type_.static is None or math.prod(type_.static) > SMALL:
         return None
     return Content.open(type_.static)
+
+
+def _nothing_of(type_: Type | None) -> Content | None:
+    """No elements, of a known type."""
+    if type_ is None or type_.element in (0, ir.DataType.STRING):
+        return None
+    return Content(np.empty(0, ir.DataType(type_.element).numpy()))

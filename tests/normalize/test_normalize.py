@@ -62,6 +62,13 @@ GRAPHS: dict[str, tuple[str, Weights, str, set[str] | None]] = {
         "Mul",
         {"b"},
     ),
+    "a constant of the type of what is computed": (
+        """(float[N,3,8,8] x) => (float[N,4,6,6] y) {
+            z = CastLike(zero, x)  b = Expand(z, four)  a = Conv(x, w, b)  l = CastLike(low, a)  y = Clip(a, l) }""",
+        {"w": (4, 3, 3, 3), "zero": np.array(0.0), "four": np.array([4]), "low": np.array(0.5)},
+        "Clip Conv",
+        {"w", "b", "l"},
+    ),
     "tied embedding": (
         "(int64[N,S] x) => (float[N,S,300] y) { e = Gather(w, x)  t = Transpose<perm=[1,0]>(w)  y = MatMul(e, t) }",
         {"w": (300, 64)},
