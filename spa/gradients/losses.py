@@ -154,6 +154,16 @@ class Labelled:
         return functional.cross_entropy(scores, labels if labels.is_floating_point() else labels.long())
 
 
+@dataclass(frozen=True, slots=True)
+class Together:
+    """The sum of several losses."""
+
+    parts: Sequence[Loss]
+
+    def __call__(self, outputs: Mapping[str, Any], batch: Mapping[str, np.ndarray]) -> Tensor:
+        return torch.stack([loss(outputs, batch) for loss in self.parts]).sum()
+
+
 def own(given: Any) -> Loss:
     """A user's loss, as a function or as module:function.
 

@@ -29,7 +29,7 @@ from spa.errors import DataError, UsageError, VerificationError
 from spa.fields import takes_options
 from spa.frontends.files import onnx_file
 from spa.gradients.epochs import Job
-from spa.gradients.losses import Labelled, Loss, distillation, own
+from spa.gradients.losses import Labelled, Loss, Together, distillation, own
 from spa.gradients.module import GraphModule, Source
 from spa.gradients.options import FinetuneOptions, TrainOptions
 from spa.gradients.outcome import FinetuneReport
@@ -72,7 +72,8 @@ def finetune(
 
     Args:
         pruned: a path, `onnx.ModelProto`, `onnx_ir.Model` or onnx-graphsurgeon graph; never changed.
-        teacher: the dense model, whose outputs are learned; needed unless there are labels or a loss of your own.
+        teacher: the dense model, whose outputs are learned, beside labels or a loss of your own where those are given;
+            needed unless they are.
         progress: called with the step and the share (0..1) of it that is done.
         options: as follows.
 
@@ -89,8 +90,7 @@ def finetune(
         asked.data, model, labels=asked.labels, batch_size=asked.batch_size, everything=asked.loss is not None,
         validation=asked.validation,
     )  # fmt: skip
-    taught = dense is not None and asked.labels is None and asked.loss is None
-    if dense is not None and taught and not asked.alone:
+    if dense is not None and asked.labels is None and asked.loss is None and not asked.alone:
         samples = samples.topped_up(normalize(dense.clone()))
     loss = _loss(asked, model, dense, samples)
     return _trained(Job(model, samples, loss, asked), progress)
@@ -129,16 +129,19 @@ def _say_nothing(step: str, share: float) -> None:
 
 
 def _loss(asked: FinetuneOptions, model: ir.Model, dense: ir.Model | None, samples: Split) -> Loss:
+    parts: list[Loss] = []
+    if dense is not None:
+        names, own_names = ([str(value.name) for value in each.graph.outputs] for each in (dense, model))
+        if names != own_names:
+            raise DataError(f"the teacher gives {', '.join(names)}, the pruned model {', '.join(own_names)}")
+        parts.append(distillation(dense, samples))
     if asked.loss is not None:
-        return own(asked.loss)
-    if asked.labels is not None:
-        return Labelled(asked.labels)
-    if dense is None:
+        parts.append(own(asked.loss))
+    elif asked.labels is not None:
+        parts.append(Labelled(asked.labels))
+    if not parts:
         raise UsageError("nothing to learn from: give the dense model as teacher, labels, or a loss of your own")
-    names, own_names = ([str(value.name) for value in each.graph.outputs] for each in (dense, model))
-    if names != own_names:
-        raise DataError(f"the teacher gives {', '.join(names)}, the pruned model {', '.join(own_names)}")
-    return distillation(dense, samples)
+    return parts[0] if len(parts) == 1 else Together(parts)
 
 
 def _verify(model: ir.Model, student: GraphModule, samples: Split) -> None:

@@ -11,6 +11,7 @@ looked at once, for the row. Every number of epochs is a run of its own, with it
 |---|---|
 | ours | chosen and refitted by spa with the task's 512 calibration samples |
 | distilled | the same, then the dense model's outputs are learned, without labels |
+| both | the same, then labels and the dense model's outputs are learned together |
 | l2, taylor | by that criterion; taylor with the labels of 1,024 training images |
 | random | units drawn at random, as many of each group as ours |
 | uniform | the same share of every group, by l2 |
@@ -39,7 +40,7 @@ from tests.benchmarks.rows import Rows, commit  # noqa: E402
 from tests.benchmarks.zoo import SHARED  # noqa: E402
 
 TASK = "fmnist_resnet"
-WAYS = ("ours", "distilled", "l2", "taylor", "random", "uniform")
+WAYS = ("ours", "distilled", "both", "l2", "taylor", "random", "uniform")
 CUTS, EPOCHS = (0.5, 0.75, 0.9), (0, 1, 3, 10)
 BATCH, RATE = 128, 2e-3
 CELL = ("way", "cut", "epochs", "seed", "images")
@@ -100,11 +101,11 @@ def measured(cell: dict[str, Any], work: Path, files: dict[str, str]) -> dict[st
 
         torch.set_num_threads(1)
         path = work / f"{name_of(cell)}.onnx"
-        taught = cell["way"] == "distilled"
+        taught, labelled = cell["way"] in ("distilled", "both"), cell["way"] != "distilled"
         images, labels = training(cell["images"])
-        data = {"image": images} if taught else {"image": images, "labels": labels}
         tuned = spa.finetune(
-            pruned, teacher=dense if taught else None, data=data, labels=None if taught else "labels",
+            pruned, teacher=dense if taught else None, labels="labels" if labelled else None,
+            data={"image": images} | ({"labels": labels} if labelled else {}),
             epochs=cell["epochs"], batch_size=BATCH, learning_rate=RATE, seed=cell["seed"],
             resume=work / f"{name_of(cell)}.pt",
         )  # fmt: skip
@@ -128,7 +129,8 @@ def name_of(cell: dict[str, Any]) -> str:
 
 def small(cell: dict[str, Any], dense: Path, work: Path) -> tuple[Path, dict[str, Any]]:
     """The pruned file of a way, made once, and how much smaller it is."""
-    way, seed = {"distilled": "ours"}.get(cell["way"], cell["way"]), cell["seed"] if cell["way"] == "random" else 0
+    way = {"distilled": "ours", "both": "ours"}.get(cell["way"], cell["way"])
+    seed = cell["seed"] if way == "random" else 0
     path, notes = (work / f"{way}-{cell['cut']}-{seed}.{ending}" for ending in ("onnx", "json"))
     if not notes.exists():
         result = pruned_by(way, cell["cut"], seed, dense)

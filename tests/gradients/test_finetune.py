@@ -187,6 +187,21 @@ def test_labels_are_learned_by_cross_entropy() -> None:
     assert np.mean(scores.argmax(1) == labels) > 0.95
 
 
+def test_a_teacher_and_labels_are_learned_together() -> None:
+    teacher, data = network(32), {"x": SAMPLES, "labels": (SAMPLES[:, 0] > 0).astype(np.int64)}
+    options: dict[str, Any] = {"epochs": 30, "learning_rate": 5e-3, "alone": True}
+    by_both, by_labels, by_teacher = (
+        spa.finetune(pruned(), data=data, **options, **given)
+        for given in ({"teacher": teacher, "labels": "labels"}, {"labels": "labels"}, {"teacher": teacher})
+    )
+    assert by_both.report.before == pytest.approx(by_labels.report.before + by_teacher.report.before, rel=1e-5)
+    assert distance(by_both.model, as_ir(teacher)) < 0.5 * distance(by_labels.model, as_ir(teacher))
+    scores = runtime.run(runtime.session(by_both.model, optimize=False), {"x": SAMPLES})["y"]
+    taught = runtime.run(runtime.session(by_teacher.model, optimize=False), {"x": SAMPLES})["y"]
+    right, right_by_teacher = (np.mean(each.argmax(1) == data["labels"]) for each in (scores, taught))
+    assert right > right_by_teacher + 0.1
+
+
 def test_a_loss_of_ones_own_gets_outputs_and_batch() -> None:
     def loss(outputs: Any, batch: Any) -> Any:
         assert batch["x"].shape[1] == 6
