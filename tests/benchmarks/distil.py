@@ -1,7 +1,7 @@
 """Distillation without labels after a repair: how far outputs are from the dense network's, before and after it.
 
-    python tests/benchmarks/distil.py [TASK ...] [--cut 0.5] [--minutes 10] [--train biases ...] [--rows FILE.jsonl]
-        [--table FILE.md]
+    python tests/benchmarks/distil.py [TASK ...] [--cut 0.5] [--minutes 10] [--align 1] [--train biases ...]
+        [--rows FILE.jsonl] [--table FILE.md]
 
 Each network loses a share of its FLOPs by spa with the task's calibration samples, then learns the dense outputs on the
 same samples (`spa.finetune`, one thread, one sample in six held out). Fidelity and metric are those of the task, on its
@@ -25,8 +25,8 @@ from tests.benchmarks.rows import Rows, commit  # noqa: E402
 from tests.benchmarks.zoo import SHARED  # noqa: E402
 
 HEAD = (
-    "task", "cut", "minutes", "trained", "epochs", "fidelity", "repaired", "distilled", "metric", "dense", "repaired",
-    "distilled", "tree",
+    "task", "cut", "align", "minutes", "trained", "epochs", "fidelity", "repaired", "distilled", "metric", "dense",
+    "repaired", "distilled", "tree",
 )  # fmt: skip
 TASKS = ("lite0", "nsnet2", "fmnist_vit", "crepe_tiny", "ocr_rec")
 
@@ -36,13 +36,14 @@ def main() -> None:
     parser.add_argument("tasks", nargs="*", default=TASKS)
     parser.add_argument("--cut", type=float, default=0.5)
     parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--align", type=int, help="what widths are multiples of; by default what the processor likes")
     parser.add_argument("--train", nargs="*", default=[])
     parser.add_argument("--rows", type=Path, default=Path("distil.jsonl"))
     parser.add_argument("--table", type=Path)
     arguments = parser.parse_args()
-    rows = Rows(arguments.rows, "task", "cut", "minutes", "train")
+    rows = Rows(arguments.rows, "task", "cut", "minutes", "align", "train")
     for task in arguments.tasks:
-        cell = {"task": task, "cut": arguments.cut, "minutes": arguments.minutes, "train": arguments.train}
+        cell = {name: getattr(arguments, name) for name in ("cut", "minutes", "align", "train")} | {"task": task}
         if cell not in rows:
             print(json.dumps(rows.add(cell | measured(**cell))), flush=True)
     print(table(rows.all))
@@ -50,7 +51,7 @@ def main() -> None:
         arguments.table.write_text(table(rows.all))
 
 
-def measured(task: str, cut: float, minutes: float, train: list[str]) -> dict[str, Any]:
+def measured(task: str, cut: float, minutes: float, align: int | None, train: list[str]) -> dict[str, Any]:
     """Of one network."""
     sys.path.append(str(SHARED / "eval"))
     import harness
@@ -61,7 +62,7 @@ def measured(task: str, cut: float, minutes: float, train: list[str]) -> dict[st
     dense = harness.dense_model(tasks.TASKS[task], SHARED / "eval")
     data = tasks.calibration(task)
     start = time.perf_counter()
-    small = spa.prune(dense, ratio=cut, of="flops", data=data, verify=False)
+    small = spa.prune(dense, ratio=cut, of="flops", data=data, verify=False, align=align or "auto")
     between = time.perf_counter()
     tuned = spa.finetune(small.model, teacher=dense, data=data, minutes=minutes, train=train)
     end = time.perf_counter()
@@ -87,13 +88,14 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = [
         "`python tests/benchmarks/distil.py`: test samples; repair alone, then distillation without labels", "",
         f"| {' | '.join(HEAD)} |",
-        "|---|--:|--:|--:|--:|---|--:|--:|---|--:|--:|--:|---|",
+        "|---|--:|--:|--:|--:|--:|---|--:|--:|---|--:|--:|--:|---|",
     ]  # fmt: skip
     for row in rows:
         metric = row["metric"]
         cells = [
-            row["task"], f"{row['cut']:.0%}", f"{row['minutes']:g}", f"{row['trained']:.1%}", str(row["epochs"]),
-            row["fidelity"], f"{row['before']:.4g}", f"{row['after']:.4g}", metric, f"{row['dense']:.4f}",
+            row["task"], f"{row['cut']:.0%}", str(row.get("align") or "auto"), f"{row['minutes']:g}",
+            f"{row['trained']:.1%}", str(row["epochs"]), row["fidelity"],
+            f"{row['before']:.4g}", f"{row['after']:.4g}", metric, f"{row['dense']:.4f}",
             f"{row[f'{metric} before']:.4f}", f"{row[f'{metric} after']:.4f}", row["tree"],
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
