@@ -1,6 +1,6 @@
 """Where pieces of work are done: in threads of this process, or on the workers of a cluster (`spa.onray`).
 
-    with executing("ray") as executor:                     # None: threads of this process
+    with executing("ray") as executor:                     # spa.executing; None: threads of this process
         squares = executor.map(square, range(100))         # in the items' order
         total = executor.reduce(square, range(100), plus)  # in fixed pairs, however many workers there are
 
@@ -13,9 +13,8 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, Generic, Protocol, TypeVar
@@ -192,20 +191,3 @@ def is_place(value: Any) -> str | None:
     """None for ray and ray://HOST:PORT; else what was expected."""
     known = isinstance(value, str) and PLACE.fullmatch(value)
     return None if known else "ray (workers on this machine), or ray://HOST:PORT of a cluster's head"
-
-
-@contextmanager
-def executing(on: str | None) -> Iterator[Executor]:
-    """What does the work: threads of this process, or the workers that `on` names, until the block ends.
-
-    Raises:
-        MissingExtra: ray is not installed.
-        ClusterError: the cluster is not there, or has other versions than this process.
-    """
-    if on is None:
-        yield Threads()
-        return
-    from spa.onray import connected
-
-    with connected(on) as executor:
-        yield executor

@@ -13,7 +13,8 @@ from spa.analysis.cost import stored_bytes
 from spa.analysis.plan import Plan
 from spa.clock import Clock, Progress
 from spa.errors import VerificationError
-from spa.executor import Executor, executing
+from spa.executing import executing
+from spa.executor import Executor
 from spa.feeds import Feeds
 from spa.fields import takes_options
 from spa.making import make

@@ -11,7 +11,8 @@ import onnx
 import onnx_ir as ir
 
 from spa.analysis.cost import MEASURES, Cost, measure
-from spa.analysis.coupling import Coupling, couple
+from spa.analysis.couple import couple
+from spa.analysis.coupling import Coupling
 from spa.analysis.group import Group, find_groups
 from spa.analysis.plan import Plan
 from spa.analysis.roles import sizes_by_role

@@ -23,7 +23,7 @@ import onnx_ir as ir
 from spa import runtime
 from spa.clock import Progress, within
 from spa.errors import BudgetError, NothingToPrune, SpaError, UsageError
-from spa.executor import executing
+from spa.executing import executing
 from spa.fields import takes_options
 from spa.frontends.files import onnx_file
 from spa.judging import Jury

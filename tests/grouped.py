@@ -11,7 +11,8 @@ import onnx.parser
 import onnx_ir as ir
 
 from spa.analysis.cost import Cost, measure
-from spa.analysis.coupling import Coupling, couple
+from spa.analysis.couple import couple
+from spa.analysis.coupling import Coupling
 from spa.analysis.group import Frozen, Group, find_frozen, find_groups
 from spa.shapes import infer_shapes
 

@@ -22,7 +22,8 @@ import onnxruntime
 from onnx.reference import ReferenceEvaluator
 
 from spa.analysis.application import Application
-from spa.analysis.coupling import Coupling, couple
+from spa.analysis.couple import couple
+from spa.analysis.coupling import Coupling
 from spa.analysis.group import keep_mask
 from spa.notation.dims import ONE, Factor, leaves
 from spa.notation.operation import Operation

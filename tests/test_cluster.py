@@ -118,7 +118,7 @@ def client(cluster: Cluster, code: str, before: str = "") -> subprocess.Popen[st
     """A process that does `code` with an executor on the cluster, and prints what it gives or raises."""
     program = (
         "from functools import partial\nfrom pathlib import Path\n"
-        "from spa.errors import SpaError\nfrom spa.executor import executing\nfrom tests import nodes\n"
+        "from spa.errors import SpaError\nfrom spa.executing import executing\nfrom tests import nodes\n"
         f"{before}\n"
         f"with executing({cluster.place!r}) as executor:\n"
         "    try:\n"

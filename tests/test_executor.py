@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spa.executor import WORKING_NBYTES, Threads, branches, executing, in_pairs
+from spa.executing import executing
+from spa.executor import WORKING_NBYTES, Threads, branches, in_pairs
 
 
 def _square(number: int) -> int:

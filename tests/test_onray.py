@@ -26,7 +26,8 @@ import pytest
 import spa
 from spa import installed, onray
 from spa.errors import ClusterError, DataError, MissingExtra, UsageError
-from spa.executor import Threads, executing
+from spa.executing import executing
+from spa.executor import Threads
 from spa.options import PruneOptions
 from tests.nodes import ROOT, end, free_port
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from spa.analysis.branches import Branch, operator_alone
+from spa.analysis.branch import Branch
+from spa.analysis.branches import operator_alone
 from spa.analysis.coupling import Coupling
 from spa.analysis.group import Masks
 from spa.analysis.unread import Edge, Gone, gone_with

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import onnx_ir as ir
 
-from spa.analysis.branches import ADDED
+from spa.analysis.branch import ADDED
 from spa.notation.operation import entry_of
 from spa.passes.layers.consumers import Layer, names_along
 

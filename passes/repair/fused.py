@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from spa.analysis.branches import ADDED
+from spa.analysis.branch import ADDED
 from spa.notation.operation import entry_of
 from spa.passes.normalize.fold import Names
 from spa.passes.repair.biases import BARE

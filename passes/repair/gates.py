@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from spa.analysis.branches import ADDED, Branch
+from spa.analysis.branch import ADDED, Branch
 from spa.analysis.neighbours import GATE
 from spa.passes.normalize.fold import Names
 

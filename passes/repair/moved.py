@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from spa.analysis.coupling import couple
+from spa.analysis.couple import couple
 from spa.passes.layers.finding import find_layers
 from spa.passes.repair.difference import may_be_logits, output_difference
 from spa.shapes import Shapes

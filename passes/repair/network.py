@@ -9,7 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from spa.analysis.cost import MEASURES, Cost, measure
-from spa.analysis.coupling import Coupling, couple
+from spa.analysis.couple import couple
+from spa.analysis.coupling import Coupling
 from spa.analysis.group import Group, find_groups
 from spa.analysis.reading import reads
 from spa.notation.dims import ONE, Factor, leaves

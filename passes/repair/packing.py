@@ -9,7 +9,8 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from spa import runtime
-from spa.analysis.coupling import Coupling, couple
+from spa.analysis.couple import couple
+from spa.analysis.coupling import Coupling
 from spa.analysis.group import Masks, keep_mask
 from spa.passes.layers.consumers import Layer
 from spa.passes.layers.finding import find_layers

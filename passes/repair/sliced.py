@@ -15,7 +15,7 @@ from math import prod
 import numpy as np
 import onnx_ir as ir
 
-from spa.analysis.coupling import couple
+from spa.analysis.couple import couple
 from spa.analysis.group import Masks, find_groups
 from spa.analysis.plan import Plan
 from spa.analysis.reading import reads

@@ -28,7 +28,8 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from spa import runtime
 from spa.analysis.cost import measure
-from spa.analysis.coupling import Coupling, couple
+from spa.analysis.couple import couple
+from spa.analysis.coupling import Coupling
 from spa.errors import DataError
 from spa.feeds import Bounds, Feeds
 from spa.feeds import sizes as sizes_of

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from spa.analysis.coupling import Coupling, couple
+from spa.analysis.couple import couple
+from spa.analysis.coupling import Coupling
 from spa.errors import UsageError
 from spa.notation.dims import ONE, Factor, leaves
 from spa.notation.operation import Moves, entry_of

@@ -14,22 +14,19 @@ import heapq
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
-from spa.analysis.branches import Branch
+from spa.analysis.application import Application
+from spa.analysis.branch import Branch
+from spa.analysis.coupling import Coupling
 from spa.analysis.reading import readers, reads
 from spa.analysis.unread import Edge, is_unread, unread
 from spa.notation.dims import ONE, Factor, leaves
 from spa.notation.operation import Moves, entry_of
 from spa.notation.rule import Positions
 from spa.operators.reduce import VANISHES
-
-if TYPE_CHECKING:
-    from spa.analysis.application import Application
-    from spa.analysis.coupling import Coupling
 
 
 def find_apart(graph: ir.Graph, coupling: Coupling, dim: Factor) -> list[Branch] | None:

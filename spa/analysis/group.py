@@ -16,8 +16,8 @@ import networkx as nx
 import numpy as np
 import onnx_ir as ir
 
-from spa.analysis.branches import ADDED, Branch
-from spa.analysis.coupling import EXPERTS, Coupling, Reason, _called, _named
+from spa.analysis.branch import ADDED, Branch
+from spa.analysis.coupling import EXPERTS, Coupling, Reason, called, named
 from spa.analysis.pieces import gather_pieces, pieces_of_axes
 from spa.analysis.stream import is_stream
 from spa.analysis.unit_layers import UnitLayers, dims_with, thin_axes
@@ -187,7 +187,7 @@ def _depth(coupling: Coupling, taken: set[str]) -> Iterator[Group]:
             for value, dims in axes.items()
         )
         node, position = branch.edge
-        reason = Reason("a branch", f"operand {position} of {_called(node)}")
+        reason = Reason("a branch", f"operand {position} of {called(node)}")
         yield Group(
             name, DEPTH, (branch.gate,), slices, reason, offsets={branch.gate: 0}, cached=branch.ends, least=0,
             branch=branch,
@@ -310,5 +310,5 @@ def find_frozen(coupling: Coupling) -> list[Frozen]:
         for axis, dim in enumerate(coupling.axes[value]):
             reasons = {coupling.frozen[leaf]: None for leaf in leaves(dim) if leaf in coupling.frozen}
             if reasons and all(leaf in coupling.frozen or leaf is ONE for leaf in leaves(dim)):
-                rows.append(Frozen(f"{_named(value)}:{axis}", dim.size, next(iter(reasons)), int(np.prod(shape))))
+                rows.append(Frozen(f"{named(value)}:{axis}", dim.size, next(iter(reasons)), int(np.prod(shape))))
     return sorted(rows, key=lambda entry: -entry.params)

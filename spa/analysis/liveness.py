@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence, Set
 
 import onnx_ir as ir
 
-from spa.analysis.branches import Branch
+from spa.analysis.branch import Branch
 from spa.analysis.reading import inner, readers, reads
 from spa.analysis.unread import Edge, cache_pairs, only_to_caches
 from spa.notation.dims import Factor, product, total

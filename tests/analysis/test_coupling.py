@@ -8,7 +8,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from spa.analysis.coupling import couple
+from spa.analysis.couple import couple
 from spa.analysis.group import find_frozen, find_groups
 from spa.notation import operation
 from spa.notation.dims import ONE, leaves

@@ -202,7 +202,7 @@ def parts_of(task: str, on: str, preset: str, samples: int, repeat: int) -> dict
     """Of the parts of a repair that go to workers seconds, and processor seconds of the worker that had the most."""
     from dataclasses import replace
 
-    from spa.executor import executing
+    from spa.executing import executing
     from spa.passes.layers.workers import one_thread_each
     from spa.passes.repair.curves import find_curve
     from spa.passes.repair.network import prepare

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from spa.analysis.coupling import couple
+from spa.analysis.couple import couple
 from spa.analysis.group import find_groups
 from spa.shapes import infer_shapes
 

@@ -173,7 +173,7 @@ class Spa:
 
     def run(self) -> dict[str, float]:
         from spa.analysis.cost import measure
-        from spa.analysis.coupling import couple
+        from spa.analysis.couple import couple
         from spa.analysis.group import find_groups
         from spa.passes.choose.budget import Budget
         from spa.passes.choose.importance import score_groups

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from spa import runtime
-from spa.analysis.coupling import couple
+from spa.analysis.couple import couple
 from spa.analysis.group import find_groups
 from spa.passes.layers.consumers import Layer
 from spa.passes.layers.finding import find_layers

@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from spa.analysis.coupling import couple
+from spa.analysis.couple import couple
 from spa.passes.layers.evidence import EVIDENCE, evidence
 from spa.passes.layers.finding import find_layers
 from spa.passes.layers.problems import Problem

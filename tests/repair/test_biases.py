@@ -10,7 +10,7 @@ import pytest
 
 import spa
 from spa import runtime
-from spa.analysis.coupling import couple
+from spa.analysis.couple import couple
 from spa.passes.layers.finding import find_layers
 from spa.passes.repair.biases import add_biases, drop_zero_biases
 from spa.shapes import infer_shapes

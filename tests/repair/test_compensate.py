@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 
 from spa import runtime
-from spa.analysis.coupling import couple
+from spa.analysis.couple import couple
 from spa.analysis.group import find_groups
 from spa.errors import BudgetError, NothingToPrune, UsageError
 from spa.passes.choose.budget import Budget

@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 
 from spa import pipeline
-from spa.analysis.coupling import couple
+from spa.analysis.couple import couple
 from spa.passes.layers.finding import find_layers
 from spa.passes.layers.problems import Problem
 from spa.passes.normalize.normalize import normalize
