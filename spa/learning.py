@@ -104,7 +104,7 @@ def tune(
         return model, "no epoch of training"
     asked = options.learning
     labels = _labels(samples, asked.loss)
-    taught = labels is None and asked.loss is None
+    taught = asked.loss is None  # a loss of one's own may be of any size, beside which the distance counts for nothing
     time = {"epochs": int(spend.amount)} if spend.seconds is None else {"minutes": spend.seconds / 60}
     with clock.step("finetune"):
         result = gradients.finetune(
@@ -112,7 +112,7 @@ def tune(
             labels=labels, loss=asked.loss, seed=asked.seed, progress=clock.share,
             resume=_state(asked, step), **time,
         )  # fmt: skip
-    by = "the dense model's outputs" if taught else f"the labels {labels!r}" if labels else "the loss given"
+    by = "the loss given" if asked.loss else "the dense model's outputs" + f" and the labels {labels!r}" * bool(labels)
     learned = result.report
     return result.model, (
         f"trained by {by} for {learned.epochs} epoch{'s' * (learned.epochs != 1)}: loss on samples held out "

@@ -83,8 +83,8 @@ class LearningOptions(Options):
     finetune: str | None = field(
         default=None,
         metadata=about(
-            "train what is left, by labels, a loss of your own, or the dense model's outputs: a time such as 5m, or "
-            "epochs such as 3e",
+            "train what is left, by the dense model's outputs, with labels where there are some, or by a loss of your "
+            "own: a time such as 5m, or epochs such as 3e",
             metavar="5m",
             check=spend_in("smhe"),
         ),

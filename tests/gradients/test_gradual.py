@@ -131,6 +131,17 @@ def test_a_prune_that_was_stopped_in_its_training_goes_on(there: Path) -> None:
     np.testing.assert_array_equal(outputs(resumed.model), outputs(whole.model))
 
 
+def test_labels_are_learned_beside_the_dense_models_outputs() -> None:
+    options: dict[str, Any] = {"ratio": 0.5, "criterion": "l2", "finetune": "20e"}
+    taught, labelled = (
+        spa.prune(models.residual_cnn(), data=data, **options)
+        for data in ({"x": IMAGES}, {"x": IMAGES, "labels": LABELS})
+    )
+    assert any("trained by the dense model's outputs for 20" in line for line in taught.report.trained)
+    assert any("outputs and the labels 'labels' for 20" in line for line in labelled.report.trained)
+    assert np.abs(outputs(taught.model) - outputs(labelled.model)).max() > 1e-3
+
+
 def test_shares_are_cubic() -> None:
     np.testing.assert_allclose(shares(0.8, 4), [0.8 * (1 - 27 / 64), 0.8 * (1 - 8 / 64), 0.8 * (1 - 1 / 64), 0.8])
     assert shares(0.3, 1) == [0.3]
