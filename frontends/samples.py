@@ -131,12 +131,12 @@ def _call(module: str, function: str) -> Mapping[str, np.ndarray] | Iterable[Any
     except UsageError as error:
         raise DataError(f"calibration data {module}:{function}: {error}") from error
     try:
-        found: Mapping[str, np.ndarray] | Iterable[Any] = target()
+        data: Mapping[str, np.ndarray] | Iterable[Any] = target()
     except Exception as error:  # somebody's code
         reason = " ".join(str(error).split())[:200]
         raised = f"{type(error).__name__} ({reason})" if reason else type(error).__name__
         raise DataError(f"calibration data {module}:{function}: the function raised {raised}") from error
-    return found
+    return data
 
 
 def _file(path: Path, declared: Declared, images: ImageOptions) -> dict[str, np.ndarray]:
@@ -171,12 +171,12 @@ def _folder(
         files = [files[at] for at in np.linspace(0, len(files) - 1, most).round().astype(int)]
     if kinds == {".npz"}:
         parts = [_arrays(path) for path in files]
-        found = {
+        samples = {
             name: [_sample(part, name, path) for part, path in zip(parts, files, strict=True)] for name in parts[0]
         }
-        if any(name in declared and arrays[0].ndim == len(declared[name]) for name, arrays in found.items()):
+        if any(name in declared and arrays[0].ndim == len(declared[name]) for name, arrays in samples.items()):
             return parts  # whole feeds, or batches, of as many axes as the model takes
-        return {name: _join(arrays, name, declared) for name, arrays in found.items()}
+        return {name: _join(arrays, name, declared) for name, arrays in samples.items()}
     name = _only_input(declared, folder)
     if kinds == {".npy"}:
         return {name: _join([_array(path) for path in files], name, declared)}

@@ -164,16 +164,16 @@ def _texts_of(file: Path) -> Iterable[str]:
 
 def _line(file: Path, number: int, line: str) -> str:
     try:
-        found = json.loads(line)
+        parsed = json.loads(line)
     except ValueError as error:
         raise DataError(f"calibration data {file}, line {number}: this is no JSON: {error}") from error
-    if isinstance(found, dict):
-        found = next((found[key] for key in _KEYS if isinstance(found.get(key), str)), None)
-    if not isinstance(found, str):
+    if isinstance(parsed, dict):
+        parsed = next((parsed[key] for key in _KEYS if isinstance(parsed.get(key), str)), None)
+    if not isinstance(parsed, str):
         raise DataError(
             f"calibration data {file}, line {number}: expected a text, or an object with one at {', '.join(_KEYS)}"
         )
-    return found
+    return parsed
 
 
 def _context(folder: Path | None) -> int | None:
@@ -217,19 +217,19 @@ class _Tokenizer:
         except ImportError:
             raise MissingExtra("texts need the library tokenizers: pip install 'spa-onnx[text]'") from None
         try:
-            found = Tokenizer.from_file(str(path))
+            tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises Exception itself
             raise DataError(f"{str(path)!r} is no tokenizer: {error}") from error
-        found.no_truncation()
-        found.no_padding()
-        plain, whole = (found.encode("a", add_special_tokens=special).ids for special in (False, True))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        plain, whole = (tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
         at = next((k for k in range(len(whole) - len(plain) + 1) if whole[k : k + len(plain)] == plain), 0)
-        return cls(found, tuple(whole[:at]), tuple(whole[at + len(plain) :]))
+        return cls(tokenizer, tuple(whole[:at]), tuple(whole[at + len(plain) :]))
 
     def tokens(self, text: str) -> Sequence[int]:
         """A text and a blank line, without what begins and ends a sample."""
-        found: Sequence[int] = self.tokenizer.encode(f"{text}\n\n", add_special_tokens=False).ids
-        return found
+        ids: Sequence[int] = self.tokenizer.encode(f"{text}\n\n", add_special_tokens=False).ids
+        return ids
 
     def cut(self, stream: np.ndarray, length: int) -> np.ndarray:
         """(windows, length): each begins and ends as a text does."""

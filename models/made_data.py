@@ -15,7 +15,7 @@ def utterances(count: int, words: int, generator: np.random.Generator, *, frames
     """
     paths = np.random.default_rng(77).uniform(0.1, 0.9, (words, 5, 3))
     place = np.linspace(0, 1, bins)
-    found = np.empty((count, frames, bins))
+    spectra = np.empty((count, frames, bins))
     classes = np.where(np.arange(count) < count // 2, generator.integers(0, words, count), words)
     for number, word in enumerate(classes):
         time = np.clip((np.linspace(0, 1, frames) - generator.uniform(-0.1, 0.25)) / generator.uniform(0.6, 1.0), 0, 1)
@@ -29,8 +29,8 @@ def utterances(count: int, words: int, generator: np.random.Generator, *, frames
         ) * np.exp(generator.normal(0, 0.5, (frames, 1)))
         tilt = 10 ** (-generator.uniform(0.5, 2.0) * place)
         floor = 10 ** -generator.uniform(1.0, 3.0) * generator.gamma(2.0, 0.5, (frames, bins))
-        found[number] = np.log((power + 1e-3) * tilt + floor) + generator.normal(0, 1.0)
-    return found, classes
+        spectra[number] = np.log((power + 1e-3) * tilt + floor) + generator.normal(0, 1.0)
+    return spectra, classes
 
 
 def bags(

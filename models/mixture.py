@@ -38,7 +38,7 @@ def texts(count: int, seed: int, length: int = LENGTH + 1) -> np.ndarray:
     """(count, length) int64: made-up text."""
     rng = np.random.default_rng(seed)
     rules = np.stack([np.random.default_rng(number).permutation(WORDS) for number in range(TOPICS)])
-    found = np.zeros((count, length), np.int64)
+    tokens = np.zeros((count, length), np.int64)
     topic, word = rng.integers(0, TOPICS, count), rng.integers(0, WORDS, count)
     stopped = np.zeros(count, bool)
     for at in range(length):
@@ -47,9 +47,9 @@ def texts(count: int, seed: int, length: int = LENGTH + 1) -> np.ndarray:
         free = rng.random(count) < 0.2
         follows = np.where(free, rng.integers(0, WORDS, count), rules[topic, word])
         word = np.where(stops, word, np.where(stopped, 0, follows))
-        found[:, at] = np.where(stops, STOP, 1 + topic * WORDS + word)
+        tokens[:, at] = np.where(stops, STOP, 1 + topic * WORDS + word)
         stopped = stops
-    return found
+    return tokens
 
 
 def loss(logits: np.ndarray, ids: np.ndarray) -> float:

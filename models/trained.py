@@ -105,8 +105,8 @@ def speaker(seed: int = 0) -> Trained:
     spectra, classes = utterances(6000, 12, generator, bins=40)
     spectra, classes = spectra[:3000], classes[:3000]
     x = torch.tensor(spectra, dtype=torch.float32).flatten(1)
-    partner = np.array([generator.choice(np.flatnonzero((classes == one) == (at % 2 == 0)))
-                        for at, one in enumerate(classes)])  # fmt: skip
+    partner = np.array([generator.choice(np.flatnonzero((classes == label) == (at % 2 == 0)))
+                        for at, label in enumerate(classes)])  # fmt: skip
     same = torch.tensor(np.where(classes == classes[partner], 1.0, -1.0), dtype=torch.float32)
     fit = torch.tensor(generator.permutation(3000))
     layers = linear(640, 128, 96, 32)

@@ -177,16 +177,16 @@ def _habits(
 ) -> dict[str, Habits]:
     if samples is None and not twice:
         raise UsageError("what heads do is seen on samples: give data; only language models make up their own")
-    found = {attention.name: Habits() for attention in probabilities.attentions}
+    habits = {attention.name: Habits() for attention in probabilities.attentions}
     for batch in [] if samples is None else samples.batches(samples.batch_size or 1):
         for attention, array in probabilities.of(batch):
-            found[attention.name].add(array)
+            habits[attention.name].add(array)
     for sequence in twice:
         for attention, array in probabilities.of(sequence):
             if samples is None:
-                found[attention.name].add(array)
-            found[attention.name].add_repeated(array)
-    return found
+                habits[attention.name].add(array)
+            habits[attention.name].add_repeated(array)
+    return habits
 
 
 def _rows(
@@ -220,11 +220,11 @@ def _importance(
         groundwork = Groundwork.of(model, samples, budget, preset="fast", inputs=inputs)
     except (NothingToPrune, DataError) as error:
         return {}, [f"importance is not told: {error}"]
-    found = {}
+    losses = {}
     for name, curve in groundwork.curves.items():
         for unit, loss in zip(curve.order, np.diff(curve.losses), strict=True):
-            found[name, int(unit)] = float(loss)
-    return found, []
+            losses[name, int(unit)] = float(loss)
+    return losses, []
 
 
 # ---------------------------------------------------------------------------------------------------- protecting
@@ -261,8 +261,8 @@ def _super_experts(dense: ir.Model, options: PruneOptions, shared: Shared) -> di
     if not batches:
         raise UsageError("protect outliers looks at what experts add to tokens: give data")
     mixtures = mixtures_of(analysis.model, analysis.coupling, analysis.groups, batches)
-    found = zip(mixtures, far_out([each for _, each in mixtures]), strict=True)
-    return {group.name: units for (group, _), units in found if units}
+    outliers = zip(mixtures, far_out([each for _, each in mixtures]), strict=True)
+    return {group.name: units for (group, _), units in outliers if units}
 
 
 def _retrieval_units(dense: ir.Model, inputs: InputShapes | None, least: float) -> dict[str, list[int]]:
@@ -276,11 +276,11 @@ def _retrieval_units(dense: ir.Model, inputs: InputShapes | None, least: float) 
             f"itself, and this model {why}"
         )
     habits = _habits(Probabilities(analysis.model, analysis.coupling, attentions), None, twice)
-    found: dict[str, set[int]] = {}
+    kept: dict[str, set[int]] = {}
     for attention in attentions:
         scores = habits[attention.name].mean("retrieval")
         for group in analysis.groups if scores is not None else ():
             for unit, mine in attention.units(group).items():
                 if scores is not None and scores[mine].max() >= least:
-                    found.setdefault(group.name, set()).add(unit)
-    return {name: sorted(units) for name, units in found.items()}
+                    kept.setdefault(group.name, set()).add(unit)
+    return {name: sorted(units) for name, units in kept.items()}

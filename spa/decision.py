@@ -95,9 +95,9 @@ def by_weights(
 
         def choose(ratio: float) -> Plan:
             budget = replace(options.budget, ratio=ratio)
-            found = select(analysis.groups, scores, cost, budget, first=first, frozen=frozen, device=device)
-            limits[:] = found.limits
-            return found.plan
+            selection = select(analysis.groups, scores, cost, budget, first=first, frozen=frozen, device=device)
+            limits[:] = selection.limits
+            return selection.plan
 
         plan = choose(options.budget.ratio) if timed is None else timed.meet(choose)
     report = report_on(analysis, plan)

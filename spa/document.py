@@ -30,8 +30,8 @@ FORMAT = "spa-result-1"
 
 def schema() -> dict[str, Any]:
     """The JSON Schema of all that commands print with --json."""
-    found: dict[str, Any] = json.loads((resources.files("spa") / "schema.json").read_text(encoding="utf-8"))
-    return found
+    contents: dict[str, Any] = json.loads((resources.files("spa") / "schema.json").read_text(encoding="utf-8"))
+    return contents
 
 
 def of_result(result: PruneResult, paths: Mapping[str, Path | None]) -> dict[str, Any]:
@@ -56,14 +56,14 @@ def of_verdict(report: Report, paths: Mapping[str, Path | None]) -> dict[str, An
 
 def of_inventory(report: Report, axes: Sequence[FrozenAxes], paths: Mapping[str, Path | None]) -> dict[str, Any]:
     """What `spa groups` lists."""
-    found: dict[str, Any] = json.loads(inventory_json(report, axes))
-    return _head("inventory", paths) | found
+    inventory: dict[str, Any] = json.loads(inventory_json(report, axes))
+    return _head("inventory", paths) | inventory
 
 
 def of_timing(report: BenchReport, paths: Mapping[str, Path | None]) -> dict[str, Any]:
     """What `spa bench` measured."""
-    found: dict[str, Any] = json.loads(report.to_json())
-    return _head("timing", paths) | found
+    timing: dict[str, Any] = json.loads(report.to_json())
+    return _head("timing", paths) | timing
 
 
 def of_sweep(report: SweepReport, paths: Mapping[str, Path | None]) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def _digest(path: Path) -> str:
 def widths(before: ir.Model, after: ir.Model) -> list[dict[str, Any]]:
     """The layers with matrices of weights, in graph order: their stored tensors' shapes before and after."""
     shapes = {value.name: _shape(value) for graph in after.graphs() for value in graph.initializers.values()}
-    found = []
+    layers = []
     for node in ir.traversal.RecursiveGraphIterator(before.graph):
         stored = {v.name: _shape(v) for v in node.inputs if v is not None and v.const_value is not None}
         tensors = [
@@ -132,8 +132,8 @@ def widths(before: ir.Model, after: ir.Model) -> list[dict[str, Any]]:
         ]
         if any(len(shape) > 1 for shape in stored.values()):
             name = node.name or str(node.outputs[0].name)
-            found.append({"layer": name, "operator": node.op_type, "tensors": tensors})
-    return found
+            layers.append({"layer": name, "operator": node.op_type, "tensors": tensors})
+    return layers
 
 
 def _shape(value: ir.Value) -> list[int]:
@@ -147,5 +147,5 @@ def _head(kind: str, paths: Mapping[str, Path | None]) -> dict[str, Any]:
 
 
 def _report(report: Report) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(report.to_json())
-    return found
+    data: dict[str, Any] = json.loads(report.to_json())
+    return data

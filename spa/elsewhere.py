@@ -46,8 +46,8 @@ def others(
         told: called with the number that are done.
     """
     executor, known = shared.executor, dict(shared.known)
-    sessions = [found.session for found in known.values() if isinstance(found, Groundwork)]
-    if executor is None or not executor.remote or not sessions or any(one.twins is None for one in sessions):
+    sessions = [entry.session for entry in known.values() if isinstance(entry, Groundwork)]
+    if executor is None or not executor.remote or not sessions or any(session.twins is None for session in sessions):
         return None
     try:
         parcel = packed((options, tuple(shared.ratios), known), sessions)
@@ -58,8 +58,8 @@ def others(
         value.const_value.nbytes for value in dense.graph.initializers.values() if value.const_value is not None
     )
     tasks = [_Task(common, ratio) for ratio in ratios]
-    found = executor.map(point, tasks, nbytes=nbytes, what="a ratio of the sweep", told=told)
-    return [made if isinstance(made, SpaError) else _result(*made, dense) for made in found]
+    results = executor.map(point, tasks, nbytes=nbytes, what="a ratio of the sweep", told=told)
+    return [made if isinstance(made, SpaError) else _result(*made, dense) for made in results]
 
 
 def point(task: _Task) -> SpaError | tuple[Laid, Any, Any]:

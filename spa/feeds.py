@@ -67,8 +67,8 @@ def numbers(name: str, feed: Feed) -> np.ndarray:
 
 def sizes(feeds: Feeds, ranks: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
     """The shapes that feeds settle, by input: of arrays with as many axes as the input has."""
-    found = {name: numbers(name, feed) for name, feed in feeds.items() if not isinstance(feed, str)}
-    return {name: array.shape for name, array in found.items() if array.ndim == ranks.get(name)}
+    arrays = {name: numbers(name, feed) for name, feed in feeds.items() if not isinstance(feed, str)}
+    return {name: array.shape for name, array in arrays.items() if array.ndim == ranks.get(name)}
 
 
 def fill(
@@ -107,21 +107,21 @@ def parse(items: Sequence[str]) -> dict[str, Feed]:
     Raises:
         UsageError: an item is not of that form, or its file cannot be read.
     """
-    found: dict[str, Feed] = {}
+    feeds: dict[str, Feed] = {}
     for item in items:
         name, _, text = item.rpartition("=")
         if not name and text.endswith(".npz"):
-            found |= read(Path(text))
+            feeds |= read(Path(text))
         elif not name or not text:
             raise UsageError(f"{item!r}: expected NAME= and {WORDS}; or a file .npz of inputs by name")
         elif text.endswith((".npz", ".npy")):
-            found |= read(Path(text), name)
+            feeds |= read(Path(text), name)
         elif text[0].isalpha():
             _limit(name, text)
-            found[name] = text
+            feeds[name] = text
         else:
-            found[name] = numbers(name, _listed(item, text))
-    return found
+            feeds[name] = numbers(name, _listed(item, text))
+    return feeds
 
 
 def _listed(item: str, text: str) -> list[Any]:

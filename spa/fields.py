@@ -170,9 +170,9 @@ def options_of(kind: type[Options]) -> list[Option]:
     if kind not in _KNOWN:
         hints = get_type_hints(kind, localns=_names(kind))
         _KNOWN[kind] = [
-            Option(found.name, hints[found.name], _default(found), found.metadata["option"])
-            for found in dataclasses.fields(kind)
-            if "option" in found.metadata
+            Option(field.name, hints[field.name], _default(field), field.metadata["option"])
+            for field in dataclasses.fields(kind)
+            if "option" in field.metadata
         ]
     return _KNOWN[kind]
 
@@ -184,8 +184,8 @@ def _names(kind: type) -> dict[str, Any]:
     return dict(vars(inspect.getmodule(kind) or inspect))
 
 
-def _default(found: dataclasses.Field[Any]) -> Any:
-    return found.default_factory() if found.default_factory is not dataclasses.MISSING else found.default
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
 
 
 # ------------------------------------------------------------------------------------------------------- checks
@@ -227,12 +227,12 @@ def function_of(text: str) -> Callable[..., Any]:
     if "" not in sys.path:
         sys.path.insert(0, "")  # a script in the working directory, as python -m finds it
     try:
-        found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+        function: Callable[..., Any] = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UsageError(str(error)) from error
-    if not callable(found):
-        raise UsageError(f"expected a function, found {type(found).__name__}")
-    return found
+    if not callable(function):
+        raise UsageError(f"expected a function, found {type(function).__name__}")
+    return function
 
 
 # -------------------------------------------------------------------------------------------------------- words

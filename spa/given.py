@@ -31,9 +31,9 @@ def calibration(options: RepairOptions, model: ir.Model, *, labels: str | None =
         DataError: they do not fit the model.
     """
     if texts.are_texts(options.data):
-        decoder, found = _windows(options, model)
-        held_out = found.held_out if decoder.scores is not None and len(found.held_out) else None
-        return replace(check_samples(decoder.feeds(found.fitted), model), held_out=held_out)
+        decoder, windows = _windows(options, model)
+        held_out = windows.held_out if decoder.scores is not None and len(windows.held_out) else None
+        return replace(check_samples(decoder.feeds(windows.fitted), model), held_out=held_out)
     inputs = _declared(model)
     return check_samples(apart(given_samples(options, model), inputs, labels=labels)[0], model)
 
@@ -46,8 +46,8 @@ def given_samples(options: RepairOptions, model: ir.Model) -> Any:
     """
     given: Any = options.data
     if texts.are_texts(given):
-        decoder, found = _windows(options, model)
-        return decoder.feeds(found.fitted)
+        decoder, windows = _windows(options, model)
+        return decoder.feeds(windows.fitted)
     if isinstance(given, (str, os.PathLike)):
         given = read_samples(given, _declared(model), images=options.images, most=PRESETS[options.preset].samples)
     return given

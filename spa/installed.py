@@ -13,16 +13,16 @@ from spa.version import __version__
 
 def installed() -> dict[str, str]:
     """What is installed in this process's environment, by name; onnxruntime may be missing."""
-    found = {"spa": f"{__version__} ({_sources()})", "python": platform.python_version()}
+    versions = {"spa": f"{__version__} ({_sources()})", "python": platform.python_version()}
     for name in ("numpy", "scipy", "onnx", "onnx-ir"):
-        found[name] = importlib.metadata.version(name)
+        versions[name] = importlib.metadata.version(name)
     try:
         import onnxruntime
 
-        found["onnxruntime"] = str(onnxruntime.__version__)
+        versions["onnxruntime"] = str(onnxruntime.__version__)
     except ImportError:
-        found["onnxruntime"] = "missing"
-    return found
+        versions["onnxruntime"] = "missing"
+    return versions
 
 
 def _sources() -> str:

@@ -111,11 +111,11 @@ def _judge(dense: ir.Model, options: PruneOptions, limit: LimitOptions) -> tuple
 
 def perplexity(dense: ir.Model, pruned: ir.Model, ids: np.ndarray) -> Perplexity | None:
     """How well two language models foretell windows of text, (windows, tokens); None: they foretell no tokens."""
-    found = []
+    perplexities = []
     for model in (dense, pruned):
         decoder, fits = Decoder.of(model.graph), Memory.of().holds(model)  # else weights stay in a file that is mapped
         run = partial(runtime.run, runtime.session(model, optimize=fits, prepack=fits, spill=not fits))
         if decoder is None or not foretells(run, decoder, ids):
             return None
-        found.append(float(np.exp(-log_likelihood(run, decoder, ids))))
-    return Perplexity(dense=found[0], pruned=found[1], tokens=ids[:, 1:].size, length=ids.shape[1])
+        perplexities.append(float(np.exp(-log_likelihood(run, decoder, ids))))
+    return Perplexity(dense=perplexities[0], pruned=perplexities[1], tokens=ids[:, 1:].size, length=ids.shape[1])

@@ -43,11 +43,11 @@ def profiled(source: Source | Normal, options: PruneOptions, progress: Progress 
     device = options.device
     if device.profile is not None:
         return device
-    found = profile(
+    measured = profile(
         source, threads=device.threads, provider=device.provider, inputs=options.run.inputs, feeds=options.run.feeds,
         progress=progress,
     )  # fmt: skip
-    return replace(device, profile=found)
+    return replace(device, profile=measured)
 
 
 class Timekeeper:
@@ -170,11 +170,11 @@ def is_here(profile: Profile) -> bool:
 def _check_agrees(profile: Profile, options: PruneOptions) -> None:
     """Refuse threads or a provider other than those of the profile."""
     device = profile.device
-    for name, wanted, found in (
+    for name, wanted, used in (
         ("threads", options.device.threads, device.threads),
         ("provider", options.device.provider, device.provider),
     ):
-        if wanted is not None and wanted != found:
+        if wanted is not None and wanted != used:
             raise UsageError(
-                f"{name} {wanted}: the profile was made with {found}; leave it out, or make another profile"
+                f"{name} {wanted}: the profile was made with {used}; leave it out, or make another profile"
             )

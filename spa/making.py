@@ -75,9 +75,9 @@ def _decide(dense: ir.Model, options: PruneOptions, clock: Clock, shared: Shared
 
     with clock.step("protect"):
         options, said = protected(dense, options, shared)
-    found = _decided(dense, options, clock, shared, closed=closed)
-    found.report.notes.append(said)
-    return found
+    decision = _decided(dense, options, clock, shared, closed=closed)
+    decision.report.notes.append(said)
+    return decision
 
 
 def _decided(dense: ir.Model, options: PruneOptions, clock: Clock, shared: Shared, *, closed: bool) -> Decision:

@@ -22,6 +22,6 @@ def release(held: ir.Model | ir.TensorProtocol) -> None:
     tensors = (
         [value.const_value for value in held.graph.initializers.values()] if isinstance(held, ir.Model) else [held]
     )
-    for mapped in {found for tensor in tensors if (found := map_of(tensor)) is not None}:
+    for mapped in {file for tensor in tensors if (file := map_of(tensor)) is not None}:
         if hasattr(mapped, "madvise"):
             mapped.madvise(mmap.MADV_DONTNEED)

@@ -62,13 +62,13 @@ def main() -> None:
 
     try:
         with zipfile.ZipFile(given.job) as archive:
-            found = run_job(archive, given.provider, given.threads or None, given.seconds, say)
+            profile = run_job(archive, given.provider, given.threads or None, given.seconds, say)
     except (OSError, zipfile.BadZipFile, KeyError) as error:
         sys.exit(f"error: {given.job} is no job that spa profile --job wrote: {error}")
     except RuntimeError as error:
         sys.exit(f"error: {error}")
-    Path(given.output).write_text(dumps(found))
-    whole = found["variants"][0]["milliseconds"]
+    Path(given.output).write_text(dumps(profile))
+    whole = profile["variants"][0]["milliseconds"]
     sys.stderr.write(f"\rwrote {given.output}: the dense model takes {whole:.4g} ms\n")
 
 
@@ -99,7 +99,7 @@ def run_job(archive: zipfile.ZipFile, provider: str, threads: int | None, second
             return archive.extract(f"{number}.onnx", folder)
 
         times = measure(opened, len(job["variants"]), feeds, provider, threads, seconds, say)
-    variants = [dict(variant, **found) for variant, found in zip(job["variants"], times)]  # noqa: B905 - Python 3.8
+    variants = [dict(variant, **timing) for variant, timing in zip(job["variants"], times)]  # noqa: B905 - Python 3.8
     return {"format": FORMAT, "model": job["model"], "device": device(provider, threads), "variants": variants}
 
 
@@ -153,14 +153,14 @@ def measure(
     fast = _fast([times for times, _ in taken.values()])
     counted = {number: calm(times, fast, FEWEST) for number, (times, _) in taken.items()}
     base = 1e3 * float(np.median(np.concatenate([taken[number][0][counted[number], 0] for number in taken])))
-    found = []
+    timings = []
     for number in range(count):
         times, runs = taken[number]
         kept = counted[number]
         ratio = 1.0 if number == 0 else float(np.median(times[kept, 1] / times[kept, 0]))
         units = _units([run for run, counts in zip(runs, kept) if counts])  # noqa: B905
-        found.append({"milliseconds": base * ratio, "units": units})
-    return found
+        timings.append({"milliseconds": base * ratio, "units": units})
+    return timings
 
 
 def calm(times: Any, fast: float | None = None, least: int = 1) -> Any:
@@ -242,9 +242,9 @@ def _units(runs: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
             "operator": first[key].get("op_name", ""),
             "inputs": _shapes(first[key].get("input_type_shape")),
             "outputs": _shapes(first[key].get("output_type_shape")),
-            "milliseconds": round(_faster(found) * len(found) / len(runs), 6),
+            "milliseconds": round(_faster(durations) * len(durations) / len(runs), 6),
         }
-        for key, found in times.items()
+        for key, durations in times.items()
     ]
 
 
@@ -258,11 +258,11 @@ def _faster(values: list[float]) -> float:
 
 def fed(session: Any, feeds: dict[str, Any]) -> dict[str, Any]:
     """What a session takes of the dense model's inputs: fewer heads of a cache, or none where its attention is gone."""
-    found = {}
+    arrays = {}
     for value in session.get_inputs():
         kept = tuple(slice(size if isinstance(size, int) else None) for size in value.shape)
-        found[value.name] = np.ascontiguousarray(feeds[value.name][kept]) if kept else feeds[value.name]
-    return found
+        arrays[value.name] = np.ascontiguousarray(feeds[value.name][kept]) if kept else feeds[value.name]
+    return arrays
 
 
 def _by_turns(sessions: tuple[Any, Any, Any], feeds: dict[str, Any], seconds: float, clock: Any) -> _Taken:

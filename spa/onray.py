@@ -59,12 +59,12 @@ def connected(on: str) -> Iterator[Ray]:
             f"ray runs already in this process, so that {on} cannot be reached: give ray, or ray.shutdown()"
         )
     try:
-        found = Ray(ray, address)
+        cluster = Ray(ray, address)
         with redirect_stdout(cast("Any", _Aside())):
             if address != "local":
-                found.check()
+                cluster.check()
             with in_one_line(ray.exceptions, address):
-                yield found
+                yield cluster
     finally:
         if ours:
             with redirect_stdout(sys.stderr):  # what was not said yet
@@ -207,13 +207,13 @@ class Ray(Executor):
                 del ready, wait
                 if told is not None:
                     told(done)
-            found: Result = self._answer(lambda: self.ray.get(last), what, nbytes)
+            result: Result = self._answer(lambda: self.ray.get(last), what, nbytes)
         except BaseException:
             for reference in waiting:
                 with suppress(Exception):
                     self.ray.cancel(reference)
             raise
-        return found
+        return result
 
     def on_node(self, name: str, function: Callable[..., Result], *arguments: Any) -> Result:
         """A function on one node, which does nothing else meanwhile for the cluster.
@@ -234,8 +234,8 @@ class Ray(Executor):
             scheduling_strategy=self._only(node["NodeID"]),
             max_retries=RETRIES,
         )
-        found: Result = self._answer(lambda: self.ray.get(task.remote(function, *arguments)), f"work on {name}", 0)
-        return found
+        result: Result = self._answer(lambda: self.ray.get(task.remote(function, *arguments)), f"work on {name}", 0)
+        return result
 
     def workers(self) -> int:
         """Cores of all nodes."""
@@ -268,7 +268,9 @@ class Ray(Executor):
                 why = f"{STOPPED}; {ENOUGH}" if full else one_line(error)
                 raise ClusterError(f"node {name} does not say what is installed there: {why}") from error
             differs = [
-                f"{key} {theirs.get(key)} there, {here} here" for key, here in ours.items() if theirs.get(key) != here
+                f"{key} {theirs.get(key)} there, {version} here"
+                for key, version in ours.items()
+                if theirs.get(key) != version
             ]
             if differs:
                 raise ClusterError(

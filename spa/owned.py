@@ -62,7 +62,7 @@ def inverted(recipe: Recipe, samples: Calibration, clock: Clock, *, hurried: boo
         gradients.require()
         from spa.gradients.inversion import invert
 
-        found = invert(recipe.model, samples, _moved(recipe), kept, passes=passes, progress=clock.share)
+        inversion = invert(recipe.model, samples, _moved(recipe), kept, passes=passes, progress=clock.share)
     except MissingExtra:
         note = (
             f"{len(kept)} normalisations know the training data's statistics; with torch, samples are brought to them"
@@ -70,40 +70,40 @@ def inverted(recipe: Recipe, samples: Calibration, clock: Clock, *, hurried: boo
         return replace(samples, notes=(*samples.notes, f"{note}: pip install 'spa-onnx[torch]'"))
     except ModelError:  # an operator has no gradient here
         return samples
-    if not found.after < found.before:
+    if not inversion.after < inversion.before:
         return samples
-    left = f"{np.sqrt(found.after / found.before):.2g} of the distance is left"
+    left = f"{np.sqrt(inversion.after / inversion.before):.2g} of the distance is left"
     note = f"samples were brought to the statistics that {len(kept)} normalisations stored: {left}"
-    return replace(found.samples, notes=(*samples.notes, note))
+    return replace(inversion.samples, notes=(*samples.notes, note))
 
 
 def flops_of(recipe: Recipe) -> float:
     """Of one sample."""
-    return measure(recipe.coupling).of("flops") / min(2 if one.open else one.shape[0] for one in recipe.inputs)
+    return measure(recipe.coupling).of("flops") / min(2 if input_.open else input_.shape[0] for input_ in recipe.inputs)
 
 
 def stored_statistics(recipe: Recipe) -> list[Normalisation]:
     """Normalisations behind the inputs that can be moved, whose statistics were learned: not still zeros and ones."""
     reached = {value for value in recipe.model.graph.inputs if value.name in _moved(recipe)}
-    found = []
+    normalisations = []
     for node in recipe.model.graph:
         if not any(value in reached for value in node.inputs):
             continue
         data, normalisation = node.inputs[0], normalisation_of(node)
         if normalisation is not None and data is not None and data.producer() is not None and _learned(normalisation):
-            found.append(normalisation)
+            normalisations.append(normalisation)
         reached.update(node.outputs)
-    return found
+    return normalisations
 
 
 def _moved(recipe: Recipe) -> list[str]:
     """Inputs of floating-point numbers that are free."""
-    free = [one for one in recipe.inputs if is_number(one) and one.name not in recipe.feeds]
-    return [one.name for one in free if one.dtype.kind == "f"]
+    free = [input_ for input_ in recipe.inputs if is_number(input_) and input_.name not in recipe.feeds]
+    return [input_.name for input_ in free if input_.dtype.kind == "f"]
 
 
-def _learned(found: Normalisation) -> bool:
-    mean, variance = found.mean.const_value, found.variance.const_value
+def _learned(normalisation: Normalisation) -> bool:
+    mean, variance = normalisation.mean.const_value, normalisation.variance.const_value
     assert mean is not None
     assert variance is not None
     return bool(np.any(mean.numpy() != 0) or np.any(variance.numpy() != 1))

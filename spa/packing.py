@@ -111,10 +111,10 @@ def _run(model: ir.Model, batches: Sequence[Feeds]) -> list[dict[str, np.ndarray
 
 def _distances(left: Sequence[Mapping[str, np.ndarray]], right: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
     """Relative L2 by output."""
-    found = {}
+    distances = {}
     for name in left[0] if left else ():
-        one, other = (np.concatenate([part[name].reshape(-1) for part in parts]) for parts in (left, right))
-        if one.dtype.kind == "f" and one.size:
-            one, other = one.astype(np.float64), other.astype(np.float64)
-            found[name] = float(np.linalg.norm(one - other) / (np.linalg.norm(one) or 1.0))
-    return found
+        expected, actual = (np.concatenate([part[name].reshape(-1) for part in parts]) for parts in (left, right))
+        if expected.dtype.kind == "f" and expected.size:
+            expected, actual = expected.astype(np.float64), actual.astype(np.float64)
+            distances[name] = float(np.linalg.norm(expected - actual) / (np.linalg.norm(expected) or 1.0))
+    return distances

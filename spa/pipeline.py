@@ -185,8 +185,8 @@ def _timekeeper(
 
     if shared is not None and options.device.profile is None:
         with clock.step("profile"):
-            found = shared.once("profile", lambda: profiled(Normal(dense.clone()), options, clock.share).profile)
-        options = replace(options, device=replace(options.device, profile=found))
+            profile = shared.once("profile", lambda: profiled(Normal(dense.clone()), options, clock.share).profile)
+        options = replace(options, device=replace(options.device, profile=profile))
     return Timekeeper(dense, options, clock, asked=asked)
 
 

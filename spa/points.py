@@ -128,9 +128,9 @@ class SweepReport:
 
     def data(self) -> dict[str, Any]:
         """The report as JSON knows it."""
-        found = asdict(self)
-        found["timing"] = None if self.timing is None else json.loads(self.timing.to_json())
-        return found
+        data = asdict(self)
+        data["timing"] = None if self.timing is None else json.loads(self.timing.to_json())
+        return data
 
     def save_plot(self, path: str | os.PathLike[str]) -> None:
         """Draw what is lost and gained over what went, into the .svg or .png at a `path`.

@@ -95,7 +95,7 @@ def profile(
             )  # fmt: skip
         except RuntimeError as error:
             raise UsageError(str(error)) from error
-    variants = [{"removed": r, **found} for r, found in zip(job.settings.removed, times, strict=True)]
+    variants = [{"removed": r, **timing} for r, timing in zip(job.settings.removed, times, strict=True)]
     device = ondevice.device(chosen, threads)
     return Profile.of({"format": ondevice.FORMAT, "model": job.about, "device": device, "variants": variants})
 
@@ -166,10 +166,10 @@ def write_job(
             (progress or _say_nothing)("profile", (number + 1) / len(job.settings.removed))
 
 
-def errors_of(found: Profile, source: Source, *, inputs: InputShapes | None = None) -> np.ndarray:
+def errors_of(profile: Profile, source: Source, *, inputs: InputShapes | None = None) -> np.ndarray:
     """(settings - 1,) how far the time of each setting is from what the others foretell, relative."""
     analysis = analyse(load_normal(source), inputs=inputs)
-    return leave_one_out(found, analysis.groups, analysis.coupling)
+    return leave_one_out(profile, analysis.groups, analysis.coupling)
 
 
 def _say_nothing(step: str, share: float) -> None:
@@ -186,14 +186,14 @@ class _Job:
     def of(cls, dense: ir.Model, inputs: InputShapes | None, feeds: Feeds | None) -> _Job:
         analysis = analyse(dense.clone(), inputs=inputs)
         settings = Settings.of(analysis.groups, multiples(analysis.groups, "auto"))
-        found = feeds_of(dense, {**analysis.sizes.inputs, **(inputs or {})}, feeds)
+        arrays = feeds_of(dense, {**analysis.sizes.inputs, **(inputs or {})}, feeds)
         about = {
             "name": dense.graph.name or "",
             "precision": _precision(analysis),
-            "inputs": {name: list(array.shape) for name, array in found.items()},
+            "inputs": {name: list(array.shape) for name, array in arrays.items()},
             "groups": {group.name: group.size for group in analysis.groups},
         }
-        return cls(_with_names(dense.clone()), settings, about, found)
+        return cls(_with_names(dense.clone()), settings, about, arrays)
 
     def model(self, number: int) -> ir.Model:
         """The model at a setting."""
@@ -257,12 +257,12 @@ def layers(
     dense = _with_names(load_normal(source).clone())
     chosen = provider or (runtime.CUDA if runtime.has_cuda() else runtime.CPU)
     sizes = analyse(dense.clone(), inputs=inputs).sizes.inputs
-    found = feeds_of(dense, {**sizes, **(inputs or {})}, feeds)
+    arrays = feeds_of(dense, {**sizes, **(inputs or {})}, feeds)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "0.onnx"
         onnx_file.save(dense, path)
         try:
-            (times,) = ondevice.measure(lambda _: str(path), 1, dict(found), chosen, threads, seconds, lambda _: None)
+            (times,) = ondevice.measure(lambda _: str(path), 1, dict(arrays), chosen, threads, seconds, lambda _: None)
         except RuntimeError as error:
             raise UsageError(str(error)) from error
     variant = variant_of({"removed": {}, **times})

@@ -43,8 +43,8 @@ def digest(model: ir.Model) -> str | None:
     path = onnx_file.origin_of(model).path
     if path is None:
         return None
-    found = hashlib.sha256()
+    sha256 = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
-            found.update(chunk)
-    return found.hexdigest()
+            sha256.update(chunk)
+    return sha256.hexdigest()

@@ -36,13 +36,15 @@ def ratios_of(text: str) -> tuple[float, ...]:
     count = int((high - low) / step + 1e-9)
     if count >= MOST_RATIOS:
         raise UsageError(f"{text!r}: these are {count + 1} ratios, more than {MOST_RATIOS}: take larger steps")
-    found = [round(low + step * number, 9) for number in range(count + 1)]
-    return tuple(found if high - found[-1] < 1e-6 else [*found, high])
+    ratios = [round(low + step * number, 9) for number in range(count + 1)]
+    return tuple(ratios if high - ratios[-1] < 1e-6 else [*ratios, high])
 
 
 def _are_ratios(value: Any) -> str | None:
     expected = "shares between 0 and 1, both excluded, each once"
-    fine = len(value) > 0 and len(set(value)) == len(value) and all(is_number(one) and 0 < one < 1 for one in value)
+    fine = (
+        len(value) > 0 and len(set(value)) == len(value) and all(is_number(ratio) and 0 < ratio < 1 for ratio in value)
+    )
     return None if fine else expected
 
 
@@ -82,7 +84,7 @@ class SweepOptions(Options):
         elif is_number(given):
             object.__setattr__(self, "ratios", (float(given),))
         else:
-            object.__setattr__(self, "ratios", tuple(float(one) if is_number(one) else one for one in given))
+            object.__setattr__(self, "ratios", tuple(float(ratio) if is_number(ratio) else ratio for ratio in given))
         Options.__post_init__(self)
 
     @classmethod

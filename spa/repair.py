@@ -35,7 +35,7 @@ def ranges_of(items: Sequence[str]) -> dict[str, tuple[float, float]]:
     Raises:
         UsageError: an item is not of that form.
     """
-    found: dict[str, tuple[float, float]] = {}
+    ranges: dict[str, tuple[float, float]] = {}
     for item in items:
         name, equals, text = item.rpartition("=")
         try:
@@ -44,8 +44,8 @@ def ranges_of(items: Sequence[str]) -> dict[str, tuple[float, float]]:
             equals = ""
         if not equals or not name or not -np.inf < low < high < np.inf:
             raise UsageError(f"{item!r}: expected NAME=LOW:HIGH such as images=0:255")
-        found[name] = low, high
-    return found
+        ranges[name] = low, high
+    return ranges
 
 
 def _is_criterion(value: Any) -> str | None:

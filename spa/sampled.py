@@ -71,7 +71,7 @@ def _by_given_samples(
         return alone
     topped_up = replace(samples, beside=beside)
     together = _by_samples(dense, topped_up, options, clock, shared, closed=closed, name="groundwork, topped up")
-    before, after = (own.mean_loss(found.report.outputs) for found in (alone, together))
+    before, after = (own.mean_loss(decision.report.outputs) for decision in (alone, together))
     if not after < own.TOPPED_UP * before:
         return alone
     together.report.notes.append(
@@ -166,17 +166,19 @@ def _by_samples(
         journal = _journal(base, samples, options, clock, shared, given, name)
         groundwork = shared.once(name, lambda: Groundwork.of(base, samples, options.budget, journal=journal, **given))
         search = _limit(options.repair.search)
-        found = compensated(groundwork, options.budget, goal=options.device.goal, search=search, progress=clock.share)
-    clock.seconds |= found.seconds
+        compensation = compensated(
+            groundwork, options.budget, goal=options.device.goal, search=search, progress=clock.share
+        )
+    clock.seconds |= compensation.seconds
     with clock.step("couple"):
-        analysis = analyse(found.model, inputs=inputs, counted=counted)
+        analysis = analyse(compensation.model, inputs=inputs, counted=counted)
     repair = f"{method}, {preset}, {len(samples)} samples"
-    plan = replace(found.plan, repair=repair, opened=base is not dense)
+    plan = replace(compensation.plan, repair=repair, opened=base is not dense)
     report = report_on(analysis, plan)
-    report.before, report.layers, report.curves = found.before, found.layers, found.curves
-    report.outputs = {name: moved for name, moved in found.difference.items() if name not in report.resized}
+    report.before, report.layers, report.curves = compensation.before, compensation.layers, compensation.curves
+    report.outputs = {name: moved for name, moved in compensation.difference.items() if name not in report.resized}
     report.outputs_on = verdict.MADE_UP if made_up else verdict.HELD_OUT
-    report.notes += [*samples.notes, *found.notes]
+    report.notes += [*samples.notes, *compensation.notes]
     return Decision(analysis, plan, report, base, Packing.of(analysis, plan, samples), samples.held_out)
 
 
@@ -211,25 +213,25 @@ def _sampled(model: ir.Model, samples: Calibration, inputs: InputShapes | None) 
     if inputs:
         return inputs
     ranked = (str(value.name) for value in model.graph.inputs if not value.is_initializer() and value.shape is not None)
-    found = {name: samples.sizes(name, 1) for name in ranked}
+    shapes = {name: samples.sizes(name, 1) for name in ranked}
     try:
-        count_sizes(model, infer_shapes(model), inputs=found)
+        count_sizes(model, infer_shapes(model), inputs=shapes)
     except UsageError:  # one name for axes that differ: onnxruntime takes them
         return None
-    return found
+    return shapes
 
 
 def _apart(model: ir.Model, samples: Calibration, inputs: InputShapes | None) -> dict[str, list[int]] | None:
     """Shapes to analyse with: an open axis of size one could not be told from none, and samples have another size."""
     if inputs is None:
         return None
-    found = {name: list(shape) for name, shape in inputs.items()}
+    shapes = {name: list(shape) for name, shape in inputs.items()}
     for value in model.graph.inputs:
-        sizes, shape = found.get(str(value.name)), value.shape
+        sizes, shape = shapes.get(str(value.name)), value.shape
         if not sizes or shape is None or len(sizes) != len(shape) or value.is_initializer():
             continue
         runs_with = samples.sizes(str(value.name), 2)
         for axis, declared in enumerate(shape):
             if sizes[axis] == 1 and not isinstance(declared, int):
                 sizes[axis] = runs_with[axis]
-    return found
+    return shapes

@@ -39,7 +39,7 @@ class Shared:
             except SpaError as error:
                 self.known[name] = error
             self.seconds += time.perf_counter() - start
-        found = self.known[name]
-        if isinstance(found, SpaError):
-            raise found
-        return found  # type: ignore[no-any-return] # made by `make` of that name
+        result = self.known[name]
+        if isinstance(result, SpaError):
+            raise result
+        return result  # type: ignore[no-any-return] # made by `make` of that name

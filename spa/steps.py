@@ -127,10 +127,10 @@ def report_on(analysis: Analysis, plan: Plan) -> Report:
     notes = [*origin.notes, *(folder.notes(origin) if plan.removed else [])]
     if resized:
         notes.append(resized_note(resized))
-    found = Report(before, after, rows, shares, sizes=analysis.sizes.inputs, resized=resized, exact=exact, notes=notes)
+    report = Report(before, after, rows, shares, sizes=analysis.sizes.inputs, resized=resized, exact=exact, notes=notes)
     if any(group.barred for group in analysis.groups if group.name in plan.removed):
-        found.reference += ", and scores of experts as minus infinity"
-    return found
+        report.reference += ", and scores of experts as minus infinity"
+    return report
 
 
 def is_exact(groups: Sequence[Group], plan: Plan) -> bool:

@@ -152,7 +152,7 @@ class _Maker:
             made = elsewhere.others(self.dense, self.options, self.shared, rest, told)
             if made is not None:
                 each = (time.perf_counter() - start) / len(rest)
-                return points + [self.judged(ratio, found, each) for ratio, found in zip(rest, made, strict=True)]
+                return points + [self.judged(ratio, result, each) for ratio, result in zip(rest, made, strict=True)]
         return points + [self.point(ratio, number, len(ratios)) for number, ratio in enumerate(rest, 1)]
 
     def point(self, ratio: float, number: int, total: int) -> Point:
@@ -215,7 +215,7 @@ def _timed(
 
 def _with_times(points: Sequence[Point], maker: _Maker, timing: BenchReport) -> list[Point]:
     rows = dict(zip(maker.files, zip(timing.rows[1:], timing.comparisons, strict=True), strict=True))
-    found = []
+    timed = []
     for point in points:
         if point.ratio in rows:
             row, beside = rows[point.ratio]
@@ -223,5 +223,5 @@ def _with_times(points: Sequence[Point], maker: _Maker, timing: BenchReport) -> 
                 point, milliseconds=row.milliseconds, low=row.low, high=row.high, time=beside.ratio,
                 interval=beside.interval,
             )  # fmt: skip
-        found.append(point)
-    return found
+        timed.append(point)
+    return timed

@@ -107,14 +107,14 @@ class BenchReport:
 
     def to_json(self) -> str:
         """The report as one JSON object."""
-        found: dict[str, Any] = asdict(self)
-        for row in found["rows"]:
+        report: dict[str, Any] = asdict(self)
+        for row in report["rows"]:
             row["load_seconds"] = row["load_seconds"] if isfinite(row["load_seconds"]) else None
-        for comparison, data in zip(self.comparisons, found["comparisons"], strict=True):
+        for comparison, data in zip(self.comparisons, report["comparisons"], strict=True):
             data["verdict"] = comparison.verdict
         if self.comparison is not None:
-            found["comparison"]["verdict"] = self.comparison.verdict
-        return json.dumps(found, indent=1)
+            report["comparison"]["verdict"] = self.comparison.verdict
+        return json.dumps(report, indent=1)
 
     def _repr_html_(self) -> str:
         """A table, for notebooks."""

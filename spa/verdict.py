@@ -66,8 +66,8 @@ def summary(outputs: Outputs, on: str, *, trained: bool = False) -> str:
     """How far the outputs moved, the one that moved most, and what to think of it; empty where none was compared."""
     if not outputs:
         return ""
-    if found := unusable(outputs, on, trained=trained):
-        return found
+    if reason := unusable(outputs, on, trained=trained):
+        return reason
     name = max(outputs, key=lambda name: outputs[name].get("relative_l2", 0.0))
     which = name if len(outputs) == 1 else f"{name}, most of {len(outputs)} outputs"
     doubt = "" if on == HELD_OUT else ", which says nothing of real ones"

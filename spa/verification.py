@@ -52,19 +52,19 @@ def verify_plan(
     """
     check = Check(dense, inputs, feeds, report.exact if exact is None else exact, masked)
     try:
-        found = check.run(pruned, plan)
+        comparison = check.run(pruned, plan)
     except VerificationError as error:
         raise VerificationError(f"{error}; {_culprit(check, plan)}") from error
-    report.notes += found.notes
-    report.difference, report.channel_difference = found.difference, found.channel
-    if found.missing:
-        report.status, report.missing = NOT_COMPARED, list(found.missing)
+    report.notes += comparison.notes
+    report.difference, report.channel_difference = comparison.difference, comparison.channel
+    if comparison.missing:
+        report.status, report.missing = NOT_COMPARED, list(comparison.missing)
         report.give = _give(dense, feeds or {})
     else:
         report.status = VERIFIED
-    if not report.outputs and not found.missing:
+    if not report.outputs and not comparison.missing:
         report.outputs, report.outputs_on = _moved(dense, pruned, inputs, feeds, check.boundary(plan))
-    return found
+    return comparison
 
 
 def _moved(
@@ -117,15 +117,15 @@ class Check:
             mask_consumers(masked, analysis.coupling, plan.masks(analysis.groups), dtypes=analysis.shapes.dtypes)
         release(self.dense)
         watched = reached(pruned, _cut_names(self.dense, pruned))
-        found = compare(
+        comparison = compare(
             masked, pruned, inputs=trials, limits=limits, watched=watched or None, exact=self.exact, boundary=boundary
         )
-        if self.exact and not found.agrees:
+        if self.exact and not comparison.agrees:
             raise VerificationError(
-                f"the pruned model differs from the masked dense model by {found.channel:.1e} of its own size in "
-                f"{found.place}, more than {found.limit:.0e}"
+                f"the pruned model differs from the masked dense model by {comparison.channel:.1e} of its own size in "
+                f"{comparison.place}, more than {comparison.limit:.0e}"
             )
-        return replace(found, notes=(*notes, *found.notes))
+        return replace(comparison, notes=(*notes, *comparison.notes))
 
 
 def _cut_names(dense: ir.Model, pruned: ir.Model) -> set[str]:

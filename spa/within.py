@@ -62,14 +62,14 @@ def prune_within(
         measure, loss = loss_of(jury.outputs(trial)[0], limit.distance)
         return loss, None
 
-    found = largest(attempt, limit.max_loss)
-    result = made(found.ratio, verify=options.run.verify and not options.run.dry_run, final=True)
+    best = largest(attempt, limit.max_loss)
+    result = made(best.ratio, verify=options.run.verify and not options.run.dry_run, final=True)
     if jury.judge is not None:
         result.report.outputs, result.report.outputs_on = jury.outputs(result)
-    trials = [LimitTrial(trial.ratio, trial.loss, metrics.get(trial.ratio), trial.said) for trial in found.trials]
+    trials = [LimitTrial(trial.ratio, trial.loss, metrics.get(trial.ratio), trial.said) for trial in best.trials]
     result.report.limit = LimitReport(
-        limit.max_loss, LOSSES.get(measure, measure), found.ratio, found.loss, jury.said, trials, jury.dense_metric,
-        metrics.get(found.ratio),
+        limit.max_loss, LOSSES.get(measure, measure), best.ratio, best.loss, jury.said, trials, jury.dense_metric,
+        metrics.get(best.ratio),
     )  # fmt: skip
     result.report.notes.insert(0, result.report.limit.in_words)
     return result

@@ -61,8 +61,8 @@ def verify_files(
         verify_plan(before, after, plan, report, inputs=inputs, feeds=feeds)
         return report
     report.reference = f"the dense model, whose weights were refitted ({plan.repair})"
-    found = verify_plan(before, after, plan, report, inputs=inputs, feeds=feeds, exact=False, masked=False)
-    _check_distance(plan, found, report)
+    comparison = verify_plan(before, after, plan, report, inputs=inputs, feeds=feeds, exact=False, masked=False)
+    _check_distance(plan, comparison, report)
     if not known:
         report.status, report.give = NOT_COMPARED, []
         report.missing = [*report.missing, "this plan holds no digests of the refitted weights: make it anew"]
@@ -103,18 +103,18 @@ def _planned(dense: ir.Model, plan: Plan, inputs: InputShapes | None) -> ir.Mode
     return model
 
 
-def _check_distance(plan: Plan, found: Comparison, report: Report) -> None:
+def _check_distance(plan: Plan, comparison: Comparison, report: Report) -> None:
     """Hold the distance from the dense model to what the plan foretells.
 
     Raises:
         VerificationError: an output is farther off, or nearer.
     """
-    if not plan.distance or found.fed != plan.fed:
+    if not plan.distance or comparison.fed != plan.fed:
         report.notes.append("the distance from the dense model is not foretold for these inputs")
         return
     for name, expected in plan.distance.items():
-        distance = found.moved.get(name, float("inf"))
-        if not abs(distance - expected) <= found.limits[name] * (1 + expected):
+        distance = comparison.moved.get(name, float("inf"))
+        if not abs(distance - expected) <= comparison.limits[name] * (1 + expected):
             raise VerificationError(
                 f"output {name!r} is {distance:.3g} from the dense model's (relative L2); the plan says {expected:.3g}"
             )
@@ -139,5 +139,5 @@ def seal(plan: Plan, dense: ir.Model, reference: ir.Model, pruned: ir.Model) -> 
 
 def foretell(plan: Plan, dense: ir.Model, pruned: ir.Model, *, inputs: InputShapes | None, feeds: Feeds | None) -> Plan:
     """A plan with the distance of the outputs from the dense model's, on the inputs of verification."""
-    found = Check(dense, inputs, feeds, exact=False, masked=False).run(pruned, plan)
-    return replace(plan, distance=found.moved, fed=found.fed) if found.moved else plan
+    comparison = Check(dense, inputs, feeds, exact=False, masked=False).run(pruned, plan)
+    return replace(plan, distance=comparison.moved, fed=comparison.fed) if comparison.moved else plan

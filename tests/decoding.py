@@ -19,12 +19,12 @@ class Decoder:
 
     def empty(self) -> dict[str, np.ndarray]:
         """Caches before the first token."""
-        found = {}
+        caches = {}
         for name, value in self.inputs.items():
             if name.startswith("past_key_values."):
                 _, heads, _, size = value.shape
-                found[name] = np.zeros((1, heads, 0, size), np.float32)
-        return found
+                caches[name] = np.zeros((1, heads, 0, size), np.float32)
+        return caches
 
     def step(self, ids: list[int], caches: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Logits (tokens, vocabulary) behind some tokens, and the caches with them."""
@@ -55,8 +55,8 @@ class Decoder:
     def greedy(self, ids: list[int], length: int) -> list[int]:
         """The most likely continuation up to a length, with the caches."""
         logits, caches = self.step(ids, self.empty())
-        found = list(ids)
-        while len(found) < length:
-            found.append(int(logits[-1].argmax()))
-            logits, caches = self.step(found[-1:], caches)
-        return found
+        tokens = list(ids)
+        while len(tokens) < length:
+            tokens.append(int(logits[-1].argmax()))
+            logits, caches = self.step(tokens[-1:], caches)
+        return tokens

@@ -210,12 +210,12 @@ def _attention(kind: str, at: str, stored: dict[str, np.ndarray]) -> list[onnx.N
 def feed(model: onnx.ModelProto, *, past: int, skip: Sequence[str] = ()) -> dict[str, np.ndarray]:
     """Two samples of three tokens behind so many positions."""
     sizes, random = {"b": 2, "s": 1 if past else 3, "p": past}, np.random.default_rng(1)
-    found = {}
+    feeds = {}
     for each in model.graph.input:
         kind = each.type.tensor_type
         shape = [dim.dim_value if dim.HasField("dim_value") else sizes[dim.dim_param] for dim in kind.shape.dim]
         counts = {"lengths": sizes["s"] + past - 1, "total": sizes["s"] + past}
         made = np.full(shape, counts[each.name]) if each.name in counts else random.standard_normal(shape)
         if each.name not in skip:
-            found[each.name] = made.astype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
-    return found
+            feeds[each.name] = made.astype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
+    return feeds

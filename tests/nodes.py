@@ -62,14 +62,14 @@ class Cluster:
 
     def processes(self, node: str) -> dict[int, str]:
         """The command line of each process of a node, by number."""
-        found = {}
+        commands = {}
         for folder in Path("/proc").iterdir():
             with suppress(OSError):
                 if folder.name.isdigit():
                     given = (folder / "environ").read_bytes().split(b"\0")
                     if {f"RAY_TMPDIR={self.folder}".encode(), f"{NODE}={node}".encode()} <= {*given}:
-                        found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-        return found
+                        commands[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        return commands
 
     def works(self, node: str) -> bool:
         """Whether a worker of a node has begun with linear algebra."""

@@ -102,11 +102,11 @@ def _prepared(case: Case, application: Application, layer: Layer) -> dict[int, n
 
 def _given(layer: Layer, rows: np.ndarray, arrays: dict[int, np.ndarray]) -> np.ndarray:
     """What the product gives, (blocks, positions, outputs)."""
-    found = rows @ layer.matrix(arrays[layer.mixing.weight].astype(np.float64))
+    product = rows @ layer.matrix(arrays[layer.mixing.weight].astype(np.float64))
     at = layer.mixing.bias
     if at is None or layer.bias is None:
-        return np.asarray(found)
-    return np.asarray(found + layer.bias_vector(arrays[at].astype(np.float64))[:, None])
+        return np.asarray(product)
+    return np.asarray(product + layer.bias_vector(arrays[at].astype(np.float64))[:, None])
 
 
 def _unseen(rows: np.ndarray, outputs: int) -> np.ndarray:
@@ -146,20 +146,20 @@ def _cast(array: np.ndarray, like: np.ndarray) -> np.ndarray:
 
 
 def _same(case: Case, arrays: dict[int, np.ndarray], expected: list[np.ndarray], what: str) -> None:
-    for one, two in zip(expected, case.run(case.model(arrays), arrays), strict=True):
-        _equal(two, one, what)
+    for wanted, actual in zip(expected, case.run(case.model(arrays), arrays), strict=True):
+        _equal(actual, wanted, what)
 
 
 def _differs(case: Case, arrays: dict[int, np.ndarray], results: list[np.ndarray], what: str) -> None:
-    found = case.run(case.model(arrays), arrays)[0]
-    if np.max(np.abs(found - results[0]), initial=0.0) <= MOVED * np.max(np.abs(results[0]), initial=0.0):
+    result = case.run(case.model(arrays), arrays)[0]
+    if np.max(np.abs(result - results[0]), initial=0.0) <= MOVED * np.max(np.abs(results[0]), initial=0.0):
         raise Unsound(f"{what} gives the same: nothing is tested")
 
 
-def _equal(found: np.ndarray, expected: np.ndarray, what: str) -> None:
+def _equal(actual: np.ndarray, expected: np.ndarray, what: str) -> None:
     scale = float(np.max(np.abs(expected), initial=1e-3))
-    if found.shape != expected.shape or not np.allclose(found, expected, rtol=0, atol=CLOSE * scale):
-        raise Unsound(f"{what} gives {found}, expected {expected}")
+    if actual.shape != expected.shape or not np.allclose(actual, expected, rtol=0, atol=CLOSE * scale):
+        raise Unsound(f"{what} gives {actual}, expected {expected}")
 
 
 # ------------------------------------------------------------------------------------------------- linearity
@@ -191,7 +191,7 @@ def _changed_basis(case: Case, application: Application, name: str, how: Passing
     basis = np.linalg.qr(np.random.default_rng(0).standard_normal((size, size)))[0] * np.linspace(0.5, 1.5, size)
     given = case.dense
     arrays = {at: array.astype(array.dtype, copy=True) for at, array in given.items()}
-    operands = [at for at in arrays if name in {found.name for found in names_in(tuple(application.operand_axes(at)))}]
+    operands = [at for at in arrays if name in {part.name for part in names_in(tuple(application.operand_axes(at)))}]
     moved = operands
     if how is Passing.SAME and entry_of(application.node).moves is Moves.FIRST:
         moved = [0]
@@ -203,12 +203,12 @@ def _changed_basis(case: Case, application: Application, name: str, how: Passing
         arrays[at] = _along(arrays[at], terms, application, name, matrix).astype(arrays[at].dtype)
     before, after = (case.run(case.model(each), each) for each in (given, arrays))
     what = f"{case.row}: a change of basis along {name} in {application.rule}"
-    for at, (one, two) in enumerate(zip(before, after, strict=True)):
+    for at, (old, new) in enumerate(zip(before, after, strict=True)):
         pattern = application.rule.results[at]
-        axes = expand(pattern, one.ndim) if pattern is not None else ()
-        expected = _along(one, axes, application, name, basis) if how is Passing.SAME else one
-        if one.dtype.kind == "f" and at == 0:
-            _equal(two, expected.astype(two.dtype), what)
+        axes = expand(pattern, old.ndim) if pattern is not None else ()
+        expected = _along(old, axes, application, name, basis) if how is Passing.SAME else old
+        if old.dtype.kind == "f" and at == 0:
+            _equal(new, expected.astype(new.dtype), what)
 
 
 def _along(
@@ -233,7 +233,7 @@ def _numbers(term: Term, application: Application, name: str) -> np.ndarray | No
     if name not in factors:
         return None
     dim = build(term, None, factors | {name: leaf}, {})
-    columns = [index for found, index in leaf_positions(dim, {leaf: 0}) if found is leaf]
+    columns = [index for factor, index in leaf_positions(dim, {leaf: 0}) if factor is leaf]
     return np.concatenate([_columns(index, leaf.size) for index in columns], axis=1)
 
 

@@ -53,16 +53,16 @@ def random_model(seed: int) -> onnx.ModelProto:
     kind = b.pick(["image", "image", "image to sequence", "sequence", "sequence", "words", "rows"])
     if kind.startswith("image"):
         side = b.pick([4, 6, 8])
-        found = grow(b, b.input("x", (batch, b.pick([1, 3, 4]), side, b.pick([side, 4]))), IMAGE_BLOCKS)
+        tensors = grow(b, b.input("x", (batch, b.pick([1, 3, 4]), side, b.pick([side, 4]))), IMAGE_BLOCKS)
         if kind.endswith("sequence"):
-            found = grow(b, sequence_of(b, found[-1]), SEQUENCE_BLOCKS)
+            tensors = grow(b, sequence_of(b, tensors[-1]), SEQUENCE_BLOCKS)
     elif kind == "rows":
-        found = grow(b, b.input("x", (batch, b.width())), ROW_BLOCKS)
+        tensors = grow(b, b.input("x", (batch, b.width())), ROW_BLOCKS)
     else:
         steps: Axis = "T" if b.chance(0.5) else b.pick([3, 5, 7])
         start = words(b, batch, steps) if kind == "words" else b.input("x", (batch, steps, b.width()))
-        found = grow(b, start, SEQUENCE_BLOCKS)
-    finish(b, found)
+        tensors = grow(b, start, SEQUENCE_BLOCKS)
+    finish(b, tensors)
     return b.model()
 
 
@@ -90,22 +90,22 @@ def sequence_of(b: Builder, x: Tensor) -> Tensor:
 
 def grow(b: Builder, x: Tensor, blocks: Sequence[object]) -> list[Tensor]:
     """Some blocks on top of each other, with connections from earlier ones."""
-    found = [x]
+    tensors = [x]
     for _ in range(int(b.rng.integers(1, 7))):
-        here = found[-1] if b.chance(0.8) else b.pick(found)
-        y = b.pick(blocks)(b, here)
-        found.append(connected(b, y, found))
-    return found
+        source = tensors[-1] if b.chance(0.8) else b.pick(tensors)
+        y = b.pick(blocks)(b, source)
+        tensors.append(connected(b, y, tensors))
+    return tensors
 
 
-def connected(b: Builder, y: Tensor, found: Sequence[Tensor]) -> Tensor:
+def connected(b: Builder, y: Tensor, earlier: Sequence[Tensor]) -> Tensor:
     """The tensor, or its sum or concatenation with an earlier one that fits."""
     axis = 1 if len(y.shape) == 4 else len(y.shape) - 1
-    alike = [x for x in found if x.shape == y.shape]
+    alike = [x for x in earlier if x.shape == y.shape]
     if alike and b.chance(0.3):
         return b.op("Add", y, b.pick(alike), shape=y.shape)
-    beside = [x for x in found if len(x.shape) == len(y.shape) and all(
-        one == two for at, (one, two) in enumerate(zip(x.shape, y.shape, strict=True)) if at != axis)]  # fmt: skip
+    beside = [x for x in earlier if len(x.shape) == len(y.shape) and all(
+        size == its for at, (size, its) in enumerate(zip(x.shape, y.shape, strict=True)) if at != axis)]  # fmt: skip
     if beside and b.chance(0.15):
         other = b.pick(beside)
         shape = [*y.shape]
@@ -114,11 +114,11 @@ def connected(b: Builder, y: Tensor, found: Sequence[Tensor]) -> Tensor:
     return y
 
 
-def finish(b: Builder, found: Sequence[Tensor]) -> None:
+def finish(b: Builder, tensors: Sequence[Tensor]) -> None:
     """One to three outputs; most behind a layer of their own, some as they are."""
-    b.output(head(b, found[-1]))
+    b.output(head(b, tensors[-1]))
     for _ in range(b.pick([0, 0, 1, 2])):
-        tensor = b.pick(found[1:])
+        tensor = b.pick(tensors[1:])
         b.output(tensor if b.chance(0.3) else head(b, tensor))
 
 
@@ -203,15 +203,15 @@ def compare(
     running = {name: session(model) for name, model in (("dense", dense), ("pruned", pruned))}
     reference = None if masked is None else session(masked)
     for feeds in feeds_of(dense, shapes, seed):
-        expected, found = (runtime.run(running[name], feeds) for name in ("dense", "pruned"))
+        expected, actual = (runtime.run(running[name], feeds) for name in ("dense", "pruned"))
         for name, array in expected.items():
-            if array.shape != found[name].shape or array.dtype != found[name].dtype:
+            if array.shape != actual[name].shape or array.dtype != actual[name].dtype:
                 raise Wrong(
-                    f"output {name} is {found[name].shape} {found[name].dtype}, was {array.shape} {array.dtype}"
+                    f"output {name} is {actual[name].shape} {actual[name].dtype}, was {array.shape} {array.dtype}"
                 )
         if masked is not None:
             expected = runtime.run(reference, feeds)
-            gap = difference(expected, found)
+            gap = difference(expected, actual)
             if gap > TOLERANCE and gap > 10 * difference(expected, runtime.run(session(shaken(masked)), feeds)):
                 raise Wrong(f"differs by {gap:.1e} at { ({name: array.shape for name, array in feeds.items()}) }")
     return masked is not None
@@ -234,9 +234,9 @@ def session(model: ir.Model) -> Any:
     return runtime.session(model, optimize=False, threads=1)
 
 
-def difference(expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]) -> float:
+def difference(expected: Mapping[str, np.ndarray], actual: Mapping[str, np.ndarray]) -> float:
     gaps = [
-        float(np.max(np.abs(array - found[name]), initial=0.0)) / max(float(np.max(np.abs(array), initial=0.0)), 1e-6)
+        float(np.max(np.abs(array - actual[name]), initial=0.0)) / max(float(np.max(np.abs(array), initial=0.0)), 1e-6)
         for name, array in expected.items()
     ]
     return max(gaps) if np.isfinite(gaps).all() else np.inf
@@ -257,20 +257,20 @@ def check_twice(dense: ir.Model, plan: Plan, pruned: ir.Model, rng: np.random.Ge
     before = pipeline.analyse(step)
     pipeline.cut(before, Plan.of(before.groups, first))
     between = pipeline.analyse(step)
-    here = {group.name: group.size for group in between.groups}
+    sizes = {group.name: group.size for group in between.groups}
     rest = {}
     for name, units in plan.removed.items():
         left = [unit for unit in range(plan.sizes[name]) if unit not in first[name]]
-        if here.get(name, 0) != len(left):
+        if sizes.get(name, 0) != len(left):
             return False
         rest[name] = [left.index(unit) for unit in units if unit not in first[name]]
     pipeline.cut(between, Plan.of(between.groups, rest))
-    one, two = stored(step), stored(pruned)
-    if one.keys() != two.keys():
-        raise Wrong(f"pruned in two steps, the model has other weights: {sorted(one.keys() ^ two.keys())}")
-    for name, array in two.items():
-        if one[name].shape != array.shape or not np.array_equal(one[name], array):
-            raise Wrong(f"pruned in two steps, {name} is {one[name].shape}, else {array.shape}")
+    in_steps, at_once = stored(step), stored(pruned)
+    if in_steps.keys() != at_once.keys():
+        raise Wrong(f"pruned in two steps, the model has other weights: {sorted(in_steps.keys() ^ at_once.keys())}")
+    for name, array in at_once.items():
+        if in_steps[name].shape != array.shape or not np.array_equal(in_steps[name], array):
+            raise Wrong(f"pruned in two steps, {name} is {in_steps[name].shape}, else {array.shape}")
     return True
 
 
@@ -281,8 +281,8 @@ def check_bytes(proto: onnx.ModelProto, plan: Plan, pruned: ir.Model) -> None:
     if proto.SerializeToString() != before:
         raise Wrong("the source was changed")
     stamp(pruned, plan)  # as apply_plan says where a model comes from
-    one, two = (ir.to_proto(model).SerializeToString(deterministic=True) for model in (result.model, pruned))
-    if one != two:
+    applied, direct = (ir.to_proto(model).SerializeToString(deterministic=True) for model in (result.model, pruned))
+    if applied != direct:
         raise Wrong("the same plan gives other bytes")
 
 

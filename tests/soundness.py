@@ -242,11 +242,11 @@ class Case:
         values = {value: told[k] for k, value in enumerate(node.inputs) if value is not None and k in told}
         shapes = Shapes(of, values, {})
         coupling = couple(model, shapes)
-        found = [application for application in coupling.applications if application.node is node]
-        if not found:
+        applications = [application for application in coupling.applications if application.node is node]
+        if not applications:
             reasons = {str(reason) for reason in coupling.frozen.values() if "graph" not in reason.text}
             raise Unsound(f"{self.row}: the rule cannot be applied: {'; '.join(reasons)}")
-        return model, shapes, coupling, found[0]
+        return model, shapes, coupling, applications[0]
 
 
 def _inferred(model: onnx.ModelProto, results: int) -> list[tuple[int, ...]]:
@@ -282,10 +282,10 @@ def _free(coupling: Coupling, application: Application) -> list[Factor]:
     for value, pattern in (*zip_longest(node.inputs, rule.operands), *zip_longest(node.outputs, rule.results)):
         if value is not None and pattern is None:
             frozen.update(leaf for dim in coupling.axes.get(value, ()) for leaf in leaves(dim))
-    found = dict.fromkeys(
+    candidates = dict.fromkeys(
         leaf for value in _values(application) for dim in coupling.axes.get(value, ()) for leaf in leaves(dim)
     )
-    return [leaf for leaf in found if leaf is not ONE and leaf.size > 1 and leaf not in frozen]
+    return [leaf for leaf in candidates if leaf is not ONE and leaf.size > 1 and leaf not in frozen]
 
 
 def _leaves_of(application: Application, names: Any) -> set[Factor]:
@@ -316,28 +316,28 @@ def _compare(case: Case, number: int, removed: tuple[int, ...]) -> None:
     what = f"{case.row}: position {removed} of a factor of size {leaf.size} in {application.rule}"
     slice_model(model, coupling, shapes, masks)
     try:
-        found = case.run(model, smaller)
+        results = case.run(model, smaller)
     except Exception as error:  # onnxruntime's exceptions share no base
         raise Unsound(f"{what}: the smaller node does not run: {error}") from error
     moves = leaf in _leaves_of(application, application.rule.statistic)
-    for k, (one, two) in enumerate(zip(expected, found, strict=True)):
-        if one.shape != two.shape:
-            raise Unsound(f"{what}: result {k} has shape {two.shape}, expected {one.shape}")
-        if not moves and not _close(one, two):
-            raise Unsound(f"{what}: result {k} is {two}, expected {one}")
+    for k, (wanted, actual) in enumerate(zip(expected, results, strict=True)):
+        if wanted.shape != actual.shape:
+            raise Unsound(f"{what}: result {k} has shape {actual.shape}, expected {wanted.shape}")
+        if not moves and not _close(wanted, actual):
+            raise Unsound(f"{what}: result {k} is {actual}, expected {wanted}")
     if not moves:
-        _compare_masked(case, number, mask, found, what)
+        _compare_masked(case, number, mask, results, what)
 
 
-def _compare_masked(case: Case, number: int, mask: np.ndarray, found: Sequence[np.ndarray], what: str) -> None:
+def _compare_masked(case: Case, number: int, mask: np.ndarray, results: Sequence[np.ndarray], what: str) -> None:
     """The reference that verification uses for whole models has to say the same."""
     model, _, coupling, application = case.couple()
     masks = {_free(coupling, application)[number]: mask}
     axes = [coupling.axes.get(value, ()) for value in application.node.outputs]
     mask_consumers(model, coupling, masks)
-    for k, (one, dims) in enumerate(zip(case.run(model, case.dense), axes, strict=True)):
-        if not _close(_cut(one, dims, masks), found[k]):
-            raise Unsound(f"{what}: result {k} of the masked node is {one}, expected {found[k]}")
+    for k, (masked, dims) in enumerate(zip(case.run(model, case.dense), axes, strict=True)):
+        if not _close(_cut(masked, dims, masks), results[k]):
+            raise Unsound(f"{what}: result {k} of the masked node is {masked}, expected {results[k]}")
 
 
 def _cut(array: np.ndarray, axes: Sequence[Factor], masks: Mapping[Factor, np.ndarray]) -> np.ndarray:
@@ -384,10 +384,10 @@ def _zero_point(case: Case, application: Application, position: int) -> np.ndarr
     return array.reshape(shape)
 
 
-def _close(one: np.ndarray, two: np.ndarray) -> bool:
-    if one.dtype != two.dtype:
+def _close(expected: np.ndarray, actual: np.ndarray) -> bool:
+    if expected.dtype != actual.dtype:
         return False
-    if one.dtype.kind not in "fc" or not one.size:
-        return bool(np.array_equal(one, two))
-    scale = np.max(np.abs(one), where=np.isfinite(one), initial=1e-3)
-    return bool(np.allclose(one, two, rtol=0, atol=RELATIVE * float(scale), equal_nan=True))
+    if expected.dtype.kind not in "fc" or not expected.size:
+        return bool(np.array_equal(expected, actual))
+    scale = np.max(np.abs(expected), where=np.isfinite(expected), initial=1e-3)
+    return bool(np.allclose(expected, actual, rtol=0, atol=RELATIVE * float(scale), equal_nan=True))

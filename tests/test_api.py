@@ -67,9 +67,9 @@ def found_at(dotted: str) -> tuple[Path, Documented]:
     """What is public under a name."""
     module, _, name = dotted.rpartition(".")
     path = path_of(module)
-    found = None if path is None else resolved(path, name)
-    assert found is not None, dotted
-    return found
+    entry = None if path is None else resolved(path, name)
+    assert entry is not None, dotted
+    return entry
 
 
 def functions_of(node: Documented) -> Iterator[tuple[str, ast.FunctionDef]]:
@@ -112,22 +112,22 @@ def raised(function: ast.FunctionDef) -> set[str]:
 
 def listed(text: str) -> set[str]:
     """The errors that a docstring lists."""
-    found: set[str] = set()
+    named: set[str] = set()
     for section in re.findall(r"Raises:\n((?:[ ]{4}.*\n?|\n)+)", text):
         for line in re.findall(r"^    (\w[\w, .]*):", section, re.MULTILINE):
-            found |= set(line.split(", "))
-    return found
+            named |= set(line.split(", "))
+    return named
 
 
 def called_by(path: Path, call: ast.Call) -> Documented | None:
     """The function or class of spa that is called by its name, or as a module's."""
-    found = None
+    entry = None
     if isinstance(call.func, ast.Name):
-        found = resolved(path, call.func.id)
+        entry = resolved(path, call.func.id)
     elif isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name):
         module = path_of(".".join(names_of(path)[1].get(call.func.value.id, ("", ""))))
-        found = None if module is None else resolved(module, call.func.attr)
-    return None if found is None else found[1]
+        entry = None if module is None else resolved(module, call.func.attr)
+    return None if entry is None else entry[1]
 
 
 def calls_that_raise(path: Path, function: ast.FunctionDef) -> set[str]:
@@ -139,12 +139,12 @@ def calls_that_raise(path: Path, function: ast.FunctionDef) -> set[str]:
         for part in node.body
         for inner in ast.walk(part)
     }
-    found = set()
+    names = set()
     for node in ast.walk(function):
         called = called_by(path, node) if isinstance(node, ast.Call) and node not in guarded else None
         if called is not None and listed(ast.get_docstring(called) or ""):
-            found.add(called.name)
-    return found
+            names.add(called.name)
+    return names
 
 
 def test_there_is_something_to_look_at() -> None:

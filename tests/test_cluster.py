@@ -46,10 +46,10 @@ def board() -> Iterator[Cluster]:
     """A head, and a node that has a resource."""
     assert DEVICE is not None
     start, *_ = (shlex.split(line, comments=True) for line in DEVICE[1].splitlines())
-    with nodes.cluster() as found:
-        found.start("head")
-        found.start("board", *start[start.index("--resources") :])
-        yield found
+    with nodes.cluster() as cluster:
+        cluster.start("head")
+        cluster.start("board", *start[start.index("--resources") :])
+        yield cluster
 
 
 def ran(cluster: Cluster, *words: str, folder: Path) -> tuple[int, str, str]:
@@ -69,10 +69,10 @@ def test_a_node_is_profiled_as_the_page_says(board: Cluster, tiny: Path) -> None
     assert status == 0, err
     assert re.search(r"ms in all on .*1 thread", out), out
     assert "wrote board.json" in out + err
-    found = json.loads((tiny / "board.json").read_text())
-    assert found["device"]["threads"] == 1
-    assert len(found["variants"]) > 3
-    dense = max(variant["milliseconds"] for variant in found["variants"])
+    timed = json.loads((tiny / "board.json").read_text())
+    assert timed["device"]["threads"] == 1
+    assert len(timed["variants"]) > 3
+    dense = max(variant["milliseconds"] for variant in timed["variants"])
     prune[prune.index("--target") + 1] = f"{0.9 * dense:.5f}ms"
     status, out, err = ran(board, *prune, "--weights", "--align", "1", "-o", "small.onnx", folder=tiny)
     assert status == 0, err
@@ -131,40 +131,40 @@ def client(cluster: Cluster, code: str, before: str = "") -> subprocess.Popen[st
 
 
 def test_tasks_of_a_lost_node_run_on_others(tmp_path: Path) -> None:
-    with nodes.cluster() as found:
-        found.start("head")
-        found.start("lost")
-        process = client(found, f"executor.map(partial(nodes.never_there, Path({str(tmp_path)!r})), range(6))")
+    with nodes.cluster() as cluster:
+        cluster.start("head")
+        cluster.start("lost")
+        process = client(cluster, f"executor.map(partial(nodes.never_there, Path({str(tmp_path)!r})), range(6))")
         waited_for((tmp_path / "runs").exists, process)
-        found.lose("lost")
+        cluster.lose("lost")
         out, err = process.communicate(timeout=SECONDS)
     assert out.splitlines()[-1:] == ["[0, 1, 2, 3, 4, 5]"], out + err
 
 
 def test_a_prune_outlives_a_node(folder: Path) -> None:
-    with nodes.cluster() as found:
-        found.start("head")
-        found.start("lost")
-        whole = ran(found, *PRUNE, "--on", found.place, "-o", "whole.onnx", folder=folder)
-        process = found.spa(*PRUNE, "--on", found.place, "-o", "outlived.onnx", folder=folder)
-        waited_for(lambda: found.works("lost"), process)
-        found.lose("lost")
+    with nodes.cluster() as cluster:
+        cluster.start("head")
+        cluster.start("lost")
+        whole = ran(cluster, *PRUNE, "--on", cluster.place, "-o", "whole.onnx", folder=folder)
+        process = cluster.spa(*PRUNE, "--on", cluster.place, "-o", "outlived.onnx", folder=folder)
+        waited_for(lambda: cluster.works("lost"), process)
+        cluster.lose("lost")
         out, err = process.communicate(timeout=2 * SECONDS)
     assert whole[0] == 0, whole[2]
     assert process.returncode == 0, out + err
-    one, other = (onnx.load(str(folder / name)) for name in ("whole.onnx", "outlived.onnx"))
-    expected = {tensor.name: numpy_helper.to_array(tensor) for tensor in one.graph.initializer}
-    assert {tensor.name for tensor in other.graph.initializer} == {*expected}
-    for tensor in other.graph.initializer:
+    undisturbed, outlived = (onnx.load(str(folder / name)) for name in ("whole.onnx", "outlived.onnx"))
+    expected = {tensor.name: numpy_helper.to_array(tensor) for tensor in undisturbed.graph.initializer}
+    assert {tensor.name for tensor in outlived.graph.initializer} == {*expected}
+    for tensor in outlived.graph.initializer:
         np.testing.assert_array_equal(numpy_helper.to_array(tensor), expected[tensor.name])
 
 
 def test_a_prune_that_loses_its_head_says_so(folder: Path) -> None:
-    with nodes.cluster() as found:
-        found.start("head")
-        process = found.spa(*PRUNE, "--on", found.place, "-o", "small.onnx", folder=folder)
-        waited_for(lambda: found.works("head"), process)
-        found.lose("head")
+    with nodes.cluster() as cluster:
+        cluster.start("head")
+        process = cluster.spa(*PRUNE, "--on", cluster.place, "-o", "small.onnx", folder=folder)
+        waited_for(lambda: cluster.works("head"), process)
+        cluster.lose("head")
         out, err = process.communicate(timeout=2 * SECONDS)
     assert process.returncode not in (0, None)
     assert "Traceback" not in err, err
@@ -177,10 +177,10 @@ def test_a_worker_that_its_node_stops_is_told_of() -> None:
     if sys.platform != "linux" or limited():
         pytest.skip("how much memory counts as used is known of a Linux machine without control groups alone")
     threshold = f"{nodes.used_memory() + 0.08:.3f}"
-    with nodes.cluster(RAY_memory_usage_threshold=threshold, RAY_memory_monitor_refresh_ms="50") as found:
-        found.start("head")
+    with nodes.cluster(RAY_memory_usage_threshold=threshold, RAY_memory_monitor_refresh_ms="50") as cluster:
+        cluster.start("head")
         task = "executor.map(nodes.swells, [1], nbytes=50_000_000, what='the moments')"
-        out, err = client(found, task).communicate(timeout=2 * SECONDS)
+        out, err = client(cluster, task).communicate(timeout=2 * SECONDS)
     said = (
         r"ClusterError the moments, which needs about 0\.05 GB, did not fit into the memory of a node: its worker was"
     )
@@ -189,9 +189,9 @@ def test_a_worker_that_its_node_stops_is_told_of() -> None:
 
 
 def test_a_cluster_without_memory_is_told_of(folder: Path) -> None:
-    with nodes.cluster(RAY_memory_usage_threshold="0.01", RAY_memory_monitor_refresh_ms="50") as found:
-        found.start("head")
-        status, out, err = ran(found, *PRUNE, "--on", found.place, "-o", "small.onnx", folder=folder)
+    with nodes.cluster(RAY_memory_usage_threshold="0.01", RAY_memory_monitor_refresh_ms="50") as cluster:
+        cluster.start("head")
+        status, out, err = ran(cluster, *PRUNE, "--on", cluster.place, "-o", "small.onnx", folder=folder)
     assert status != 0, out
     assert "its worker was stopped, as its node ran out of memory; give the cluster" in " ".join(err.split())
     assert {path.name for path in folder.iterdir()} == {"net.onnx", "samples.npz"}

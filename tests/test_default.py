@@ -53,11 +53,11 @@ def test_the_default_repairs_with_samples_of_its_own_and_says_so() -> None:
 
 def off(dense: onnx.ModelProto, result: pipeline.PruneResult, x: np.ndarray) -> float:
     """Distance of the first output, as a share of how it varies."""
-    found = [
+    outputs = [
         next(iter(runtime.run(runtime.session(model, optimize=True), {"x": x}).values()))
         for model in (dense, result.model)
     ]
-    return float(np.linalg.norm(found[0] - found[1]) / np.linalg.norm(found[0] - found[0].mean(0)))
+    return float(np.linalg.norm(outputs[0] - outputs[1]) / np.linalg.norm(outputs[0] - outputs[0].mean(0)))
 
 
 @pytest.mark.parametrize("options", [{"weights": True}, {"criterion": "l2"}, {"gather": "sum"}])

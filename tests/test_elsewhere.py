@@ -54,16 +54,16 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
 
 def test_points_are_those_of_this_process(net: Path, counted: Counted, tmp_path: Path) -> None:
     given: dict[str, Any] = {"ratios": "0.2:0.4", "data": SAMPLES, "preset": "fast", "seconds": 0}
-    here = spa.sweep(net, keep=tmp_path / "here", **given)
+    local = spa.sweep(net, keep=tmp_path / "here", **given)
     assert not counted.called
     there = spa.sweep(net, keep=tmp_path / "there", on="ray", **given)
     assert ("point", 2) in counted.called
-    for one, other in zip(here.points, there.points, strict=True):
-        assert (one.ratio, one.removed, one.decided_by, one.notes) == (
-            other.ratio, other.removed, other.decided_by, other.notes,
+    for near, far in zip(local.points, there.points, strict=True):
+        assert (near.ratio, near.removed, near.decided_by, near.notes) == (
+            far.ratio, far.removed, far.decided_by, far.notes,
         )  # fmt: skip
-        assert other.figure("relative_l2") == pytest.approx(one.figure("relative_l2"), rel=1e-2)
-        files = [onnx.load(str(point.file)) for point in (one, other)]
+        assert far.figure("relative_l2") == pytest.approx(near.figure("relative_l2"), rel=1e-2)
+        files = [onnx.load(str(point.file)) for point in (near, far)]
         sizes, others = ([list(tensor.dims) for tensor in file.graph.initializer] for file in files)
         assert sizes == others
 

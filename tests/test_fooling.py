@@ -214,9 +214,9 @@ def test_a_distance_that_the_plan_does_not_foretell(repaired: pipeline.PruneResu
 def test_a_plan_without_digests_says_so(repaired: pipeline.PruneResult) -> None:
     plan = json.loads(repaired.plan.to_json())
     del plan["refitted"], plan["distance"]
-    found = verified(detector(), ir.to_proto(repaired.model), spa.Plan.from_json(json.dumps(plan)))
-    assert found.status == "not compared"
-    assert found.missing == ["this plan holds no digests of the refitted weights: make it anew"]
+    verdict = verified(detector(), ir.to_proto(repaired.model), spa.Plan.from_json(json.dumps(plan)))
+    assert verdict.status == "not compared"
+    assert verdict.missing == ["this plan holds no digests of the refitted weights: make it anew"]
 
 
 def test_plans_keep_digests_on_their_way_through_json(repaired: pipeline.PruneResult) -> None:
@@ -290,8 +290,8 @@ def test_a_model_that_nobody_can_run(tmp_path: Path, capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit) as stopped:
         main(["verify", dense, pruned, "--plan", plan, "--json"])
     assert stopped.value.code == 1
-    found = json.loads(capsys.readouterr().out)
-    assert (found["status"], found["verified"], found["difference"]) == ("not compared", False, None)
+    verdict = json.loads(capsys.readouterr().out)
+    assert (verdict["status"], verdict["verified"], verdict["difference"]) == ("not compared", False, None)
     np.savez(tmp_path / "feeds.npz", i=np.arange(70_000, 70_005))
     for feed in (
         "i=70001",

@@ -40,7 +40,7 @@ def chain(length: int) -> onnx.ModelProto:
     model.graph.node.remove(relu)
     last = model.graph.node.pop()
     names = ["a", *(f"h{k}" for k in range(length - 1)), "r"]
-    model.graph.node.extend(onnx.helper.make_node("Relu", [one], [two]) for one, two in pairwise(names))
+    model.graph.node.extend(onnx.helper.make_node("Relu", [source], [target]) for source, target in pairwise(names))
     model.graph.node.append(last)
     return model
 

@@ -11,17 +11,17 @@ from spa.largest import FIRST, LEAST, MOST, STEP, TRIALS, TooLossy, largest
 @pytest.mark.parametrize("edge", [0.02, 0.07, 0.29, 0.3, 0.31, 0.44, 0.63, 0.9])
 @pytest.mark.parametrize("power", [0.5, 1, 4])
 def test_the_largest_ratio_within_the_limit_is_found(edge: float, power: float) -> None:
-    found = largest(lambda ratio: ((ratio / edge) ** power, f"at {ratio}"), 1.0)
-    assert edge - 2 * STEP <= found.ratio <= edge * (1 + 1e-9)
-    assert found.loss <= 1.0
-    assert found.result == f"at {found.ratio}"
-    assert len(found.trials) <= TRIALS
-    assert found.trials[0].ratio == FIRST
+    best = largest(lambda ratio: ((ratio / edge) ** power, f"at {ratio}"), 1.0)
+    assert edge - 2 * STEP <= best.ratio <= edge * (1 + 1e-9)
+    assert best.loss <= 1.0
+    assert best.result == f"at {best.ratio}"
+    assert len(best.trials) <= TRIALS
+    assert best.trials[0].ratio == FIRST
 
 
 def test_a_loss_in_steps_is_met_on_the_safe_side() -> None:
-    found = largest(lambda ratio: (0.001 if ratio < 0.42 else 5.0, None), 0.01)
-    assert 0.4 < found.ratio < 0.42
+    best = largest(lambda ratio: (0.001 if ratio < 0.42 else 5.0, None), 0.01)
+    assert 0.4 < best.ratio < 0.42
 
 
 def test_what_can_go_at_most_bounds_the_search() -> None:
@@ -30,12 +30,12 @@ def test_what_can_go_at_most_bounds_the_search() -> None:
             raise BudgetError("at most 52.0 % can go")
         return 0.0, ratio
 
-    found = largest(attempt, 0.01)
-    assert 0.52 - STEP <= found.ratio <= 0.52
-    assert [trial.said for trial in found.trials if trial.loss is None] == ["at most 52.0 % can go"] * sum(
-        trial.loss is None for trial in found.trials
+    best = largest(attempt, 0.01)
+    assert 0.52 - STEP <= best.ratio <= 0.52
+    assert [trial.said for trial in best.trials if trial.loss is None] == ["at most 52.0 % can go"] * sum(
+        trial.loss is None for trial in best.trials
     )
-    assert any(trial.loss is None for trial in found.trials)
+    assert any(trial.loss is None for trial in best.trials)
 
 
 def test_nothing_lost_at_all_goes_to_the_end() -> None:
@@ -75,6 +75,6 @@ def test_a_noisy_loss_ends_with_a_ratio_that_keeps_to_the_limit() -> None:
     def attempt(ratio: float) -> tuple[float, float]:
         return ratio * (1.3 if round(1000 * ratio) % 2 else 0.7), ratio
 
-    found = largest(attempt, 0.4)
-    assert isclose(attempt(found.ratio)[0], found.loss)
-    assert found.loss <= 0.4
+    best = largest(attempt, 0.4)
+    assert isclose(attempt(best.ratio)[0], best.loss)
+    assert best.loss <= 0.4

@@ -142,10 +142,10 @@ def weights_of(result: Any) -> dict[str, bytes]:
 def test_a_prune_is_the_same_as_here() -> None:
     given: dict[str, Any] = {"ratio": 0.4, "of": "flops", "data": SAMPLES, "preset": "fast", "verify": False}
     path = ROOT / "models" / "fashion_resnet.onnx"
-    here, there, again = (spa.prune(path, on=on, **given) for on in (None, "ray", "ray"))
-    assert here.plan.removed == there.plan.removed
+    local, there, again = (spa.prune(path, on=on, **given) for on in (None, "ray", "ray"))
+    assert local.plan.removed == there.plan.removed
     assert weights_of(there) == weights_of(again)
-    for name, value in here.model.graph.initializers.items():
+    for name, value in local.model.graph.initializers.items():
         other = there.model.graph.initializers[name].const_value
         assert value.const_value is not None
         assert other is not None
@@ -154,11 +154,11 @@ def test_a_prune_is_the_same_as_here() -> None:
 
 
 def test_other_versions_are_refused(ray: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = onray.Ray(ray, "10.0.0.1:6379")
-    found.check()
+    executor = onray.Ray(ray, "10.0.0.1:6379")
+    executor.check()
     monkeypatch.setattr(installed, "__version__", "9.9.9")
     with pytest.raises(ClusterError, match=r"^node .* would not compute the same: spa .* there, 9\.9\.9 .* here"):
-        found.check()
+        executor.check()
 
 
 @pytest.mark.parametrize("place", ["dask", "ray:", "ray://head", "ray://head:port", "10.0.0.1:6379"])

@@ -37,8 +37,8 @@ def test_wheel_holds_every_module_once(wheel: Path) -> None:
         names = archive.namelist()
     templates = [f"spa/pages/templates/{path.name}" for path in (ROOT / "spa/pages/templates").iterdir()]
     library = {f"spa/passes/samples/library/{name}" for name in ("photographs.npz", "glyphs.npz", "SOURCES.md")}
-    found = sorted(name for name in names if ".dist-info/" not in name)
-    assert found == sorted(
+    packed = sorted(name for name in names if ".dist-info/" not in name)
+    assert packed == sorted(
         {
             *modules,
             *library,

@@ -280,10 +280,10 @@ def test_outputs_do_not_move_without_removal() -> None:
     proto = models.residual_cnn()
     feeds = runtime.random_feeds(onnx_file.load(proto), shapes={"x": (2, 3, 8, 8)}, seed=0)
     normal = pipeline.load_normal(proto)
-    expected, found = (
+    expected, actual = (
         runtime.run(runtime.session(model, optimize=False), feeds)["y"] for model in (onnx_file.load(proto), normal)
     )
-    assert np.array_equal(expected, found)
+    assert np.array_equal(expected, actual)
 
 
 def test_an_input_of_unknown_rank() -> None:

@@ -40,10 +40,10 @@ def test_quantity(number: float, text: str) -> None:
 
 
 def test_costs_before_and_after() -> None:
-    found = reported(models.gated_mlp(), {"w0:1": [0, 1]})
-    assert found.before == {"params": 144, "bytes": 576, "flops": found.before["flops"]}
-    assert found.after["params"] == 144 - 2 * (6 + 6 + 6)
-    assert found.removed_share("params") == pytest.approx(0.25)
+    summary = reported(models.gated_mlp(), {"w0:1": [0, 1]})
+    assert summary.before == {"params": 144, "bytes": 576, "flops": summary.before["flops"]}
+    assert summary.after["params"] == 144 - 2 * (6 + 6 + 6)
+    assert summary.removed_share("params") == pytest.approx(0.25)
     assert Report({"flops": 0}, {"flops": 0}, (), ()).removed_share("flops") == 0
 
 
@@ -60,9 +60,9 @@ def test_parameters_of_a_group() -> None:
 
 
 def test_what_is_frozen_and_why() -> None:
-    found = reported(models.unknown_operator())
+    summary = reported(models.unknown_operator())
     unknown = "the shape of operand 0 is unknown"  # and so is all that follows
-    assert [(share.reason, share.params, share.example) for share in found.frozen] == [(unknown, 42, "c2")]
+    assert [(share.reason, share.params, share.example) for share in summary.frozen] == [(unknown, 42, "c2")]
     analysis = pipeline.analyse(pipeline.load_normal(models.unknown_operator()))
     axes = {entry.reason: entry for entry in report.frozen_axes(analysis.coupling)}
     mystery = axes["no rule for operator com.example::Mystery"]
@@ -80,9 +80,9 @@ def test_tensors_that_cannot_shrink() -> None:
 
 
 def test_json_of_a_report() -> None:
-    found = json.loads(reported(models.layer_normed(), {"w1:1": [0, 1, 2]}).to_json())
-    assert found["removed_share"].keys() == found["before"].keys() == {"params", "flops", "bytes"}
-    assert [(row["name"], row["removed"], row["off"] is None) for row in found["groups"]] == [
+    parsed = json.loads(reported(models.layer_normed(), {"w1:1": [0, 1, 2]}).to_json())
+    assert parsed["removed_share"].keys() == parsed["before"].keys() == {"params", "flops", "bytes"}
+    assert [(row["name"], row["removed"], row["off"] is None) for row in parsed["groups"]] == [
         ("w0:1", 0, False),
         ("w1:1", 3, True),
         ("w2:branch", 0, False),
@@ -90,30 +90,30 @@ def test_json_of_a_report() -> None:
 
 
 def test_json_knows_no_infinity() -> None:
-    found = reported(models.gated_mlp())
-    found.difference = float("inf")
-    assert json.loads(found.to_json(), parse_constant=pytest.fail)["difference"] is None
+    summary = reported(models.gated_mlp())
+    summary.difference = float("inf")
+    assert json.loads(summary.to_json(), parse_constant=pytest.fail)["difference"] is None
 
 
 def test_tables_of_a_prune() -> None:
-    found = reported(models.layer_normed(), {"w1:1": [0, 1, 2]})
-    found.status, found.difference, found.notes = report.VERIFIED, 1.5e-7, ["[markup] is text"]
-    text = shown(lambda console: report.print_report(found, console))
+    summary = reported(models.layer_normed(), {"w1:1": [0, 1, 2]})
+    summary.status, summary.difference, summary.notes = report.VERIFIED, 1.5e-7, ["[markup] is text"]
+    text = shown(lambda console: report.print_report(summary, console))
     lines = [line.split() for line in text.splitlines()]
     assert ["ffn", "1", "12", "3", "25%"] in lines
     assert ["width", "1", "8", "0", "0%", "off", "by", "default,", "see", "--include", "width"] in lines
     assert "verified: valid, same inputs and outputs; differs by 1.5e-07 of the largest output" in text
     assert text.endswith("note: [markup] is text\n")
     assert all(line == line.rstrip() for line in text.splitlines())
-    text = shown(lambda console: report.print_report(found, console, all_groups=True))
+    text = shown(lambda console: report.print_report(summary, console, all_groups=True))
     assert ["w1:1", "ffn", "12", "3", "25%"] in [line.split() for line in text.splitlines()]
 
 
 def test_verdicts() -> None:
-    found = reported(models.layer_normed())
-    assert shown(lambda console: report.print_verdict(found, console)) == ""
-    found.status, found.exact = report.VERIFIED, False
-    assert shown(lambda console: report.print_verdict(found, console)) == (
+    summary = reported(models.layer_normed())
+    assert shown(lambda console: report.print_verdict(summary, console)) == ""
+    summary.status, summary.exact = report.VERIFIED, False
+    assert shown(lambda console: report.print_verdict(summary, console)) == (
         "verified: valid, same inputs and outputs (not exact by construction: units that enter a norm, mean or softmax "
         "were removed)\n"
     )

@@ -45,11 +45,11 @@ def test_a_ratio_and_its_interval() -> None:
     rng = np.random.default_rng(0)
     dense = rng.uniform(0.9, 1.1, 200)
     rows = [*bench([chain(1)], seconds=0.0).rows] * 2
-    found = _compared(rows, np.stack([dense, 0.5 * dense * rng.uniform(0.98, 1.02, 200)], 1))
-    assert found.ratio == pytest.approx(0.5, abs=0.01)
-    assert found.interval[1] - found.interval[0] < 0.01
-    assert found.verdict == "faster"
-    assert found.exponent is None  # of one model twice
+    comparison = _compared(rows, np.stack([dense, 0.5 * dense * rng.uniform(0.98, 1.02, 200)], 1))
+    assert comparison.ratio == pytest.approx(0.5, abs=0.01)
+    assert comparison.interval[1] - comparison.interval[0] < 0.01
+    assert comparison.verdict == "faster"
+    assert comparison.exponent is None  # of one model twice
 
 
 @pytest.mark.parametrize(
@@ -90,8 +90,8 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
     assert "1 thread" in printed
     with pytest.raises(SystemExit, match="0"):
         main(["bench", str(RESNET), "--seconds", "0.1", "--json"])
-    found = json.loads(capsys.readouterr().out)
-    assert (found["kind"], found["rows"][0]["milliseconds"] > 0) == ("timing", True)
+    timing = json.loads(capsys.readouterr().out)
+    assert (timing["kind"], timing["rows"][0]["milliseconds"] > 0) == ("timing", True)
 
 
 def test_the_command_refuses(capsys: pytest.CaptureFixture[str]) -> None:

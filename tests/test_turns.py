@@ -19,9 +19,9 @@ from spa.turns import LEAST_ROUNDS, PATIENCE, by_turns, ratio_of, undisturbed
     ],
 )
 def test_runs_too_short_for_the_clock(times: list[list[float]], ratio: float) -> None:
-    found, (low, high) = ratio_of(np.array(times))
-    assert found == ratio
-    assert low <= found <= high
+    actual, (low, high) = ratio_of(np.array(times))
+    assert actual == ratio
+    assert low <= actual <= high
     assert ondevice.calm(np.array(times)).all()
 
 

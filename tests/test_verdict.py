@@ -104,7 +104,7 @@ def test_one_row_a_run_loses_no_more_than_there_is() -> None:
     text = "(float[1,40] x) => (float[1,5] y) { a=MatMul(x,u) r=Relu(a) c=MatMul(r,v) s=Relu(c) y=MatMul(s,w) }"
     model = models.build(text, {"u": (40, 64), "v": (64, 64), "w": (64, 5)})
     x = np.random.default_rng(1).standard_normal((64, 40)).astype(np.float32)
-    found = [pipeline.prune(model, ratio=0.3, data={"x": scale * x}).report for scale in (1, 16)]
-    shares = [[layer.measured for layer in report.layers] for report in found]
+    reports = [pipeline.prune(model, ratio=0.3, data={"x": scale * x}).report for scale in (1, 16)]
+    shares = [[layer.measured for layer in report.layers] for report in reports]
     assert all(0 <= share < 1 for share in shares[0])
     assert shares[1] == pytest.approx(shares[0], rel=0.02)

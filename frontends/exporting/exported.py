@@ -95,10 +95,10 @@ def check(model: ir.Model, feeds: Mapping[str, np.ndarray], expected: Sequence[n
     Raises:
         ModelError: it does not run, or computes something else.
     """
-    found = run_model(model, feeds, what=what)
-    if len(found) != len(expected):
-        raise ModelError(f"{what}: the export has {len(found)} outputs, the framework gives {len(expected)}")
-    worst = difference(found, expected)
+    outputs = run_model(model, feeds, what=what)
+    if len(outputs) != len(expected):
+        raise ModelError(f"{what}: the export has {len(outputs)} outputs, the framework gives {len(expected)}")
+    worst = difference(outputs, expected)
     limit = tolerance(expected)
     if not worst <= limit:
         raise ModelError(
@@ -119,10 +119,10 @@ def run_model(model: ir.Model, feeds: Mapping[str, np.ndarray], *, what: str) ->
     return [np.asarray(value) for value in results.values()]
 
 
-def difference(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
+def difference(outputs: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
     """The largest difference of an output relative to its largest value; infinite where shapes differ."""
     worst = 0.0
-    for left, right in zip(found, expected, strict=True):
+    for left, right in zip(outputs, expected, strict=True):
         if left.shape != right.shape:
             return float("inf")
         if not left.size:
@@ -198,7 +198,9 @@ def name_weights(model: ir.Model, arrays: Mapping[str, np.ndarray]) -> None:
             continue
         numbers = tensor.numpy()
         digest = _digest(numbers)
-        match = next((key for key, found in sums.items() if found == digest and _permuted(left[key], numbers)), None)
+        match = next(
+            (key for key, checksum in sums.items() if checksum == digest and _permuted(left[key], numbers)), None
+        )
         if match is None:
             folded.append(value)
         else:

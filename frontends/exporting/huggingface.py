@@ -69,10 +69,10 @@ def export(
 
 def signature(source: Source, inputs: Mapping[str, Any] | None = None) -> ir.Model:
     """A graph of no nodes with the inputs that an export would have: what samples have to fit."""
-    found, axes = example(opened(source), inputs)
-    named = axes if isinstance(axes, Mapping) else {name: {0: "batch"} for name in found}
+    tensors, axes = example(opened(source), inputs)
+    named = axes if isinstance(axes, Mapping) else {name: {0: "batch"} for name in tensors}
     values = []
-    for name, tensor in found.items():
+    for name, tensor in tensors.items():
         shape = [named.get(name, {}).get(axis, size) for axis, size in enumerate(tensor.shape)]
         dtype = ir.DataType.from_numpy(tensor.detach().cpu().numpy().dtype)
         values.append(ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype)))

@@ -27,11 +27,11 @@ def gone_blocks(names: Iterable[str], left: Collection[str]) -> dict[str, list[i
         match = _BLOCK.match(name)
         if match is not None:
             blocks[match[1], int(match[2])] |= name in left
-    found: dict[str, list[int]] = defaultdict(list)
+    gone: dict[str, list[int]] = defaultdict(list)
     for (before, number), stays in sorted(blocks.items()):
         if not stays and any(blocks[other] for other in blocks if other[0] == before):
-            found[before].append(number)
-    return dict(found)
+            gone[before].append(number)
+    return dict(gone)
 
 
 def without_blocks(

@@ -44,8 +44,8 @@ def rebuild(
     state = {names[name]: tensor for name, tensor in model.state_dict().items() if name in names}
     smaller.load_state_dict(copy.deepcopy(_same_shapes(state, smaller)), strict=False)
     set_arrays(smaller, {names[name]: array for name, array in arrays.items()})
-    found = run(smaller, inputs)
-    gap = difference(found, expected)
+    outputs = run(smaller, inputs)
+    gap = difference(outputs, expected)
     if gap > tolerance(expected):
         raise RebuildError(f"{type(model).__name__} computes something else with these sizes: it differs by {gap:.1e}")
     return smaller
@@ -87,12 +87,12 @@ def _fit(kind: Any, config: Any, wanted: Mapping[str, tuple[int, ...]], parts: M
     best, wrong = config, _wrong(kind, config, wanted)
     while wrong:
         singles = [(move,) for move in moves]
-        pairs = [(one, two) for one in moves for two in moves if one[0] < two[0]]
+        pairs = [(first, second) for first in moves for second in moves if first[0] < second[0]]
         for steps in (*singles, *unset, *pairs):  # unset: such as n_inner, None for four times the width
             changed = _changed(best, steps)
-            found = None if changed is None else _wrong(kind, changed, wanted)
-            if found is not None and len(found) < len(wrong):
-                best, wrong = changed, found
+            remaining = None if changed is None else _wrong(kind, changed, wanted)
+            if remaining is not None and len(remaining) < len(wrong):
+                best, wrong = changed, remaining
                 break
         else:
             modules = list(dict.fromkeys(name.rpartition(".")[0] for name in wrong))

@@ -109,10 +109,10 @@ def example_inputs(model: transformers.PreTrainedModel) -> dict[str, Any]:
     if name == "input_ids":
         text = config.get_text_config()
         ids = torch.randint(3, min(int(text.vocab_size), 1000), (BATCH, SEQUENCE), generator=generator)
-        found = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         if config.is_encoder_decoder:
-            found["decoder_input_ids"] = ids
-        return found
+            inputs["decoder_input_ids"] = ids
+        return inputs
     if name == "pixel_values":
         vision = getattr(config, "vision_config", config)
         size = getattr(vision, "image_size", 224)

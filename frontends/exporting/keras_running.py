@@ -35,14 +35,14 @@ def example_inputs(model: keras.Model, inputs: Inputs = None) -> list[np.ndarray
     if inputs is not None:
         return [np.asarray(array) for array in (inputs if isinstance(inputs, (list, tuple)) else [inputs])]
     generator = np.random.default_rng(0)
-    found = []
+    arrays = []
     for tensor in model.inputs:
         shape = [_BATCH, *(size or _OPEN for size in tensor.shape[1:])]
         if "float" in str(tensor.dtype):
-            found.append(generator.standard_normal(shape).astype(str(tensor.dtype)))
+            arrays.append(generator.standard_normal(shape).astype(str(tensor.dtype)))
         else:
-            found.append(generator.integers(0, 2, shape).astype(str(tensor.dtype)))
-    return found
+            arrays.append(generator.integers(0, 2, shape).astype(str(tensor.dtype)))
+    return arrays
 
 
 def name_of(variable: Any) -> str:

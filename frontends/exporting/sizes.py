@@ -53,26 +53,26 @@ def find_choices(holders: Sequence[Holder], parts: Mapping[str, Parts]) -> list[
     kinds: dict[Hashable, list[Holder]] = defaultdict(list)
     for holder in holders:
         kinds[holder.kind].append(holder)
-    found = []
+    choices = []
     for kind, alike in kinds.items():
         below = {holder.path: list(_below(holder.path, parts)) for holder in alike}
         for attribute, element in dict.fromkeys(key for holder in alike for key in _numbers(holder)):
-            here = {h.path: _numbers(h).get((attribute, element)) for h in alike}
+            numbers = {h.path: _numbers(h).get((attribute, element)) for h in alike}
             read = any(attribute in holder.read for holder in alike)
-            found += [
+            choices += [
                 Choice(kind, attribute, element, readings)
-                for readings in _readings(here, below)
+                for readings in _readings(numbers, below)
                 if read or len(readings) == 1  # what nothing reads is set only where there is no doubt
             ]
-    return found
+    return choices
 
 
 def _numbers(holder: Holder) -> dict[tuple[str, int | None], int]:
-    found: dict[tuple[str, int | None], int] = {}
+    numbers: dict[tuple[str, int | None], int] = {}
     for name, number in holder.numbers.items():
         elements = [(None, number)] if isinstance(number, int) else enumerate(number)
-        found.update({(name, at): each for at, each in elements})
-    return {key: number for key, number in found.items() if number > 1}
+        numbers.update({(name, at): each for at, each in elements})
+    return {key: number for key, number in numbers.items() if number > 1}
 
 
 def _below(path: str, parts: Mapping[str, Parts]) -> Iterator[tuple[Place, tuple[int, int]]]:
@@ -125,9 +125,9 @@ def search(choices: Sequence[Choice], outcome: Callable[[Mapping[int, int]], flo
         for number, reading in ((n, r) for n, choice in enumerate(choices) for r in range(len(choice.readings))):
             if reading == taken[number]:
                 continue
-            found = outcome({**taken, number: reading})
-            if found < best:
-                taken[number], best = reading, found
+            score = outcome({**taken, number: reading})
+            if score < best:
+                taken[number], best = reading, score
                 break
         else:
             raise RebuildError("the framework's model does not compute the same with these sizes")

@@ -128,15 +128,15 @@ def _holders(module: torch.nn.Module, inputs: Any) -> list[Holder]:
 
     read = _attributes_read(module, inputs)
     own = (nn.Linear, nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
-    found = []
+    holders = []
     for path, part in module.named_modules():
         if isinstance(part, (*own, nn.Embedding, nn.RNNBase, nn.ModuleList, nn.Sequential)):
             continue
         numbers = {name: number for name, number in vars(part).items() if not name.startswith("_") and _counts(number)}
         if numbers:
             kind: Any = type(part)
-            found.append(Holder(path, kind, numbers, frozenset(read.get(path, ()))))
-    return found
+            holders.append(Holder(path, kind, numbers, frozenset(read.get(path, ()))))
+    return holders
 
 
 def _counts(thing: Any) -> bool:
@@ -198,9 +198,9 @@ class _Search:
             for number, reading in self.others(best, taken):
                 trials += 1
                 self.set(self.choices[number], reading)
-                found = self.outcome()
-                if found.difference <= self.limit or (best.reason and found.finished > best.finished):
-                    taken[number], best = reading, found
+                outcome = self.outcome()
+                if outcome.difference <= self.limit or (best.reason and outcome.finished > best.finished):
+                    taken[number], best = reading, outcome
                     break
                 self.set(self.choices[number], taken[number])
                 if trials >= _TRIALS:
@@ -250,13 +250,13 @@ class _Search:
         for path, part in self.module.named_modules():
             handles += [part.register_forward_pre_hook(enter(path)), part.register_forward_hook(leave)]
         try:
-            found = run(self.module, self.inputs)
+            outputs = run(self.module, self.inputs)
         except Exception as error:  # noqa: BLE001 - whatever code does with sizes it was not written for
             return _Outcome(finished, stack[-1] if stack else "", " ".join(f"{type(error).__name__}: {error}".split()))
         finally:
             for handle in handles:
                 handle.remove()
-        return _Outcome(finished, difference=difference(found, self.expected))
+        return _Outcome(finished, difference=difference(outputs, self.expected))
 
     def fail(self, outcome: _Outcome) -> None:
         kind = self.classes[outcome.where].__name__

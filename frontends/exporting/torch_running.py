@@ -88,10 +88,10 @@ def tensors_in(tree: Any) -> Iterator[Any]:
 def _paths(tree: Any) -> list[tuple[list[str], Any]]:
     from torch.utils import _pytree
 
-    found, _ = _pytree.tree_flatten_with_path(tree)
+    leaves, _ = _pytree.tree_flatten_with_path(tree)
     return [
         ([str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path], leaf)
-        for path, leaf in found
+        for path, leaf in leaves
         if is_tensor(leaf)
     ]
 

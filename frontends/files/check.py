@@ -255,11 +255,11 @@ def check_payload(proto: onnx.TensorProto) -> None:
     else:
         field, bits = _typed_field(dtype)
         expected = _ceil_div(expected_nbytes(proto.name, dtype, dims) * 8, bits)
-    found = len(getattr(proto, field))
-    if found != expected:
+    entries = len(getattr(proto, field))
+    if entries != expected:
         raise ModelError(
             f"tensor {proto.name!r} of type {dtype.name} and shape {dims} takes {_amount(expected)} entries "
-            f"in {field}, found {found}"
+            f"in {field}, found {entries}"
         )
 
 

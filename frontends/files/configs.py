@@ -70,9 +70,9 @@ def _keys(section: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _head_size(section: dict[str, Any], before: Mapping[str, Any]) -> list[str]:
     """The size of a head written down, where it was the width over the heads and no longer is."""
-    found = dict(_keys(before))
-    width, heads = found.get("width"), found.get("heads")
-    if "head_dim" in found or width is None or heads is None or before[width] % before[heads]:
+    keys = dict(_keys(before))
+    width, heads = keys.get("width"), keys.get("heads")
+    if "head_dim" in keys or width is None or heads is None or before[width] % before[heads]:
         return []
     size = before[width] // before[heads]
     if size * section[heads] == section[width]:

@@ -194,19 +194,19 @@ def notes(origin: Origin) -> list[str]:
     """What changes in the configs of a folder, and what they cannot say, in lines; none for a model from elsewhere."""
     if origin.folder is None:
         return []
-    found = []
+    lines = []
     for name in (GENAI, CONFIG):
         if (origin.folder / name).is_file():
             _, said = configs.edited(read_json(origin.folder / name), origin.sizes, origin.depth)
-            found += [f"{name}: {line}" for line in said]
+            lines += [f"{name}: {line}" for line in said]
     renamed = origin.depth.renamed
     if renamed:
         before, after = next(iter(renamed.items()))
-        found.append(f"in the folder, {len(renamed)} caches are numbered anew: {before} is {after}")
+        lines.append(f"in the folder, {len(renamed)} caches are numbered anew: {before} is {after}")
     left = [path.name for path in sorted(origin.folder.iterdir()) if path.suffix in _WEIGHTS]
     if left:
-        found.append(f"not copied into a folder, as these are the weights before: {', '.join(left)}")
-    return found
+        lines.append(f"not copied into a folder, as these are the weights before: {', '.join(left)}")
+    return lines
 
 
 def _copy(origin: Origin, place: Path) -> None:

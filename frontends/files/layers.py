@@ -80,11 +80,11 @@ def _numbers(names: Iterable[str]) -> dict[str, tuple[str, int, str]]:
     names = list(dict.fromkeys(names))
     alike: dict[tuple[str, str], set[str]] = defaultdict(set)
     for name in names:
-        for found in _NUMBER.finditer(name):
-            alike[name[: found.start()], name[found.end() :]].add(name)
+        for match in _NUMBER.finditer(name):
+            alike[name[: match.start()], name[match.end() :]].add(name)
     places = {}
     for name in names:
-        parts = [(name[: found.start()], int(found.group()), name[found.end() :]) for found in _NUMBER.finditer(name)]
+        parts = [(name[: match.start()], int(match.group()), name[match.end() :]) for match in _NUMBER.finditer(name)]
         best = max(parts, key=lambda part: len(alike[part[0], part[2]]), default=None)
         if best is not None and len(alike[best[0], best[2]]) > 1:
             places[name] = best

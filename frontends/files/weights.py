@@ -179,10 +179,10 @@ def _locate(name: str, location: str, folders: tuple[Path, ...]) -> Path:
         raise ModelError(f"external data of tensor {name!r}: expected a path relative to the model, found {location!r}")
     if ".." in windows.parts or "\0" in location:
         raise ModelError(f"external data of tensor {name!r}: {location!r} climbs out of the model's folder")
-    found = next((folder / location for folder in folders if (folder / location).exists()), folders[0] / location)
-    if not found.exists():
+    candidate = next((folder / location for folder in folders if (folder / location).exists()), folders[0] / location)
+    if not candidate.exists():
         raise ModelError(f"external data of tensor {name!r}: {location!r} is missing in {str(folders[0])!r}")
-    path = found.resolve()
+    path = candidate.resolve()
     if not any(path.is_relative_to(folder) for folder in folders):
         raise ModelError(
             f"external data of tensor {name!r}: {location!r} is a link out of the model's folder, to {str(path)!r}; "

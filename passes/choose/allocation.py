@@ -131,7 +131,7 @@ def expected_loss(curves: Mapping[str, Curve], plan: Plan) -> float:
     return float(sum(curve.predicted[min(gone.get(name, 0), len(curve.order))] for name, curve in curves.items()))
 
 
-def weighed(found: Sequence[np.ndarray], groups: Sequence[Group], cost: Cost, of: str) -> list[np.ndarray]:
+def weighed(norms: Sequence[np.ndarray], groups: Sequence[Group], cost: Cost, of: str) -> list[np.ndarray]:
     """Scores of weights, higher for units that free next to nothing.
 
     Norms brought to one scale by their group's largest are no losses, and divided by what units free they do far more
@@ -139,16 +139,16 @@ def weighed(found: Sequence[np.ndarray], groups: Sequence[Group], cost: Cost, of
     worth as much: below `CHEAP` of the mean, its score grows as what it frees falls.
 
     Args:
-        found: for each group (units,).
+        norms: for each group (units,).
         of: what is freed; channels: scores stay as they are.
     """
     if of not in cost.terms:
-        return list(found)
+        return list(norms)
     freed = unit_costs(groups, cost, of)
     sizes = np.array([group.size if group.off is None else 0 for group in groups])
     mean = float(sizes @ freed) / max(int(sizes.sum()), 1)
     factors = np.maximum(1.0, CHEAP * mean / np.maximum(freed, 1e-9 * mean or 1.0))
-    return [score * factor for score, factor in zip(found, factors, strict=True)]
+    return [score * factor for score, factor in zip(norms, factors, strict=True)]
 
 
 def scores(
@@ -161,18 +161,18 @@ def scores(
     steps: Mapping[str, int] | None = None,
 ) -> list[np.ndarray]:
     """For each group (units,): the loss of each unit over what it frees while `plan` is gone; zeros without a curve."""
-    found = []
+    by_group = []
     for group in groups:
         curve = curves.get(group.name)
         if curve is None or not len(curve.order):
-            found.append(np.zeros(group.size))
+            by_group.append(np.zeros(group.size))
             continue
         slopes = curve.slopes() / max(_freed(curve, groups, cost, of, plan, (steps or {}).get(group.name, 1)), 1e-12)
         top = float(slopes[-1])
         mine = np.full(group.size, 2.0 * top + 1.0)
         mine[curve.order] = slopes + top * 1e-9 * np.arange(1, len(slopes) + 1) / len(slopes)  # ties leave in order
-        found.append(mine)
-    return found
+        by_group.append(mine)
+    return by_group
 
 
 def _freed(curve: Curve, groups: Sequence[Group], cost: Cost, of: str, plan: Plan, step: int) -> float:

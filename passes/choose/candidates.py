@@ -96,7 +96,7 @@ def _inside(
 def _all_outer(groups: Sequence[Group]) -> dict[str, frozenset[str]]:
     """For each group the groups outside it, those outside of these included."""
     direct = {group.name: group.outer for group in groups}
-    found: dict[str, frozenset[str]] = {}
+    outer: dict[str, frozenset[str]] = {}
     for name in direct:
         seen: set[str] = set()
         waiting = [name]
@@ -105,8 +105,8 @@ def _all_outer(groups: Sequence[Group]) -> dict[str, frozenset[str]]:
                 if outside not in seen:
                     seen.add(outside)
                     waiting.append(outside)
-        found[name] = frozenset(seen - {name})
-    return found
+        outer[name] = frozenset(seen - {name})
+    return outer
 
 
 # ------------------------------------------------------------------------------------------------- patterns
@@ -124,32 +124,32 @@ def _matching(patterns: Iterable[str], groups: Sequence[Group], option: str) -> 
     """The numbers of the groups that some pattern names."""
     patterns = tuple(patterns)
     labels = [frozenset(names_of(group)) for group in groups] if patterns else []
-    found: set[int] = set()
+    matched: set[int] = set()
     for pattern in patterns:
-        here = {
+        numbers = {
             number
             for number, names in enumerate(labels)
             if pattern in names or any(fnmatchcase(name, pattern) for name in names)
         }
-        if not here:
+        if not numbers:
             known = sorted({name for names in labels for name in names if name})
             close = get_close_matches(pattern, known, n=3, cutoff=0.5)
             hint = f"close to it: {', '.join(close)}" if close else "`spa groups` lists what could go"
             raise UsageError(f"{option} {pattern!r} matches no group, tensor or node that could be cut; {hint}")
-        found |= here
-    return found
+        matched |= numbers
+    return matched
 
 
 # ------------------------------------------------------------------------------------------------- in words
 def reasons(groups: Sequence[Group], candidates: Candidates) -> list[str]:
     """Why groups are left alone, in words, a line for each reason and kind; whole branches go on demand alone."""
-    found: dict[tuple[str, str], list[Group]] = {}
+    left: dict[tuple[str, str], list[Group]] = {}
     for number, reason in candidates.left.items():
         if reason == OFF and groups[number].branch is not None:
             continue
-        found.setdefault((reason, groups[number].kind), []).append(groups[number])
+        left.setdefault((reason, groups[number].kind), []).append(groups[number])
     lines = []
-    for (reason, kind), members in found.items():
+    for (reason, kind), members in left.items():
         why = {
             OFF: f"off unless included with include={kind!r}: {members[0].off}",
             NESTED: f"nested with groups that are cut; include={kind!r} cuts both",
@@ -164,11 +164,13 @@ def reasons(groups: Sequence[Group], candidates: Candidates) -> list[str]:
 
 def opened(groups: Sequence[Group], candidates: Candidates, norms: bool) -> list[str]:
     """Which groups take part for their own norms being opened, in words; empty where none does."""
-    found = [groups[number] for number in candidates.active if norms and groups[number].own_norm]
-    if not found:
+    normed = [groups[number] for number in candidates.active if norms and groups[number].own_norm]
+    if not normed:
         return []
-    names = f"{', '.join(group.name for group in found[:3])}{f' and {len(found) - 3} more' if len(found) > 3 else ''}"
-    why = f"{found[0].off}; --exclude width leaves such widths alone"
+    names = (
+        f"{', '.join(group.name for group in normed[:3])}{f' and {len(normed) - 3} more' if len(normed) > 3 else ''}"
+    )
+    why = f"{normed[0].off}; --exclude width leaves such widths alone"
     return [f"opened since nothing else meets the budget, and by weights alone not exact: {names} ({why})"]
 
 

@@ -20,8 +20,8 @@ KEY = "spa.widths"
 def first_widths(model: ir.Model) -> dict[str, int]:
     """The first number of units of each group that was ever cut, by name; empty where none was."""
     try:
-        found = json.loads(model.metadata_props.get(KEY, "{}"))
-        return {str(name): int(size) for name, size in found.items()}
+        widths = json.loads(model.metadata_props.get(KEY, "{}"))
+        return {str(name): int(size) for name, size in widths.items()}
     except (ValueError, TypeError, AttributeError):  # another tool's note
         return {}
 

@@ -109,9 +109,9 @@ def condensed_cost(cost: Cost, tracks: Sequence[Track]) -> Cost:
     free = {leaf for track in tracks for leaf in track.group.leaves}
     changes: dict[Factor, bool] = {}
     terms = {}
-    for measure, found in cost.terms.items():
+    for measure, summands in cost.terms.items():
         weights: dict[tuple[tuple[Factor, ...], tuple[Step, ...]], float] = {}
-        for term in found:
+        for term in summands:
             weight = term.weight
             dims: list[Factor] = []
             steps: list[Step] = []

@@ -199,12 +199,12 @@ def _at_their_end(problem: Problem, counts: Sequence[int]) -> list[str]:
     widths = [(t, n) for t, n in zip(problem.tracks, counts, strict=True) if t.group.branch is None]
     ends = [t.group.name for t, n in widths if n and n == t.allowed[-1]]
     whole = [t.group.name for t in problem.tracks if t.allowed[-1] == 0]
-    found = []
+    lines = []
     if ends:
-        found.append(f"{_listed(ends)} lost all that min_keep={options.min_keep:g} lets go")
+        lines.append(f"{_listed(ends)} lost all that min_keep={options.min_keep:g} lets go")
     if whole:
-        found.append(f"{_listed(whole)} can lose nothing under min_keep={options.min_keep:g} and align={options.align}")
-    return found
+        lines.append(f"{_listed(whole)} can lose nothing under min_keep={options.min_keep:g} and align={options.align}")
+    return lines
 
 
 def _listed(names: Sequence[str]) -> str:

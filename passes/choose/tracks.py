@@ -144,11 +144,11 @@ def _stay(
 
 def _thin_axes(groups: Sequence[Group]) -> dict[Factor, list[tuple[int, np.ndarray]]]:
     """(group number, unit of each position) for the axes that the groups together could leave empty."""
-    found: dict[Factor, list[tuple[int, np.ndarray]]] = defaultdict(list)
+    axes: dict[Factor, list[tuple[int, np.ndarray]]] = defaultdict(list)
     for number, group in enumerate(groups):
         for dim, unit_of in group.thin:
-            found[dim].append((number, unit_of))
-    return found
+            axes[dim].append((number, unit_of))
+    return axes
 
 
 def masks_of(tracks: Sequence[Track], counts: Sequence[int]) -> dict[Factor, np.ndarray]:
@@ -180,8 +180,8 @@ class Schedule:
         """How many units of each track's group are gone after the first `steps`."""
         gone = np.zeros(tracks, np.int64)
         gone[self.track[:steps]] = self.count[:steps]  # of several the last, the largest, stays
-        found: list[int] = gone.tolist()
-        return found
+        counts: list[int] = gone.tolist()
+        return counts
 
 
 def schedule(tracks: Sequence[Track], scores: Sequence[np.ndarray], scope: str) -> Schedule:

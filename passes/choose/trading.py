@@ -74,14 +74,14 @@ def _traded(problem: Problem, counts: list[int], freed: np.ndarray) -> list[int]
         faster = _faster(problem, counts)
         if faster <= _NEAR:
             break
-        found = [
+        trades = [
             (max(left - _NEAR, 0.0), loss, trial)
             for trial, loss in _trades(problem, counts, freed)
             if -ROUNDING <= (left := _faster(problem, trial)) < faster - ROUNDING
         ]
-        if not found:
+        if not trades:
             break
-        counts = min(found)[2]
+        counts = min(trades)[2]
     return counts
 
 

@@ -64,20 +64,20 @@ def search_aligned(problem: Problem, aligned: Sequence[int]) -> tuple[Problem, l
     if problem.options.scope != "global":
         return _evenly(problem, aligned)
     chosen = list(_bearable(problem, aligned))
-    found = _with(problem, chosen)
-    counts = search(found)
-    while counts is not None and (over := _over(found, counts)) > _SLACK * found.options.ratio:
-        number = _stepper(found, counts, chosen, over)
+    stepped = _with(problem, chosen)
+    counts = search(stepped)
+    while counts is not None and (over := _over(stepped, counts)) > _SLACK * stepped.options.ratio:
+        number = _stepper(stepped, counts, chosen, over)
         if number is None:
             break
         chosen[number] //= 2
-        found = _with(problem, chosen)
-        counts = search(found)
-    if counts is None or _over(found, counts) <= _SLACK * found.options.ratio:
-        return found, counts
+        stepped = _with(problem, chosen)
+        counts = search(stepped)
+    if counts is None or _over(stepped, counts) <= _SLACK * stepped.options.ratio:
+        return stepped, counts
     free = _with(problem, [1] * len(chosen))  # units are coarse themselves: multiples shall not add to that
     fewest = search(free)
-    return (free, fewest) if fewest is not None and _over(free, fewest) < _over(found, counts) else (found, counts)
+    return (free, fewest) if fewest is not None and _over(free, fewest) < _over(stepped, counts) else (stepped, counts)
 
 
 def _over(problem: Problem, counts: Sequence[int]) -> float:
@@ -106,10 +106,10 @@ def _evenly(problem: Problem, aligned: Sequence[int]) -> tuple[Problem, list[int
     chosen = list(problem.terms.multiples)
     for number, track, count in zip(problem.candidates.active, problem.tracks, counts, strict=True):
         chosen[number] = _near(track.group, aligned[number], count)
-    found = _with(problem, chosen)
-    if not found.may_suffice:
+    stepped = _with(problem, chosen)
+    if not stepped.may_suffice:
         return problem, counts
-    return found, search(found)
+    return stepped, search(stepped)
 
 
 def near_multiples(problem: Problem, aligned: Sequence[int]) -> Problem:
@@ -137,8 +137,8 @@ def _bearable(problem: Problem, aligned: Sequence[int]) -> Sequence[int]:
     wanted = min(_ROOM * problem.options.ratio, 0.5 * (problem.options.ratio + most)) - ROUNDING
 
     def bears(trial: Sequence[int]) -> bool:
-        found = _with(problem, trial)
-        return found.share(found.all_that_may, of) >= wanted
+        stepped = _with(problem, trial)
+        return stepped.share(stepped.all_that_may, of) >= wanted
 
     chosen = list(aligned)
     while not bears(chosen) and max(chosen) > 1:

@@ -33,13 +33,13 @@ class Boundary:
     def of(cls, graph: ir.Graph, coupling: Coupling, masks: Masks) -> Boundary:
         """What masks leave of the inputs and outputs of a coupled graph."""
         ends = (value for value in (*graph.inputs, *graph.outputs) if not value.is_initializer())
-        found = {
+        keeps = {
             str(value.name): tuple(keep_mask(dim.root, masks) for dim in coupling.axes.get(value, ())) for value in ends
         }
         branches = gone_branches(coupling, masks)
         edges = [edge for branch in branches for edge in branch.edges]
         gone = gone_with(graph, edges).ends if branches else frozenset[str]()
-        kept = {name: axes for name, axes in found.items() if any(mask is not None for mask in axes)}
+        kept = {name: axes for name, axes in keeps.items() if any(mask is not None for mask in axes)}
         return cls({name: axes for name, axes in kept.items() if name not in gone}, gone)
 
     def cut(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,15 +66,15 @@ class Boundary:
 
     def changes(self, graph: ir.Graph) -> Changes:
         """By name the shapes before and after, as JSON has them, None of what goes; in the order of the graph."""
-        found: Changes = {}
+        changes: Changes = {}
         for value in (*graph.inputs, *graph.outputs):
             if value.name in self.gone:
                 shape = [] if value.shape is None else _plain(value.shape)
-                found[str(value.name)] = {"before": shape, "after": None}
+                changes[str(value.name)] = {"before": shape, "after": None}
             after = self.shape_of(value)
             if value.name in self.kept and value.shape is not None and after is not None:
-                found[str(value.name)] = {"before": _plain(value.shape), "after": _plain(after)}
-        return found
+                changes[str(value.name)] = {"before": _plain(value.shape), "after": _plain(after)}
+        return changes
 
 
 UNCHANGED = Boundary()

@@ -190,10 +190,10 @@ def _numbers(array: np.ndarray) -> np.ndarray:
 
 def _distance(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Of each number; infinite where one is no number and the other is; equal infinities differ by nothing."""
-    one, other = _numbers(left), _numbers(right)
+    first, second = _numbers(left), _numbers(right)
     with np.errstate(invalid="ignore"):
-        distance: np.ndarray = np.abs(np.where(one == other, 0.0, one - other))
-    neither = np.isnan(one) & np.isnan(other)
+        distance: np.ndarray = np.abs(np.where(first == second, 0.0, first - second))
+    neither = np.isnan(first) & np.isnan(second)
     distance[neither] = 0.0
     distance[np.isnan(distance)] = np.inf
     return distance

@@ -24,7 +24,7 @@ class Likeness:
     refitted: int
 
 
-def check_same(expected: ir.Model, found: ir.Model, digests: Mapping[str, str]) -> Likeness:
+def check_same(expected: ir.Model, actual: ir.Model, digests: Mapping[str, str]) -> Likeness:
     """Walk both graphs from their outputs, which have the same names, back to inputs and stored tensors.
 
     Args:
@@ -34,9 +34,9 @@ def check_same(expected: ir.Model, found: ir.Model, digests: Mapping[str, str]) 
         VerificationError: names the first node or stored tensor that differs.
     """
     walk = _Walk(digests)
-    for left, right in zip(expected.graph.outputs, found.graph.outputs, strict=True):
+    for left, right in zip(expected.graph.outputs, actual.graph.outputs, strict=True):
         walk.follow(left, right)
-    extra = [node for node in found.graph if node not in walk.met and not entry_of(node).holds]
+    extra = [node for node in actual.graph if node not in walk.met and not entry_of(node).holds]
     if len(extra) > sum(node not in walk.made and not entry_of(node).holds for node in expected.graph):
         raise VerificationError(f"{_name(extra[0])} is not in what the plan makes of the dense model")
     return Likeness(len(walk.kept), len(walk.refitted))
@@ -54,33 +54,35 @@ class _Walk:
     def follow(self, left: ir.Value | None, right: ir.Value | None, *, where: str = "an output") -> None:
         pending: list[tuple[ir.Value | None, ir.Value | None, str]] = [(left, right, where)]
         while pending:
-            one, other, reader = pending.pop()
-            if one is None or other is None:
-                if one is not other:
+            planned, pruned, reader = pending.pop()
+            if planned is None or pruned is None:
+                if planned is not pruned:
                     raise VerificationError(f"{reader} has another number of operands than the plan makes")
                 continue
-            if one in self.values:
-                if self.values[one] is not other and stored(one) is None:
-                    raise VerificationError(f"{reader} reads {other.name!r}, where the plan has another value")
-                if self.values[one] is other:
+            if planned in self.values:
+                if self.values[planned] is not pruned and stored(planned) is None:
+                    raise VerificationError(f"{reader} reads {pruned.name!r}, where the plan has another value")
+                if self.values[planned] is pruned:
                     continue
-            self.values[one] = other
-            pending += self.pair(one, other, reader)
+            self.values[planned] = pruned
+            pending += self.pair(planned, pruned, reader)
 
-    def pair(self, one: ir.Value, other: ir.Value, reader: str) -> list[tuple[ir.Value | None, ir.Value | None, str]]:
+    def pair(
+        self, planned: ir.Value, pruned: ir.Value, reader: str
+    ) -> list[tuple[ir.Value | None, ir.Value | None, str]]:
         """Compare what makes two values; the values that are to be compared next."""
-        left, right = stored(one), stored(other)
+        left, right = stored(planned), stored(pruned)
         if left is not None or right is not None:
             if left is None or right is None:
-                raise VerificationError(f"{reader} reads {other.name!r}, which only one of the models stores")
-            self.same_tensor(one, left, right, str(other.name))
+                raise VerificationError(f"{reader} reads {pruned.name!r}, which only one of the models stores")
+            self.same_tensor(planned, left, right, str(pruned.name))
             return []
-        before, after = one.producer(), other.producer()
+        before, after = planned.producer(), pruned.producer()
         if before is None or after is None:
-            if before is not after or one.name != other.name:
-                raise VerificationError(f"{reader} reads {other.name!r}, where the plan has {one.name!r}")
+            if before is not after or planned.name != pruned.name:
+                raise VerificationError(f"{reader} reads {pruned.name!r}, where the plan has {planned.name!r}")
             return []
-        if one.index() != other.index():
+        if planned.index() != pruned.index():
             raise VerificationError(f"{reader} reads another result of {_name(after)} than the plan makes")
         if before in self.made:
             if self.made[before] is not after:
@@ -147,17 +149,17 @@ def stored(value: ir.Value) -> ir.TensorProtocol | None:
 
 def digest(tensor: ir.TensorProtocol) -> str:
     """SHA-256 of a tensor's type, shape and numbers."""
-    found = hashlib.sha256(f"{tensor.dtype.name} {list(tensor.shape.numpy())}\n".encode())
+    hasher = hashlib.sha256(f"{tensor.dtype.name} {list(tensor.shape.numpy())}\n".encode())
     for part in _parts(tensor):
-        found.update(part.data)
-    return f"sha256:{found.hexdigest()}"
+        hasher.update(part.data)
+    return f"sha256:{hasher.hexdigest()}"
 
 
 def different(left: ir.TensorProtocol, right: ir.TensorProtocol) -> int:
     """How many numbers of two tensors of one type and shape differ; of those below a byte, how many bytes."""
     size = 1 if left.dtype == ir.DataType.STRING else max(1, left.dtype.bitwidth // 8)
     pairs = zip(_parts(left), _parts(right), strict=True)
-    return sum(int((one != other).reshape(-1, size).any(axis=1).sum()) for one, other in pairs)
+    return sum(int((first != second).reshape(-1, size).any(axis=1).sum()) for first, second in pairs)
 
 
 def _parts(tensor: ir.TensorProtocol) -> Iterator[np.ndarray]:

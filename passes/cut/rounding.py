@@ -73,9 +73,9 @@ def tolerances(
         if not coarsest.keys() & read and not inside and entry_of(node).draws is None:
             continue  # made of stored tensors alone
         made = [*node.outputs, *(value for each in inside for value in each.outputs)]
-        found = [coarsest[value] for value in read if value in coarsest]
+        inherited = [coarsest[value] for value in read if value in coarsest]
         own = [_tolerance(value.dtype or known.get(value)) for value in made]
-        coarsest.update(dict.fromkeys(node.outputs, max([*found, *own])))
+        coarsest.update(dict.fromkeys(node.outputs, max([*inherited, *own])))
     return {
         str(value.name): max(coarsest.get(value, 0.0) or _tolerance(value.dtype) or DEFAULT_TOLERANCE, least)
         for value in model.graph.outputs

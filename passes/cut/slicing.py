@@ -75,11 +75,11 @@ class _Slicer:
 
     def sizes(self, application: Application, terms: Sequence[Term | None]) -> list[tuple[int, int] | None]:
         """(size before, size after) of each term; None where nothing changes."""
-        found: list[tuple[int, int] | None] = []
+        sizes: list[tuple[int, int] | None] = []
         for term in terms:
             dim = None if term is None else application.factor(term)
-            found.append(None if dim is None or self.mask(dim) is None else (dim.size, self.kept(dim)))
-        return found
+            sizes.append(None if dim is None or self.mask(dim) is None else (dim.size, self.kept(dim)))
+        return sizes
 
     # ------------------------------------------------------------------------------ numbers that follow
     def resize(self, application: Application, follow: Sizes) -> None:

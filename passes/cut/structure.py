@@ -37,9 +37,9 @@ def _check_boundary(dense: ir.Model, pruned: ir.Model, boundary: Boundary) -> No
         ("output", dense.graph.outputs, pruned.graph.outputs),
     ):
         expected = [_signature(v, boundary.shape_of(v)) for v in before if v.name not in boundary.gone]
-        found = [_signature(value, value.shape) for value in after]
-        if expected != found:
-            raise VerificationError(f"the {word}s changed: expected {', '.join(expected)}; found {', '.join(found)}")
+        actual = [_signature(value, value.shape) for value in after]
+        if expected != actual:
+            raise VerificationError(f"the {word}s changed: expected {', '.join(expected)}; found {', '.join(actual)}")
 
 
 def _fed(model: ir.Model) -> list[ir.Value]:

@@ -142,30 +142,30 @@ class Inputs:
 
     def _more(self, run: Run, sizes: Binding, choice: _Choice) -> list[Trial]:
         """The same with other values, and with other sizes, as far as the model runs on them."""
-        found = []
+        trials = []
         for number, other in enumerate([sizes, *resized(self.graph, sizes, self.shapes)]):
             if number and any(np.prod(shape) > _MOST_ELEMENTS for shape in other.inputs.values()):
                 continue
             if number or not self._fixed:
                 try:
                     feeds = self._made(other, choice, SEEDS[1])
-                    found.append(Trial(feeds, run(feeds), self._fixed))
+                    trials.append(Trial(feeds, run(feeds), self._fixed))
                 except (DataError, UsageError):
                     continue
             if number:
                 break
-        return found
+        return trials
 
     # --------------------------------------------------------------------------------------------------- values
     def _made(self, sizes: Binding, choice: _Choice, seed: int) -> dict[str, np.ndarray]:
         generator = np.random.default_rng(seed)
-        found = {}
+        filled = {}
         for value in self._values():
             name = str(value.name)
             if name in self.feeds:
                 dtype = np.dtype((value.dtype or ir.DataType.FLOAT).numpy())
                 shape = sizes.inputs.get(name, np.shape(self.feeds[name]))
-                found[name] = feeding.fill(name, self.feeds[name], shape, dtype, generator)
+                filled[name] = feeding.fill(name, self.feeds[name], shape, dtype, generator)
         free = {name: shape for name, shape in sizes.inputs.items() if name not in self.feeds}
         high = dict.fromkeys(free, choice.limit)
         try:
@@ -175,7 +175,7 @@ class Inputs:
         if not choice.shown:
             made |= {name: np.zeros_like(array) for name, array in made.items() if self._is_switch(name, array)}
         counts = self._counts(sizes, choice.scheme)
-        return {**made, **{name: np.full_like(made[name], count) for name, count in counts.items()}, **found}
+        return {**made, **{name: np.full_like(made[name], count) for name, count in counts.items()}, **filled}
 
     @staticmethod
     def _is_switch(name: str, array: np.ndarray) -> bool:

@@ -58,37 +58,39 @@ class Attention:
 
     def units(self, group: Group) -> dict[int, list[int]]:
         """The heads that each unit of a group is, by unit; empty where the group is not of these heads."""
-        found: dict[int, list[int]] = {}
+        by_unit: dict[int, list[int]] = {}
         for head in range(self.count):
             rest = head
             for leaf in reversed(self.heads):
                 rest, index = divmod(rest, leaf.size)
                 if leaf in group.offsets:
-                    found.setdefault(group.offsets[leaf] + index, []).append(head)
-        return found
+                    by_unit.setdefault(group.offsets[leaf] + index, []).append(head)
+        return by_unit
 
 
 def find_attentions(coupling: Coupling) -> list[Attention]:
     """The attentions of a coupled graph, in graph order; what lies in If, Loop and Scan is left out."""
     by_node = {application.node: application for application in coupling.applications}
     stored = {leaf for value in coupling.weights for dim in coupling.axes.get(value, ()) for leaf in leaves(dim)}
-    found = []
+    attentions = []
     for application in coupling.applications:
         node = application.node
         if node.graph is not coupling.graph:
             continue
         values = entry_of(node).values
         if values is not None:
-            found.append(Attention(node, node.outputs[0], _heads(coupling, node.outputs[0], stored), values=values))
+            attentions.append(
+                Attention(node, node.outputs[0], _heads(coupling, node.outputs[0], stored), values=values)
+            )
         elif (axis := _softmax_axis(application)) is not None and _weighs(application, axis, coupling, by_node):
-            found.append(Attention(node, node.outputs[0], _heads(coupling, node.outputs[0], stored), axis))
-    return found
+            attentions.append(Attention(node, node.outputs[0], _heads(coupling, node.outputs[0], stored), axis))
+    return attentions
 
 
 def _heads(coupling: Coupling, value: ir.Value, stored: Set[Factor]) -> tuple[Factor, ...]:
     """The leaves of a value's axes that count heads: stored tensors have them too, unlike samples."""
-    found = (leaf for dim in coupling.axes.get(value, ()) for leaf in leaves(dim) if leaf in stored)
-    return tuple(leaf for leaf in found if not HEADS.isdisjoint(coupling.kinds.get(leaf, ())))
+    candidates = (leaf for dim in coupling.axes.get(value, ()) for leaf in leaves(dim) if leaf in stored)
+    return tuple(leaf for leaf in candidates if not HEADS.isdisjoint(coupling.kinds.get(leaf, ())))
 
 
 def _softmax_axis(application: Application) -> int | None:
@@ -129,9 +131,9 @@ def _weighs(application: Application, axis: int, coupling: Coupling, by_node: di
 def _onward(value: ir.Value) -> Iterator[ir.Value]:
     """A value, and what it becomes in nodes that read nothing else that is computed: casts, NaN made zeros."""
     seen: list[ir.Value] = [value]
-    for found in seen:
-        yield found
-        for use in found.uses():
+    for reached in seen:
+        yield reached
+        for use in reached.uses():
             computed = {each for each in use.node.inputs if each is not None and each.const_value is None}
             if len(seen) < _FURTHEST and computed.issubset(seen) and use.node.outputs[0] not in seen:
                 seen.append(use.node.outputs[0])

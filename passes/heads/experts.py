@@ -45,10 +45,10 @@ def expert_loads(
 ) -> list[Load]:
     """What the experts of every choice that may become smaller do, on some batches."""
     mixtures = mixtures_of(model, coupling, groups, batches)
-    super_experts = far_out([found for _, found in mixtures])
+    super_experts = far_out([mixture for _, mixture in mixtures])
     rows = []
-    for (group, found), units in zip(mixtures, super_experts, strict=True):
-        loads, scores, peaks = (each.tolist() for each in (found.loads, reap(found), found.peaks))
+    for (group, mixture), units in zip(mixtures, super_experts, strict=True):
+        loads, scores, peaks = (each.tolist() for each in (mixture.loads, reap(mixture), mixture.peaks))
         places = [int(np.count_nonzero(piece.unit_of == 0)) for piece in group.slices]  # of the router one an expert
         together = min(filter(None, places), default=1)
         rows.append(Load(_chooser(coupling, group), group.name, loads, scores, peaks, units, together))
@@ -59,8 +59,8 @@ def mixtures_of(
     model: ir.Model, coupling: Coupling, groups: Sequence[Group], batches: Sequence[Mapping[str, np.ndarray]]
 ) -> list[tuple[Group, Routed]]:
     """The groups of experts, and what each adds to tokens on some batches; left out are those that cannot be seen."""
-    found = ((group, routed(model, coupling, group, batches)) for group in groups if group.barred)
-    return [(group, each) for group, each in found if each is not None]
+    pairs = ((group, routed(model, coupling, group, batches)) for group in groups if group.barred)
+    return [(group, each) for group, each in pairs if each is not None]
 
 
 def _chooser(coupling: Coupling, group: Group) -> str:

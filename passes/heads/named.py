@@ -87,23 +87,23 @@ class Form:
     def naming(self, start: int) -> list[np.ndarray | None]:
         """The operands with values that name some keys from one on: as many as a value has numbers."""
         names = np.zeros((self.tokens, self.size), bool)
-        here = np.arange(start, min(start + self.size, self.tokens))
-        names[here, here - start] = True
-        found = list(self.operands)
+        keys = np.arange(start, min(start + self.size, self.tokens))
+        names[keys, keys - start] = True
+        operands = list(self.operands)
         values, past = self.values, _given(self.operands, self.values.past)
-        bias = _given(found, values.bias)
+        bias = _given(operands, values.bias)
         if bias is not None and values.bias is not None:
-            found[values.bias] = np.concatenate(
+            operands[values.bias] = np.concatenate(
                 [bias[: -self.shared * self.size], np.zeros_like(bias[-self.shared * self.size :])]
             )
         if past is not None and values.past is not None:
-            found[values.past] = self._past(past, names[: self.before])
+            operands[values.past] = self._past(past, names[: self.before])
         named = names[self.before :]
         if self.at == values.weight:
-            found[0], found[self.at] = self._projected(named)
+            operands[0], operands[self.at] = self._projected(named)
         else:
-            found[self.at] = self._placed(named)
-        return found
+            operands[self.at] = self._placed(named)
+        return operands
 
     def read(self, result: np.ndarray) -> np.ndarray:
         """What an attention gives for such operands, as shares: integers stand for more or less than one."""
@@ -153,9 +153,9 @@ class Form:
     def _zero(self, number: int, dtype: np.dtype) -> np.ndarray:
         """The number that means zero, of the data (0) or the weight (1); of the weight one, or one a column."""
         at = None if self.values.zeros is None else self.values.zeros[number]
-        found = _given(self.operands, at)
+        zero = _given(self.operands, at)
         wide = np.float32 if dtype.kind == "f" else np.int64
-        return np.zeros(1, wide) if found is None else found.reshape(-1).astype(wide)
+        return np.zeros(1, wide) if zero is None else zero.reshape(-1).astype(wide)
 
     def _step(self, number: int) -> int:
         """By how much what names a position differs from zero: integers may have no larger number."""

@@ -44,7 +44,7 @@ class Probabilities:
             read = [value for value in attention.node.inputs if value is not None]
             values = [attention.value] if attention.values is None else read
             wanted |= dict.fromkeys(str(value.name) for value in values)
-        arrays = {name: found[0] for name, found in values_of(self.model, list(wanted), [feeds]).items()}
+        arrays = {name: by_batch[0] for name, by_batch in values_of(self.model, list(wanted), [feeds]).items()}
         for attention in self.attentions:
             try:
                 yield attention, self.one(attention, arrays)
@@ -112,14 +112,14 @@ def heads_first(coupling: Coupling, attention: Attention, array: np.ndarray) -> 
     Raises:
         ValueError: an axis is a product of several parts whose sizes the data decide.
     """
-    found: list[int] = []
+    sizes: list[int] = []
     at_heads: list[int] = []
     keys = -1
     for axis, parts in enumerate(shapes_of(coupling, attention.value)):
         if axis == len(array.shape) + attention.keys:
-            keys, at = len(found), [array.shape[axis]]
+            keys, at = len(sizes), [array.shape[axis]]
         elif any(leaf in attention.heads for leaf in parts):
-            at_heads += [len(found) + n for n, leaf in enumerate(parts) if leaf in attention.heads]
+            at_heads += [len(sizes) + n for n, leaf in enumerate(parts) if leaf in attention.heads]
             others = [n for n, leaf in enumerate(parts) if leaf not in attention.heads]
             at = [leaf.size for leaf in parts]
             known = int(np.prod([leaf.size for leaf in parts if leaf in attention.heads]))
@@ -129,10 +129,10 @@ def heads_first(coupling: Coupling, attention: Attention, array: np.ndarray) -> 
                 at[n] = array.shape[axis] // known
         else:
             at = [array.shape[axis]]
-        found += at
-    split = array.reshape(found)
-    rest = [axis for axis in range(len(found)) if axis not in (*at_heads, keys)]
+        sizes += at
+    split = array.reshape(sizes)
+    rest = [axis for axis in range(len(sizes)) if axis not in (*at_heads, keys)]
     queries, samples = rest[-1], rest[:-1]
     ordered = split.transpose(*at_heads, *samples, queries, keys)
-    count = int(np.prod([found[axis] for axis in at_heads], dtype=int))
-    return ordered.reshape(count, -1, found[queries], found[keys])
+    count = int(np.prod([sizes[axis] for axis in at_heads], dtype=int))
+    return ordered.reshape(count, -1, sizes[queries], sizes[keys])

@@ -193,14 +193,14 @@ class BoundGoal:
             In words; empty where a step back is small enough.
         """
         before, steps, sizes = self.foretold(plan), self.steps, {group.name: group.size for group in self.groups}
-        found = []
+        slower = []
         for name, units in plan.removed.items():
             kept, width = sizes[name] - len(units), max(1, min(steps[name], plan.align))
             more = min((kept // width + 1) * width, sizes[name]) - kept
             after = self.foretold(Plan.of(self.groups, {**plan.removed, name: units[more:]}))
             if after > before:
-                found.append((after - before, name, more))
-        step, name, more = min(found, default=(0.0, "", 0))
+                slower.append((after - before, name, more))
+        step, name, more = min(slower, default=(0.0, "", 0))
         if share + step <= (1 + MET) * self.goal.wanted:
             return ""
         return (

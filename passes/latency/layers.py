@@ -43,20 +43,20 @@ def layer_times(graph: ir.Graph, units: Sequence[Unit], milliseconds: float) -> 
     taken = {node for node in anchors.values() if node is not None}
     place = {node: at for at, node in enumerate(nodes)}
     scale = milliseconds / max(sum(unit.milliseconds for unit in units), 1e-9)
-    found, given = [], set[ir.Node]()
+    times, given = [], set[ir.Node]()
     for unit in units:
         anchor = anchors[unit.name]
         members = [] if anchor is None or anchor in given else sorted(_behind(anchor, taken), key=place.__getitem__)
         members = [node for node in members if node not in given]
         given.update(members)
         stored = dict.fromkeys(str(v.name) for n in members for v in n.inputs if v is not None and v.is_initializer())
-        found.append(
+        times.append(
             LayerTime(
                 unit.name, unit.operator, tuple(str(node.name) for node in members), tuple(stored),
                 scale * unit.milliseconds,
             )
         )  # fmt: skip
-    return found
+    return times
 
 
 def _anchor(name: str, names: Mapping[str, ir.Node]) -> ir.Node | None:

@@ -100,12 +100,12 @@ def foretold_units(
     reached = _reached(coupling)
     for unit in _fused_units(variants, settings, profile.device.block):
         shared[unit.key].append(unit)
-    found = [_alive(foretold, reached) for units in shared.values() for foretold in _fitted(units, settings)]
+    predicted = [_alive(foretold, reached) for units in shared.values() for foretold in _fitted(units, settings)]
     masks = [plan_of(groups, variant.removed).masks(groups) for variant in variants]
     whole = np.array([variant.milliseconds for variant in variants])
-    cost = Cost({LATENCY: [term for unit in found for term in unit.terms]})
+    cost = Cost({LATENCY: [term for unit in predicted for term in unit.terms]})
     off = whole - [cost.of(LATENCY, mask) for mask in masks]
-    return found if np.var(off) <= _EXPLAINED * np.var(whole) else [_as_a_whole(whole, masks, coupling)]
+    return predicted if np.var(off) <= _EXPLAINED * np.var(whole) else [_as_a_whole(whole, masks, coupling)]
 
 
 def _reached(coupling: Coupling) -> dict[str, Factor | None]:
@@ -135,8 +135,8 @@ def _as_a_whole(whole: np.ndarray, masks: Sequence[Masks], coupling: Coupling) -
     coefficients = _least_squares(rows, whole)
     terms = [
         replace(term, weight=float(coefficient) * term.weight)
-        for coefficient, found in zip(coefficients, kinds, strict=True)
-        for term in found
+        for coefficient, kind in zip(coefficients, kinds, strict=True)
+        for term in kind
         if coefficient > 0
     ]
     return Foretold("the whole graph", terms)

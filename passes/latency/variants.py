@@ -31,10 +31,10 @@ def spread(group: Group) -> np.ndarray:
     """(units,) scores by which the first units to leave, however many, lie evenly among all: van der Corput's order."""
     bits = max(1, (group.size - 1).bit_length())
     numbers = np.arange(group.size)
-    found = np.zeros(group.size)
+    scores = np.zeros(group.size)
     for bit in range(bits):
-        found += ((numbers >> bit) & 1) / 2.0 ** (bit + 1)
-    return found
+        scores += ((numbers >> bit) & 1) / 2.0 ** (bit + 1)
+    return scores
 
 
 def tracks_of(groups: Sequence[Group], multiples: Sequence[int]) -> list[Track]:

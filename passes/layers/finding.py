@@ -84,8 +84,8 @@ def _is_product(term: Term) -> bool:
 def _bias(node: ir.Node, mixing: Mixing, shape: tuple[int, ...]) -> ir.Value | None:
     """The stored tensor that is added, as an operand or by the node behind, along the outputs and nothing else."""
     own = node.inputs[mixing.bias] if mixing.bias is not None and mixing.bias < len(node.inputs) else None
-    if own is not None and (found := _fitting(own, shape)) is not None:
-        return found
+    if own is not None and (bias := _fitting(own, shape)) is not None:
+        return bias
     ends = not mixing.product.inside and (own is not None or mixing.bias is None)
     behind = added_behind(node.outputs[0]) if ends else None
     return None if behind is None else _fitting(behind[0].inputs[behind[1]], shape)

@@ -50,7 +50,7 @@ class Statistics:
     def taking(self, other: Statistics) -> Statistics:
         """Those of the samples of both, in one network, without drift; these are not to be used any more."""
         sides = ((self.fitted, other.fitted), (self.held_out, other.held_out))
-        fitted, held_out = ([one.taking(more) for one, more in zip(*side, strict=True)] for side in sides)
+        fitted, held_out = ([moments.taking(more) for moments, more in zip(*side, strict=True)] for side in sides)
         return Statistics(fitted, held_out)
 
     def lay(self, keep: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -186,7 +186,7 @@ class Problem:
             drift: the share of the drift in the statistics, if there is any, that the layer makes up for.
             prior: (blocks, width, width) covariance of the rows that is believed in besides, as `Consumer.prior`.
         """
-        found = []
+        consumers = []
         fitted, unseen = statistics.of(self.layer)
         for b, moments in enumerate(fitted):
             held_out = unseen[b] if unseen[b].count else None
@@ -198,7 +198,7 @@ class Problem:
                 square = taps @ taps.T
                 if statistics.dense is not None:
                     energy = float(np.sum(np.cov(statistics.dense[b], rowvar=False, ddof=0) * square))
-                found.append(
+                consumers.append(
                     Consumer(
                         moments,
                         np.eye(self.width),
@@ -218,7 +218,7 @@ class Problem:
                     energy = float(np.sum(np.concatenate(some)))
                     sample = statistics.dense[b], statistics.pruned[b]
                 share = drift if moments.drift_width else 0.0
-                found.append(
+                consumers.append(
                     Consumer(
                         moments,
                         matrix[b],
@@ -232,7 +232,7 @@ class Problem:
                         prior=believed,
                     )
                 )
-        return found
+        return consumers
 
     def bias_for(
         self, statistics: Statistics, new: np.ndarray, matrix: np.ndarray, bias: np.ndarray, drift: float = 0.0
@@ -245,17 +245,17 @@ class Problem:
         """
         if self.layer.bias is None:
             return bias
-        found = bias.copy()
+        shifted = bias.copy()
         for b, (moments, unseen) in enumerate(zip(*statistics.of(self.layer), strict=True)):
             total = moments.weight + unseen.weight
             mean, dense_mean, drift_mean = (
                 (moments.weight * getattr(moments, name) + unseen.weight * getattr(unseen, name)) / total
                 for name in ("mean", "dense_mean", "drift_mean")
             )
-            found[b] += self._whole(dense_mean) @ matrix[b] - self._whole(mean) @ new[b]
+            shifted[b] += self._whole(dense_mean) @ matrix[b] - self._whole(mean) @ new[b]
             if moments.drift_width:
-                found[b] += drift * drift_mean
-        return found
+                shifted[b] += drift * drift_mean
+        return shifted
 
     def _whole(self, row: np.ndarray) -> np.ndarray:
         """(layer width,) a row of the layer from one of the problem: every place of a channel has its mean."""
@@ -276,19 +276,19 @@ class Problem:
         """
         shape = self.layer.block_count, self.layer.width, self.layer.output_width
         if self.layout is None:
-            shifted = np.stack([found.bias for found in refits])
+            shifted = np.stack([refit.bias for refit in refits])
             if len(refits) == 1 and np.array_equal(refits[0].rows, np.arange(self.layer.width)):  # no copy of a head
                 return refits[0].weight[None], shifted
             new = np.zeros(shape)
-            for b, found in enumerate(refits):
-                new[b, found.rows] = found.weight
+            for b, refit in enumerate(refits):
+                new[b, refit.rows] = refit.weight
             return new, shifted
         new, shifted = np.zeros(shape), bias.copy()
         dense = matrix()
-        for b, found in enumerate(refits):
+        for b, refit in enumerate(refits):
             taps = dense[b][self.layout]
-            new[b][self.layout[found.rows]] = np.tensordot(found.weight, taps, 1)
-            shifted[b] += found.bias @ taps.sum(1)
+            new[b][self.layout[refit.rows]] = np.tensordot(refit.weight, taps, 1)
+            shifted[b] += refit.bias @ taps.sum(1)
         return new, shifted
 
 

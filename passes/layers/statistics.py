@@ -91,18 +91,20 @@ def collect(
     if anywhere:
         makers = {key: partial(made, mine) for key, mine in alike.items()}
         return _in_shards(makers, split, dense, pruned, threads)
-    found = {key: made(mine) for key, mine in alike.items()}
-    inputs = dict.fromkeys(collector.problem.data for collector in found.values())
-    widest = max((collector.problem.width for collector in found.values()), default=1)
+    collectors = {key: made(mine) for key, mine in alike.items()}
+    inputs = dict.fromkeys(collector.problem.data for collector in collectors.values())
+    widest = max((collector.problem.width for collector in collectors.values()), default=1)
     for number in split.seen:
         held_out = number in split.judging
         arrays = {data: (dense(data, number), pruned and pruned(data, number)) for data in inputs}
 
-        def add(one: _Collector, number: int = number, held_out: bool = held_out, arrays: _Arrays = arrays) -> None:
-            one.add(number, *arrays[one.problem.data], held_out)
+        def add(
+            collector: _Collector, number: int = number, held_out: bool = held_out, arrays: _Arrays = arrays
+        ) -> None:
+            collector.add(number, *arrays[collector.problem.data], held_out)
 
-        Threads(threads).map(add, found.values(), nbytes=working_nbytes(widest))
-    return {key: collector.statistics() for key, collector in found.items()}
+        Threads(threads).map(add, collectors.values(), nbytes=working_nbytes(widest))
+    return {key: collector.statistics() for key, collector in collectors.items()}
 
 
 def _in_shards(
@@ -114,7 +116,7 @@ def _in_shards(
 ) -> dict[Key, Statistics]:
     """Statistics whose batches are added up in several sums at once."""
     shards = [[make() for make in made.values()]]
-    sums = SHARDS if (SHARDS - 1) * sum(one.nbytes for one in shards[0]) <= SHARDS_NBYTES else 1
+    sums = SHARDS if (SHARDS - 1) * sum(collector.nbytes for collector in shards[0]) <= SHARDS_NBYTES else 1
     shards += [[make() for make in made.values()] for _ in range(sums - 1)]
 
     def add(piece: tuple[_Collector, list[int]]) -> None:
@@ -124,8 +126,8 @@ def _in_shards(
             collector.add(number, dense(data, number), pruned and pruned(data, number), number in split.judging)
 
     parts = [numbers.tolist() for numbers in np.array_split(split.seen, sums)]
-    pieces = [(one, numbers) for shard, numbers in zip(shards, parts, strict=True) for one in shard]
-    widest = max((one.problem.width for one in shards[0]), default=1)
+    pieces = [(collector, numbers) for shard, numbers in zip(shards, parts, strict=True) for collector in shard]
+    widest = max((collector.problem.width for collector in shards[0]), default=1)
     Threads(threads).map(add, pieces, nbytes=working_nbytes(widest))
     return {
         key: in_pairs(alike, _Collector.joined).statistics()
@@ -178,11 +180,11 @@ class _Collector:
             ]
 
         self.kinds: dict[Hashable | None, tuple[Problem, list[Moments], list[Moments]]] = {}
-        for one in problems:
-            drifting = self.drifts[one.layer]
-            width = 0 if drifting is None else one.layer.output_width
+        for member in problems:
+            drifting = self.drifts[member.layer]
+            width = 0 if drifting is None else member.layer.output_width
             if drifting not in self.kinds:
-                self.kinds[drifting] = (one, moments(width), moments(width))
+                self.kinds[drifting] = (member, moments(width), moments(width))
         self.dense: list[np.ndarray] = []
         self.pruned: list[np.ndarray] = []
 
@@ -231,14 +233,14 @@ class _Collector:
             for moments, block in zip(into[held_out], rows, strict=True):
                 moments.update(block, weights=omega)
             return
-        found = self.problem.rows(pruned, positions)
+        pruned_rows = self.problem.rows(pruned, positions)
         some = _some(rows.shape[1], max(1, ENERGY_ROWS // self.count), omega)
         self.dense.append(rows[:, some])
-        self.pruned.append(found[:, some])
+        self.pruned.append(pruned_rows[:, some])
         for key, (problem, *into) in self.kinds.items():
             off = None if key is None or self.drift is None else self.drift.rows(problem, number, positions)
             for b, moments in enumerate(into[held_out]):
-                moments.update(found[b], rows[b], drift=None if off is None else off[b], weights=omega)
+                moments.update(pruned_rows[b], rows[b], drift=None if off is None else off[b], weights=omega)
 
 
 def _some(rows: int, wanted: int, omega: np.ndarray | None) -> np.ndarray:

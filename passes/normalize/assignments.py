@@ -101,7 +101,7 @@ def _checked(lists: Lists, dims: Sequence[int | str | None]) -> Lists | None:
     """The lists of axes that are not taken whole; None where a position stands twice: which one counts is open."""
     if any(len(set(positions)) < len(positions) for positions in lists.values()):
         return None
-    return {axis: found for axis, found in lists.items() if found != list(range(int(dims[axis] or 0)))}
+    return {axis: positions for axis, positions in lists.items() if positions != list(range(int(dims[axis] or 0)))}
 
 
 def _picked(builder: Builder, data: ir.Value, lists: Lists) -> ir.Value:
@@ -128,7 +128,7 @@ def _written(builder: Builder, data: ir.Value, lists: Lists, dims: Sequence[int 
     if not lists:
         return updates
     axis, positions = next(iter(lists.items()))
-    further = {other: found for other, found in lists.items() if other != axis}
+    further = {other: indices for other, indices in lists.items() if other != axis}
     inner = _written(builder, _taken(builder, data, axis, positions), further, dims) if further else updates
     size, first, end = int(dims[axis] or 0), positions[0], positions[-1] + 1
     if positions == list(range(first, end)):

@@ -173,7 +173,7 @@ def _shrinking(candidates: Mapping[ir.Node, None], sizes: Mapping[ir.Value, int]
         producer = value.producer()
         around += [producer] if producer is not None and producer in candidates else []
         nx.add_path(linked, around)
-    found: set[ir.Node] = set()
+    shrinking: set[ir.Node] = set()
     for nodes in nx.connected_components(linked):
         read = {value for node in nodes for value in node.inputs if value in readers}
         made = {value for node in nodes for value in node.outputs if value in readers}
@@ -181,8 +181,8 @@ def _shrinking(candidates: Mapping[ir.Node, None], sizes: Mapping[ir.Value, int]
         weights = read - made
         gone = {value for value in weights if constant(value) is not None and readers[value] <= nodes}
         if weights == gone and sum(sizes[value] for value in stay) <= sum(sizes[value] for value in gone):
-            found |= nodes
-    return found
+            shrinking |= nodes
+    return shrinking
 
 
 def _grows(

@@ -38,8 +38,8 @@ class Affine:
 
 def find_affines(network: Network, groups: Iterable[Group]) -> list[Affine]:
     """Those of the groups that have a norm of their own."""
-    found = (_affine(network, piece) for group in groups if group.own_norm for piece in group.slices)
-    return [affine for affine in found if affine is not None]
+    affines = (_affine(network, piece) for group in groups if group.own_norm for piece in group.slices)
+    return [affine for affine in affines if affine is not None]
 
 
 def _affine(network: Network, piece: Slice) -> Affine | None:

@@ -31,14 +31,14 @@ def find_bases(model: ir.Model, coupling: Coupling, groups: Sequence[Group]) -> 
     for application in coupling.applications:
         for leaf in {leaf for dim in application.factors.values() for leaf in leaves(dim)}:
             touching[leaf].append(application)
-    found = {}
+    bases = {}
     for group in groups:
         if len(group.leaves) == 1 and group.size > 1 and group.off is None:
             try:
-                found[group.name] = _Walk(model, coupling, group.leaves[0]).bases(touching[group.leaves[0]])
+                bases[group.name] = _Walk(model, coupling, group.leaves[0]).bases(touching[group.leaves[0]])
             except NotFree:
                 continue
-    return found
+    return bases
 
 
 class _Walk:
@@ -83,10 +83,10 @@ class _Walk:
                 (_, first, terms), (_, second, terms_behind) = before
                 if self.stacks(first) or self.stacks(second):
                     raise NotFree
-                one, other = Place(*first), Place(*second)
-                self.same.add_nodes_from((one, other))
-                self.note(one, other, _shared(application, terms, terms_behind))
-                self.meetings.append(Meeting(application, one, other))
+                left, right = Place(*first), Place(*second)
+                self.same.add_nodes_from((left, right))
+                self.note(left, right, _shared(application, terms, terms_behind))
+                self.meetings.append(Meeting(application, left, right))
             elif how is Passing.SAME:
                 for _, place, terms in before:
                     for _, behind, terms_behind in after:
@@ -95,27 +95,27 @@ class _Walk:
             elif how is None:
                 raise NotFree
 
-    def note(self, one: Place, other: Place, shared: set[Factor]) -> None:
+    def note(self, left: Place, right: Place, shared: set[Factor]) -> None:
         """Only these factors pass beside the leaf, index by index, between two places."""
-        for place in (one, other):
+        for place in (left, right):
             self.beside[place] = self.beside.get(place, shared) & shared
 
     def named(
         self, values: Sequence[ir.Value | None], patterns: Sequence[Sequence[Term]], application: Application
     ) -> dict[tuple[str, int], list[tuple[int, tuple[ir.Value, int, int], Sequence[Term]]]]:
         """By name of the rule, and appearance in it: operand or result, place without slot, and the pattern."""
-        found: dict[tuple[str, int], list[tuple[int, tuple[ir.Value, int, int], Sequence[Term]]]] = defaultdict(list)
+        places: dict[tuple[str, int], list[tuple[int, tuple[ir.Value, int, int], Sequence[Term]]]] = defaultdict(list)
         for at, (value, terms) in enumerate(zip(values, patterns, strict=False)):
             for axis, term in enumerate(terms if value is not None else ()):
                 assert value is not None
                 number = 0
                 for name in names_of(term):
                     for k in range(self.count(application.factors[name.name])):
-                        found[name.name, k].append((at, (value, axis, number), terms))
+                        places[name.name, k].append((at, (value, axis, number), terms))
                         number += 1
                 if number and number != self.count(self.coupling.axes[value][axis]):
                     raise NotFree
-        return found
+        return places
 
     def count(self, dim: Factor) -> int:
         return sum(leaf is self.leaf for leaf in leaves(dim))
@@ -145,10 +145,10 @@ class _Walk:
 
     def stacks(self, place: tuple[ir.Value, int, int]) -> Factor | None:
         """The axis of single positions beside the factor, if there is one."""
-        found = {part for dim in self.coupling.axes[place[0]] for part in parts_of(dim) if is_stack(part)}
-        if len(found) > 1:
+        stacks = {part for dim in self.coupling.axes[place[0]] for part in parts_of(dim) if is_stack(part)}
+        if len(stacks) > 1:
             raise NotFree
-        return found.pop() if found else None
+        return stacks.pop() if stacks else None
 
     def taken(self, value: ir.Value, stack: Factor, terms: Sequence[Term], behind: Sequence[Term]) -> int:
         """Which position of a stack goes on, by the rule's names for it."""
@@ -221,7 +221,7 @@ class _Walk:
             raise NotFree
 
 
-def _shared(application: Application, one: Sequence[Term], other: Sequence[Term]) -> set[Factor]:
+def _shared(application: Application, first: Sequence[Term], second: Sequence[Term]) -> set[Factor]:
     """Factors that two patterns of a rule share by name: the same index in one is the same index in the other."""
-    left, right = ({name.name for term in terms for name in names_of(term)} for terms in (one, other))
+    left, right = ({name.name for term in terms for name in names_of(term)} for terms in (first, second))
     return {leaf for name in left & right for leaf in leaves(application.factors[name]) if leaf is not ONE}

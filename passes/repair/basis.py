@@ -92,17 +92,17 @@ def rows_of(basis: Basis, dim: Factor, *, number: int = 0, slot: int = 0) -> Row
     for part, column in columns:
         if part in stacks:
             index[column != slot] = -1
-    found = [np.flatnonzero(index == k) for k in range(basis.leaf.size)]
-    if len({len(positions) for positions in found}) != 1 or not len(found[0]):
+    places = [np.flatnonzero(index == k) for k in range(basis.leaf.size)]
+    if len({len(positions) for positions in places}) != 1 or not len(places[0]):
         raise NotFree
-    positions = np.stack(found)
+    positions = np.stack(places)
     copy = np.zeros(positions.shape, int)
     for head in basis.heads:
-        here = [column[positions] for leaf, column in columns if leaf is head]
-        here = [column for column in here if np.all(column >= 0)]
-        if len(here) != 1:
+        indices = [column[positions] for leaf, column in columns if leaf is head]
+        indices = [column for column in indices if np.all(column >= 0)]
+        if len(indices) != 1:
             raise NotFree
-        copy = copy * head.size + here[0]
+        copy = copy * head.size + indices[0]
     if np.any(copy != copy[0]):
         raise NotFree
     return Rows(positions, copy[0])

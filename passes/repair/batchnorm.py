@@ -31,7 +31,7 @@ def batch_statistics(
         weights: stored tensors, by name, that stand for the model's own.
         sliced: a smaller model that runs instead.
     """
-    nodes = {node: found for node in model.graph if (found := normalisation_of(node)) is not None}
+    nodes = {node: norm for node in model.graph if (norm := normalisation_of(node)) is not None}
     data = [node.inputs[0] for node in nodes]
     new: dict[str, np.ndarray] = dict(weights or {})
     made: dict[str, np.ndarray] = {}
@@ -41,10 +41,10 @@ def batch_statistics(
     with Stream(stages, batches, weights=new, sliced=sliced, threads=threads) as stream:
         for _ in range(len(stream.stages)):
             there = set(stream.advance())
-            for node, found in nodes.items():
+            for node, norm in nodes.items():
                 moments = _moments(stream, node.inputs[0], len(batches)) if node.inputs[0] in there else None
                 if moments is not None:
-                    made[str(found.mean.name)], made[str(found.variance.name)] = moments
+                    made[str(norm.mean.name)], made[str(norm.variance.name)] = moments
             new.update(made)
             stream.forget()
     return made

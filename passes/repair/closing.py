@@ -1,6 +1,6 @@
 """Nodes that held integers, opened by `spa.passes.repair.fused`, closed again.
 
-close_integers(model, levels, found)     in place
+close_integers(model, levels, opened)    in place
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from spa.passes.repair.quantised import CLOSE, FUSED, OPEN, Levels, Quantised
 _TEMPORARY = "/levels"
 
 
-def close_integers(model: ir.Model, levels: Mapping[str, Levels], found: Mapping[str, Quantised]) -> None:
+def close_integers(model: ir.Model, levels: Mapping[str, Levels], opened: Mapping[str, Quantised]) -> None:
     """Store integers again, in place: in the nodes that held them, as far as these are still what they were."""
     graph = model.graph
     for node in list(graph):
         weight = operand(node, 1)
         name = None if weight is None else str(weight.name)
-        stored = None if name is None or name not in levels else found[name]
+        stored = None if name is None or name not in levels else opened[name]
         if stored is not None and stored.fused is not None:
-            _close_fused(graph, node, stored, levels, found)
+            _close_fused(graph, node, stored, levels, opened)
     for name, numbers in levels.items():
         if name in graph.initializers and graph.initializers[name].uses():
-            _close_alone(graph, name, numbers, found[name])
+            _close_alone(graph, name, numbers, opened[name])
     for name in levels:
         value = graph.initializers.get(name)
         if value is not None and not value.uses():
@@ -80,7 +80,7 @@ def _close_alone(graph: ir.Graph, name: str, numbers: Levels, stored: Quantised)
 
 
 def _close_fused(
-    graph: ir.Graph, node: ir.Node, stored: Quantised, levels: Mapping[str, Levels], found: Mapping[str, Quantised]
+    graph: ir.Graph, node: ir.Node, stored: Quantised, levels: Mapping[str, Levels], integers: Mapping[str, Quantised]
 ) -> None:
     """A plain node between what dequantises and what quantises becomes the one that it was."""
     assert stored.fused is not None
@@ -92,7 +92,7 @@ def _close_fused(
     bias_name = None if bias is None else str(bias.name)
     if node.op_type != said.plain or opening is None or opening.op_type != OPEN or weight is None:
         return
-    if bias_name is not None and (bias_name not in levels or found[bias_name].bits != 32 or said.bias is None):
+    if bias_name is not None and (bias_name not in levels or integers[bias_name].bits != 32 or said.bias is None):
         return
     if said.result and closing is None and not said.plain_too:
         return

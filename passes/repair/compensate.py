@@ -139,13 +139,13 @@ def compensated(
     def allocated(ratio: float, curves: Mapping[str, Curve] = curves) -> Plan:
         def choose(scores: list[np.ndarray]) -> Plan:
             unscored = [group.name for group in network.groups if group.name not in curves]
-            found = select(
+            selection = select(
                 network.groups, scores, cost, replace(wanted, ratio=ratio), unread=unscored,
                 first=first_widths(network.model), norms=session.baseline is None, whole=whole,
                 device=None if timed is None else timed.device,
             )  # fmt: skip
-            selected.append(found)
-            return found.plan
+            selected.append(selection)
+            return selection.plan
 
         return allocate(curves, network.groups, cost, budget.of, choose, None if timed is None else timed.steps)
 
@@ -156,9 +156,9 @@ def compensated(
         repair, plan = _repaired(session, curves, chosen)
         if search is not None:
             with session.step("search"):
-                found = Search(session, curves, partial(allocated, budget.ratio), search)
-                better = found.run(chosen)
-            repair, plan, chosen = _searched(found, (repair, plan, chosen), better)
+                searcher = Search(session, curves, partial(allocated, budget.ratio), search)
+                better = searcher.run(chosen)
+            repair, plan, chosen = _searched(searcher, (repair, plan, chosen), better)
         session.notes.extend(repair.session.notes)
         session.notes.extend(next(selection.given_up for selection in selected if selection.plan is chosen))
         _restore(network, repair.draft, groundwork.trained)
@@ -205,11 +205,11 @@ def _searched(search: Search, first: tuple[Repair, Plan, Plan], better: Plan) ->
     repair, plan = _repaired(session, search.curves, better)
     numbers = session.split.judges
     lost = [session.lost(list(r.measured_outputs(r.draft, numbers).values())) for r in (before, repair)]
-    found = f"searched {len(search.tried)} plans: the best loses {lost[1] / lost[0]:.2f}"
+    line = f"searched {len(search.tried)} plans: the best loses {lost[1] / lost[0]:.2f}"
     if lost[1] >= lost[0]:
-        session.notes.append(f"{found} of what the first does, repaired, on the samples that chose it: the first stays")
+        session.notes.append(f"{line} of what the first does, repaired, on the samples that chose it: the first stays")
         return first
-    session.notes.append(f"{found} of what the first does, repaired, on the samples that chose it")
+    session.notes.append(f"{line} of what the first does, repaired, on the samples that chose it")
     return repair, plan, better
 
 
@@ -244,18 +244,18 @@ def _normalise_again(session: Session, repair: Repair) -> None:
     """Batch normalisations take statistics from the pruned network: always for a baseline, else where outputs gain."""
     network, split = session.network, session.split
     fitted = [session.batches[number] for number in split.fitted]
-    found = batch_statistics(
+    statistics = batch_statistics(
         network.model, fitted, weights=repair.draft.weights, sliced=repair.draft.sliced, threads=session.threads
     )
-    if not found:
+    if not statistics:
         return
-    normalised = replace(repair.draft, weights={**repair.draft.weights, **found})
+    normalised = replace(repair.draft, weights={**repair.draft.weights, **statistics})
     before, after = (
         session.lost(list(repair.measured_outputs(draft, split.judges).values()))
         for draft in (repair.draft, normalised)
     )
     if session.baseline is not None or after < before:
-        repair.draft.weights.update(found)
+        repair.draft.weights.update(statistics)
         repair.difference = repair.measured_outputs(normalised, split.unseen)
         session.notes.append("batch normalisations took their statistics from the pruned network")
 

@@ -74,8 +74,10 @@ def find_curves(
     known = _Known.of(session)
     if known.complete:
         return known.curves
-    found = known.curves
-    found |= depth_curves(session, [group for group in groups if group.branch is not None and group.name not in found])
+    by_name = known.curves
+    by_name |= depth_curves(
+        session, [group for group in groups if group.branch is not None and group.name not in by_name]
+    )
     groups = [group for group in groups if group.branch is None]
     layers_of = {group.name: [reader.layer for reader in session.network.readers[group.name]] for group in groups}
     items = [[session.problem(layer) for layer in layers_of[group.name]] for group in groups]
@@ -91,19 +93,19 @@ def find_curves(
             if layer is not None
         )
         with session.step("select"):
-            session.progress("select", len(found) / len(groups))
+            session.progress("select", len(by_name) / len(groups))
             asked = [
                 (group, read(session, group, statistics), {n: t for n, t in turned.items() if n == group.name})
                 for group in part
             ]
             curves = session.each(find_curve, asked, layers)
-        found |= scaling.measured(curves, statistics, len(found) / len(groups), len(part) / len(groups))
+        by_name |= scaling.measured(curves, statistics, len(by_name) / len(groups), len(part) / len(groups))
         del statistics, asked  # before those of the next stage are there
     known.gathered = True
-    found |= scaling.finished(found)
+    by_name |= scaling.finished(by_name)
     Probe.drop(session)
     known.complete = True
-    return found
+    return by_name
 
 
 @dataclass(slots=True, eq=False)
@@ -180,20 +182,20 @@ def find_curve(
     basis = turned.get(group.name)
     if basis is not None and basis.meets:
         return Curve(group, np.arange(group.size - 1, 0, -1), basis.losses[:-1])
-    found = remove_units(problems, units=group.size, remove=group.size - 1, swap_rounds=0)
-    return Curve(group, found.order, expected_losses(found))
+    removal = remove_units(problems, units=group.size, remove=group.size - 1, swap_rounds=0)
+    return Curve(group, removal.order, expected_losses(removal))
 
 
-def expected_losses(found: Removal) -> np.ndarray:
+def expected_losses(removal: Removal) -> np.ndarray:
     """(removals + 1,) loss on samples that were not fitted: what was measured on them, where it is more than the fit's.
 
     With fewer samples than inputs a fit loses nothing on its own samples, however many units go. Between two levels at
     which it was measured, the loss grows as that of the fit does: the first units that go are the cheapest.
     """
-    levels = found.held_out_levels
+    levels = removal.held_out_levels
     if not len(levels):
-        return found.loss
-    measured = np.maximum.accumulate(np.maximum(found.held_out_loss, 0.0))
-    evenly = 1e-9 * (float(found.loss.max()) or 1.0) * np.arange(len(found.loss))  # where the fit loses nothing
-    fitted = np.maximum.accumulate(found.loss) + evenly
-    return np.asarray(np.maximum(found.loss, np.interp(fitted, fitted[levels], measured)))
+        return removal.loss
+    measured = np.maximum.accumulate(np.maximum(removal.held_out_loss, 0.0))
+    evenly = 1e-9 * (float(removal.loss.max()) or 1.0) * np.arange(len(removal.loss))  # where the fit loses nothing
+    fitted = np.maximum.accumulate(removal.loss) + evenly
+    return np.asarray(np.maximum(removal.loss, np.interp(fitted, fitted[levels], measured)))

@@ -53,8 +53,8 @@ def in_turn(session: Session, items: Items, *, most: int | None = None) -> Itera
             yield complete
     for part in parts:
         with session.step("statistics"):
-            found = session.dense_statistics([problem for number in part for problem in items[number]], most=most)
-        yield part, found
+            statistics = session.dense_statistics([problem for number in part for problem in items[number]], most=most)
+        yield part, statistics
 
 
 def fitting(items: Items, moments_nbytes: int) -> Iterator[list[int]]:
@@ -147,9 +147,9 @@ class Gathering:
             return array
 
         balance = session.balance(session.batches[0])
-        found = collect(problems, self.split, fetch, weigh=session.weigh, balance=balance, threads=session.threads)
-        self.waiting |= found
-        return set(found)
+        statistics = collect(problems, self.split, fetch, weigh=session.weigh, balance=balance, threads=session.threads)
+        self.waiting |= statistics
+        return set(statistics)
 
     def complete(self, *, last: bool) -> list[int]:
         """Numbers of the items that are complete now; one without problems goes along with the next that has some."""
@@ -170,4 +170,4 @@ class Gathering:
         """Let go of the moments that only items in this part needed."""
         self.done.update(part)
         self.users.subtract(key for number in part for key in self.needs[number])
-        self.waiting = {key: found for key, found in self.waiting.items() if self.users[key] > 0}
+        self.waiting = {key: statistics for key, statistics in self.waiting.items() if self.users[key] > 0}

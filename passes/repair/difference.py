@@ -59,15 +59,15 @@ def output_difference(
     probabilities = all(_are_probabilities(left, there) for left, _, there in _blocks(dense, dense, weights))
     parts = WHOLE if probabilities else parts_of(dense)
     shares = {str(part): lost_share(*_cut(part, dense, pruned, weights)) for part in parts}
-    found = {"relative_l2": float(np.sqrt(max(shares.values(), default=0.0)))}
+    distances = {"relative_l2": float(np.sqrt(max(shares.values(), default=0.0)))}
     if len(parts) > 1:
-        found |= {f"relative_l2{part}": float(np.sqrt(share)) for part, share in shares.items()}
+        distances |= {f"relative_l2{part}": float(np.sqrt(share)) for part, share in shares.items()}
     first = next(_blocks(dense, dense, weights), None)
     logits = logits and first is not None and unit * _spread(first[0], first[2]) < LOGITS_SPREAD
     width = dense[0].shape[-1] if len(dense) and dense[0].ndim else 1
     if (probabilities or logits) and width > 1:
-        found |= _divergence(_blocks(dense, pruned, weights), logits=not probabilities, unit=unit)
-    return found
+        distances |= _divergence(_blocks(dense, pruned, weights), logits=not probabilities, unit=unit)
+    return distances
 
 
 def unit_of_logits(dense: Sequence[np.ndarray], pruned: Sequence[np.ndarray]) -> float:
@@ -169,13 +169,13 @@ def evened(
     return scaled(dense), scaled(pruned)
 
 
-def lost(found: Mapping[str, float], *, logits: bool = False) -> float:
+def lost(distances: Mapping[str, float], *, logits: bool = False) -> float:
     """One number for what `output_difference` found: kinds of columns count as much as each other."""
-    kinds = [value**2 for name, value in found.items() if name.startswith("relative_l2[")]
-    squared = float(np.mean(kinds)) if kinds else found["relative_l2"] ** 2
-    if "kl" not in found:
+    kinds = [value**2 for name, value in distances.items() if name.startswith("relative_l2[")]
+    squared = float(np.mean(kinds)) if kinds else distances["relative_l2"] ** 2
+    if "kl" not in distances:
         return squared
-    return found["kl"] + squared if logits else found["kl"]
+    return distances["kl"] + squared if logits else distances["kl"]
 
 
 def may_be_logits(value: ir.Value, layers: Sequence[Layer]) -> bool:
@@ -204,7 +204,7 @@ def comparable(
         decided: values whose size the data decide.
         inside: values of which something may be removed: what is left of them need not be what it was.
     """
-    found: dict[ir.Value, None] = {}
+    values: dict[ir.Value, None] = {}
     blind = {application.node: application.rule.unseen for application in coupling.applications}
     for output in model.graph.outputs:
         before: dict[ir.Value, None] = {}
@@ -223,8 +223,8 @@ def comparable(
             waiting += new
         if not before and output not in decided and any(value.is_graph_input() for value in seen - {output}):
             before[output] = None
-        found |= before
-    return list(found)
+        values |= before
+    return list(values)
 
 
 def _blocks(
@@ -233,10 +233,10 @@ def _blocks(
     """(rows, width) of both networks, float64, some at a time, and where those of the dense are finite: else 0."""
     for left, right, weight in zip(dense, pruned, weights or [None] * len(dense), strict=True):
         width = left.shape[-1] if left.ndim else 1
-        one, other = left.reshape(-1, width), right.reshape(-1, width)
+        left_rows, right_rows = left.reshape(-1, width), right.reshape(-1, width)
         if weight is not None and np.any(weight):
-            one, other = one[weight > 0], other[weight > 0]
-        for left, right in zip(blocks_of(one), blocks_of(other), strict=True):
+            left_rows, right_rows = left_rows[weight > 0], right_rows[weight > 0]
+        for left, right in zip(blocks_of(left_rows), blocks_of(right_rows), strict=True):
             left, right = left.astype(np.float64), right.astype(np.float64)
             there = np.isfinite(left)
             if not np.all(there):

@@ -27,14 +27,14 @@ class Drift:
 
     def key(self, problem: Problem) -> Hashable | None:
         """What tells the drift of a problem from that of others with the same rows; None: there is none."""
-        found = None if problem.coarse else self.junction(problem.layer)
-        return None if found is None else (found[0], found[1].tobytes())
+        junction = None if problem.coarse else self.junction(problem.layer)
+        return None if junction is None else (junction[0], junction[1].tobytes())
 
     def rows(self, problem: Problem, number: int, positions: np.ndarray | None) -> np.ndarray:
         """(blocks, positions, outputs)"""
-        found = self.junction(problem.layer)
-        assert found is not None
-        other, scale = found
+        junction = self.junction(problem.layer)
+        assert junction is not None
+        other, scale = junction
         off = self.dense.value(other, number) - self.pruned.value(other, number)
         return problem.layer.output_rows(off * scale, positions)
 
@@ -43,13 +43,13 @@ class Drift:
         value, scale = layer.result, np.ones(())
         if layer.mixing.result_axes is None:
             return None
-        if (found := scaled_behind(value)) is not None:
-            factor, variance = (self.draft.array(stored) for stored in (found.scale, found.variance))
+        if (norm := scaled_behind(value)) is not None:
+            factor, variance = (self.draft.array(stored) for stored in (norm.scale, norm.variance))
             with np.errstate(divide="ignore"):
-                inverse = np.sqrt(variance + found.epsilon) / factor
+                inverse = np.sqrt(variance + norm.epsilon) / factor
             rank = len(layer.mixing.result_axes)
             scale = np.where(np.isfinite(inverse), inverse, 0.0).reshape(-1, *[1] * (rank - 2)).astype(np.float32)
-            value = found.node.outputs[0]
+            value = norm.node.outputs[0]
         other = joined_behind(value)
         if other is None or other not in self.pruned.changed or not self.dense.has(other):
             return None

@@ -53,8 +53,8 @@ def _routed(session: Session, group: Group) -> Routed | None:
 
 def name_super_experts(session: Session, groups: Sequence[Group]) -> None:
     """Say which experts add extreme numbers to tokens: nothing may work without them."""
-    found = {group.name: routed_in(session, group) for group in groups if group.barred}
-    seen = {name: each for name, each in found.items() if each is not None}
+    mixtures = {group.name: routed_in(session, group) for group in groups if group.barred}
+    seen = {name: each for name, each in mixtures.items() if each is not None}
     for (name, each), units in zip(seen.items(), far_out(list(seen.values())), strict=True):
         if units:
             said = super_experts(each, units)

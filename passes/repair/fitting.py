@@ -39,11 +39,11 @@ class Refitted:
 
 def first_uses(network: Network, layers: Iterable[Layer]) -> list[Layer]:
     """Of layers that share a weight the first."""
-    found: dict[Layer, None] = {}
+    first: dict[Layer, None] = {}
     for layer in layers:
-        if not any(use in found for use in network.uses[layer]):
-            found[layer] = None
-    return list(found)
+        if not any(use in first for use in network.uses[layer]):
+            first[layer] = None
+    return list(first)
 
 
 def consumers(
@@ -104,15 +104,15 @@ def with_biases(
     session: Session, layers: Sequence[Layer], matrix: np.ndarray, statistics: Mapping[Key, Statistics]
 ) -> dict[Layer, np.ndarray]:
     """Biases that keep the means of the layers' outputs beside a new weight; their own where nothing is known."""
-    found = {}
+    biases = {}
     for layer in layers:
         problem, bias = session.problem(layer), session.network.dense_bias(layer)
         read = statistics.get(problem.key)
         if read is not None and read.seen and session.baseline is None:
             dense = session.network.dense_matrix(layer)
             bias = problem.bias_for(read, matrix, dense, bias, session.preset.drift)
-        found[layer] = bias
-    return found
+        biases[layer] = bias
+    return biases
 
 
 def cut_only(

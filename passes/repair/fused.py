@@ -1,7 +1,7 @@
 """Nodes that hold integers, opened into plain ones and closed again; `spa.passes.repair.quantised` has the numbers.
 
-open_integers(model, found, names)       in place; what was opened is added to `found`, by the name of the weight
-close_integers(model, levels, found)     in place
+open_integers(model, opened, names)      in place; what was opened is added to `opened`, by the name of the weight
+close_integers(model, levels, opened)    in place
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ def is_quantised(node: ir.Node) -> bool:
     return _spelled(node) is not None or _stands_alone(node)
 
 
-def open_integers(model: ir.Model, found: dict[str, Quantised], names: Names) -> None:
+def open_integers(model: ir.Model, opened: dict[str, Quantised], names: Names) -> None:
     """Open the integers of a model, in place: fused nodes first, then all that is dequantised."""
     graph = model.graph
     for node in list(graph):
         spelled = _spelled(node)
         if spelled is not None:
-            _open_fused(graph, node, spelled, found, names)
+            _open_fused(graph, node, spelled, opened, names)
     alone = [node for node in graph if _stands_alone(node)]
     for node in alone:
-        _open_alone(graph, node, found)
-    _note_biases(graph, found)
-    for stored in found.values():
+        _open_alone(graph, node, opened)
+    _note_biases(graph, opened)
+    for stored in opened.values():
         for name in (stored.scale, stored.zero):
             if name is not None and name in graph.initializers and not graph.initializers[name].uses():
                 graph.initializers.pop(name)
@@ -74,13 +74,13 @@ def _stands_alone(node: ir.Node) -> bool:
     return not (shared and by.numpy().ndim > 1)
 
 
-def _open_alone(graph: ir.Graph, node: ir.Node, found: dict[str, Quantised]) -> None:
+def _open_alone(graph: ir.Graph, node: ir.Node, integers: dict[str, Quantised]) -> None:
     result = node.outputs[0]
     axis = node.attributes.get_int("axis", 1)
     block = node.attributes.get_int("block_size", 0)
     attributes = tuple(each for each in node.attributes.values() if each.name not in ("axis", "block_size"))
-    weight = _plain(graph, node, (0, 1, 2), found, axis=axis, block=block, result=str(result.name), domain=node.domain,
-                    attributes=attributes)  # fmt: skip
+    weight = _plain(graph, node, (0, 1, 2), integers, axis=axis, block=block, result=str(result.name),
+                    domain=node.domain, attributes=attributes)  # fmt: skip
     for reader, position in list(result.uses()):
         reader.replace_input_with(position, weight)
     graph.remove(node, safe=True)
@@ -98,7 +98,7 @@ def _plain(
     graph: ir.Graph,
     node: ir.Node,
     positions: tuple[int, int | None, int],
-    found: dict[str, Quantised],
+    integers: dict[str, Quantised],
     *,
     axis: int,
     block: int = 0,
@@ -107,7 +107,7 @@ def _plain(
     attributes: tuple[ir.Attr, ...] = (),
     fused: tuple[str, str] | None = None,
 ) -> ir.Value:
-    """The plain weight in the place of the integers that a node reads, noted in `found`."""
+    """The plain weight in the place of the integers that a node reads, noted in `integers`."""
     value, scale, zero = (operand(node, position) for position in positions)
     assert value is not None
     assert value.const_value is not None
@@ -124,7 +124,7 @@ def _plain(
     plain = ir.DataType.FLOAT if scale is None or scale.dtype is None else scale.dtype
     own = scale is not None and all(each is None or len(each.uses()) == 1 for each in (scale, zero))
     levels = Levels(numbers, np.array(by), np.array(point), axis, block)
-    found[name] = Quantised(
+    integers[name] = Quantised(
         levels, value.const_value.dtype, plain, None if scale is None else str(scale.name),
         None if zero is None else str(zero.name), result, attributes, domain, own, None, fused, str(node.name or ""),
     )  # fmt: skip
@@ -183,14 +183,14 @@ def _axis(node: ir.Node, said: Fused) -> int:
     return -2 if node.attributes.get_int("transB", 0) else -1
 
 
-def _open_fused(graph: ir.Graph, node: ir.Node, said: Fused, found: dict[str, Quantised], names: Names) -> None:
+def _open_fused(graph: ir.Graph, node: ir.Node, said: Fused, integers: dict[str, Quantised], names: Names) -> None:
     """A node that computes with integers becomes a plain one between what dequantises and what quantises."""
     kind, result = (node.domain, node.op_type), node.outputs[0]
-    weight = _plain(graph, node, said.weight, found, axis=_axis(node, said), fused=kind)
+    weight = _plain(graph, node, said.weight, integers, axis=_axis(node, said), fused=kind)
     data = _dequantised(graph, node, said, names)
     inputs: list[ir.Value | None] = [data, weight]
     if operand(node, said.bias) is not None:
-        inputs.append(_plain_bias(graph, node, said, found, str(weight.name)))
+        inputs.append(_plain_bias(graph, node, said, integers, str(weight.name)))
     if said.bias is None:
         weight.meta[BARE] = True
     attributes = {each.name: each for each in node.attributes.values()}
@@ -227,8 +227,8 @@ def _dequantised(graph: ir.Graph, node: ir.Node, said: Fused, names: Names) -> i
     assert data is not None
     title = node.name or str(node.outputs[0].name)
     if scale is None:
-        one = ir.Tensor(np.ones((), np.float32), name=names.free(f"{title}/one"))
-        scale = ir.Value(name=one.name, type=ir.TensorType(one.dtype), shape=ir.Shape(()), const_value=one)
+        unit = ir.Tensor(np.ones((), np.float32), name=names.free(f"{title}/one"))
+        scale = ir.Value(name=unit.name, type=ir.TensorType(unit.dtype), shape=ir.Shape(()), const_value=unit)
         graph.register_initializer(scale)
     opening = ir.Node("", OPEN, [data, scale, *([] if point is None else [point])], name=names.free(f"{title}/data"))
     made = opening.outputs[0]
@@ -238,44 +238,44 @@ def _dequantised(graph: ir.Graph, node: ir.Node, said: Fused, names: Names) -> i
     return made
 
 
-def _plain_bias(graph: ir.Graph, node: ir.Node, said: Fused, found: dict[str, Quantised], weight: str) -> ir.Value:
+def _plain_bias(graph: ir.Graph, node: ir.Node, said: Fused, integers: dict[str, Quantised], weight: str) -> ir.Value:
     """The bias of a fused node, whose scale is not stored: it is that of the data times that of the weight."""
     value, data = operand(node, said.bias), constant(operand(node, said.data[1]))
     assert value is not None
     assert value.const_value is not None
     assert data is not None
     factor = float(data.numpy().reshape(-1)[0]) * node.attributes.get_float("alpha", 1.0)
-    scales = found[weight].levels.scales.reshape(-1) * factor
-    plain = found[weight].plain
+    scales = integers[weight].levels.scales.reshape(-1) * factor
+    plain = integers[weight].plain
     scales = scales.astype(plain.numpy()).astype(np.float64)  # as a stored one would be
     numbers = value.const_value.numpy().astype(np.int64)
     scales = scales.reshape(()) if scales.size == 1 else scales
     levels = Levels(numbers, scales, np.zeros(scales.shape, np.int64), max(numbers.ndim - 1, 0))
     name = str(value.name)
-    found[name] = Quantised(
+    integers[name] = Quantised(
         levels, INT32, plain, None, None, None, follows=(weight, factor), fused=(node.domain, node.op_type)
     )
     return _in_place_of(graph, value, levels.values().astype(plain.numpy()), plain)
 
 
-def _note_biases(graph: ir.Graph, found: dict[str, Quantised]) -> None:
+def _note_biases(graph: ir.Graph, integers: dict[str, Quantised]) -> None:
     """Let biases follow the weights beside them, where their scales did."""
-    for name, stored in list(found.items()):
+    for name, stored in list(integers.items()):
         if stored.bits < 32 or stored.follows is not None:
             continue
         uses = list(graph.initializers[name].uses())
         data = _scale_of_data(uses[0].node) if len(uses) == 1 else None
         beside = (
-            [str(value.name) for value in uses[0].node.inputs if value is not None and value.name in found]
+            [str(value.name) for value in uses[0].node.inputs if value is not None and value.name in integers]
             if uses
             else []
         )
-        weight = next((other for other in beside if other != name and found[other].bits < 32), None)
+        weight = next((other for other in beside if other != name and integers[other].bits < 32), None)
         if data is None or weight is None:
             continue
-        expected, scales = found[weight].levels.scales.reshape(-1) * data, stored.levels.scales.reshape(-1)
+        expected, scales = integers[weight].levels.scales.reshape(-1) * data, stored.levels.scales.reshape(-1)
         if expected.size in (1, scales.size) and np.allclose(scales, expected, rtol=ALIKE, atol=0):
-            found[name] = replace(stored, follows=(weight, data))
+            integers[name] = replace(stored, follows=(weight, data))
 
 
 def _scale_of_data(node: ir.Node) -> float | None:
@@ -288,17 +288,17 @@ def _scale_of_data(node: ir.Node) -> float | None:
     return float(scale.numpy().reshape(-1)[0]) if scale is not None and scale.size == 1 else None
 
 
-def new_biases(graph: ir.Graph, found: Mapping[str, Quantised]) -> dict[str, Quantised]:
+def new_biases(graph: ir.Graph, opened: Mapping[str, Quantised]) -> dict[str, Quantised]:
     """How biases that a repair added beside integers are to be stored, by name: as kernels take them."""
     made = {}
-    for name, stored in found.items():
+    for name, stored in opened.items():
         value = graph.initializers.get(name)
         for node, position in value.uses() if value is not None and stored.bits < 32 else ():
             bias, data = operand(node, 2), _scale_of_data(node)
             tensor = constant(bias)
             if position != 1 or bias is None or ADDED not in bias.meta or data is None or tensor is None:
                 continue
-            if bias.name in found or len(bias.uses()) != 1 or len(tensor.shape) != 1:
+            if bias.name in opened or len(bias.uses()) != 1 or len(tensor.shape) != 1:
                 continue
             data *= node.attributes.get_float("alpha", 1.0) / node.attributes.get_float("beta", 1.0)
             scales = np.broadcast_to(stored.levels.scales.reshape(-1), (tensor.size,)) * data

@@ -154,12 +154,12 @@ def _turned(session: Session) -> Mapping[str, Turned]:
             stored[name].const_value = ir.Tensor(array, dtype=tensor.dtype, name=name)
         return known[0]
     dense = {name: value.const_value for name, value in stored.items()}
-    found = turn(session, session.network.groups)
+    turned = turn(session, session.network.groups)
     changed = {name: v.const_value for name, v in stored.items() if v.const_value is not dense[name]}
     journal.state["turned"] = lambda: (
-        found, {name: journal.laid(tensor.numpy()) for name, tensor in changed.items() if tensor is not None}
+        turned, {name: journal.laid(tensor.numpy()) for name, tensor in changed.items() if tensor is not None}
     )  # fmt: skip
-    return found
+    return turned
 
 
 def _say_nothing(step: str, share: float) -> None:
@@ -173,12 +173,12 @@ def to_score(network: Network, budget: Budget) -> list[Group]:
         size = network.groups[number].size
         return round(budget.ratio * size) >= 0.5 * budget.ratio * size
 
-    found = find_candidates(
+    candidates = find_candidates(
         network.groups, include=budget.include, exclude=budget.exclude, only=budget.only, norms=True, reaches=reaches
     )
-    nested = [number for number, reason in found.left.items() if reason == NESTED]
+    nested = [number for number, reason in candidates.left.items() if reason == NESTED]
     beside = [number for number in nested if network.only_layers_read(network.groups[number])]
-    return [network.groups[number] for number in sorted([*found.active, *beside])]
+    return [network.groups[number] for number in sorted([*candidates.active, *beside])]
 
 
 def _scored_by(baseline: Baseline, method: str, network: Network, groups: Mapping[str, Group]) -> dict[str, Group]:
@@ -188,21 +188,21 @@ def _scored_by(baseline: Baseline, method: str, network: Network, groups: Mappin
         NothingToPrune: there are none.
     """
     if baseline.experts is not None:
-        found = {name: group for name, group in groups.items() if group.barred}
-        if not found:
+        scored = {name: group for name, group in groups.items() if group.barred}
+        if not scored:
             raise NothingToPrune(
                 f"{method} scores whole experts, and no choice among experts was found that may become smaller; "
                 "spa groups lists what stays, and why"
             )
-        return found
-    found = {name: group for name, group in groups.items() if network.only_layers_read(group)}
-    if not found:
+        return scored
+    scored = {name: group for name, group in groups.items() if network.only_layers_read(group)}
+    if not scored:
         raise NothingToPrune(
             f"nothing can be repaired by {method}: no group that may go is read by weights alone that can be refitted "
             "(integers that were not opened are not, nor is what If, Loop and Scan hold); without data and data-free, "
             "weights alone decide"
         )
-    return found
+    return scored
 
 
 def _align(network: Network, session: Session) -> dict[str, ir.TensorProtocol]:
@@ -211,9 +211,9 @@ def _align(network: Network, session: Session) -> dict[str, ir.TensorProtocol]:
     if not normalised:
         return {}
     batches = [session.batches[number] for number in session.split.seen]
-    found = batch_statistics(network.model, batches, threads=session.threads)
+    statistics = batch_statistics(network.model, batches, threads=session.threads)
     trained = {}
-    for name, array in found.items():
+    for name, array in statistics.items():
         value = network.model.graph.initializers[name]
         assert value.const_value is not None
         trained[name] = value.const_value

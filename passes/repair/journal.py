@@ -130,7 +130,7 @@ class Journal:
         self._last = time.monotonic()
 
     def _write(self, names: Names, memory: Memory) -> None:
-        state = {name: found() if callable(found) else found for name, found in self.state.items()}
+        state = {name: entry() if callable(entry) else entry for name, entry in self.state.items()}
         body, arrays = names.dump(state)
         places: list[tuple[int, int]] = []
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -199,21 +199,21 @@ def key_of(model: ir.Model, data: Calibration, asked: object) -> str:
     Args:
         asked: settings, whose repr says all of them.
     """
-    found = hashlib.sha256(f"{__version__}\n{asked!r}\n".encode())
+    hasher = hashlib.sha256(f"{__version__}\n{asked!r}\n".encode())
     weights = runtime.large_weights((model.graph,))
-    found.update(runtime.serialized_without(model, weights, {}, "").SerializeToString(deterministic=True))
+    hasher.update(runtime.serialized_without(model, weights, {}, "").SerializeToString(deterministic=True))
     for value, tensor in weights.items():
-        found.update(f"{value.name}\n".encode())
-        found.update(np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8).data)
+        hasher.update(f"{value.name}\n".encode())
+        hasher.update(np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8).data)
         release(tensor)
     for some in (data, data.beside):
         if some is not None:
-            _take_in(found, some)
-    return found.hexdigest()
+            _take_in(hasher, some)
+    return hasher.hexdigest()
 
 
-def _take_in(found: Any, data: Calibration) -> None:
+def _take_in(hasher: Any, data: Calibration) -> None:
     feeds = [{**data.samples, **data.scalars}, *getattr(data, "feeds", ())]
     for name, array in (pair for feed in feeds for pair in feed.items()):
-        found.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        hasher.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        hasher.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)

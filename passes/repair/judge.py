@@ -69,12 +69,14 @@ class Judge:
         }
         with one_thread_each():
             theirs = values_of(pruned, list(names.values()), [boundary.cut(batch) for batch in batches])
-        found = {}
+        differences = {}
         for at, name in names.items():
             if any(a.shape != b.shape for a, b in zip(self.dense[at], theirs[name], strict=True)):
                 raise DataError(f"value {name!r} has another shape than in the dense model, and cannot be compared")
-            found[str(network.compared[at].name)] = self.session.difference(at, self.dense[at], theirs[name], batches)
-        return found
+            differences[str(network.compared[at].name)] = self.session.difference(
+                at, self.dense[at], theirs[name], batches
+            )
+        return differences
 
 
 def _name_in(model: ir.Model, value: ir.Value, added: Collection[str]) -> str:

@@ -94,8 +94,8 @@ def _boundaries(spread: np.ndarray) -> list[int]:
     """Where kinds meet, ascending."""
     pieces = [(0, len(spread))]
     for _ in range(MOST_KINDS - 1):
-        found = [(*_boundary(spread, *piece), piece) for piece in pieces]
-        gap, at, piece = max(found, key=lambda entry: entry[0])
+        boundaries = [(*_boundary(spread, *piece), piece) for piece in pieces]
+        gap, at, piece = max(boundaries, key=lambda entry: entry[0])
         if gap <= GAP:
             break
         pieces.remove(piece)

@@ -31,8 +31,8 @@ def lost_on_unseen(session: Session, layer: Layer, new: Refitted, dense: Stream,
         counts = np.ones((len(positions), 1)) if balance is None else balance(Problem(layer), data)[positions, None]
         for some in columns_of(matrix):
             wanted = read @ matrix[..., some] + bias[:, None, some]
-            found = reads @ new.matrix[..., some] + new.biases[layer][:, None, some]
-            lost += float(np.sum(counts * (wanted - found) ** 2))
+            outputs = reads @ new.matrix[..., some] + new.biases[layer][:, None, some]
+            lost += float(np.sum(counts * (wanted - outputs) ** 2))
             sums[:, some] += (counts * wanted).sum(1)
             squares += float(np.sum(counts * wanted**2))
         count += float(counts.sum())

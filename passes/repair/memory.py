@@ -78,8 +78,8 @@ def held_nbytes(tensor: ir.TensorProtocol) -> int:
 
 def free_nbytes() -> int:
     """Of memory that may be used here without swapping: by the system, and by the control group of this process."""
-    found = [_available(), *_control_group()]
-    return min([size for size in found if size is not None], default=WITHOUT)
+    sizes = [_available(), *_control_group()]
+    return min([size for size in sizes if size is not None], default=WITHOUT)
 
 
 def _available() -> int | None:

@@ -35,17 +35,17 @@ def moved(
         logits: names of outputs that may be logits.
     """
     pairs: dict[str, list[tuple[Any, Any]]] = {}
-    for expected, found in zip(dense, pruned, strict=True):
+    for expected, results in zip(dense, pruned, strict=True):
         for name, array in expected.items():
-            pairs.setdefault(name, []).append((array, found[name]))
-    found = {}
+            pairs.setdefault(name, []).append((array, results[name]))
+    distances = {}
     for name, both in pairs.items():
         if not all(_comparable(left, right) for left, right in both):
             continue
         whole = len({left.shape[-1:] for left, _ in both}) == 1 and both[0][0].ndim > 1
         left, right = ([array if whole else array.reshape(-1, 1) for array in each] for each in zip(*both, strict=True))
-        found[name] = output_difference(left, right, logits=whole and name in logits)
-    return found
+        distances[name] = output_difference(left, right, logits=whole and name in logits)
+    return distances
 
 
 def _comparable(left: Any, right: Any) -> bool:

@@ -91,10 +91,10 @@ class _Pickler(pickle.Pickler):
 
     def persistent_id(self, thing: Any) -> Any:
         """The name of what has one."""
-        found = self.names.get(id(thing))
-        if found is None and type(thing) in NAMED:
+        name = self.names.get(id(thing))
+        if name is None and type(thing) in NAMED:
             raise pickle.PicklingError(f"{thing!r} does not belong to the network")
-        return found
+        return name
 
 
 class _Unpickler(pickle.Unpickler):

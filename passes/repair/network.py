@@ -186,8 +186,8 @@ def _may_change(layers: Sequence[Layer], coupling: Coupling) -> list[Layer]:
 
 def _has_free_axis(value: ir.Value, coupling: Coupling) -> bool:
     """Whether some axis of a tensor has a factor that may go."""
-    found = (leaf for dim in coupling.axes.get(value, ()) for leaf in leaves(dim))
-    return any(leaf is not ONE and leaf not in coupling.frozen for leaf in found)
+    factors = (leaf for dim in coupling.axes.get(value, ()) for leaf in leaves(dim))
+    return any(leaf is not ONE and leaf not in coupling.frozen for leaf in factors)
 
 
 def _name_results(model: ir.Model) -> None:
@@ -222,12 +222,12 @@ def _uses(layers: Sequence[Layer]) -> dict[Layer, Sequence[Layer]]:
     of: dict[ir.Value, list[Layer]] = {}
     for layer in layers:
         of.setdefault(layer.weight, []).append(layer)
-    found: dict[Layer, Sequence[Layer]] = {}
+    uses: dict[Layer, Sequence[Layer]] = {}
     for weight, mine in of.items():
         whole = len(weight.uses()) == len(mine) and all(layer.bias is not None for layer in mine)
         alike = len(mine) == 1 or (whole and len({_form(layer) for layer in mine}) == 1)
-        found.update(dict.fromkeys(mine, mine if alike and (whole or not mine[0].shared) else ()))
-    return found
+        uses.update(dict.fromkeys(mine, mine if alike and (whole or not mine[0].shared) else ()))
+    return uses
 
 
 def _form(layer: Layer) -> tuple[object, ...]:
@@ -244,8 +244,8 @@ def _form(layer: Layer) -> tuple[object, ...]:
 
 
 def _readers(group: Group, layers: Sequence[Layer]) -> list[Reader]:
-    found = [Reader(layer, layer.unit_of(group)) for layer in layers]
-    return [reader for reader in found if np.any(reader.units >= 0)]
+    readers = [Reader(layer, layer.unit_of(group)) for layer in layers]
+    return [reader for reader in readers if np.any(reader.units >= 0)]
 
 
 def _others(group: Group, coupling: Coupling, readers: Sequence[Reader]) -> list[str]:

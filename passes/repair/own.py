@@ -73,11 +73,11 @@ def check_gain(
     """
     margin = CARRIED_OVER if carried_over else MARGIN
     for some in others:
-        found = gain(dense, repaired, weighed, names, some, boundary)
-        if found.share > (1.0 if found.wrecked else margin):
+        gained = gain(dense, repaired, weighed, names, some, boundary)
+        if gained.share > (1.0 if gained.wrecked else margin):
             raise WeightsDoBetter(
                 "on inputs of other kinds, a repair by samples of our own is not much closer to the dense model "
-                f"({np.sqrt(found.share):.2g} of the distance)"
+                f"({np.sqrt(gained.share):.2g} of the distance)"
             )
 
 
@@ -112,9 +112,11 @@ def gain(
     smaller = [boundary.cut(batch) for batch in batches]
     pairs = ((dense, batches), (repaired, batches), (weighed, smaller))
     wanted, ours, theirs = (values_of(model, names, feeds) for model, feeds in pairs)
-    mine, other = ([_difference(wanted[name], found[name], counts) for name in names] for found in (ours, theirs))
-    lost_of_ours, lost_of_theirs = (float(np.sum([lost(one) for one in found])) for found in (mine, other))
-    wrecked = bool(np.mean([one["relative_l2"] ** 2 for one in other]) >= WRECKED) if other else False
+    mine, other = ([_difference(wanted[name], outputs[name], counts) for name in names] for outputs in (ours, theirs))
+    lost_of_ours, lost_of_theirs = (
+        float(np.sum([lost(difference) for difference in differences])) for differences in (mine, other)
+    )
+    wrecked = bool(np.mean([difference["relative_l2"] ** 2 for difference in other]) >= WRECKED) if other else False
     if not np.isfinite(lost_of_ours):
         return Gain(float("inf"), wrecked)
     return Gain(lost_of_ours / lost_of_theirs if lost_of_theirs > 0 else float(lost_of_ours > 0), wrecked)
@@ -122,7 +124,7 @@ def gain(
 
 def mean_loss(outputs: Mapping[str, Mapping[str, float]]) -> float:
     """What the outputs lose, as a mean over them; none: nothing."""
-    return float(np.mean([lost(found) for found in outputs.values()])) if outputs else 0.0
+    return float(np.mean([lost(difference) for difference in outputs.values()])) if outputs else 0.0
 
 
 def in_words(seconds: float) -> str:
@@ -155,8 +157,8 @@ def values_of(
     if not memory.holds(part):
         stages = cut(part, (), wanted)
         with Stream(stages, batches, memory=memory) as stream:
-            found = list(part_by_part(stages, stream))
-        return {name: [each[known[name]] for each in found] for name in names}
+            by_batch = list(part_by_part(stages, stream))
+        return {name: [each[known[name]] for each in by_batch] for name in names}
     session = runtime.session(part, optimize=True)
     results = [runtime.run(session, batch) for batch in batches]
     return {name: [result[name] for result in results] for name in names}

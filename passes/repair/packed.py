@@ -56,8 +56,8 @@ class Packed:
 
 def packed_weights(model: ir.Model) -> Mapping[str, Packed | Quantised]:
     """What was opened, by the name of the weight; empty where nothing was."""
-    found: Mapping[str, Packed | Quantised] = model.graph.meta.get(_META, {})
-    return found
+    weights: Mapping[str, Packed | Quantised] = model.graph.meta.get(_META, {})
+    return weights
 
 
 def opened(model: ir.Model) -> ir.Model:
@@ -68,17 +68,17 @@ def opened(model: ir.Model) -> ir.Model:
     if not any(_can_open(node) or is_quantised(node) for node in model.graph):
         return model
     model = model.clone()
-    found: dict[str, Packed] = {}
+    weights: dict[str, Packed] = {}
     names = Names(model)
     for node in [node for node in model.graph if _can_open(node)]:
-        _open(model.graph, node, found, names)
-    for packed in found.values():
+        _open(model.graph, node, weights, names)
+    for packed in weights.values():
         for name in (packed.scales, packed.zeros):
             if name is not None and name in model.graph.initializers and not model.graph.initializers[name].uses():
                 model.graph.initializers.pop(name)
     integers: dict[str, Quantised] = {}
     open_integers(model, integers, names)
-    model.graph.meta[_META] = {**found, **integers}
+    model.graph.meta[_META] = {**weights, **integers}
     return model
 
 
@@ -104,13 +104,13 @@ def _can_open(node: ir.Node) -> bool:
     return known and plain
 
 
-def _open(graph: ir.Graph, node: ir.Node, found: dict[str, Packed], names: Names) -> None:
+def _open(graph: ir.Graph, node: ir.Node, weights: dict[str, Packed], names: Names) -> None:
     data, weight = node.inputs[0], node.inputs[_WEIGHT]
     assert weight is not None
     name = str(weight.name)
-    if name not in found:
-        found[name] = _read(node)
-        stored = found[name]
+    if name not in weights:
+        weights[name] = _read(node)
+        stored = weights[name]
         array = stored.grid.values().T.astype(stored.dtype.numpy())
         graph.initializers.pop(name)
         weight = ir.Value(
@@ -176,8 +176,8 @@ def _unpacked(packed: np.ndarray, bits: int) -> np.ndarray:
     if bits == 8:
         return packed
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    found = (packed[..., None] >> shifts) & (2**bits - 1)
-    return np.asarray(found.reshape(*packed.shape[:-1], -1), np.uint8)
+    numbers = (packed[..., None] >> shifts) & (2**bits - 1)
+    return np.asarray(numbers.reshape(*packed.shape[:-1], -1), np.uint8)
 
 
 def _repacked(numbers: np.ndarray, bits: int) -> np.ndarray:
@@ -207,12 +207,12 @@ def close(model: ir.Model, grids: Mapping[str, Grid | Levels], new: Mapping[str,
         new: how biases are stored that were not there when the model was opened.
     """
     known = packed_weights(model)
-    integers = {name: found for name, found in {**known, **(new or {})}.items() if isinstance(found, Quantised)}
+    integers = {name: stored for name, stored in {**known, **(new or {})}.items() if isinstance(stored, Quantised)}
     close_integers(model, {name: each for name, each in grids.items() if isinstance(each, Levels)}, integers)
     _close_packed(
         model,
         {name: grid for name, grid in grids.items() if isinstance(grid, Grid)},
-        {name: found for name, found in known.items() if isinstance(found, Packed)},
+        {name: stored for name, stored in known.items() if isinstance(stored, Packed)},
     )
     model.graph.meta.pop(_META, None)
 

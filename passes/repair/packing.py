@@ -44,14 +44,14 @@ def stored_as(model: ir.Model) -> dict[str, Packed | Quantised]:
 
 def kept_of(model: ir.Model, coupling: Coupling, masks: Masks) -> dict[str, Kept]:
     """What a plan keeps of the opened weights of a model that is not cut yet."""
-    found: dict[str, Kept] = {}
+    kept: dict[str, Kept] = {}
     for name in stored_as(model):
         value = model.graph.initializers.get(name)
         if value is None or value not in coupling.axes:
             continue
         dims = coupling.axes[value]
-        found[name] = [np.ones(dim.size, bool) if (mask := keep_mask(dim, masks)) is None else mask for dim in dims]
-    return found
+        kept[name] = [np.ones(dim.size, bool) if (mask := keep_mask(dim, masks)) is None else mask for dim in dims]
+    return kept
 
 
 def grids_of(
@@ -65,14 +65,14 @@ def grids_of(
         known: how they are stored.
         batches: what the cut model is fed; none: all columns count alike.
     """
-    found: dict[str, Rounded] = {}
+    grids: dict[str, Rounded] = {}
     changed = []
     for name, parts in kept.items():
         if name not in model.graph.initializers:
             continue
         same = _unchanged(known[name], _values(model, name), parts)
         if same is not None:
-            found[name] = same
+            grids[name] = same
         else:
             changed.append(name)
     layers = _layers(model, changed)
@@ -82,11 +82,11 @@ def grids_of(
         stored, weight = known[name], _values(model, name)
         if isinstance(stored, Packed):
             gram = grams.get(name, [None])[0]
-            found[name] = rounded_scales(on_grid(weight.T, stored.grid.form, gram), stored)
+            grids[name] = rounded_scales(on_grid(weight.T, stored.grid.form, gram), stored)
         else:
-            there = {each: levels for each, levels in found.items() if isinstance(levels, Levels)}
-            found[name] = stored.rounded(weight, kept[name], layers.get(name), grams.get(name), there)
-    return found
+            there = {each: levels for each, levels in grids.items() if isinstance(levels, Levels)}
+            grids[name] = stored.rounded(weight, kept[name], layers.get(name), grams.get(name), there)
+    return grids
 
 
 def _is_bias(stored: Packed | Quantised) -> bool:
@@ -144,11 +144,11 @@ def _layers(model: ir.Model, names: Iterable[str]) -> dict[str, Layer]:
     wanted = set(names)
     if not wanted:
         return {}
-    found: dict[str, Layer] = {}
+    layers: dict[str, Layer] = {}
     for layer in find_layers(model, couple(model, infer_shapes(model))):
         if layer.weight.name in wanted and layer.mixing.steps is None:
-            found.setdefault(str(layer.weight.name), layer)
-    return found
+            layers.setdefault(str(layer.weight.name), layer)
+    return layers
 
 
 def _grams(model: ir.Model, layers: Mapping[str, Layer], batches: Sequence[Feeds]) -> dict[str, list[np.ndarray]]:

@@ -41,10 +41,10 @@ class Sessions:
             return make(self.threads)[0]
         with self.lock:
             if key not in self.known:
-                found, nbytes = make(self.threads)
+                session, nbytes = make(self.threads)
                 if self.nbytes + nbytes > self.limit_nbytes:
                     self.close()
-                self.known[key] = found
+                self.known[key] = session
                 self.nbytes += nbytes
             return self.known[key]
 
@@ -92,12 +92,12 @@ def piece(
     opsets = [
         onnx.OperatorSetIdProto(domain=domain, version=version) for domain, version in model.graph.opset_imports.items()
     ]
-    found = ir.from_proto(onnx.ModelProto(graph=graph, ir_version=max(model.ir_version or 0, 8), opset_import=opsets))
-    for value in [value for value in found.graph.inputs if value.name in stored]:
-        found.graph.inputs.remove(value)
+    part = ir.from_proto(onnx.ModelProto(graph=graph, ir_version=max(model.ir_version or 0, 8), opset_import=opsets))
+    for value in [value for value in part.graph.inputs if value.name in stored]:
+        part.graph.inputs.remove(value)
         value.const_value = stored[str(value.name)]
-        found.graph.register_initializer(value)
-    return found
+        part.graph.register_initializer(value)
+    return part
 
 
 def _tensor(model: ir.Model, name: str, weights: Weights) -> ir.TensorProtocol:

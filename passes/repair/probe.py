@@ -101,7 +101,7 @@ class Probe:
         if session.data.batch_size is not None:
             self.batches = held_out
         self._dense_outputs: list[list[np.ndarray]] | None = None
-        readers = (reader for found in session.network.readers.values() for reader in found)
+        readers = (reader for of_group in session.network.readers.values() for reader in of_group)
         targets = dict.fromkeys(reader.layer.after for reader in readers)
         if session.network.gates:
             targets |= dict.fromkeys(branch.value for branch in session.network.coupling.branches)
@@ -155,8 +155,8 @@ class Probe:
     def scaled(self, curve: Curve, statistics: Mapping[Key, Statistics], ratios: Sequence[float]) -> Curve:
         """The curve with its scale measured: the outputs when the group alone is cut by some shares."""
         counts = self.counts(curve, ratios)
-        found = self.each(curve.group, [curve.order[:count] for count in counts], statistics)
-        return scaled_by(curve, {count: self.session.lost(off) for count, off in zip(counts, found, strict=True)})
+        differences = self.each(curve.group, [curve.order[:count] for count in counts], statistics)
+        return scaled_by(curve, {count: self.session.lost(off) for count, off in zip(counts, differences, strict=True)})
 
     def loss(self, group: Group, units: np.ndarray, statistics: Mapping[Key, Statistics]) -> float:
         """What the outputs lose with units gone and readers refitted, as a mean over them.
@@ -169,8 +169,8 @@ class Probe:
         self, group: Group, units: np.ndarray, statistics: Mapping[Key, Statistics]
     ) -> list[dict[str, float]]:
         """How far each output moves with units gone and readers refitted, as `difference` has it."""
-        (found,) = self.each(group, [units], statistics)
-        return found
+        (differences,) = self.each(group, [units], statistics)
+        return differences
 
     def each(
         self, group: Group, cuts: Sequence[np.ndarray], statistics: Mapping[Key, Statistics]
@@ -224,14 +224,14 @@ class Probe:
         Args:
             dense: the dense network, that has run in the same pieces; None: it has run as a whole.
         """
-        found = []
+        differences = []
         for at, value in enumerate(self.network.compared):
             numbers = range(len(self.batches))
             theirs: Sequence[np.ndarray] = self.dense[at] if dense is None else [dense.value(value, n) for n in numbers]
             ours = [pruned.value(value, n) for n in numbers] if value in pruned.changed else theirs
             unit = unit_of_logits(theirs, ours) if self.network.logits[at] else 1.0
-            found.append(self.session.difference(at, theirs, ours, self.batches, unit=unit))
-        return found
+            differences.append(self.session.difference(at, theirs, ours, self.batches, unit=unit))
+        return differences
 
     def _dense(self) -> Stream:
         return Stream(self.stages, self.batches, memory=self.session.memory, threads=self.session.threads)

@@ -260,8 +260,8 @@ class Quantised:
 
     def _storable(self, scales: Array) -> Array:
         """Scales as their type holds them."""
-        found = scales.astype(self.plain.numpy()).astype(np.float64)
-        return np.where(found > 0, found, 1.0)
+        stored = scales.astype(self.plain.numpy()).astype(np.float64)
+        return np.where(stored > 0, stored, 1.0)
 
 
 def _as_matrices(

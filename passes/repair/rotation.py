@@ -76,7 +76,7 @@ def turn(session: Session, groups: Sequence[Group]) -> dict[str, Turned]:
     stored = {place.value: place.value.const_value for place in places}
     probe = session.batches[:1]
     before = session.outputs(probe)
-    found, shelf = {}, session.shelf()
+    turned, shelf = {}, session.shelf()
     for group in chosen:
         losses = np.zeros(group.size + 1)
         for basis in bases[group.name]:
@@ -86,25 +86,25 @@ def turn(session: Session, groups: Sequence[Group]) -> dict[str, Turned]:
             _write(session, basis, matrices, shelf)
             lost = np.concatenate([[0.0], np.cumsum(energy.sum(0)[::-1])])
             losses += lost / (lost[-1] or 1.0)
-        found[group.name] = Turned(losses, any(basis.meetings for basis in bases[group.name]))
+        turned[group.name] = Turned(losses, any(basis.meetings for basis in bases[group.name]))
     coarsest = min((tensor.dtype.itemsize for tensor in stored.values() if tensor is not None), default=4)
-    if found and not _agree(before, session.outputs(probe), AGREEMENT[int(coarsest)]):
+    if turned and not _agree(before, session.outputs(probe), AGREEMENT[int(coarsest)]):
         for value, tensor in stored.items():
             value.const_value = tensor
         session.notes.append("no group was turned: the outputs would have moved by more than rounding")
         return {}
-    return found
+    return turned
 
 
 def _agree(before: Sequence[Sequence[np.ndarray]], after: Sequence[Sequence[np.ndarray]], share: float) -> bool:
     """Whether outputs are the same but for a share of the largest."""
     pairs = [(a, b) for left, right in zip(before, after, strict=True) for a, b in zip(left, right, strict=True)]
-    for one, other in pairs:
-        if one.dtype.kind == "f":
-            there = np.isfinite(one)
-            off = np.abs(one[there].astype(np.float64) - other[there])
-            most = share * np.max(np.abs(one[there]), initial=0.0)
-            if not (np.array_equal(there, np.isfinite(other)) and np.max(off, initial=0.0) <= most):
+    for old, new in pairs:
+        if old.dtype.kind == "f":
+            there = np.isfinite(old)
+            off = np.abs(old[there].astype(np.float64) - new[there])
+            most = share * np.max(np.abs(old[there]), initial=0.0)
+            if not (np.array_equal(there, np.isfinite(new)) and np.max(off, initial=0.0) <= most):
                 return False
     return True
 
@@ -158,9 +158,9 @@ def _of_readers(
                 energy = float(np.vdot(matrix, gram @ matrix)) or 1.0
                 trace = float(np.trace(gram)) or 1.0
                 for k, copy in enumerate(rows.copy):
-                    here = rows.positions[:, k]
-                    covariance[copy] += gram[np.ix_(here, here)] / trace
-                    reach[copy] += matrix[here] @ matrix[here].T * (trace / energy)
+                    positions = rows.positions[:, k]
+                    covariance[copy] += gram[np.ix_(positions, positions)] / trace
+                    reach[copy] += matrix[positions] @ matrix[positions].T * (trace / energy)
     return _directions(covariance, reach)
 
 
@@ -193,11 +193,11 @@ def _products(session: Session, bases: Sequence[Basis]) -> dict[int, np.ndarray]
     fitted = [session.batches[number] for number in session.split.fitted]
     fitted = fitted[:: max(1, len(fitted) // BATCHES)]
     axes = session.network.coupling.axes
-    for found in results(session.network, Draft(), values, fitted, memory=session.memory, threads=session.threads):
+    for arrays in results(session.network, Draft(), values, fitted, memory=session.memory, threads=session.threads):
         for basis in bases:
             for meeting in basis.meetings:
                 for side, place in enumerate((meeting.first, meeting.second)):
-                    sums[id(basis)][side] += _moments(basis, place, axes[place.value], found[place.value])
+                    sums[id(basis)][side] += _moments(basis, place, axes[place.value], arrays[place.value])
     return sums
 
 
@@ -210,17 +210,17 @@ def _moments(basis: Basis, place: Place, axes: Sequence[Factor], array: np.ndarr
     copy = np.zeros((1,) * array.ndim, int)
     for head in basis.heads:
         copy = copy * head.size
-        for axis, here in enumerate(columns):
-            for leaf, column in here:
+        for axis, of_axis in enumerate(columns):
+            for leaf, column in of_axis:
                 if leaf is head and (axis != place.axis or np.all(column[positions] >= 0)):
                     copy = copy + column.reshape([-1 if at == axis else 1 for at in range(array.ndim)])
     whole = np.moveaxis(np.broadcast_to(copy, array.shape), place.axis, -1)[..., positions[:, 0]].reshape(-1)
     rows = np.moveaxis(array, place.axis, -1)[..., positions].reshape(-1, basis.leaf.size).astype(np.float64)
-    found = np.zeros((basis.copies, basis.leaf.size, basis.leaf.size))
+    sums = np.zeros((basis.copies, basis.leaf.size, basis.leaf.size))
     for number in range(basis.copies):
         mine = rows[whole == number]
-        found[number] = mine.T @ mine
-    return found
+        sums[number] = mine.T @ mine
+    return sums
 
 
 def _columns(dim: Factor, size: int, wanted: set[Factor]) -> list[tuple[Factor, np.ndarray]]:
@@ -263,7 +263,7 @@ def _change(place: Place, rows: Rows, matrices: np.ndarray, shelf: Shelf) -> Non
     assert tensor is not None
     array = np.array(np.moveaxis(tensor.numpy().astype(np.float64), place.axis, 0))
     for copy, matrix in enumerate(matrices):
-        here = rows.positions[:, rows.copy == copy]  # (d, k)
-        array[here] = np.tensordot(matrix, array[here], axes=(0, 0))
+        positions = rows.positions[:, rows.copy == copy]  # (d, k)
+        array[positions] = np.tensordot(matrix, array[positions], axes=(0, 0))
     changed = np.ascontiguousarray(np.moveaxis(array, 0, place.axis).astype(tensor.dtype.numpy()))
     place.value.const_value = ir.Tensor(shelf.keep(changed), dtype=tensor.dtype, name=place.value.name)

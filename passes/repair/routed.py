@@ -58,10 +58,10 @@ def find_mixture(coupling: Coupling, group: Group) -> Mixture | None:
         piece for piece in group.slices
         if piece.value not in routers and piece.value.dtype is not None and piece.value.dtype.is_floating_point()
     ]  # fmt: skip
-    found = _meeting(graph, [piece.value for piece in weights], _chosen(coupling, mine)) if weights else None
-    if found is None:
+    meeting = _meeting(graph, [piece.value for piece in weights], _chosen(coupling, mine)) if weights else None
+    if meeting is None:
         return None
-    result, nodes = found
+    result, nodes = meeting
     axes = coupling.axes.get(result, ())
     inside = {leaf for piece in weights for dim in coupling.axes[piece.value] for leaf in leaves(dim)} - mine
     width = tuple(axis for axis, dim in enumerate(axes) if inside.intersection(leaves(dim)))
@@ -138,12 +138,12 @@ def _meeting(
 
 def _before(nodes: Sequence[ir.Node], result: ir.Value) -> list[ir.Node]:
     """Those of some nodes that a value is computed with."""
-    needed, found = {result}, list[ir.Node]()
+    needed, before = {result}, list[ir.Node]()
     for node in reversed(nodes):
         if needed.intersection(node.outputs):
             needed.update(reads(node))
-            found.append(node)
-    return found[::-1]
+            before.append(node)
+    return before[::-1]
 
 
 # ------------------------------------------------------------------------------------------------- measuring
@@ -166,8 +166,8 @@ def routed(model: ir.Model, coupling: Coupling, group: Group, batches: Sequence[
         if value not in made and value.name not in known
     ]
     inside = [name for name in names if name not in batches[0]]
-    found = values_of(model, inside, batches) if inside else {}
-    fed = [{n: found[n][at] if n in found else batch[n] for n in names} for at, batch in enumerate(batches)]
+    computed = values_of(model, inside, batches) if inside else {}
+    fed = [{n: computed[n][at] if n in computed else batch[n] for n in names} for at, batch in enumerate(batches)]
     fixed = {n for n in names if fed[0][n].ndim == 1 and fed[0][n].dtype.kind == "i"
              and len({each[n].shape for each in fed}) == 1}  # fmt: skip
     result = str(mixture.result.name)

@@ -85,10 +85,10 @@ class RowWeights:
     ) -> float:
         """By what share of its largest number some value moved where it counts."""
         most = 0.0
-        for value, one, other in zip(compared, before, after, strict=True):
-            weights = self.of_output(value, batch, one.shape)
-            counts = np.ones(one.shape[:-1], bool) if weights is None else weights.reshape(one.shape[:-1]) > 0
-            left, right = one[counts].astype(np.float64), other[counts].astype(np.float64)
+        for value, old, new in zip(compared, before, after, strict=True):
+            weights = self.of_output(value, batch, old.shape)
+            counts = np.ones(old.shape[:-1], bool) if weights is None else weights.reshape(old.shape[:-1]) > 0
+            left, right = old[counts].astype(np.float64), new[counts].astype(np.float64)
             gap = float(np.max(np.abs(left - right), initial=0.0))
             most = max(most, gap / (float(np.max(np.abs(left), initial=0.0)) or 1.0))
         return most
@@ -108,8 +108,8 @@ class RowWeights:
         if layer.mixing.window is not None or layer.mixing.steps is not None:
             return None
         inside = {leaf for name in (*layer.blocks, *layer.contracted) for leaf in leaves(layer.factors[name])}
-        found = self._along(self.coupling.axes[layer.data], inside, batch, shape)
-        return None if found is None else np.repeat(found, problem.places)
+        weights = self._along(self.coupling.axes[layer.data], inside, batch, shape)
+        return None if weights is None else np.repeat(weights, problem.places)
 
     def of_output(self, value: ir.Value, batch: Mapping[str, np.ndarray], shape: Sequence[int]) -> np.ndarray | None:
         """(rows,) which rows of a value count, a row being what lies along its last axis; None: all of them."""

@@ -53,8 +53,8 @@ def nbytes_of(
 ) -> int:
     """Bytes of some values of the dense network in one batch, of which no more than are read at a time are kept."""
     if memory.holds(network.model):
-        (found,) = results(network, Draft(), values, [batch], memory=memory, threads=threads)
-        return sum(array.nbytes for array in found.values())
+        (arrays,) = results(network, Draft(), values, [batch], memory=memory, threads=threads)
+        return sum(array.nbytes for array in arrays.values())
     stages, total = cut(network.model, values, ()), 0
     with Stream(stages, [batch], memory=memory, threads=threads) as stream:
         for _ in range(len(stages)):

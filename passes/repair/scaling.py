@@ -75,9 +75,9 @@ class Scaling:
             for curve in curves
             if session.baseline is None and (session.preset.probes or not network.only_layers_read(curve.group))
         ]
-        found = {curve.group.name: curve for curve in curves}
+        by_name = {curve.group.name: curve for curve in curves}
         if not asked:
-            return found
+            return by_name
         with session.step("measure"):
             session.progress("measure", done)
             told = partial(_told, session, "measure", done, share)
@@ -90,9 +90,9 @@ class Scaling:
                     results.append(self.begun(curve, own))
                     told((at + 1) / len(asked))
             for curve, apart in results:
-                found[curve.group.name] = curve
+                by_name[curve.group.name] = curve
                 session.notes.extend(_kept_apart(curve.group, apart))
-        return found
+        return by_name
 
     def begun(self, curve: Curve, statistics: Mapping[Key, Statistics]) -> tuple[Curve, list[int]]:
         """A curve that is measured from now on, and of experts those that stand apart."""
@@ -127,7 +127,7 @@ class Scaling:
 
     def between(self, curves: Sequence[Curve], lost: Mapping[tuple[str, int], float]) -> dict[tuple[str, int], float]:
         """What the outputs lose by cuts that were not measured: as many times what readers lose as in groups beside."""
-        found: dict[tuple[str, int], float] = {}
+        losses: dict[tuple[str, int], float] = {}
         for count in self.asked[curves[0].group.name]:
             local = np.array([max(float(curve.losses[count]), TINY) for curve in curves])
             measured = np.array([lost.get((curve.group.name, count), np.nan) for curve in curves])
@@ -136,12 +136,12 @@ class Scaling:
                 continue
             ratios = np.log(measured[there] / local[there])
             taken = local * np.exp(np.interp(np.arange(len(curves)), np.flatnonzero(there), ratios))
-            found |= {
+            losses |= {
                 (curve.group.name, count): float(loss)
                 for curve, loss in zip(curves, taken, strict=True)
                 if (curve.group.name, count) not in lost
             }
-        return found
+        return losses
 
 
 def scaled(
@@ -170,8 +170,8 @@ def depth_curves(session: Session, groups: Sequence[Group]) -> dict[str, Curve]:
             run = Abreast(Probe.kept(session, most=SAMPLES, runs=len(groups)), len(groups))
             for group in groups:
                 run.start(group, [np.array([0])], {})
-            found = run.finish()
-            losses = [found[group.name, 1] for group in groups]
+            measured = run.finish()
+            losses = [measured[group.name, 1] for group in groups]
     Probe.drop(session)
     return {
         group.name: Curve(group, np.array([0]), np.array([0.0, loss]))
@@ -191,8 +191,8 @@ def _experts(session: Session, group: Group, statistics: Mapping[Key, Statistics
     probe = Probe(session, most=SAMPLES, runs=group.size)
 
     def lost(units: np.ndarray) -> tuple[float, float]:
-        found = probe.differences(group, units, statistics)
-        return session.lost(found), float(np.mean([off["relative_l2"] ** 2 for off in found]))
+        differences = probe.differences(group, units, statistics)
+        return session.lost(differences), float(np.mean([off["relative_l2"] ** 2 for off in differences]))
 
     try:
         return expert_curve(group, lost)

@@ -92,11 +92,11 @@ class Search:
         while step >= FINE and not self._ends(start):
             some = random.choice(names, max(1, len(names) // AT_ONCE), replace=False)
             moved = factors | {str(name): factors[name] + step * float(random.standard_normal()) for name in some}
-            found, known = self._plan(moved), len(self.tried)
-            lost = np.inf if found is None else self.loss(found)
+            candidate, known = self._plan(moved), len(self.tried)
+            lost = np.inf if candidate is None else self.loss(candidate)
             stale += 1 if len(self.tried) > known else AGAIN
-            if found is not None and lost < loss:
-                best, loss, factors, stale = found, lost, moved, 0.0
+            if candidate is not None and lost < loss:
+                best, loss, factors, stale = candidate, lost, moved, 0.0
             if stale >= PATIENCE:
                 step, stale = step / 2, 0.0
             session.progress("search", self._share(start, step))
@@ -107,9 +107,9 @@ class Search:
         counts = tuple(sorted((name, len(units)) for name, units in plan.removed.items()))
         if counts not in self.tried:
             session = self.session
-            found = session.outputs(self._batches, self.draft(plan))
+            outputs = session.outputs(self._batches, self.draft(plan))
             numbers = range(len(session.network.compared))
-            off = [session.difference(at, self._dense[at], found[at], self._batches) for at in numbers]
+            off = [session.difference(at, self._dense[at], outputs[at], self._batches) for at in numbers]
             lost = session.lost(off)
             self.tried[counts] = lost if np.isfinite(lost) else np.inf
         return self.tried[counts]

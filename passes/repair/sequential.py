@@ -135,9 +135,9 @@ class Repair:
             state = journal.state[STATE]
             self.removed, self.reports, self.settled = state["removed"], state["reports"], state["settled"]
             self.rescaled = state["rescaled"]
-            found = {name: journal.array(laid, np.dtype(np.float64)) for name, laid in state["weights"].items()}
+            weights = {name: journal.array(laid, np.dtype(np.float64)) for name, laid in state["weights"].items()}
             self.draft.weights.clear()  # the streams read from it
-            self.draft.weights.update(found)
+            self.draft.weights.update(weights)
             dense.restore(state["dense"])
             pruned.restore(state["pruned"])
         journal.state[STATE] = lambda: {
@@ -214,8 +214,8 @@ class Repair:
             "weigh": session.weigh, "balance": session.balance(dense.batches[0]), "threads": session.threads,
             "anywhere": True,
         }  # fmt: skip
-        found = collect(same, split, dense.value, **rows)
-        return self.ahead | found | collect(moved, split, dense.value, pruned.value, drift=drift, **rows)
+        collected = collect(same, split, dense.value, **rows)
+        return self.ahead | collected | collect(moved, split, dense.value, pruned.value, drift=drift, **rows)
 
     def choose_again(self, layers: Sequence[Layer], statistics: Mapping[Key, Statistics]) -> None:
         """Units of the groups whose readers are all here, from what they really read."""
@@ -256,8 +256,8 @@ class Repair:
             for (uses, gone), reason in zip(chosen, reasons, strict=True)
         ]
 
-        def take(found: tuple[tuple[Sequence[Layer], np.ndarray], Refitted]) -> list[LayerReport]:
-            (uses, gone), refit = found
+        def take(solution: tuple[tuple[Sequence[Layer], np.ndarray], Refitted]) -> list[LayerReport]:
+            (uses, gone), refit = solution
             refit = self.taken(uses, gone, refit, statistics)
             return [self.report(layer, gone, refit, dense, pruned) for layer in uses]
 

@@ -128,17 +128,17 @@ class Session:
         return evidence([(other, self.network.dense_matrix(other.layer)) for other in alike])
 
     def _readers(self) -> dict[Key, list[Problem]]:
-        found: dict[Key, list[Problem]] = {}
+        readers: dict[Key, list[Problem]] = {}
         for problem in map(self.problem, self.network.layers):
-            found.setdefault(problem.key, []).append(problem)
-        return found
+            readers.setdefault(problem.key, []).append(problem)
+        return readers
 
     def once(self, name: str, make: Callable[[], Made]) -> Made:
         """What is called so, made when it is first asked for, and kept."""
         if name not in self.known:
             self.known[name] = make()
-        found: Made = self.known[name]
-        return found
+        made: Made = self.known[name]
+        return made
 
     def each(
         self,
@@ -195,7 +195,9 @@ class Session:
             return self.statistics_of(
                 problems, split, len(split.seen), lambda share: self.progress("statistics", share)
             )
-        return {key: found for _, part in Gathering(self, [problems], split).run() for key, found in part.items()}
+        return {
+            key: statistics for _, part in Gathering(self, [problems], split).run() for key, statistics in part.items()
+        }
 
     def run_of(self, problems: Sequence[Problem]) -> Any:
         """An onnxruntime session of the dense network that gives what some layers read."""
@@ -239,11 +241,11 @@ class Session:
         """How far the compared value of that number is off, on some batches; `unit` as of `output_difference`."""
         value = self.network.compared[at]
         weights = [self.masks.of_output(value, b, a.shape) for b, a in zip(batches, dense, strict=True)]
-        found = output_difference(dense, pruned, weights, logits=self.network.logits[at], unit=unit)
-        if self.data.balanced and "kl" not in found:
+        distances = output_difference(dense, pruned, weights, logits=self.network.logits[at], unit=unit)
+        if self.data.balanced and "kl" not in distances:
             counts = [self.data.count(batch) for batch in batches]
             return output_difference(*evened(dense, pruned, counts), weights)
-        return found
+        return distances
 
     def lost(self, differences: Sequence[Mapping[str, float]]) -> float:
         """One number for how far the compared values are off: a mean over them."""
@@ -267,8 +269,8 @@ def _outputs(
     if not network.compared:
         return []
     shelf = Shelf(memory.waiting)
-    found: list[list[np.ndarray]] = [[] for _ in network.compared]
+    outputs: list[list[np.ndarray]] = [[] for _ in network.compared]
     for result in results(network, draft, network.compared, batches, memory=memory, threads=threads):
-        for value, arrays in zip(network.compared, found, strict=True):
+        for value, arrays in zip(network.compared, outputs, strict=True):
             arrays.append(shelf.keep(result[value]))
-    return found
+    return outputs

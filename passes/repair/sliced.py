@@ -52,7 +52,7 @@ class Sliced:
     @classmethod
     def of(cls, network: Network, units: Mapping[str, np.ndarray]) -> Sliced:
         """The network without some units of some groups (by name)."""
-        plan = Plan.of(network.groups, {name: found.tolist() for name, found in units.items()})
+        plan = Plan.of(network.groups, {name: gone.tolist() for name, gone in units.items()})
         model = network.model.clone()
         twins = dict(zip(network.model.graph, list(model.graph), strict=True))
         shapes = infer_shapes(model, inputs=network.inputs)
@@ -81,13 +81,13 @@ class Sliced:
 
     def narrow(self, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Stored tensors, by name, without what is cut."""
-        found = {}
+        narrowed = {}
         for name, array in weights.items():
             for axis, keep in enumerate(self.keeps(self.network.model.graph.initializers[name], array.shape) or ()):
                 if keep is not None:
                     array = np.compress(keep, array, axis=axis)
-            found[name] = array
-        return found
+            narrowed[name] = array
+        return narrowed
 
     def widen(self, value: ir.Value, array: np.ndarray) -> np.ndarray:
         """A value with zeros where units were; `value` is the dense model's."""
@@ -107,8 +107,8 @@ class Sliced:
         """What stays along each axis of a value; None: all of it. An axis of several samples may be of any length."""
         if value not in self._keeps:
             axes = self.network.coupling.axes.get(value, ())
-            found = [keep_mask(dim.root, self.masks) for dim in axes]
-            self._keeps[value] = found if any(keep is not None for keep in found) else None
+            keeps = [keep_mask(dim.root, self.masks) for dim in axes]
+            self._keeps[value] = keeps if any(keep is not None for keep in keeps) else None
         known = self._keeps[value]
         if known is None:
             return None
@@ -132,10 +132,10 @@ def _as_long(keep: np.ndarray, dim: Factor, size: int) -> np.ndarray:
 
 def _differs(node: ir.Node, twin: ir.Node) -> bool:
     """Whether a node of the smaller model computes something else than the dense one from what it reads."""
-    for one, other in zip(reads(node), reads(twin), strict=False):
-        if one.name != other.name:
+    for dense_value, cut_value in zip(reads(node), reads(twin), strict=False):
+        if dense_value.name != cut_value.name:
             return True
-        dense, cut = one.const_value, other.const_value
+        dense, cut = dense_value.const_value, cut_value.const_value
         if dense is not None and cut is not None and dense is not cut and dense.shape != cut.shape:
             return True
     return ir.serde.serialize_node(node) != ir.serde.serialize_node(twin)

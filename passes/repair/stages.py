@@ -77,11 +77,11 @@ def cut(model: ir.Model, targets: Iterable[ir.Value], outputs: Sequence[ir.Value
         for node in members:
             last_use.update((value, stage) for value in reads(node) if value in stage_of)
     last_use.update(dict.fromkeys(outputs, last + 1))
-    found: list[list[ir.Value]] = [[] for _ in range(last + 1)]
+    ready: list[list[ir.Value]] = [[] for _ in range(last + 1)]
     for value in stage_of:
         if value in wanted:
-            found[stage_of[value]].append(value)
-    return Stages(model, [nodes.get(stage, []) for stage in range(last + 1)], found, last_use, outputs)
+            ready[stage_of[value]].append(value)
+    return Stages(model, [nodes.get(stage, []) for stage in range(last + 1)], ready, last_use, outputs)
 
 
 def parted(nodes: Sequence[ir.Node], model: ir.Model, weights_nbytes: int | None) -> list[list[ir.Node]]:
@@ -116,13 +116,13 @@ def parted(nodes: Sequence[ir.Node], model: ir.Model, weights_nbytes: int | None
 
 def _with_producers(node: ir.Node, of_stored: Container[ir.Node]) -> list[ir.Node]:
     """A node, and the nodes of some before it."""
-    found, waiting = {node: None}, [node]
+    nodes, waiting = {node: None}, [node]
     while waiting:
         producers = (value.producer() for value in reads(waiting.pop()))
-        new = [made for made in producers if made is not None and made in of_stored and made not in found]
-        found.update(dict.fromkeys(new))
+        new = [made for made in producers if made is not None and made in of_stored and made not in nodes]
+        nodes.update(dict.fromkeys(new))
         waiting += new
-    return list(found)
+    return list(nodes)
 
 
 def _held(nodes: Iterable[ir.Node], model: ir.Model, without: Container[str]) -> int:

@@ -124,9 +124,9 @@ class _Slot:
 
     def array(self) -> np.ndarray:
         """A copy; any thread may call this."""
-        found = np.empty(self.nbytes, np.uint8)
-        os.preadv(self.slots.file, [found.data], self.offset)
-        return found.view(self.dtype).reshape(self.shape)
+        array = np.empty(self.nbytes, np.uint8)
+        os.preadv(self.slots.file, [array.data], self.offset)
+        return array.view(self.dtype).reshape(self.shape)
 
 
 @dataclass(slots=True, eq=False)

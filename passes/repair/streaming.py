@@ -163,15 +163,15 @@ class Stream:
         """Some nodes of a stage, and those whose results they read that no stream keeps beyond the stage."""
         if self.base is None:
             return list(self.stages.nodes[stage])
-        found: set[ir.Node] = set()
-        here, waiting = set(self.stages.nodes[stage]), list(nodes)
+        needed: set[ir.Node] = set()
+        of_stage, waiting = set(self.stages.nodes[stage]), list(nodes)
         while waiting:
             node = waiting.pop()
-            if node not in found:
-                found.add(node)
+            if node not in needed:
+                needed.add(node)
                 made_here = (value.producer() for value in reads(node) if not self.base.has(value))
-                waiting += [producer for producer in made_here if producer is not None and producer in here]
-        return [node for node in self.stages.nodes[stage] if node in found]
+                waiting += [producer for producer in made_here if producer is not None and producer in of_stage]
+        return [node for node in self.stages.nodes[stage] if node in needed]
 
     def _is_shape(self, value: ir.Value, numbers: Sequence[int]) -> bool:
         """Whether a value may say a shape: as many integers in every batch.

@@ -136,8 +136,8 @@ class Twins:
         order = range(len(parcels)) if in_order else sorted(range(len(parcels)), key=lambda at: -parcels[at].nbytes)
         what = f"a piece of work ({getattr(function, '__name__', 'function').replace('_', ' ')})"
         done = self.executor.map(work, (parcels[at] for at in order), nbytes=nbytes, what=what, told=told)
-        found = {at: names.load(parcel.body, parcel.arrays) for at, parcel in zip(order, done, strict=True)}
-        return [found[at] for at in range(len(parcels))]
+        results = {at: names.load(parcel.body, parcel.arrays) for at, parcel in zip(order, done, strict=True)}
+        return [results[at] for at in range(len(parcels))]
 
     def statistics(self, session: Session, problems: Sequence[Problem], split: Split) -> dict[Key, Statistics]:
         """As `Session.dense_statistics`: samples in contiguous shards, whose moments are added in a fixed tree."""
@@ -146,11 +146,11 @@ class Twins:
         shards = np.array_split(split.seen, shard_count(session, len(split.seen), nbytes))
         asked = [(problems, split.only(numbers.tolist()), len(split.seen)) for numbers in shards]
         parcels = (Parcel((place,), *names.dump((of_shard, item))) for item in asked)
-        found = self.executor.reduce(
+        parcel = self.executor.reduce(
             work, parcels, partial(joined, added), nbytes=2 * nbytes, what="the moments of a part of the samples",
             told=lambda done: session.progress("statistics", done / len(asked)),
         )  # fmt: skip
-        result: dict[Key, Statistics] = names.load(found.body, found.arrays)
+        result: dict[Key, Statistics] = names.load(parcel.body, parcel.arrays)
         return result
 
     def laid_out(self, session: Session) -> tuple[Names, Place]:
@@ -176,9 +176,9 @@ def packed(thing: Any, sessions: Sequence[Session]) -> Parcel:
     Raises:
         pickle.PicklingError, TypeError, AttributeError: something in it cannot be sent.
     """
-    found = [session.twins.laid_out(session) for session in sessions if session.twins is not None]
-    names = found[0][0] if len(found) == 1 else Names.several([names for names, _ in found])
-    return Parcel(tuple(place for _, place in found), *names.dump(thing))
+    laid = [session.twins.laid_out(session) for session in sessions if session.twins is not None]
+    names = laid[0][0] if len(laid) == 1 else Names.several([names for names, _ in laid])
+    return Parcel(tuple(place for _, place in laid), *names.dump(thing))
 
 
 def shard_count(session: Session, batches: int, nbytes: int) -> int:
@@ -198,7 +198,7 @@ def of_shard(session: Session, problems: Sequence[Problem], split: Split, count:
 
 def added(first: Mapping[Key, Statistics], second: Mapping[Key, Statistics]) -> dict[Key, Statistics]:
     """Statistics of the samples of two shards, of which the first is not used any more."""
-    return {key: found.taking(second[key]) for key, found in first.items()}
+    return {key: statistics.taking(second[key]) for key, statistics in first.items()}
 
 
 def framed(session: Session, names: Names) -> Frame:
@@ -208,7 +208,7 @@ def framed(session: Session, names: Names) -> Frame:
         "inputs": network.inputs, "counted": network.counted, "closed": network.closed,
         "new_biases": network.new_biases, "gates": network.gates, "before": network.before,
     }  # fmt: skip
-    baseline = next((name for name, found in WAYS.items() if found is session.baseline), None)
+    baseline = next((name for name, way in WAYS.items() if way is session.baseline), None)
     some = replace(session.data.first(1), beside=None, held_out=None)
     state = some, session.preset, baseline, session.batches, session.masks, session.judged, session.split
     return Frame(lay(network.model), known, *names.dump(state), digest_of(network))
@@ -225,8 +225,8 @@ def lay(model: ir.Model) -> Laid:
 def read(laid: Laid) -> ir.Model:
     """The model again; its large weights are views of what was laid."""
     model: ir.Model = ir.from_proto(onnx.ModelProto.FromString(laid.model))
-    for name, found in laid.weights.items():
-        _write(model, name, found)
+    for name, stored in laid.weights.items():
+        _write(model, name, stored)
     return model
 
 
@@ -238,10 +238,10 @@ def _stored(tensor: ir.TensorProtocol) -> Stored:
     )
 
 
-def _write(model: ir.Model, name: str, found: Stored) -> None:
+def _write(model: ir.Model, name: str, stored: Stored) -> None:
     """A tensor into a model, as a view of its bytes."""
-    dtype = ir.DataType(found[0])
-    array = found[2].view(dtype.numpy()).reshape(found[1])
+    dtype = ir.DataType(stored[0])
+    array = stored[2].view(dtype.numpy()).reshape(stored[1])
     model.graph.initializers[name].const_value = ir.Tensor(array, dtype=dtype, name=name)
 
 
@@ -270,8 +270,8 @@ class _Twin:
         """The weights as they are by now; what was kept of the former ones goes."""
         if place.version == self.version or place.changed is None:
             return
-        for name, found in place.changed.get().items():
-            _write(self.session.network.model, name, found)
+        for name, stored in place.changed.get().items():
+            _write(self.session.network.model, name, stored)
         Probe.drop(self.session)
         self.session.known.clear()
         self.version = place.version
@@ -299,21 +299,21 @@ def opened(parcel: Parcel) -> Any:
 
 
 def _names(places: Sequence[Place]) -> Names:
-    found = [_twin(place).names for place in places]
-    return found[0] if len(found) == 1 else Names.several(found)
+    names = [_twin(place).names for place in places]
+    return names[0] if len(names) == 1 else Names.several(names)
 
 
 def _twin(place: Place) -> _Twin:
     """The session that lies at a place; read when it is first asked for."""
-    found = _TWINS.pop(place.key, None)
-    if found is None or found.version > place.version:
+    twin = _TWINS.pop(place.key, None)
+    if twin is None or twin.version > place.version:
         one_thread_each()  # for as long as the worker lives
-        found = _Twin.of(place.frame.get())
-    found.update(place)
-    _TWINS[place.key] = found  # the newest last
+        twin = _Twin.of(place.frame.get())
+    twin.update(place)
+    _TWINS[place.key] = twin  # the newest last
     while len(_TWINS) > KEPT:
         del _TWINS[next(iter(_TWINS))]
-    return found
+    return twin
 
 
 def _say_nothing(step: str, share: float) -> None:

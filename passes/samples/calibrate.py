@@ -75,9 +75,9 @@ class Calibration:
         """The shape of an input as the model takes it, with that many samples where it takes any number."""
         if name in self.scalars:
             return ()
-        found = list(self.samples[name].shape[1:])
-        found.insert(self.axes.get(name, 0), self.batch_size or count)
-        return tuple(found)
+        sizes = list(self.samples[name].shape[1:])
+        sizes.insert(self.axes.get(name, 0), self.batch_size or count)
+        return tuple(sizes)
 
     def beginning(self, batch: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
         """The first samples of a batch."""

@@ -24,14 +24,14 @@ def sample_axes(inputs: Iterable[ir.Value]) -> dict[str, int]:
     """
     shapes = {str(value.name): tuple(value.shape or ()) for value in inputs}
     leading = {shape[0].value for shape in shapes.values() if shape and not isinstance(shape[0], int)}
-    found = {}
+    axes = {}
     for name, shape in shapes.items():
         free = [at for at, size in enumerate(shape) if not isinstance(size, int)]
         named = [at for at in free if getattr(shape[at], "value", None) in leading - {None}]
         if None in leading and len(free) == 1 and shape[0] != 1:
             named = named or free
-        found[name] = named[0] if named and isinstance(shape[0], int) else 0
-    return found
+        axes[name] = named[0] if named and isinstance(shape[0], int) else 0
+    return axes
 
 
 def check_samples(given: Given, model: ir.Model) -> Calibration:
@@ -114,21 +114,21 @@ def _by_name(
         if not isinstance(given, Iterable):
             raise DataError(f"calibration data: expected arrays by input name, or samples one by one, found {given!r}")
         given = _gathered(list(given), ranks, axes)
-    found = {str(name): _array(array, str(name)) for name, array in given.items()}
-    if len(found) == 1 and len(names) == 1 and not set(found) & set(names) and next(iter(found)) in ("", "arr_0"):
-        found = {names[0]: next(iter(found.values()))}
-    masks = ones(found, inputs, axes)
+    arrays = {str(name): _array(array, str(name)) for name, array in given.items()}
+    if len(arrays) == 1 and len(names) == 1 and not set(arrays) & set(names) and next(iter(arrays)) in ("", "arr_0"):
+        arrays = {names[0]: next(iter(arrays.values()))}
+    masks = ones(arrays, inputs, axes)
     notes = [f"{name} is one everywhere, since no samples of it were given" for name in masks]
-    found |= masks
-    if missing := [name for name in names if name not in found]:
+    arrays |= masks
+    if missing := [name for name in names if name not in arrays]:
         raise DataError(
-            f"calibration data: no samples for input {missing[0]!r}; found {', '.join(map(repr, found)) or 'nothing'}"
+            f"calibration data: no samples for input {missing[0]!r}; found {', '.join(map(repr, arrays)) or 'nothing'}"
         )
-    if extra := [name for name in found if name not in names]:
+    if extra := [name for name in arrays if name not in names]:
         raise DataError(
             f"calibration data: the model has no input {extra[0]!r}; its inputs are {', '.join(map(repr, names))}"
         )
-    return found, notes
+    return arrays, notes
 
 
 def _array(given: Any, name: str) -> np.ndarray:
@@ -145,7 +145,7 @@ def _gathered(samples: list[Any], ranks: Mapping[str, int | None], axes: Mapping
     if not samples:
         raise DataError("calibration data: there are no samples")
     named = [_named(sample, ranks) for sample in samples]
-    found = {}
+    arrays = {}
     for name in named[0]:
         parts = [_array(sample[name], str(name)) for sample in named if name in sample]
         batches = all(part.ndim == ranks.get(name) for part in parts) and parts[0].ndim > 0
@@ -156,8 +156,8 @@ def _gathered(samples: list[Any], ranks: Mapping[str, int | None], axes: Mapping
                 f"calibration data: all samples of {name!r} must have one shape, "
                 f"found {sorted(shapes)} in {len(parts)} of {len(named)}"
             )
-        found[str(name)] = (np.concatenate if batches else np.stack)(parts, axis=min(axis, parts[0].ndim))
-    return found
+        arrays[str(name)] = (np.concatenate if batches else np.stack)(parts, axis=min(axis, parts[0].ndim))
+    return arrays
 
 
 def _named(sample: Any, ranks: Mapping[str, int | None]) -> Mapping[str, Any]:
@@ -214,8 +214,8 @@ def _fit(array: np.ndarray, value: ir.Value, axis: int) -> tuple[np.ndarray, int
     return _cast(array, value, notes), batch, notes
 
 
-def _meets(declared: int | None, found: int) -> bool:
-    return declared is None or declared == found
+def _meets(declared: int | None, actual: int) -> bool:
+    return declared is None or declared == actual
 
 
 def _cast(array: np.ndarray, value: ir.Value, notes: list[str]) -> np.ndarray:

@@ -197,13 +197,13 @@ class Recipe:
                     return runtime.run(session, {**moved, **known})
 
                 if runs_on(run, sized, {}):
-                    sized = [one if one.name in fed else with_rows(one, sized, run) for one in sized]
+                    sized = [input_ if input_.name in fed else with_rows(input_, sized, run) for input_ in sized]
                     recipe = cls(model, sized, known, axes, run, bounds or {}, feeds=fed)
-                    looked_at = [read_whole(recipe, one) for one in sized]
+                    looked_at = [read_whole(recipe, input_) for input_ in sized]
                     return recipe if looked_at == sized else replace(recipe, inputs=looked_at)
         raise DataError(
             f"the model does not run on inputs of zeros and ones, of shapes "
-            f"{[declared_shape(one, 1) for one in sized]} or others: give shapes with --input NAME=SIZES, "
+            f"{[declared_shape(input_, 1) for input_ in sized]} or others: give shapes with --input NAME=SIZES, "
             "or calibration data"
         )
 
@@ -214,8 +214,8 @@ class Recipe:
         def run(feeds: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
             return runtime.run(session, feeds)
 
-        found = decoder_inputs(run, decoder, inputs.get(str(decoder.tokens.name)))
-        return cls(model, found, {}, {one.name: 0 for one in found}, run, bounds, decoder)
+        token_inputs = decoder_inputs(run, decoder, inputs.get(str(decoder.tokens.name)))
+        return cls(model, token_inputs, {}, {input_.name: 0 for input_ in token_inputs}, run, bounds, decoder)
 
     def samples(
         self,
@@ -227,14 +227,16 @@ class Recipe:
         progress: Progress | None = None,
     ) -> Calibration:
         """As many samples as give the layers rows enough, pictures of some kinds; else as `make_samples`."""
-        counts = [one.shape[0] for one in self.inputs if not one.open]
+        counts = [input_.shape[0] for input_ in self.inputs if not input_.open]
         total = max([self.enough(most, widest), *counts])
         arrays = self.made(kinds, total, seed)
-        words = [one for one in self.inputs if one.rows > 2 and len(one.shape) == 2]
+        words = [input_ for input_ in self.inputs if input_.rows > 2 and len(input_.shape) == 2]
         if len(words) == 1 and writes(self.run, words[0], arrays):
             total = min(total, max(WRITTEN_AT_ONCE, most // 8))
             if self.decoder is not None:
-                flops = measure(self.coupling).of("flops") / min(2 if one.open else one.shape[0] for one in self.inputs)
+                flops = measure(self.coupling).of("flops") / min(
+                    2 if input_.open else input_.shape[0] for input_ in self.inputs
+                )
                 total = min(total, max(WRITTEN_AT_ONCE, int(WRITTEN_FLOPS / max(flops, 1.0))))
             arrays = {name: array[:total] for name, array in arrays.items()}
             rng = np.random.default_rng(seed)
@@ -249,7 +251,7 @@ class Recipe:
 
     def others(self, count: int, seed: int = 1) -> Calibration:
         """Samples of kinds that `samples` has none of."""
-        arrays = self.made(OTHERS, max(count, *(one.shape[0] for one in self.inputs)), seed)
+        arrays = self.made(OTHERS, max(count, *(input_.shape[0] for input_ in self.inputs)), seed)
         return self.checked(arrays, "")
 
     def others_apart(self, count: int) -> list[Calibration]:
@@ -258,7 +260,7 @@ class Recipe:
         calibration = self.others(count)
         if carry_over(self.inputs):
             return [calibration]
-        kinds = max(len(kinds_of(one, OTHERS)) for one in self.inputs)
+        kinds = max(len(kinds_of(input_, OTHERS)) for input_ in self.inputs)
         return [
             replace(calibration, samples={name: array[at::kinds] for name, array in calibration.samples.items()})
             for at in range(kinds)
@@ -272,11 +274,13 @@ class Recipe:
             return self.decoder.feeds(rng.integers(0, tokens.rows, (count, *tokens.shape[1:])))
         with one_thread_each():
             arrays = {
-                one.name: values(one, count, self.ranges[one.name], kinds, rng, self.shares(one, kinds))
-                for one in self.inputs
+                input_.name: values(input_, count, self.ranges[input_.name], kinds, rng, self.shares(input_, kinds))
+                for input_ in self.inputs
             }
         arrays |= held(self.inputs, self.feeds, count)
-        return unhidden(self.run, [one for one in self.inputs if is_mask(one)], self.inputs[0].shape[0], arrays)
+        return unhidden(
+            self.run, [input_ for input_ in self.inputs if is_mask(input_)], self.inputs[0].shape[0], arrays
+        )
 
     def checked(self, samples: Mapping[str, np.ndarray], said: str) -> Calibration:
         """Samples as calibration data, each of which counts as much as any other, however large its numbers."""
@@ -290,7 +294,7 @@ class Recipe:
     @property
     def shown(self) -> bool:
         """Whether some input takes pictures, of which the library holds some."""
-        return any(is_picture(one) for one in self.inputs)
+        return any(is_picture(input_) for input_ in self.inputs)
 
     def said(self, kinds: Sequence[str]) -> str:
         """What samples of some kinds are, in a line."""
@@ -299,9 +303,9 @@ class Recipe:
         made_up = f"{'pictures' if self.shown else 'samples'} made up from the model alone"
         content = ", ".join(kinds) if self.shown and len(kinds) > 1 else made_up
         parts = [
-            f"{one.name} in {' and '.join(chosen.name for chosen in self.ranges[one.name])}"
-            for one in self.inputs
-            if self.ranges[one.name]
+            f"{input_.name} in {' and '.join(chosen.name for chosen in self.ranges[input_.name])}"
+            for input_ in self.inputs
+            if self.ranges[input_.name]
         ]
         return f"{content}{'; ' if parts else ''}{', '.join(parts)}"
 
@@ -309,7 +313,7 @@ class Recipe:
     @cached_property
     def shapes(self) -> Shapes:
         """Of the model's values, for two samples: an open axis of size one could not be told from none."""
-        return infer_shapes(self.model, inputs={one.name: declared_shape(one, 2) for one in self.inputs})
+        return infer_shapes(self.model, inputs={input_.name: declared_shape(input_, 2) for input_ in self.inputs})
 
     @cached_property
     def coupling(self) -> Coupling:
@@ -325,36 +329,41 @@ class Recipe:
     def ranges(self) -> Mapping[str, Sequence[Range]]:
         """The ranges that each input may have; none for those whose numbers are no question."""
         by_input: dict[str, Sequence[Range]] = {}
-        for one in self.inputs:
+        for input_ in self.inputs:
             if self.decoder is not None:
-                by_input[one.name] = []
-            elif one.name in self.bounds:
-                by_input[one.name] = [between("the range given", *self.bounds[one.name], picture=is_picture(one))]
-            elif not is_number(one):
-                by_input[one.name] = []
-            elif one.dtype.kind in "iu":
-                low, high = (-128, 127) if one.dtype == np.int8 else (0, 255)
-                by_input[one.name] = [between(f"{low}..{high}", low, high, picture=True)]
+                by_input[input_.name] = []
+            elif input_.name in self.bounds:
+                by_input[input_.name] = [
+                    between("the range given", *self.bounds[input_.name], picture=is_picture(input_))
+                ]
+            elif not is_number(input_):
+                by_input[input_.name] = []
+            elif input_.dtype.kind in "iu":
+                low, high = (-128, 127) if input_.dtype == np.int8 else (0, 255)
+                by_input[input_.name] = [between(f"{low}..{high}", low, high, picture=True)]
             else:
-                by_input[one.name] = likely(self, one)
+                by_input[input_.name] = likely(self, input_)
         return by_input
 
-    def shares(self, one: Input, kinds: Sequence[str]) -> Sequence[float]:
+    def shares(self, input_: Input, kinds: Sequence[str]) -> Sequence[float]:
         """Of pictures that are fitted on, how many should be of each kind; empty: as many of each."""
-        if not is_picture(one) or set(kinds) <= set(OTHERS) or one.name in self.feeds:
+        if not is_picture(input_) or set(kinds) <= set(OTHERS) or input_.name in self.feeds:
             return ()
-        if (one.name, *kinds) not in self.responses:
-            self.responses[one.name, *kinds] = shares(self, one, kinds, self.ranges[one.name])
-        return self.responses[one.name, *kinds]
+        if (input_.name, *kinds) not in self.responses:
+            self.responses[input_.name, *kinds] = shares(self, input_, kinds, self.ranges[input_.name])
+        return self.responses[input_.name, *kinds]
 
     def fetch(self, feeds: Mapping[str, np.ndarray], wanted: Sequence[ir.Value]) -> Sequence[np.ndarray]:
         """Some values of the model, from samples that lie along the first axis."""
         names = tuple(str(value.name) for value in wanted)
-        size = max((one.shape[0] for one in self.inputs if not one.open), default=TRIED)
+        size = max((input_.shape[0] for input_ in self.inputs if not input_.open), default=TRIED)
         batches = []
         for start in range(0, TRIED, size):  # a model that takes one sample at a time gets them one by one
-            moved = {one.name: np.moveaxis(feeds[one.name][start : start + size], 0, one.axis) for one in self.inputs}
-            if all(array.shape[one.axis] == size for one, array in zip(self.inputs, moved.values(), strict=True)):
+            moved = {
+                input_.name: np.moveaxis(feeds[input_.name][start : start + size], 0, input_.axis)
+                for input_ in self.inputs
+            }
+            if all(array.shape[input_.axis] == size for input_, array in zip(self.inputs, moved.values(), strict=True)):
                 batches.append(runtime.run(self.session(names), moved | dict(self.scalars)))
         return [np.concatenate([made[name] for made in batches]) for name in names]
 
@@ -379,7 +388,7 @@ class Recipe:
         A layer that reads one row of a sample (behind a pooling over all positions) does not count: it could do with
         any number. Where all layers do, there are as many as may be.
         """
-        size = min(2 if one.open else one.shape[0] for one in self.inputs)
+        size = min(2 if input_.open else input_.shape[0] for input_ in self.inputs)
         counts = []
         for layer in self.layers:
             problem = Problem.of(layer, widest=widest or layer.width)

@@ -63,7 +63,7 @@ def effort(
         widest, probes, probe_flops: as of a preset (`spa.presets.Preset`).
         nominal: on two cores of 2026 instead of this machine: what is left out for time must not depend on it.
     """
-    size = min(2 if one.open else one.shape[0] for one in recipe.inputs)
+    size = min(2 if input_.open else input_.shape[0] for input_ in recipe.inputs)
     groups = find_groups(recipe.coupling)
     removable = {leaf for group in groups for leaf in group.leaves}
     groups = [group for group in groups if group.off is None]
@@ -111,9 +111,9 @@ def thinned(parts: Mapping[str, float], samples: int, target: float) -> tuple[in
 def _timed(work: Callable[[], object]) -> float:
     """Seconds of the fastest run, behind one that warms up: other work beside this can slow one of them tenfold."""
     work()
-    found: list[float] = []
-    while len(found) < LEAST_RUNS or (sum(found) < TIMED and len(found) < MOST_RUNS):
+    seconds: list[float] = []
+    while len(seconds) < LEAST_RUNS or (sum(seconds) < TIMED and len(seconds) < MOST_RUNS):
         start = time.perf_counter()
         work()
-        found.append(time.perf_counter() - start)
-    return min(found)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)

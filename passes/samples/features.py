@@ -26,28 +26,28 @@ def features(shape: tuple[int, ...], families: Sequence[str], rng: np.random.Gen
     - constant: nearly the same number everywhere;
     - sparse: next to nothing but for a few numbers; waves: a sine along the last axis; steps: of plain levels.
     """
-    found = np.empty(shape)
+    samples = np.empty(shape)
     flat = int(np.prod(shape[1:]))
     patterns = rng.standard_normal((max(2, min(16, flat // 4)), *shape[1:]))
     for number, family in enumerate(families):
         if family == "low rank":
             mixed = np.tensordot(rng.standard_normal(len(patterns)), patterns, 1) / np.sqrt(len(patterns))
-            found[number] = mixed + 0.1 * rng.standard_normal(shape[1:])
+            samples[number] = mixed + 0.1 * rng.standard_normal(shape[1:])
         elif family == "constant":
-            found[number] = rng.standard_normal() + 0.1 * rng.standard_normal(shape[1:])
+            samples[number] = rng.standard_normal() + 0.1 * rng.standard_normal(shape[1:])
         elif family in ("pink", "crosswise"):
             across = family == "crosswise" and len(shape) > 2
-            found[number] = pink(shape[1:], rng, -2 if across else -1)
+            samples[number] = pink(shape[1:], rng, -2 if across else -1)
         elif family == "sparse":
-            found[number] = 3.0 * rng.standard_normal(shape[1:]) * (rng.uniform(size=shape[1:]) < 0.1)
+            samples[number] = 3.0 * rng.standard_normal(shape[1:]) * (rng.uniform(size=shape[1:]) < 0.1)
         elif family == "smooth" and len(shape) > 2 and min(shape[-2:]) > 2:
-            found[number] = _smooth(shape[1:], rng)
+            samples[number] = _smooth(shape[1:], rng)
         elif family in ("waves", "steps"):
-            found[number] = _along(shape[1:], rng, waves=family == "waves")
+            samples[number] = _along(shape[1:], rng, waves=family == "waves")
         else:
-            found[number] = rng.standard_normal(shape[1:])
-        found[number] *= np.exp(0.3 * rng.standard_normal())
-    return found
+            samples[number] = rng.standard_normal(shape[1:])
+        samples[number] *= np.exp(0.3 * rng.standard_normal())
+    return samples
 
 
 def pink(shape: tuple[int, ...], rng: np.random.Generator, axis: int = -1) -> np.ndarray:
@@ -57,8 +57,8 @@ def pink(shape: tuple[int, ...], rng: np.random.Generator, axis: int = -1) -> np
     noise = np.fft.rfft(rng.standard_normal(shape), axis=axis)
     steps = np.sqrt(np.maximum(np.arange(noise.shape[axis]), 1.0))
     falling = noise / steps.reshape([-1 if at == axis % len(shape) else 1 for at in range(len(shape))])
-    found = np.fft.irfft(falling, n=shape[axis], axis=axis)
-    return np.asarray(found / (found.std() + STEADY))
+    signal = np.fft.irfft(falling, n=shape[axis], axis=axis)
+    return np.asarray(signal / (signal.std() + STEADY))
 
 
 def _smooth(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
@@ -66,8 +66,8 @@ def _smooth(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     high, wide = shape[-2:]
     frequency = np.hypot(*np.meshgrid(high * np.fft.fftfreq(high), wide * np.fft.rfftfreq(wide), indexing="ij"))
     noise = np.fft.rfft2(rng.standard_normal(shape)) / np.maximum(frequency, 1.0) ** rng.uniform(*SLOPES)
-    found = np.fft.irfft2(noise, s=(high, wide))
-    return np.asarray(found / (found.std() + STEADY))
+    field = np.fft.irfft2(noise, s=(high, wide))
+    return np.asarray(field / (field.std() + STEADY))
 
 
 def _along(shape: tuple[int, ...], rng: np.random.Generator, *, waves: bool) -> np.ndarray:

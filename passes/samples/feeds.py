@@ -61,7 +61,7 @@ def _whole(given: Any, inputs: Sequence[ir.Value]) -> list[dict[str, np.ndarray]
 def _meets(array: np.ndarray, value: ir.Value) -> bool:
     declared = [size if isinstance(size, int) else None for size in value.shape or ()]
     return array.ndim == len(declared) and all(
-        size in (None, found) for size, found in zip(declared, array.shape, strict=True)
+        size in (None, actual) for size, actual in zip(declared, array.shape, strict=True)
     )
 
 
@@ -95,19 +95,19 @@ def are_apart(model: ir.Model, inputs: Sequence[ir.Value], axes: Mapping[str, in
         coupling = couple(model, infer_shapes(model))
     except UsageError:  # one name for axes that differ
         return True
-    found = [coupling.axes[v][axes[str(v.name)]] for v in inputs if v in coupling.axes and len(v.shape or ())]
-    samples = {leaf for dim in found for leaf in leaves(dim)} - {ONE}
+    sample_dims = [coupling.axes[v][axes[str(v.name)]] for v in inputs if v in coupling.axes and len(v.shape or ())]
+    samples = {leaf for dim in sample_dims for leaf in leaves(dim)} - {ONE}
     summed = (
         leaf
         for application in coupling.applications
-        for found in application.sums()
-        for name in found.names
+        for sum_ in application.sums()
+        for name in sum_.names
         for leaf in leaves(application.factors[name])
     )
     if not samples.isdisjoint(summed) or _looked_up(coupling, inputs, samples):
         return False
     every = ([leaf for dim in dims for leaf in leaves(dim)] for dims in coupling.axes.values())
-    return all(found.count(leaf) < 2 for found in every for leaf in samples)
+    return all(listed.count(leaf) < 2 for listed in every for leaf in samples)
 
 
 def _looked_up(coupling: Coupling, inputs: Sequence[ir.Value], samples: Set[Factor]) -> bool:

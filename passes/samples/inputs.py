@@ -54,13 +54,13 @@ def open_sizes(
     values: Sequence[ir.Value], inputs: Mapping[str, Sequence[int]], axes: Mapping[str, int]
 ) -> dict[str, int]:
     """Sizes of named axes, which inputs share: those given, and one for every axis of samples."""
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for value in values:
         for axis, size in enumerate(value.shape or ()):
             given = inputs.get(str(value.name))
             if not isinstance(size, int) and size.value is not None and (given or axis == axes[str(value.name)]):
-                found.setdefault(size.value, given[axis] if given else 1)
-    return found
+                sizes.setdefault(size.value, given[axis] if given else 1)
+    return sizes
 
 
 def described(
@@ -115,54 +115,57 @@ def held(inputs: Sequence[Input], feeds: Feeds, count: int) -> dict[str, np.ndar
     Raises:
         UsageError: an input cannot hold it.
     """
-    found = {}
-    for one in inputs:
-        if one.name not in feeds:
+    arrays = {}
+    for input_ in inputs:
+        if input_.name not in feeds:
             continue
-        feed = feeds[one.name]
+        feed = feeds[input_.name]
         array = None if isinstance(feed, str) else np.asarray(feed)
-        if array is not None and array.ndim == len(one.shape) and array.shape[one.axis] != count:
-            rows = np.moveaxis(array, one.axis, 0)
-            feed = np.moveaxis(rows[np.arange(count) % len(rows)], 0, one.axis)
-        shape = list(one.shape[1:])
-        shape.insert(one.axis, count)
-        filled = fill(one.name, feed, shape, one.dtype, np.random.default_rng(0))
-        found[one.name] = np.moveaxis(filled, one.axis, 0)
-    return found
+        if array is not None and array.ndim == len(input_.shape) and array.shape[input_.axis] != count:
+            rows = np.moveaxis(array, input_.axis, 0)
+            feed = np.moveaxis(rows[np.arange(count) % len(rows)], 0, input_.axis)
+        shape = list(input_.shape[1:])
+        shape.insert(input_.axis, count)
+        filled = fill(input_.name, feed, shape, input_.dtype, np.random.default_rng(0))
+        arrays[input_.name] = np.moveaxis(filled, input_.axis, 0)
+    return arrays
 
 
-def declared_shape(one: Input, count: int) -> tuple[int, ...]:
+def declared_shape(input_: Input, count: int) -> tuple[int, ...]:
     """The shape as the model takes it, with that many samples where it takes any number."""
-    shape = list(one.shape[1:])
-    shape.insert(one.axis, count if one.open else one.shape[0])
+    shape = list(input_.shape[1:])
+    shape.insert(input_.axis, count if input_.open else input_.shape[0])
     return tuple(shape)
 
 
 def runs_on(run: Run, inputs: Sequence[Input], instead: Mapping[str, np.ndarray]) -> bool:
     """Whether the model runs on zeros of whole numbers and ones of others, but for some arrays that are given."""
-    feeds = {one.name: (np.zeros if one.dtype.kind in "iu" else np.ones)(one.shape, one.dtype) for one in inputs}
+    feeds = {
+        input_.name: (np.zeros if input_.dtype.kind in "iu" else np.ones)(input_.shape, input_.dtype)
+        for input_ in inputs
+    }
     try:
         return bool(run({**feeds, **instead}))
     except DataError:
         return False
 
 
-def with_rows(one: Input, others: Sequence[Input], run: Run) -> Input:
+def with_rows(input_: Input, others: Sequence[Input], run: Run) -> Input:
     """The input with the size of the table that it indexes, by halving: a larger number makes the model fail."""
-    if one.dtype.kind not in "iu":
-        return one
+    if input_.dtype.kind not in "iu":
+        return input_
 
     def runs(number: int) -> bool:
-        return runs_on(run, others, {one.name: np.full(one.shape, number, one.dtype)})
+        return runs_on(run, others, {input_.name: np.full(input_.shape, number, input_.dtype)})
 
-    most = min(LARGEST_TABLE, int(np.iinfo(one.dtype).max))
+    most = min(LARGEST_TABLE, int(np.iinfo(input_.dtype).max))
     if runs(most):
-        return one
+        return input_
     least = 0
     while most - least > 1:
         middle = (least + most) // 2
         least, most = (middle, most) if runs(middle) else (least, middle)
-    return replace(one, rows=most)
+    return replace(input_, rows=most)
 
 
 def channel_axis(shape: Sequence[int]) -> int:
@@ -171,19 +174,21 @@ def channel_axis(shape: Sequence[int]) -> int:
     return next((axis for axis in likely if shape[axis] in (1, 3)), 0)
 
 
-def is_mask(one: Input) -> bool:
+def is_mask(input_: Input) -> bool:
     """Whether the values of an input are all ones."""
-    return one.dtype.kind == "b" or (one.dtype.kind in "iu" and not one.rows and not channel_axis(one.shape))
+    return input_.dtype.kind == "b" or (
+        input_.dtype.kind in "iu" and not input_.rows and not channel_axis(input_.shape)
+    )
 
 
 def unhidden(run: Run, masks: Sequence[Input], size: int, samples: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The samples, with as few masks as need be turned into zeros so that the outputs say something of the rest."""
-    names = [one.name for one in masks][:MASKS]
+    names = [mask.name for mask in masks][:MASKS]
     for count in range(len(names) + 1 if names else 0):
         for turned in combinations(names, count):
-            found = samples | {name: np.zeros_like(samples[name]) for name in turned}
-            if _tells(run, found, size):
-                return found
+            shown = samples | {name: np.zeros_like(samples[name]) for name in turned}
+            if _tells(run, shown, size):
+                return shown
     return samples
 
 
@@ -191,12 +196,12 @@ def _tells(run: Run, samples: Mapping[str, np.ndarray], size: int) -> bool:
     """Whether some number of the outputs is another for other samples."""
     numbers = np.arange(size), np.arange(size) + max(1, min(size, len(next(iter(samples.values()))) - size))
     try:
-        one, other = (
+        first, second = (
             run({name: array.take(part, 0, mode="wrap") for name, array in samples.items()}) for part in numbers
         )
     except DataError:
         return False
-    pairs = [(left, other[name]) for name, left in one.items() if hasattr(left, "shape")]  # sequences have none
+    pairs = [(left, second[name]) for name, left in first.items() if hasattr(left, "shape")]  # sequences have none
     return any(
         left.shape != right.shape or bool(np.any((left != right) & (left == left) & (right == right)))  # NaN is not NaN
         for left, right in pairs

@@ -20,7 +20,7 @@ def photographs(count: int, channels: int, height: int, width: int, rng: np.rand
     """(count, channels, height, width) float32 from 0 to 1; of one channel grey, of three red, green, blue."""
     stored = np.moveaxis(library.photographs(), -1, 1)
     order = np.concatenate([rng.permutation(len(stored)) for _ in range(-(-4 * count // len(stored)))])
-    found = np.empty((count, channels, height, width), np.float32)
+    images = np.empty((count, channels, height, width), np.float32)
     for number in range(count):
         if min(height, width) >= LARGE and rng.uniform() < 0.5:
             halves = (height - height // 2, height // 2), (width - width // 2, width // 2)
@@ -31,8 +31,8 @@ def photographs(count: int, channels: int, height: int, width: int, rng: np.rand
         else:
             view = _view(stored[order[number]], height, width, rng)
         view = np.einsum("c,chw->hw", library.BRIGHTNESS, view)[None] if channels == 1 else view
-        found[number] = _developed(view, rng)
-    return found
+        images[number] = _developed(view, rng)
+    return images
 
 
 def _view(photograph: np.ndarray, height: int, width: int, rng: np.random.Generator) -> np.ndarray:

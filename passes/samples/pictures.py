@@ -31,21 +31,21 @@ STEADY = 1e-6
 def pictures(count: int, channels: int, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     """(count, channels, height, width) float32, of mean zero and variance one or so."""
     textures = [_field(channels, height, width, falloff, rng) for falloff in FALLOFFS]
-    found = np.empty((count, channels, height, width), np.float32)
+    images = np.empty((count, channels, height, width), np.float32)
     for sample in range(count):
         if sample % 2:
-            found[sample] = _leaves(textures, rng)
+            images[sample] = _leaves(textures, rng)
         else:
             level = _coloured(rng.standard_normal((channels, 1, 1)))
-            found[sample] = rng.uniform(0.4, 1.0) * _field(channels, height, width, 1.0, rng) + 0.6 * level
-    return found
+            images[sample] = rng.uniform(0.4, 1.0) * _field(channels, height, width, 1.0, rng) + 0.6 * level
+    return images
 
 
 def gratings(count: int, channels: int, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     """(count, channels, height, width) float32: crossed stripes and checks of any pitch over a slope, none of them in
     `pictures`."""
     rows, columns = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)[None, :]
-    found = np.empty((count, channels, height, width), np.float32)
+    images = np.empty((count, channels, height, width), np.float32)
     for sample in range(count):
         picture = _coloured(rng.standard_normal((channels, 1, 1))) + 0.0 * (rows + columns)
         for _ in range(rng.integers(1, 5)):
@@ -56,8 +56,8 @@ def gratings(count: int, channels: int, height: int, width: int, rng: np.random.
                 -((rows - rng.uniform(-1, 1)) ** 2 + (columns - rng.uniform(-1, 1)) ** 2) * rng.uniform(0, 3)
             )
             picture = picture + 0.7 * _coloured(rng.standard_normal((channels, 1, 1))) * wave * window
-        found[sample] = picture
-    return found
+        images[sample] = picture
+    return images
 
 
 def films(stills: np.ndarray, frames: int, rng: np.random.Generator) -> np.ndarray:
@@ -67,10 +67,10 @@ def films(stills: np.ndarray, frames: int, rng: np.random.Generator) -> np.ndarr
         stills: (count, channels, height, width).
     """
     paces = rng.integers(-PACE, PACE + 1, (len(stills), 2))
-    found = [
+    shifted = [
         [np.roll(still, at * pace, (1, 2)) for at in range(frames)] for still, pace in zip(stills, paces, strict=True)
     ]
-    return np.moveaxis(np.array(found), 1, 2)
+    return np.moveaxis(np.array(shifted), 1, 2)
 
 
 def _field(channels: int, height: int, width: int, falloff: float, rng: np.random.Generator) -> np.ndarray:
@@ -99,7 +99,7 @@ def _leaves(textures: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
     def colour() -> np.ndarray:
         return _coloured(rng.standard_normal((channels, 1, 1)))
 
-    found = (colour() + 0.3 * textures[rng.integers(len(textures))]).astype(np.float32)
+    image = (colour() + 0.3 * textures[rng.integers(len(textures))]).astype(np.float32)
     side = max(height, width)
     least, most = max(LEAST_RADIUS, SMALLEST * side), max(LEAST_RADIUS, LARGEST * side)
     drawn = rng.uniform(size=rng.integers(*LEAVES))
@@ -111,8 +111,8 @@ def _leaves(textures: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
         shade = 0.3 * (rng.standard_normal() * along + rng.standard_normal() * across)
         strength = rng.uniform(0, 0.6) * (rng.uniform() < 0.6)  # some leaves are plain
         leaf = colour() + shade + strength * texture[:, *area]
-        np.copyto(found[:, *area], leaf.astype(np.float32), where=inside)
-    return found
+        np.copyto(image[:, *area], leaf.astype(np.float32), where=inside)
+    return image
 
 
 def _place(

@@ -121,19 +121,19 @@ class FirstLayers:
         if not self.layers:
             return []
         value = self.layers[0].data
-        found = [np.asarray(fetch(feeds, [value])[0], np.float64) for feeds in constants]
-        axis = next((at for at, size in enumerate(found[0].shape) if at and size == channels), None)
+        levels = [np.asarray(fetch(feeds, [value])[0], np.float64) for feeds in constants]
+        axis = next((at for at, size in enumerate(levels[0].shape) if at and size == channels), None)
         if channels > 1 and axis is not None:
-            found = [np.median(np.moveaxis(array, axis, 0).reshape(channels, -1), axis=1) for array in found]
+            levels = [np.median(np.moveaxis(array, axis, 0).reshape(channels, -1), axis=1) for array in levels]
         else:
-            found = [np.median(array, keepdims=True).reshape(1) for array in found]
-        shift, scale = found[0], found[1] - found[0]
-        straight = np.allclose(found[2] - found[1], scale, rtol=1e-3, atol=1e-6 * np.abs(found[2]).max())
+            levels = [np.median(array, keepdims=True).reshape(1) for array in levels]
+        shift, scale = levels[0], levels[1] - levels[0]
+        straight = np.allclose(levels[2] - levels[1], scale, rtol=1e-3, atol=1e-6 * np.abs(levels[2]).max())
         if not straight or not np.all(np.abs(scale) > 0) or np.allclose([scale, shift], [[1.0], [0.0]]):
             return []
         return [
-            Range(f"{one.name} behind the model's own scaling", one.scale / scale, (one.shift - shift) / scale)
-            for one in candidates(picture=True)[:3]
+            Range(f"{known.name} behind the model's own scaling", known.scale / scale, (known.shift - shift) / scale)
+            for known in candidates(picture=True)[:3]
         ]
 
     def columns(self, fetch: Fetch, counted: Mapping[str, np.ndarray], shape: Sequence[int]) -> Range | None:
@@ -175,7 +175,7 @@ class FirstLayers:
         much larger their means are than what they vary by."""
         if not self.layers:
             return 0.0
-        found = []
+        scores = []
         for layer, data in zip(self.layers, fetch(feeds, [layer.data for layer in self.layers]), strict=True):
             total = layer.row_count(data.shape)
             positions = np.random.default_rng(0).choice(total, min(total, LOOKED_AT), replace=False)
@@ -188,8 +188,8 @@ class FirstLayers:
                 results = (results - mean) / np.sqrt(variance + behind.epsilon)
             spread = float(np.sqrt(np.mean(results.var(0)))) + 1e-9
             level = float(np.sqrt(np.mean(results.mean(0) ** 2)))
-            found.append(abs(np.log(spread)) + np.log1p(level / spread))
-        return float(np.mean(found))
+            scores.append(abs(np.log(spread)) + np.log1p(level / spread))
+        return float(np.mean(scores))
 
 
 def plausible(

@@ -24,28 +24,28 @@ FAINT, FEW = 0.25, 0.25
 each one of another."""
 
 
-def shares(model: Model, one: Input, kinds: Sequence[str], ranges: Sequence[Range]) -> list[float]:
+def shares(model: Model, input_: Input, kinds: Sequence[str], ranges: Sequence[Range]) -> list[float]:
     """(kinds,) the share of the samples of an input that should be of each kind that `kinds_of` knows.
 
     Kinds are compared in the most likely range: numbers that are larger move all outputs more.
     """
-    names = kinds_of(one, kinds)
+    names = kinds_of(input_, kinds)
     alike = [1.0 / len(names)] * len(names)
     if len(names) < 2:
         return alike
     size = max([1, *(other.shape[0] for other in model.inputs if not other.open)])
     rng = np.random.default_rng(0)
-    feeds = {other.name: values(other, TRIED * size, [], MADE_UP, rng) for other in model.inputs if other is not one}
-    found = []
+    feeds = {other.name: values(other, TRIED * size, [], MADE_UP, rng) for other in model.inputs if other is not input_}
+    by_kind = []
     for kind in range(len(names)):
         chosen = [float(other == kind) for other in range(len(names))]
-        made = values(one, TRIED * size, ranges[:1], kinds, np.random.default_rng(0), chosen)
+        made = values(input_, TRIED * size, ranges[:1], kinds, np.random.default_rng(0), chosen)
         try:
-            found.append(_variances(model.run, {**feeds, one.name: made}, size))
+            by_kind.append(_variances(model.run, {**feeds, input_.name: made}, size))
         except DataError:
             return alike
-    both = set.intersection(*map(set, found))
-    parts = [np.array([variances[name] for variances in found]) for name in sorted(both)]
+    both = set.intersection(*map(set, by_kind))
+    parts = [np.array([variances[name] for variances in by_kind]) for name in sorted(both)]
     told = [part / part.sum() for part in parts if part.sum() > 0]
     if not told:
         return alike
@@ -62,5 +62,5 @@ def _variances(run: Run, feeds: Mapping[str, np.ndarray], size: int) -> dict[str
             if array.dtype.kind == "f" and array.size:
                 results.setdefault(name, []).append(array.astype(np.float64))
     alike = {name: arrays for name, arrays in results.items() if len({array.shape for array in arrays}) == 1}
-    found = {name: float(np.var(arrays, axis=0).mean()) for name, arrays in alike.items()}
-    return {name: variance for name, variance in found.items() if np.isfinite(variance)}
+    variances = {name: float(np.var(arrays, axis=0).mean()) for name, arrays in alike.items()}
+    return {name: variance for name, variance in variances.items() if np.isfinite(variance)}

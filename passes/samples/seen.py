@@ -27,7 +27,7 @@ def marks_of(data: Calibration, batch: Mapping[str, np.ndarray]) -> list[str]:
         data: the samples that the batch is of.
     """
     names = sorted(batch if isinstance(data, Recorded) else data.samples)
-    found = []
+    marks = []
     for number in range(data.count(batch)):
         digest = hashlib.sha256()
         for name in names:
@@ -36,8 +36,8 @@ def marks_of(data: Calibration, batch: Mapping[str, np.ndarray]) -> list[str]:
                 array = np.take(array, number, axis=data.axes.get(name, 0))
             digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
             digest.update(array.tobytes())
-        found.append(base64.b64encode(digest.digest())[:WIDTH].decode())
-    return found
+        marks.append(base64.b64encode(digest.digest())[:WIDTH].decode())
+    return marks
 
 
 def note_seen(model: ir.Model, marks: Iterable[str]) -> None:

@@ -32,27 +32,27 @@ FORMANT_WIDTHS, BESIDE_FORMANTS = (80.0, 300.0), 0.02
 
 def sounds(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     """Sounds along the last axis, of variance one but for a loudness of each sample's own."""
-    found = np.empty(shape)
+    signals = np.empty(shape)
     for number in range(shape[0]):
         noise = pink(shape[1:], rng)
         if rng.uniform() < SHARE_OF_NOISE:
-            found[number] = noise
+            signals[number] = noise
         else:
             level = 10 ** (-rng.uniform(3, 30) / 20)
-            found[number] = _normal(_notes(shape[-1], rng)) + level * noise
-        found[number] *= np.exp(0.5 * rng.standard_normal())
-    return found
+            signals[number] = _normal(_notes(shape[-1], rng)) + level * noise
+        signals[number] *= np.exp(0.5 * rng.standard_normal())
+    return signals
 
 
 def chirps(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     """Tones that rise or fall along the last axis, in white noise: few networks respond to them."""
     time = np.arange(shape[-1]) / shape[-1]
-    found = np.empty(shape)
+    signals = np.empty(shape)
     for number in range(shape[0]):
         low, high = np.exp(rng.uniform(np.log(4), np.log(shape[-1] / 5), 2))
         tone = np.sin(2 * np.pi * (low * time + (high - low) * time**2 / 2)) * np.sqrt(2)
-        found[number] = _in_white_noise(tone, shape[1:], rng)
-    return found
+        signals[number] = _in_white_noise(tone, shape[1:], rng)
+    return signals
 
 
 def voices(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
@@ -60,7 +60,7 @@ def voices(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
 
     A source and a filter (Fant 1960): the amplitude of each harmonic is that of its resonances.
     """
-    found = np.empty(shape)
+    signals = np.empty(shape)
     for number in range(shape[0]):
         rate = float(rng.choice(RATES))
         time = np.arange(shape[-1]) / rate
@@ -71,8 +71,8 @@ def voices(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
         gains = BESIDE_FORMANTS + np.sum(1 / (1 + ((harmonics[:, None] * pitch - formants) / widths) ** 2), axis=1)
         starts = rng.uniform(0, 2 * np.pi, len(harmonics))
         voice = (gains / np.sqrt(harmonics)) @ np.sin(harmonics[:, None] * phase + starts[:, None])
-        found[number] = _in_white_noise(_normal(voice), shape[1:], rng)
-    return found
+        signals[number] = _in_white_noise(_normal(voice), shape[1:], rng)
+    return signals
 
 
 def _in_white_noise(sound: np.ndarray, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
@@ -84,7 +84,7 @@ def _notes(length: int, rng: np.random.Generator) -> np.ndarray:
     """(length,): one to a dozen notes, each from an onset on, some together."""
     rate = float(rng.choice(RATES))
     time = np.arange(length) / rate
-    found = np.zeros(length)
+    signal = np.zeros(length)
     for _ in range(int(rng.integers(1, max(3, min(NOTES, 2 + int(3 * length / rate)))))):
         pitch = np.exp(rng.uniform(*np.log(PITCHES)))
         vibrato = rng.uniform(0, 0.01) / rng.uniform(4, 8) * np.sin(2 * np.pi * rng.uniform(4, 8) * time)
@@ -98,8 +98,8 @@ def _notes(length: int, rng: np.random.Generator) -> np.ndarray:
         onset = rng.uniform(-EARLIER, 0.8 * time[-1])
         since = np.maximum(time - onset, 0.0)
         envelope = (1 - np.exp(-since / rng.uniform(0.002, 0.05))) * np.exp(-since / np.exp(rng.uniform(-2.5, 2.0)))
-        found += note * envelope * np.exp(0.5 * rng.standard_normal())
-    return found if np.any(found) else rng.standard_normal(length)
+        signal += note * envelope * np.exp(0.5 * rng.standard_normal())
+    return signal if np.any(signal) else rng.standard_normal(length)
 
 
 def _normal(sound: np.ndarray) -> np.ndarray:

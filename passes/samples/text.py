@@ -22,7 +22,7 @@ LINE_HEIGHT = 48
 
 def text(count: int, channels: int, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     """(count, channels, height, width) float32 from 0 to 1: one line where pictures are wide, a page elsewhere."""
-    found = np.empty((count, channels, height, width), np.float32)
+    images = np.empty((count, channels, height, width), np.float32)
     for number in range(count):
         ink = _line(height, width, rng) if width >= ONE_LINE * height else _page(height, width, rng)
         dark, light = np.sort(rng.beta(0.6, 0.6, 2))
@@ -36,8 +36,8 @@ def text(count: int, channels: int, height: int, width: int, rng: np.random.Gene
         ground = paper + tint[0] + slope * (rng.uniform() < 0.5)
         shown = ground * (1 - ink) + (pen + tint[1]) * ink
         shown += rng.uniform(0, 0.04) * rng.standard_normal((1, height, width))
-        found[number] = np.clip(shown, 0.0, 1.0)
-    return found
+        images[number] = np.clip(shown, 0.0, 1.0)
+    return images
 
 
 def _line(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
@@ -88,7 +88,7 @@ def _words(letters: int, rng: np.random.Generator) -> str:
     """About so many characters of made-up words, numbers and signs."""
     chances = 1.0 / np.arange(2, len(LETTERS) + 2) ** 0.7
     chances /= chances.sum()
-    found, total = [], 0
+    words, total = [], 0
     while total < letters:
         if rng.uniform() < 0.15:
             word = "".join(rng.choice(list("0123456789"), rng.integers(1, 6)))
@@ -98,9 +98,9 @@ def _words(letters: int, rng: np.random.Generator) -> str:
             word = word.upper() if case < 0.15 else word.capitalize() if case < 0.4 else word
         if rng.uniform() < 0.15:
             word += str(rng.choice(list(".,:;!?-/%)&+*'")))
-        found.append(word)
+        words.append(word)
         total += len(word) + 1
-    return " ".join(found)
+    return " ".join(words)
 
 
 def _strip(words: str, size: int, stretch: float, *, bold: int, slant: float) -> np.ndarray:

@@ -44,50 +44,50 @@ OTHER_SOUNDS = ("chirps", "voices")
 """Kinds that nothing is fitted on."""
 
 
-def is_picture(one: Input) -> bool:
+def is_picture(input_: Input) -> bool:
     """Whether an input may hold pictures or films."""
-    return bool(channel_axis(one.shape)) and one.dtype.kind in "fiu" and not one.rows
+    return bool(channel_axis(input_.shape)) and input_.dtype.kind in "fiu" and not input_.rows
 
 
-def is_number(one: Input) -> bool:
+def is_number(input_: Input) -> bool:
     """Whether an input holds numbers whose range is a question."""
-    return one.dtype.kind == "f" or is_picture(one)
+    return input_.dtype.kind == "f" or is_picture(input_)
 
 
 def carry_over(inputs: Sequence[Input]) -> bool:
     """Whether what a network makes of made-up samples tells what it makes of real ones: pictures and sounds do, numbers
     of unknown meaning need not."""
-    return all(is_picture(one) or is_sound(one) or is_mask(one) for one in inputs)
+    return all(is_picture(input_) or is_sound(input_) or is_mask(input_) for input_ in inputs)
 
 
-def kinds_of(one: Input, kinds: Sequence[str]) -> Sequence[str]:
+def kinds_of(input_: Input, kinds: Sequence[str]) -> Sequence[str]:
     """The kinds of samples that an input may get where pictures would be of some kinds; one where there is no choice.
 
     Args:
         kinds: of pictures, from `PICTURES`.
     """
     others = set(kinds) <= set(OTHERS)
-    if is_picture(one):
+    if is_picture(input_):
         return kinds
-    if one.dtype.kind != "f":
+    if input_.dtype.kind != "f":
         return ("numbers",)
-    if is_sound(one):
+    if is_sound(input_):
         return OTHER_SOUNDS if others else ("notes",)
     return OTHER_FAMILIES if others else FAMILIES
 
 
 def turns(shares: Sequence[float], count: int) -> np.ndarray:
     """(count,): which kind each sample is of, so that any number of the first are in proportion to the shares."""
-    found, taken = np.empty(count, int), np.zeros(len(shares))
+    kinds, taken = np.empty(count, int), np.zeros(len(shares))
     wanted = np.asarray(shares) / np.sum(shares)
     for number in range(count):
-        found[number] = np.argmax(np.round(wanted * (number + 1) - taken, 9))
-        taken[found[number]] += 1
-    return found
+        kinds[number] = np.argmax(np.round(wanted * (number + 1) - taken, 9))
+        taken[kinds[number]] += 1
+    return kinds
 
 
 def values(
-    one: Input,
+    input_: Input,
     count: int,
     ranges: Sequence[Range],
     kinds: Sequence[str],
@@ -101,57 +101,57 @@ def values(
         kinds: of pictures, from `PICTURES`.
         shares: of the samples, of each of `kinds_of`; empty: all the same.
     """
-    shape = (count, *one.shape[1:])
-    if one.dtype.kind == "b":
-        return np.ones(shape, one.dtype)
-    if one.dtype.kind in "iu" and not is_picture(one):
-        top = one.rows if one.rows > 2 else 1  # a table of one or two rows tells segments apart: the first
-        return rng.integers(0, top, shape).astype(one.dtype) if one.rows else np.ones(shape, one.dtype)
-    names = kinds_of(one, kinds)
+    shape = (count, *input_.shape[1:])
+    if input_.dtype.kind == "b":
+        return np.ones(shape, input_.dtype)
+    if input_.dtype.kind in "iu" and not is_picture(input_):
+        top = input_.rows if input_.rows > 2 else 1  # a table of one or two rows tells segments apart: the first
+        return rng.integers(0, top, shape).astype(input_.dtype) if input_.rows else np.ones(shape, input_.dtype)
+    names = kinds_of(input_, kinds)
     order = turns(shares or [1.0] * len(names), count)
-    if is_picture(one):
+    if is_picture(input_):
         plain = _pictures(shape, channel_axis(shape), [names[kind] for kind in order], rng)
-    elif is_sound(one):
+    elif is_sound(input_):
         plain = np.empty(shape, np.float32)
         for kind in np.unique(order):
             plain[order == kind] = SOUNDS[names[kind]]((np.count_nonzero(order == kind), *shape[1:]), rng)
     else:
         plain = features(shape, [names[kind] for kind in order], rng)
-    found = np.empty(shape, np.float32)
+    samples = np.empty(shape, np.float32)
     for number, kind in enumerate(order):
         turn = int(np.count_nonzero(order[:number] == kind))
         chosen = ranges[turn % len(ranges)] if ranges else None
-        found[number] = plain[number] if chosen is None else spread(chosen, one, plain[number])
-    if one.dtype.kind in "iu":
-        limits = np.iinfo(one.dtype)
-        return np.clip(np.rint(found), limits.min, limits.max).astype(one.dtype)
-    return found.astype(one.dtype)
+        samples[number] = plain[number] if chosen is None else spread(chosen, input_, plain[number])
+    if input_.dtype.kind in "iu":
+        limits = np.iinfo(input_.dtype)
+        return np.clip(np.rint(samples), limits.min, limits.max).astype(input_.dtype)
+    return samples.astype(input_.dtype)
 
 
-def spread(chosen: Range, one: Input, plain: np.ndarray) -> np.ndarray:
+def spread(chosen: Range, input_: Input, plain: np.ndarray) -> np.ndarray:
     """One sample in the numbers of a range; scales of several channels lie along the channels."""
     if chosen.scale.shape == plain.shape and plain.ndim:
         return np.asarray(plain * chosen.scale + chosen.shift)
     if chosen.scale.size == 1:
         return np.asarray(plain * chosen.scale.reshape(()) + chosen.shift.reshape(()))
     along = [1] * plain.ndim
-    along[channel_axis(one.shape) - 1] = -1
+    along[channel_axis(input_.shape) - 1] = -1
     return np.asarray(plain * chosen.scale.reshape(along) + chosen.shift.reshape(along))
 
 
 def _pictures(shape: tuple[int, ...], axis: int, kinds: Sequence[str], rng: np.random.Generator) -> np.ndarray:
     """Pictures or films from 0 to 1, each of a kind."""
     *frames, height, width = (size for at, size in enumerate(shape) if at not in (0, axis))
-    found = np.empty(shape, np.float32)
+    images = np.empty(shape, np.float32)
     for kind in dict.fromkeys(kinds):
         places = [at for at, other in enumerate(kinds) if other == kind]
         made = PICTURES[kind](len(places), shape[axis], height, width, rng)
         if frames:
             made = films(made, frames[0], rng)
-        found[places] = np.moveaxis(made, 1, axis)
-    return found
+        images[places] = np.moveaxis(made, 1, axis)
+    return images
 
 
-def is_sound(one: Input) -> bool:
+def is_sound(input_: Input) -> bool:
     """Whether an input may hold sounds."""
-    return one.dtype.kind == "f" and len(one.shape) in (2, 3) and one.shape[-1] >= SOUND and not one.whole
+    return input_.dtype.kind == "f" and len(input_.shape) in (2, 3) and input_.shape[-1] >= SOUND and not input_.whole

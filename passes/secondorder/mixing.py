@@ -48,8 +48,8 @@ def mixed(consumer: Consumer) -> Consumer:
 def _mixtures(rows: Array) -> Array:
     """(n, MIXED) of rows (n, m)."""
     signs = np.random.default_rng(0)
-    found = np.zeros((len(rows), MIXED))
+    mixtures = np.zeros((len(rows), MIXED))
     for start in range(0, rows.shape[1], _AT_ONCE):
         some = np.asarray(rows[:, start : start + _AT_ONCE], np.float64)
-        found += some @ (2.0 * signs.integers(0, 2, (some.shape[1], MIXED)) - 1.0)
-    return np.asarray(found / np.sqrt(MIXED))
+        mixtures += some @ (2.0 * signs.integers(0, 2, (some.shape[1], MIXED)) - 1.0)
+    return np.asarray(mixtures / np.sqrt(MIXED))

@@ -183,9 +183,9 @@ class Moments:
     def plus(self, other: Moments) -> Moments:
         """Moments of all that both have seen, which stay as they are."""
         first, second = (self, other) if self.count else (other, self)
-        found = first.copy()
-        found.merge(second)
-        return found
+        both = first.copy()
+        both.merge(second)
+        return both
 
     def taking(self, other: Moments) -> Moments:
         """As `plus`, in the memory of these where it may be written to; they are not to be used any more."""

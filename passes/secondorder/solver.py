@@ -156,9 +156,9 @@ def refit(
             reason = "no refit is better on held-out samples than correcting the bias alone"
     parts = _Parts(consumer, pooled(consumer) if pool else consumer.moments, kept_rows, spread)
     for damping in tried:
-        found = parts.fitted(damping, symmetric=symmetric)
-        if found is not None:
-            return Refit(kept_rows, *found[:2], damping, "", found[2], held_out_loss)
+        fitted = parts.fitted(damping, symmetric=symmetric)
+        if fitted is not None:
+            return Refit(kept_rows, *fitted[:2], damping, "", fitted[2], held_out_loss)
         reason = f"the largest weight would grow more than {MAX_GROWTH:g}-fold"
     anchored = parts.fitted(None)
     assert anchored is not None
@@ -178,10 +178,10 @@ class _Parts:
         if self.known is not None:
             return self.known
         full = normal_equations(self.consumers[at], self.moments)
-        found = full, full.restrict(self.kept_rows)
+        equations = full, full.restrict(self.kept_rows)
         if len(self.consumers) == 1:
-            self.known = found
-        return found
+            self.known = equations
+        return equations
 
     def fitted(self, damping: float | None, *, symmetric: bool = False) -> tuple[Array, Array, float] | None:
         """W_S, b and the loss; of the anchor without a damping. None: a part does not pass the growth guard."""

@@ -62,20 +62,20 @@ class Attempt:
         groups = {group.name: group for group in self.analysis.groups}
         where = error.where
         while True:
-            found = _inside([groups[name] for name in plan.removed], where)
-            if found or not where:
+            inside = _inside([groups[name] for name in plan.removed], where)
+            if inside or not where:
                 break
             where = where.rpartition(".")[0]
         if not where:
             return find_culprit(list(plan.removed), self.fails(plan))
-        kinds = {group.kind for group in found}
+        kinds = {group.kind for group in inside}
         alike = [
             group
-            for path in (error.alike if all(_whole(group, where) for group in found) else ())
+            for path in (error.alike if all(_whole(group, where) for group in inside) else ())
             for group in self.analysis.groups
             if group.kind in kinds and _whole(group, path)
         ]
-        return list(dict.fromkeys(group.name for group in (*found, *alike)))
+        return list(dict.fromkeys(group.name for group in (*inside, *alike)))
 
     def widths(self, names: Sequence[str]) -> tuple[int, ...]:
         """How many units some groups of one size may keep together, fewer than all; none where nobody can tell."""
@@ -83,14 +83,14 @@ class Attempt:
         fits = getattr(self.frontend, "fits", None)
         if fits is None or len({group.size for group in groups}) != 1 or groups[0].size > _MOST_WIDTHS:
             return ()
-        coupling, found = self.analysis.coupling, []
+        coupling, counts = self.analysis.coupling, []
         for kept in range(1, groups[0].size):
             plan = Plan.of(groups, {group.name: range(kept, group.size) for group in groups})
             masks = plan.masks(groups)
             shapes, parts = (of(coupling, self.traced.arrays, masks) for of in (shapes_of, parts_of))
             if fits(self.source, shapes, parts):
-                found.append(kept)
-        return tuple(found)
+                counts.append(kept)
+        return tuple(counts)
 
     def fails(self, plan: Plan) -> Callable[[Sequence[str]], bool]:
         def test(names: Sequence[str]) -> bool:

@@ -120,14 +120,14 @@ def prune(frontend: Frontend, source: Any, inputs: Any, *, even: bool = False, *
 
 def _asks_for(kind: str, patterns: str | Sequence[str] | None, *, alone: bool = False) -> bool:
     """Whether patterns have a kind among them; or nothing else."""
-    found = [patterns] if isinstance(patterns, str) else list(patterns or ())
-    return kind in found and not (alone and len(found) > 1)
+    kinds = [patterns] if isinstance(patterns, str) else list(patterns or ())
+    return kind in kinds and not (alone and len(kinds) > 1)
 
 
 def starts_of_blocks(names: Collection[str]) -> list[str]:
     """How the names of the arrays of each block begin, such as ``model.layers.0.``: the outermost number counts."""
-    found = (re.match(r"^.*?\.\d+\.", name) for name in sorted(names))
-    return list(dict.fromkeys(match.group() for match in found if match is not None))
+    matches = (re.match(r"^.*?\.\d+\.", name) for name in sorted(names))
+    return list(dict.fromkeys(match.group() for match in matches if match is not None))
 
 
 def prune_model(model: ir.Model, **options: Any) -> ir.Model:
@@ -176,15 +176,15 @@ class _Search:
             try:
                 return attempt.rebuild(result.plan, result.model), result, reached
             except RebuildError as error:
-                found = attempt.culprits(result.plan, error)
+                culprits = attempt.culprits(result.plan, error)
                 if self.even:
-                    found = _with_likes(found, attempt.analysis.groups)
-                if not self.widths.keys() & set(found) and (numbers := attempt.widths(found)):
-                    self.widths.update(dict.fromkeys(found, numbers))
+                    culprits = _with_likes(culprits, attempt.analysis.groups)
+                if not self.widths.keys() & set(culprits) and (numbers := attempt.widths(culprits)):
+                    self.widths.update(dict.fromkeys(culprits, numbers))
                     start = self.budget.ratio
                     continue
-                reason = f"{len(found)} group{'s' * (len(found) != 1)} such as {found[0]!r}: {error}"
-                self.left.update(dict.fromkeys(found, reason))
+                reason = f"{len(culprits)} group{'s' * (len(culprits) != 1)} such as {culprits[0]!r}: {error}"
+                self.left.update(dict.fromkeys(culprits, reason))
                 start = self.budget.ratio
                 offer = (
                     ""

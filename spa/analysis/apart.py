@@ -80,7 +80,7 @@ class _Finder:
     # ------------------------------------------------------------------------------------------------- starts
     def picked(self) -> dict[Factor, list[ir.Value]]:
         """For each leaf the values that hold its position alone, and zeros where it is not chosen."""
-        found: dict[Factor, list[ir.Value]] = defaultdict(list)
+        holders: dict[Factor, list[ir.Value]] = defaultdict(list)
         vanishing: set[ir.Value] = set()
         for node, application in self.applications.items():
             if node.graph is not self.graph:
@@ -93,10 +93,10 @@ class _Finder:
             for result, name in application.rule.holds:
                 leaf = application.factors[name].root
                 if leaf in self.own and (moved or entry_of(node).compares):
-                    found[leaf].append(node.outputs[result])
+                    holders[leaf].append(node.outputs[result])
             if moved or (at and self.gone_terms(application, at) == "all"):
                 vanishing.update(value for value in node.outputs if self.held(value) == set(self.own))
-        return found
+        return holders
 
     def begins(self, application: Application) -> bool:
         """Whether what a node gives is zero at positions that are not chosen."""

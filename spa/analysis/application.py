@@ -43,10 +43,10 @@ class Application:
         """The factors of a name: one, or one for each axis of a starred name."""
         if name in self.factors:
             return [self.factors[name]]
-        found: list[Factor] = []
-        while (key := f"{name}.{len(found)}") in self.factors:
-            found.append(self.factors[key])
-        return found
+        factors: list[Factor] = []
+        while (key := f"{name}.{len(factors)}") in self.factors:
+            factors.append(self.factors[key])
+        return factors
 
     def factor(self, term: Term) -> Factor:
         """The dim that a term of the rule stands for."""
@@ -60,21 +60,21 @@ class Application:
         """What the node sums over; what only moves elements leaves some out, and sums over nothing."""
         gone = frozenset() if entry_of(self.node).moves else self.rule.contracted
         again = {(read.operand, read.axis): read.names for read in self.rule.reads}
-        found = []
+        sums = []
         for operand, terms in enumerate(self.terms):
             for axis, term in enumerate(terms if operand not in self.rule.unseen else ()):
                 names = frozenset(name.name for name in names_of(term))
                 if (operand, axis) in again:
                     wanted = again[operand, axis]
                     summed = frozenset(name for name in names if not wanted or _stem(name) in wanted)
-                    found.append(Sum(operand, axis, term, summed, again=True))
+                    sums.append(Sum(operand, axis, term, summed, again=True))
                 elif summed := frozenset(name for name in names if _stem(name) in gone):
-                    found.append(Sum(operand, axis, term, summed))
-        return found
+                    sums.append(Sum(operand, axis, term, summed))
+        return sums
 
     def passes(self, name: str) -> Passing | None:
         """What becomes of a change of basis along a factor; None: the node is not linear along it."""
-        operands = [at for at, terms in enumerate(self.terms) for found in names_in(terms) if found.name == name]
+        operands = [at for at, terms in enumerate(self.terms) for part in names_in(terms) if part.name == name]
         results = any(_stem(name) == made.name for axes in self.rule.results for made in names_in(axes))
         moves = entry_of(self.node).moves
         if moves is not None:  # where to, others say: not to the same place for each index, where they have it too
@@ -88,21 +88,21 @@ class Application:
         """The products of operands whose sum the first result is."""
         if self.rule.linear or any(product.inside or product.data is None for product in self.rule.products):
             return self.rule.linear
-        found = [(product.data, product.weight) for product in self.rule.products if product.data is not None]
+        pairs = [(product.data, product.weight) for product in self.rule.products if product.data is not None]
         biases = [product.bias for product in self.rule.products if product.bias is not None]
         given = [at for at in biases if at < len(self.node.inputs) and self.node.inputs[at] is not None]
-        return (*found, *((at,) for at in given))
+        return (*pairs, *((at,) for at in given))
 
     def products(self) -> list[Mixing]:
         """The products of computed data with a stored weight."""
-        found = []
+        mixings = []
         for said in self.rule.products:
             product = said
             if said.symmetric and said.data in self.weights and said.weight not in self.weights:
                 product = replace(said, data=said.weight, weight=said.data)
             if product.weight in self.weights and product.data not in self.weights:
-                found.append(self._mixing(product))
-        return found
+                mixings.append(self._mixing(product))
+        return mixings
 
     def _mixing(self, product: Product) -> Mixing:
         rule = self.rule

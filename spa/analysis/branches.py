@@ -30,7 +30,7 @@ BLOCKS = "spa.blocks"
 def find_branches(graph: ir.Graph, coupling: Coupling) -> list[Branch]:
     """The residual branches of a coupled graph, in the order of the additions; where blocks are marked, these."""
     finder = _Finder(graph, coupling)
-    branches = list(finder.found())
+    branches = list(finder.branches())
     return list(finder.blocks(branches, graph.meta[BLOCKS])) if BLOCKS in graph.meta else branches
 
 
@@ -43,7 +43,7 @@ class _Finder:
         multiplying = {application.node for application in coupling.applications if macs(application)}
         self.multiplies = {node for node in graph if node in multiplying or not multiplying.isdisjoint(inner(node))}
 
-    def found(self) -> Iterator[Branch]:
+    def branches(self) -> Iterator[Branch]:
         """The branches; of a sum of sums each addend."""
         for node in self.graph:
             entry = entry_of(node)
@@ -169,12 +169,12 @@ class _Finder:
         joins = None if made_by is None else entry_of(made_by).joins
         if made_by is not None and joins is not None and source in made_by.outputs[joins.total :]:
             reached.update(made_by.outputs)  # what the sum is handed on beside is computed from it
-        found = set()
+        nodes = set()
         for node in sorted(before, key=self.order.__getitem__):
             if not reached.isdisjoint(reads(node)):
                 reached.update(node.outputs)
-                found.add(node)
-        return found if value in reached else set()
+                nodes.add(node)
+        return nodes if value in reached else set()
 
     def shape(self, value: ir.Value | None) -> tuple[int, ...] | None:
         axes = None if value is None else self.axes.get(value)

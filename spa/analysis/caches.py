@@ -37,12 +37,12 @@ def cached_heads(graph: ir.Graph, axes: Axes, kinds: Mapping[Factor, Set[str]]) 
     if not held:
         return {}
     pairs = [(value, end) for value in graph.inputs if not value.is_initializer() for end in continued(value)]
-    found = {}
+    heads = {}
     for leaf, places in held.items():
         partners = [pair for pair in pairs if _alike(axes, pair, dict(places))]
         if {value for value, _ in places} <= {value for pair in partners for value in pair}:
-            found[leaf] = list(dict.fromkeys(value for value, _ in places))
-    return found
+            heads[leaf] = list(dict.fromkeys(value for value, _ in places))
+    return heads
 
 
 def _alike(axes: Axes, pair: tuple[ir.Value, ir.Value], places: Mapping[ir.Value, int]) -> bool:

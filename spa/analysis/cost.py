@@ -142,27 +142,27 @@ class _Sizes:
 
     def of(self, dim: Factor) -> int:
         root = dim.root
-        found = self.known.get(root)
-        if found is None:
+        size = self.known.get(root)
+        if size is None:
             if root.kind is Kind.LEAF:
-                found = self.kept.get(root, root.size)
+                size = self.kept.get(root, root.size)
             else:
                 parts = map(self.of, root.parts)
-                found = prod(parts) if root.kind is Kind.PRODUCT else sum(parts)
-            self.known[root] = found
-        return found
+                size = prod(parts) if root.kind is Kind.PRODUCT else sum(parts)
+            self.known[root] = size
+        return size
 
     def shares(self, root: Factor) -> dict[Factor, float]:
         """The share of a dim that goes with one index of each of its leaves."""
         if root.kind is Kind.LEAF:
             return {root: 1 / max(root.size, 1)}
         if root not in self.parts:
-            found: dict[Factor, float] = {}
+            shares: dict[Factor, float] = {}
             for part in (part.root for part in root.parts):
                 weight = 1.0 if root.kind is Kind.PRODUCT else self.of(part) / max(self.of(root), 1)
                 for leaf, share in self.shares(part).items():
-                    found[leaf] = found.get(leaf, 0.0) + weight * share
-            self.parts[root] = found
+                    shares[leaf] = shares.get(leaf, 0.0) + weight * share
+            self.parts[root] = shares
         return self.parts[root]
 
 
@@ -219,14 +219,14 @@ def _counted(application: Application, sizes: Sizes) -> dict[str, Fraction]:
 
 def _axes(application: Application, sizes: Sizes) -> Iterator[tuple[Expression, int]]:
     """The term of each axis of a node's operands and results, and what the axis counts as; alone ones first."""
-    found = []
+    axes = []
     for position, value in enumerate(application.node.inputs):
         if value is not None and value in sizes.of:
-            found += list(zip(application.operand_axes(position), sizes.of[value], strict=False))
+            axes += list(zip(application.operand_axes(position), sizes.of[value], strict=False))
     for value, pattern in zip(application.node.outputs, application.rule.results, strict=False):
         if pattern is not None and value in sizes.of:
-            found += list(zip(expand(pattern, len(sizes.of[value])), sizes.of[value], strict=True))
-    return iter(sorted(found, key=lambda pair: isinstance(pair[0], Compound)))
+            axes += list(zip(expand(pattern, len(sizes.of[value])), sizes.of[value], strict=True))
+    return iter(sorted(axes, key=lambda pair: isinstance(pair[0], Compound)))
 
 
 def _rest(term: Expression, size: int, known: Mapping[str, int], application: Application) -> int:
@@ -234,7 +234,7 @@ def _rest(term: Expression, size: int, known: Mapping[str, int], application: Ap
     if isinstance(term, Name):
         return size
     assert isinstance(term, Compound)
-    (name,) = (found.name for found in names_of(term) if found.name not in known)
+    (name,) = (unknown.name for unknown in names_of(term) if unknown.name not in known)
     if not all(isinstance(part, Name) for part in term.parts):
         return application.factors[name].size
     others = [known[part.name] for part in term.parts if isinstance(part, Name) and part.name != name]

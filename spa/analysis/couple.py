@@ -71,11 +71,11 @@ class _Solver:
                 self.result.kinds.setdefault(leaf, set()).add(kind)
         self.result.cached = cached = cached_heads(graph, self.axes, self.result.kinds)
         self.notes["statistic"].sort(key=lambda note: note[1].weight)  # of several, the one that says most counts
-        for word, found in (("frozen", self.result.frozen), ("statistic", self.result.statistic)):
+        for word, reasons in (("frozen", self.result.frozen), ("statistic", self.result.statistic)):
             for factor, reason in self.notes[word]:
                 for leaf in leaves(factor):
                     if leaf is not ONE and not (leaf in cached and reason.text in (INPUT, OUTPUT)):
-                        found.setdefault(leaf, reason)
+                        reasons.setdefault(leaf, reason)
         self.freeze_open_sums()
         self.result.graph, self.result.branches = graph, find_branches(graph, self.result)
         return self.result
@@ -201,8 +201,8 @@ class _Solver:
             self.weights.update(node.outputs)
         try:
             operation, factors = self.operation(node), dict[str, Factor]()
-            found = self.marking(node, rule_of(operation), factors)
-            application = self.apply(node, found, operation.weights, factors)
+            rule = self.marking(node, rule_of(operation), factors)
+            application = self.apply(node, rule, operation.weights, factors)
         except (Refusal, Misfit) as reason:
             self.opaque(node, str(reason))
             self.numbering.follow(node, None, set())
@@ -280,11 +280,11 @@ class _Solver:
         dtype = None if value is None else value.dtype or self.shapes.dtypes.get(value)
         return dtype is not None and dtype.is_floating_point()
 
-    def marking(self, node: ir.Node, found: Rule, factors: dict[str, Factor]) -> Rule:
+    def marking(self, node: ir.Node, rule: Rule, factors: dict[str, Factor]) -> Rule:
         """The rule of a node that may compare the numbers of a choice with a stored one, which counts positions too."""
         compared = self.numbering.compared(node)
         if compared is None:
-            return found
+            return rule
         pick, number, other = compared
         pick.looked.append(pick.factor)
         pick.marked.add(node)
@@ -293,33 +293,33 @@ class _Solver:
             (axis,) = (dim for dim in self.known(value) or () if dim.size == pick.factor.size)
             unify(axis, pick.factor)
             factors["zz"] = pick.factor
-            return replace(found, follows=(*found.follows, Positions(other, parse_terms("zz")[0])))
+            return replace(rule, follows=(*rule.follows, Positions(other, parse_terms("zz")[0])))
         terms = pieces_of(np.array([number]), pick.factor.size, "zz", "zzb")
         assert terms is not None
         whole, _, sizes = terms
         (term,) = parse_terms(whole)
         meet(term, pick.factor, factors, sizes)
-        return replace(found, follows=(*found.follows, Positions(other, term)), holds=((0, "zzb"),))
+        return replace(rule, follows=(*rule.follows, Positions(other, term)), holds=((0, "zzb"),))
 
-    def apply(self, node: ir.Node, found: Rule, weights: frozenset[int], factors: dict[str, Factor]) -> Application:
+    def apply(self, node: ir.Node, rule: Rule, weights: frozenset[int], factors: dict[str, Factor]) -> Application:
         operands: list[tuple[Term, ...]] = []
-        for value, pattern in zip_longest(node.inputs, found.operands):
-            operands.append(() if value is None else self.operand_axes(node, value, pattern, factors, found.sizes))
-        for value, pattern in zip_longest(node.outputs, found.results):
+        for value, pattern in zip_longest(node.inputs, rule.operands):
+            operands.append(() if value is None else self.operand_axes(node, value, pattern, factors, rule.sizes))
+        for value, pattern in zip_longest(node.outputs, rule.results):
             if pattern is None:
                 self.freeze(value, Reason("its rule says nothing of it", called(node)))
                 continue
-            self.result_axes(value, pattern, factors, found.sizes)
-        application = Application(node, found, factors, operands, weights)
+            self.result_axes(value, pattern, factors, rule.sizes)
+        application = Application(node, rule, factors, operands, weights)
         looked = self.numbering.looked_up(application)
         self.numbering.follow(node, application, looked)
-        self.least += [(dim, number) for name, number in found.least.items() for dim in application.named(name)]
-        for word, reasons in (("frozen", found.frozen), ("statistic", found.statistic)):
+        self.least += [(dim, number) for name, number in rule.least.items() for dim in application.named(name)]
+        for word, reasons in (("frozen", rule.frozen), ("statistic", rule.statistic)):
             for name, text in reasons.items():
                 if word == "frozen" and name in looked:
                     continue
                 self.notes[word] += [(dim, Reason(text, called(node))) for dim in application.named(name)]
-        self.kinds += [(dim, kind) for name, kind in found.kinds.items() for dim in application.named(name)]
+        self.kinds += [(dim, kind) for name, kind in rule.kinds.items() for dim in application.named(name)]
         return application
 
     def operand_axes(

@@ -38,8 +38,8 @@ class Liveness:
             return ways
 
         for node in reversed(graph):
-            found = set[frozenset[Factor]]().union(*map(of, node.outputs))
-            self.nodes[node] = _fewest(found or {frozenset()})
+            waits = set[frozenset[Factor]]().union(*map(of, node.outputs))
+            self.nodes[node] = _fewest(waits or {frozenset()})
         for node in graph:
             producers = [producer for value in reads(node) if (producer := value.producer()) is not None]
             made = [self.nodes[producer] for producer in producers if producer in self.nodes]
@@ -48,9 +48,9 @@ class Liveness:
             self.nodes.update(dict.fromkeys(inner(node), self.nodes[node]))
         self.values = {value: _fewest(of(value) or {frozenset()}) for value in read if value.is_initializer()}
 
-    def of(self, found: ir.Node | ir.Value) -> Factor | None:
+    def of(self, place: ir.Node | ir.Value) -> Factor | None:
         """The dim that is empty where nothing reads it; None: it is always read."""
-        ways = self.nodes.get(found) if isinstance(found, ir.Node) else self.values.get(found)
+        ways = self.nodes.get(place) if isinstance(place, ir.Node) else self.values.get(place)
         if ways is None or frozenset() in ways:
             return None
         if ways not in self.dims:

@@ -44,13 +44,13 @@ def build(term: Term, size: int | None, factors: dict[str, Factor], sizes: Mappi
     if isinstance(term, int):
         return ONE
     if isinstance(term, Name):
-        found = factors.get(term.name)
-        if found is None:
+        factor = factors.get(term.name)
+        if factor is None:
             length = sizes.get(term.name, size)
             if length is None:
                 raise Refusal(f"the size of {term.name} is unknown")
-            found = factors[term.name] = ONE if length == 1 else Factor(length)
-        return found
+            factor = factors[term.name] = ONE if length == 1 else Factor(length)
+        return factor
     known = [_size(part, factors, sizes) for part in term.parts]
     if size is not None and None in known:
         known[known.index(None)] = _missing(term, known, size)

@@ -58,7 +58,7 @@ class Numbering:
 
     def looked_up(self, application: Application) -> set[str]:
         """The names of a node that numbers of a choice look up: one with the factor that was chosen among."""
-        found = set()
+        names = set()
         for position, name in application.rule.looks:
             pick = self._at(application.node, position)
             if pick is None or name not in application.factors:
@@ -69,8 +69,8 @@ class Numbering:
                 pick.spoiled = True
                 continue
             pick.looked.append(application.factors[name])
-            found.add(name)
-        return found
+            names.add(name)
+        return names
 
     def compared(self, node: ir.Node) -> tuple[Pick, int | None, int] | None:
         """The choice whose numbers a node compares with stored ones, and their position.

@@ -69,9 +69,9 @@ def gather_pieces(free: Collection[Factor], pieces: Iterable[Sequence[Factor]]) 
     groups = []
     for component in nx.connected_components(origins):
         if len(component) == 1:
-            found = sorted(members[next(iter(component))], key=lambda leaf: leaf.offset)
+            competing = sorted(members[next(iter(component))], key=lambda leaf: leaf.offset)
         else:
-            found = [leaf for leaf in free if leaf.origin in component]
-        starts = np.cumsum([0, *(leaf.size for leaf in found)])
-        groups.append({leaf: int(start) for leaf, start in zip(found, starts, strict=False)})
+            competing = [leaf for leaf in free if leaf.origin in component]
+        starts = np.cumsum([0, *(leaf.size for leaf in competing)])
+        groups.append({leaf: int(start) for leaf, start in zip(competing, starts, strict=False)})
     return groups

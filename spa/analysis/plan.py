@@ -75,10 +75,10 @@ class Plan:
         Raises:
             ModelError: a group of the plan is not in this model, has another size here, or would lose all its units.
         """
-        here = {group.name: group for group in groups}
+        by_name = {group.name: group for group in groups}
         masks: dict[Any, np.ndarray] = {}
         for name, units in self.removed.items():
-            group = here.get(name)
+            group = by_name.get(name)
             if group is None:
                 raise ModelError(
                     f"the plan removes units of {name!r}, which is no group of this model; was it made for another?"

@@ -12,13 +12,13 @@ Use = tuple[ir.Node, int | None]
 
 def reads(node: ir.Node) -> list[ir.Value]:
     """What a node reads, what its bodies take from outside included."""
-    found = [value for value in node.inputs if value is not None]
+    values = [value for value in node.inputs if value is not None]
     for attribute in node.attributes.values():
         if attribute.type == ir.AttributeType.GRAPH:
-            found += _outside(attribute.value)
+            values += _outside(attribute.value)
         elif attribute.type == ir.AttributeType.GRAPHS:
-            found += [value for body in attribute.value for value in _outside(body)]
-    return list(dict.fromkeys(found))
+            values += [value for body in attribute.value for value in _outside(body)]
+    return list(dict.fromkeys(values))
 
 
 def _outside(body: ir.Graph) -> list[ir.Value]:
@@ -30,16 +30,16 @@ def _outside(body: ir.Graph) -> list[ir.Value]:
 
 def readers(graph: ir.Graph) -> dict[ir.Value, list[Use]]:
     """For each value, where the nodes of a graph read it."""
-    found: dict[ir.Value, list[Use]] = defaultdict(list)
+    uses: dict[ir.Value, list[Use]] = defaultdict(list)
     for node in graph:
         for position, value in enumerate(node.inputs):
             if value is not None:
-                found[value].append((node, position))
+                uses[value].append((node, position))
         given = set(node.inputs)
         for value in reads(node) if node.attributes else ():
             if value not in given:
-                found[value].append((node, None))
-    return found
+                uses[value].append((node, None))
+    return uses
 
 
 def inner(node: ir.Node) -> list[ir.Node]:

@@ -28,11 +28,11 @@ def sizes_by_role(coupling: Coupling, groups: Sequence[Group], masks: Masks) -> 
         mask = masks.get(leaf)
         return leaf.size if mask is None else int(mask.sum())
 
-    found: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+    by_role: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     gone = {value for branch in coupling.branches if not kept(branch.gate) for value in branch.stored}
     for group in groups:
         if group.kind in ("ffn", WIDTH) and not gone.issuperset(piece.value for piece in group.slices):
-            found[group.kind][group.size].append(sum(map(kept, group.leaves)))
+            by_role[group.kind][group.size].append(sum(map(kept, group.leaves)))
     seen = set()
     for chain in _attentions(coupling, gone):
         count = next((at for at, leaf in enumerate(chain) if not _is_head(coupling, leaf)), len(chain))
@@ -40,8 +40,8 @@ def sizes_by_role(coupling: Coupling, groups: Sequence[Group], masks: Masks) -> 
         for role, leaves in parts.items():
             if leaves and (role, leaves) not in seen:  # keys and values have the same heads: one place
                 seen.add((role, leaves))
-                found[role][prod(leaf.size for leaf in leaves)].append(prod(map(kept, leaves)))
-    return {role: {before: tuple(after) for before, after in sizes.items()} for role, sizes in found.items()}
+                by_role[role][prod(leaf.size for leaf in leaves)].append(prod(map(kept, leaves)))
+    return {role: {before: tuple(after) for before, after in sizes.items()} for role, sizes in by_role.items()}
 
 
 def _attentions(coupling: Coupling, gone: Set[ir.Value]) -> Iterator[tuple[Factor, ...]]:

@@ -34,10 +34,12 @@ class UnitLayers:
         root = dim.root
         if root not in self.occurrences:
             self.occurrences[root] = list(occurrences(root, self.unit_of_leaf))
-        here = frozenset(leaf for leaf, _, _ in self.occurrences[root] if leaf in consumed) if consumed else frozenset()
-        if (root, here) not in self.known:
-            self.known[root, here] = self.laid(root, here)
-        return self.known[root, here]
+        along = (
+            frozenset(leaf for leaf, _, _ in self.occurrences[root] if leaf in consumed) if consumed else frozenset()
+        )
+        if (root, along) not in self.known:
+            self.known[root, along] = self.laid(root, along)
+        return self.known[root, along]
 
     def laid(self, root: Factor, consumed: Set[Factor]) -> list[tuple[int, bool, np.ndarray]]:
         """The layers of `of`, made new."""
@@ -53,12 +55,12 @@ class UnitLayers:
                 layer = np.full(root.size, -1)
                 layers[number, leaf in consumed].append(layer)
             layer[span][mine] = index[mine] + offset
-        return [(number, consumer, layer) for (number, consumer), found in layers.items() for layer in found]
+        return [(number, consumer, layer) for (number, consumer), stack in layers.items() for layer in stack]
 
 
 def thin_axes(coupling: Coupling, layers: UnitLayers, loose: Set[Factor]) -> dict[int, list[tuple[Factor, np.ndarray]]]:
     """For each group, the axes whose every position lies in a factor that may go; any other keeps something."""
-    found: dict[int, list[tuple[Factor, np.ndarray]]] = defaultdict(list)
+    axes: dict[int, list[tuple[Factor, np.ndarray]]] = defaultdict(list)
     may_go = {leaf for leaf in layers.unit_of_leaf if leaf.size == 1} | loose
     single = {leaf for choice in coupling.choices for leaf in choice}  # an axis of one of these goes with its expert
     for dim, held in dims_with(coupling, may_go).items():
@@ -66,5 +68,5 @@ def thin_axes(coupling: Coupling, layers: UnitLayers, loose: Set[Factor]) -> dic
             continue
         if np.any([index >= 0 for _, index in leaf_positions(dim, held)], axis=0).all():
             for number, _, unit_of in layers.of(dim, set()):
-                found[number].append((dim, unit_of))
-    return found
+                axes[number].append((dim, unit_of))
+    return axes

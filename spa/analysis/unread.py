@@ -51,13 +51,13 @@ def gone_with(graph: ir.Graph, addends: Iterable[Edge]) -> Gone:
 
 def cache_pairs(graph: ir.Graph) -> dict[ir.Value, list[ir.Value]]:
     """Outputs that hold what an input does, and more, with these inputs."""
-    found: dict[ir.Value, list[ir.Value]] = {}
+    pairs: dict[ir.Value, list[ir.Value]] = {}
     for value in graph.inputs:
         if not value.is_initializer():
             for end in continued(value):
                 if end is not value:
-                    found.setdefault(end, []).append(value)
-    return found
+                    pairs.setdefault(end, []).append(value)
+    return pairs
 
 
 def unread(read: Mapping[ir.Value, Sequence[Use]], edges: Set[Edge], pairs: Pairs) -> set[ir.Node]:
@@ -95,16 +95,16 @@ def _closure(
 
 def only_to_caches(read: Mapping[ir.Value, Sequence[Use]], pairs: Pairs) -> set[ir.Node]:
     """The nodes whose results become caches and nothing else."""
-    found: set[ir.Node] = set()
+    nodes: set[ir.Node] = set()
     waiting = [producer(value) for value in pairs]
     while waiting:
         node = waiting.pop()
-        if node is None or node in found or any(v.is_graph_output() and v not in pairs for v in node.outputs):
+        if node is None or node in nodes or any(v.is_graph_output() and v not in pairs for v in node.outputs):
             continue
-        if all(reader in found for value in node.outputs for reader, _ in read.get(value, ())):
-            found.add(node)
+        if all(reader in nodes for value in node.outputs for reader, _ in read.get(value, ())):
+            nodes.add(node)
             waiting += [producer(value) for value in reads(node)]
-    return found
+    return nodes
 
 
 def ends_of(
@@ -114,13 +114,13 @@ def ends_of(
     pairs: Pairs,
 ) -> set[str]:
     """The names of caches that nodes leave behind, with the inputs that nobody reads then."""
-    found: set[str] = set()
+    names: set[str] = set()
     for node in nodes:
         for value in node.outputs:
             if value.is_graph_output():
-                found.add(str(value.name))
-                found.update(str(past.name) for past in pairs[value] if is_unread(read, edges, nodes, past))
-    return found
+                names.add(str(value.name))
+                names.update(str(past.name) for past in pairs[value] if is_unread(read, edges, nodes, past))
+    return names
 
 
 def is_unread(read: Mapping[ir.Value, Sequence[Use]], edges: Set[Edge], nodes: Set[ir.Node], value: ir.Value) -> bool:

@@ -109,9 +109,9 @@ def opened(source: Path, step: Progress, options: PruneOptions | None = None) ->
 
     step("export")
 
-    def tried(found: sources.Opened) -> None:
+    def tried(held: sources.Opened) -> None:
         if options is not None:
-            check_samples(found.frontend, found.model, found.inputs, options)
+            check_samples(held.frontend, held.model, held.inputs, options)
 
     return sources.export(source, before=tried)
 

@@ -50,28 +50,28 @@ def heads(
     arguments.check_targets(page, model)
     check_page(page)
     with progress(err, quiet=quiet or json) as step:
-        found = spa.heads(
+        report = spa.heads(
             arguments.opened(model, step), data=data, inputs=arguments.shapes(input_), importance=not no_importance,
             progress=step,
         )  # fmt: skip
     paths = {"source": model}
-    made = document.of_heads(found, paths)
+    made = document.of_heads(report, paths)
     write_page(page, made, paths)
     if json:
         typer.echo(document.text(made))
         return
-    print_heads(found)
+    print_heads(report)
     if page is not None:
         say(f"wrote {page}", quiet=quiet)
 
 
-def print_heads(found: HeadsReport) -> None:
+def print_heads(report: HeadsReport) -> None:
     """The tables a person reads."""
     table = new_table(
         "attention", "head >", "to first >", "to previous >", "entropy >", "retrieval >", "importance >", "unit"
     )
-    ranked = sorted(found.rows, key=lambda row: -(row.retrieval or 0.0))
-    kept = ranked[:SHOWN] if len(ranked) > SHOWN else list(found.rows)
+    ranked = sorted(report.rows, key=lambda row: -(row.retrieval or 0.0))
+    kept = ranked[:SHOWN] if len(ranked) > SHOWN else list(report.rows)
     for row in kept:
         numbers = (row.first, row.previous, row.entropy, row.retrieval, row.importance)
         unit = "" if row.group is None else f"{row.unit} of {row.group}"
@@ -79,9 +79,9 @@ def print_heads(found: HeadsReport) -> None:
     left = len(ranked) - len(kept)
     more = f"; {left} heads with lower retrieval scores are left out: --json has all" if left else ""
     print_table(table, out, foot=f"means over queries; entropy in nats; retrieval: {RETRIEVAL}{more}")
-    if found.experts:
-        print_experts(found.experts)
-    for note in found.notes:
+    if report.experts:
+        print_experts(report.experts)
+    for note in report.notes:
         out.print(f"note: {note}", markup=False, soft_wrap=True)
 
 

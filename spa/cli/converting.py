@@ -62,7 +62,7 @@ def normalize(model: Source, *, output: Output = None, quiet: Quiet = False) -> 
     target = output or arguments.beside(model, "normal.onnx")
     arguments.check_targets(target)
     with progress(err, quiet=quiet) as step:
-        found = arguments.opened(model, step)
+        source = arguments.opened(model, step)
         step("normalise")
-        arguments.write(pipeline.load_normal(found), target)
+        arguments.write(pipeline.load_normal(source), target)
     say(f"wrote {arguments.named(target)}", quiet=quiet, beside=target == PIPE)

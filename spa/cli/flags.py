@@ -90,7 +90,7 @@ def values(given: Mapping[str, Any], *kinds: type[Options]) -> dict[str, Any]:
     Raises:
         UsageError: a word is not what its option expects; names the flag.
     """
-    found: dict[str, Any] = {}
+    chosen: dict[str, Any] = {}
     for kind in kinds:
         for option in options_of(kind):
             if option.about.parts is not None:
@@ -100,10 +100,10 @@ def values(given: Mapping[str, Any], *kinds: type[Options]) -> dict[str, Any]:
                     if given.get(f"{option.name}_{sub.name}") is not None
                 }
                 if inner:
-                    found[option.name] = option.about.parts(**values(inner, option.about.parts))
+                    chosen[option.name] = option.about.parts(**values(inner, option.about.parts))
             elif (value := given.get(option.name)) is not None and value is not False and value != []:
-                found[option.name] = _value(option, value)
-    return found
+                chosen[option.name] = _value(option, value)
+    return chosen
 
 
 def _value(option: Option, text: Any) -> Any:

@@ -27,9 +27,9 @@ def groups(model: Source, *, input_: Input = None, json: Json = False) -> None:
     """
     arguments.check_source(model)
     with progress(err) as step:
-        found = arguments.opened(model, step)
+        source = arguments.opened(model, step)
         step("couple")
-        analysis = pipeline.analyse(pipeline.load_normal(found), inputs=arguments.shapes(input_))
+        analysis = pipeline.analyse(pipeline.load_normal(source), inputs=arguments.shapes(input_))
     inventory = pipeline.report_on(analysis, Plan({}, {}))
     axes = report.frozen_axes(analysis.coupling)
     if json:
@@ -73,13 +73,13 @@ def verify(
         from spa.written import verify_files
 
         step("verify")
-        found = verify_files(before, after, read, inputs=arguments.shapes(input_), feeds=arguments.feeds(feed))
+        verdict = verify_files(before, after, read, inputs=arguments.shapes(input_), feeds=arguments.feeds(feed))
     if json:
         paths = {"dense": dense, "pruned": pruned, "plan": plan}
-        typer.echo(document.text(document.of_verdict(found, paths)))
+        typer.echo(document.text(document.of_verdict(verdict, paths)))
     elif not quiet:
-        report.print_verdict(found, out)
-    if not found.verified:
+        report.print_verdict(verdict, out)
+    if not verdict.verified:
         raise typer.Exit(1)
 
 

@@ -47,17 +47,17 @@ def bench(
     check_page(page)
     with progress(err) as step:
         step("bench")
-        found = spa.bench(
+        timing = spa.bench(
             models, threads=threads, provider=provider, seconds=seconds, inputs=arguments.shapes(input_),
             feeds=arguments.feeds(feed), progress=step,
         )  # fmt: skip
     paths: dict[str, Path | None] = {f"model_{number}": path for number, path in enumerate(models, 1)}
-    data = document.of_timing(found, paths)
+    data = document.of_timing(timing, paths)
     write_page(page, data, paths)
     if json:
         typer.echo(document.text(data))
         return
-    print_bench(found, out)
+    print_bench(timing, out)
     if page is not None:
         say(f"wrote {page}")
 
@@ -87,9 +87,9 @@ def finetune(
     arguments.check_targets(page, model, teacher, target)
     check_page(page)
     with progress(err, quiet=quiet) as step:
-        found = arguments.opened(model, step)
+        source = arguments.opened(model, step)
         step("finetune")
-        result = spa.finetune(found, teacher=teacher, progress=step, **given)
+        result = spa.finetune(source, teacher=teacher, progress=step, **given)
         step("save")
         arguments.write(result.model, target)
     learned = result.report

@@ -90,12 +90,12 @@ def _scaled(times: Sequence[LayerTime], milliseconds: float) -> list[LayerTime]:
 def by_layer(before: Sequence[LayerTime], after: Sequence[LayerTime]) -> list[dict[str, Any]]:
     """A row for each unit of both models: which are one is said by the last node that became
     it, else by its place among those of its operator."""
-    found: dict[str, dict[str, Any]] = {}
+    rows: dict[str, dict[str, Any]] = {}
     for when, times in (("before", before), ("after", after)):
         nameless: Counter[str] = Counter()
         for unit in times:
             nameless[unit.operator] += not unit.nodes
             name = unit.nodes[-1] if unit.nodes else f"{unit.operator} {nameless[unit.operator]}"
-            row = found.setdefault(name, {"name": name, "operator": unit.operator, "before": None, "after": None})
+            row = rows.setdefault(name, {"name": name, "operator": unit.operator, "before": None, "after": None})
             row[when] = (row[when] or 0.0) + unit.milliseconds
-    return list(found.values())
+    return list(rows.values())

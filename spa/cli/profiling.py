@@ -98,20 +98,20 @@ def profile(
         if job is not None:
             profiling.write_job(source, job, inputs=shapes, feeds=feeds, progress=step)
         else:
-            found = profiling.profile(
+            measured = profiling.profile(
                 source, threads=threads, provider=provider, seconds=seconds, inputs=shapes, feeds=feeds,
                 on=on, node=node, progress=step,
             )  # fmt: skip
-            errors = profiling.errors_of(found, source, inputs=shapes)
+            errors = profiling.errors_of(measured, source, inputs=shapes)
     if job is not None:
         say(f"wrote {job}; on the device: python3 {job.name} -o device.json", quiet=quiet)
         return
     if target == PIPE:
-        typer.echo(found.to_json(), nl=False)
+        typer.echo(measured.to_json(), nl=False)
         return
-    onnx_file.save_text(found.to_json(), target)
+    onnx_file.save_text(measured.to_json(), target)
     if not quiet:
-        _show(found, errors)
+        _show(measured, errors)
     say(f"wrote {target}", quiet=quiet)
 
 

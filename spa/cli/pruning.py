@@ -125,10 +125,10 @@ def apply(
     arguments.check_targets(target, plan, like=model)
     with progress(err, quiet=quiet) as step:
         read = arguments.read_plan(plan)
-        found = arguments.opened(model, step)
+        source = arguments.opened(model, step)
         step("apply")
         result = pipeline.apply_plan(
-            found, read, inputs=arguments.shapes(input_), feeds=arguments.feeds(feed), verify=not no_verify
+            source, read, inputs=arguments.shapes(input_), feeds=arguments.feeds(feed), verify=not no_verify
         )
         arguments.write(result.model, target)
     paths = {"source": model, "output": target, "plan": plan}

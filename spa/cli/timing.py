@@ -57,12 +57,16 @@ def _how(report: BenchReport) -> str:
 def _sentence(report: BenchReport) -> str:
     assert report.comparison is not None
     first, second = map(_short, report.rows)
-    found = report.comparison
-    low, high = found.interval
-    said = f"{second} takes {found.ratio:.3f} of the time of {first} (95 %: {low:.3f} to {high:.3f}): {found.verdict}"
+    comparison = report.comparison
+    low, high = comparison.interval
+    said = (
+        f"{second} takes {comparison.ratio:.3f} of the time of {first} "
+        f"(95 %: {low:.3f} to {high:.3f}): {comparison.verdict}"
+    )
     dense, small = (row.flops for row in report.rows)
-    if found.exponent is None or not dense or small is None:
+    if comparison.exponent is None or not dense or small is None:
         return said
     return (
-        f"{said}; {small / dense:.3f} of the FLOPs, so an exponent of {found.exponent:.2f} (1: all that went is time)"
+        f"{said}; {small / dense:.3f} of the FLOPs, so an exponent of {comparison.exponent:.2f} "
+        "(1: all that went is time)"
     )

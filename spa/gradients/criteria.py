@@ -224,8 +224,10 @@ def _gradients(loss: Tensor, tensors: Sequence[Tensor], *, create_graph: bool = 
     """
     if not loss.requires_grad:
         raise UsageError("the loss depends on no parameter of the model: nothing can be scored by its gradient")
-    found: Sequence[Tensor | None] = torch.autograd.grad(loss, tensors, create_graph=create_graph, allow_unused=True)
-    return found
+    gradients: Sequence[Tensor | None] = torch.autograd.grad(
+        loss, tensors, create_graph=create_graph, allow_unused=True
+    )
+    return gradients
 
 
 def _synflow(groups: Sequence[Group], roles: str) -> Scores:

@@ -54,13 +54,13 @@ def _graphs(graph: ir.Graph) -> Iterator[ir.Graph]:
 
 def bodies(node: ir.Node) -> list[ir.Graph]:
     """The graphs that a node runs."""
-    found: list[ir.Graph] = []
+    graphs: list[ir.Graph] = []
     for attribute in node.attributes.values():
         if attribute.type == ir.AttributeType.GRAPH:
-            found.append(attribute.as_graph())
+            graphs.append(attribute.as_graph())
         elif attribute.type == ir.AttributeType.GRAPHS:
-            found += attribute.as_graphs()
-    return found
+            graphs += attribute.as_graphs()
+    return graphs
 
 
 def reads(node: ir.Node) -> Iterator[ir.Value]:

@@ -129,8 +129,8 @@ class _Watched:
     @classmethod
     def of(cls, model: ir.Model, normalisations: Sequence[Normalisation]) -> _Watched:
         names, stored, part = [], [], model.clone()
-        for found in normalisations:
-            data, mean, variance = found.node.inputs[0], found.mean.const_value, found.variance.const_value
+        for layer in normalisations:
+            data, mean, variance = layer.node.inputs[0], layer.mean.const_value, layer.variance.const_value
             assert data is not None
             assert mean is not None
             assert variance is not None
@@ -150,14 +150,14 @@ class _Watched:
             moved: inputs by name, of the chosen samples, that stand for those in `samples`.
         """
         results = [self.module.outputs(feed) for feed in _feeds(samples, chosen, moved, self.module.input_names)]
-        found = []
+        distances = []
         for name, (mean, variance) in zip(self.names, self.stored, strict=True):
             rows = torch.cat([result[name].movedim(1, -1).flatten(0, -2).float() for result in results])
             least = FAINT * variance.mean()
             deviation = (variance + least).sqrt()
             spread = (rows.var(0, correction=0) + least).sqrt() / deviation
-            found.append((((rows.mean(0) - mean) / deviation) ** 2 + (spread - 1) ** 2).mean())
-        return torch.stack(found).mean()
+            distances.append((((rows.mean(0) - mean) / deviation) ** 2 + (spread - 1) ** 2).mean())
+        return torch.stack(distances).mean()
 
 
 def _feeds(

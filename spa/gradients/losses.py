@@ -70,10 +70,10 @@ def _answers(session: Any, samples: Split) -> dict[str, np.ndarray]:
             rows.setdefault(name, []).append(array.astype(np.float32))
     for name, parts in rows.items():
         if len(shapes := {part.shape[1:] for part in parts}) > 1:
-            one, other = sorted(shapes)[:2]
+            first, second = sorted(shapes)[:2]
             raise DataError(
-                f"output {name!r} of the teacher is of shape {one} for some samples and {other} for others: expected "
-                "one shape; give samples of one size, or cut and padded to it"
+                f"output {name!r} of the teacher is of shape {first} for some samples and {second} for others: "
+                "expected one shape; give samples of one size, or cut and padded to it"
             )
     return {name: np.concatenate(parts)[: len(samples.calibration)] for name, parts in rows.items()}
 
@@ -110,7 +110,7 @@ class Distance:
 
     def __call__(self, outputs: Sequence[Tensor]) -> Tensor:
         parts = zip(outputs, self.wanted, self.kinds, self.scales, strict=True)
-        return torch.stack([_distance(found, wanted, kind, scale) for found, wanted, kind, scale in parts]).sum()
+        return torch.stack([_distance(output, wanted, kind, scale) for output, wanted, kind, scale in parts]).sum()
 
 
 def _kind(whole: np.ndarray) -> str:
@@ -124,17 +124,17 @@ def _kind(whole: np.ndarray) -> str:
     return "logits" if whole.ndim == 2 and spread < LOGITS_SPREAD else "numbers"
 
 
-def _distance(found: Tensor, wanted: Tensor, kind: str, scale: float) -> Tensor:
-    found = found.float()
-    wanted = wanted.to(found.device)
+def _distance(output: Tensor, wanted: Tensor, kind: str, scale: float) -> Tensor:
+    output = output.float()
+    wanted = wanted.to(output.device)
     there = torch.isfinite(wanted)
-    lost = torch.where(there, found - torch.where(there, wanted, 0.0), 0.0).square().mean() / scale
+    lost = torch.where(there, output - torch.where(there, wanted, 0.0), 0.0).square().mean() / scale
     if kind == "probabilities":
-        gap = wanted * (torch.log(wanted + 1e-12) - torch.log(found.clamp(min=0) + 1e-12))
+        gap = wanted * (torch.log(wanted + 1e-12) - torch.log(output.clamp(min=0) + 1e-12))
         return gap.sum(-1).mean()
     if kind == "logits":
-        one, other = torch.log_softmax(found, -1), torch.log_softmax(wanted, -1)
-        return lost + (other.exp() * (other - one)).sum(-1).mean()
+        student, teacher = torch.log_softmax(output, -1), torch.log_softmax(wanted, -1)
+        return lost + (teacher.exp() * (teacher - student)).sum(-1).mean()
     return lost
 
 

@@ -42,18 +42,18 @@ def restart(coupling: Coupling, *, seed: int) -> None:
 
 def _summed_axes(coupling: Coupling) -> dict[ir.Value, set[int]]:
     """For stored tensors with several axes, those that some node sums over."""
-    found: dict[ir.Value, set[int]] = {}
+    axes: dict[ir.Value, set[int]] = {}
     for application in coupling.applications:
         for summed in application.sums():
             value = application.node.inputs[summed.operand]
             if value is not None and value.const_value is not None and len(value.const_value.shape) > 1:
-                found.setdefault(value, set()).add(summed.axis)
-    return found
+                axes.setdefault(value, set()).add(summed.axis)
+    return axes
 
 
 def _constants(coupling: Coupling) -> Mapping[ir.Value, float]:
     """What the tensors of normalisations begin with."""
-    found: dict[ir.Value, float] = {}
+    starts: dict[ir.Value, float] = {}
     for application in coupling.applications:
         running, inputs = entry_of(application.node).running, application.node.inputs
         if running is None:
@@ -61,5 +61,5 @@ def _constants(coupling: Coupling) -> Mapping[ir.Value, float]:
         for at, number in ((running.scale, 1.0), (running.shift, 0.0), (running.mean, 0.0), (running.variance, 1.0)):
             value = inputs[at] if at < len(inputs) else None
             if value is not None:
-                found[value] = number
-    return found
+                starts[value] = number
+    return starts

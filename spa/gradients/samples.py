@@ -219,8 +219,8 @@ def split_samples(
     apart_from = None
     if validation is not None:
         apart_from = _read(validation, model, labels=labels, batch_size=batch_size, everything=everything, least=1)
-    found = _read(data, model, labels=labels, batch_size=batch_size, everything=everything, validation=apart_from)
-    return found.apart_from(model)
+    split = _read(data, model, labels=labels, batch_size=batch_size, everything=everything, validation=apart_from)
+    return split.apart_from(model)
 
 
 def _read(

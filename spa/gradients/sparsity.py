@@ -70,15 +70,15 @@ class Sparsity:
 
     def instead(self, *, training: bool) -> dict[ir.Value, Tensor]:
         """The weights that are read in the place of those that are stored: multiplied by their units' gates."""
-        found: dict[str, Tensor] = {}
+        gated: dict[str, Tensor] = {}
         for alpha, pieces in zip(self.gates, self.pieces, strict=False):
             gate = self._drawn(alpha) if training else _middle(alpha)
             readers = [piece for piece in pieces if piece[3]] or pieces
             for name, axis, unit_of, _ in readers:
-                weight = found.get(name, self.parameters[name])
+                weight = gated.get(name, self.parameters[name])
                 along = torch.where(unit_of >= 0, gate[unit_of.clamp(min=0)], 1.0)
-                found[name] = weight * along.reshape([-1 if at == axis else 1 for at in range(weight.ndim)])
-        return {self.values[name]: tensor for name, tensor in found.items()}
+                gated[name] = weight * along.reshape([-1 if at == axis else 1 for at in range(weight.ndim)])
+        return {self.values[name]: tensor for name, tensor in gated.items()}
 
     def penalty(self) -> Tensor:
         """What is added to the loss."""

@@ -46,7 +46,7 @@ def kind(value: ir.Value) -> str:
         return ""
     for node, _ in value.uses():
         function = implementation(node)
-        found = kind_of(function) if function is not None else ""
-        if found:
-            return found
+        subset = kind_of(function) if function is not None else ""
+        if subset:
+            return subset
     return "biases"

@@ -152,14 +152,14 @@ def _verify(model: ir.Model, student: GraphModule, samples: Split) -> None:
     """
     batch = next(samples.held_out())
     feeds = {name: batch[name] for name in student.input_names}
-    found = runtime.run(runtime.session(model, optimize=False), feeds)
+    outputs = runtime.run(runtime.session(model, optimize=False), feeds)
     with torch.no_grad():
         expected = student.outputs(feeds)
     for name, tensor in expected.items():
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
             continue
         wanted = tensor.float().numpy()
-        gap = np.abs(wanted - found[name].astype(np.float32)).max(initial=0.0)
+        gap = np.abs(wanted - outputs[name].astype(np.float32)).max(initial=0.0)
         scale = float(np.abs(wanted).max(initial=0.0)) or 1.0
         limit = CLOSE if tensor.dtype == torch.float32 else 50 * CLOSE
         if not gap / scale <= limit:

@@ -63,10 +63,10 @@ class Operation:
         Raises:
             Refusal: it is absent or unknown.
         """
-        found = self.inputs[position] if position < len(self.inputs) else None
-        if found is None:
+        shape = self.inputs[position] if position < len(self.inputs) else None
+        if shape is None:
             raise Refusal(f"the shape of operand {position} is unknown")
-        return found
+        return shape
 
     def result(self, position: int = 0) -> Shape:
         """The shape of the result at a `position`.
@@ -74,10 +74,10 @@ class Operation:
         Raises:
             Refusal: it is absent or unknown.
         """
-        found = self.outputs[position] if position < len(self.outputs) else None
-        if found is None:
+        shape = self.outputs[position] if position < len(self.outputs) else None
+        if shape is None:
             raise Refusal(f"the shape of result {position} is unknown")
-        return found
+        return shape
 
     def has(self, position: int) -> bool:
         """Whether the optional operand at a `position` is there."""

@@ -19,10 +19,10 @@ def keep_mask(dim: Factor, masks: Masks) -> np.ndarray | None:
     if root.kind is Kind.LEAF:
         return masks.get(root)
     parts = root.parts
-    found = [keep_mask(part, masks) for part in parts]
-    if all(mask is None for mask in found):
+    kept = [keep_mask(part, masks) for part in parts]
+    if all(mask is None for mask in kept):
         return None
-    whole = [np.ones(part.size, bool) if mask is None else mask for part, mask in zip(parts, found, strict=True)]
+    whole = [np.ones(part.size, bool) if mask is None else mask for part, mask in zip(parts, kept, strict=True)]
     if root.kind is Kind.SUM:
         return np.concatenate(whole)
     result = whole[0]

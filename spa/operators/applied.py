@@ -14,12 +14,12 @@ REFUSED = "refused: "
 
 def applied() -> dict[str, list[str]]:
     """Operator, with its domain where that is not onnx's own -> rules."""
-    found: dict[str, list[str]] = {}
+    rules: dict[str, list[str]] = {}
     name = ""
     for line in resources.files("spa.operators").joinpath("applied.txt").read_text("utf-8").splitlines():
         if line.startswith(" "):
-            found[name].append(line.strip())
+            rules[name].append(line.strip())
         else:
             name = line
-            found[name] = []
-    return found
+            rules[name] = []
+    return rules

@@ -137,14 +137,14 @@ def multi_head(operation: Operation) -> Rule:
     heads = int(operation.attribute("num_heads"))
     key = operation.shape(1) if operation.has(1) else ()
     packed = len(query) == 5 or len(key) == 5
-    one = packed or len(key) == 4 or operation.has(6)  # the kernels want one head size where tensors are stacked
-    k, v = ("d", "d") if one else ("k", "v")
+    one_size = packed or len(key) == 4 or operation.has(6)  # the kernels want one head size where tensors are stacked
+    k, v = ("d", "d") if one_size else ("k", "v")
     keys = {0: "_", 3: f"b t (h {k})", 4: f"b h t {k}", 5: "b t h z d"}[len(key)]
     values = {3: f"b t (h {v})", 4: f"b h t {v}"}[len(operation.shape(2))] if operation.has(2) else "_"
     rows = "t" if len(query) == 5 else "s"
     total = "(p + t)" if operation.has(6) else "t"
     optional = [
-        "(w h d)" if one else f"(h {k} + h {k} + h {v})",
+        "(w h d)" if one_size else f"(h {k} + h {k} + h {v})",
         _padding(operation, 4, total if operation.has(4) and operation.shape(4)[-1] != _steps(operation) else "t"),
         _bias(operation, 5, ["b", "h", rows, total]),
         f"b h p {k}",
@@ -163,15 +163,15 @@ def multi_head(operation: Operation) -> Rule:
         sizes["z"] = (query if len(query) == 5 else key)[3]
         frozen["z"] = PARTS
     if operation.has(3):
-        sizes |= {"w": 3} if one else {"k": query[2] // heads}
-        frozen |= {"w": PARTS} if one else {}
+        sizes |= {"w": 3} if one_size else {"k": query[2] // heads}
+        frozen |= {"w": PARTS} if one_size else {}
     return rule(
         f"{', '.join(given)} -> {', '.join(results[: len(operation.outputs)])}",
         sizes=sizes,
         statistic=notes.get("statistic", {}),
         frozen=frozen,
         follows=counts(operation, num_heads="h"),
-        kinds={"h": "heads", "d" if one else "k v": "head_dim"},
+        kinds={"h": "heads", "d" if one_size else "k v": "head_dim"},
         macs=tuple(("b", "h", rows, at, inside) for at in steps.split()[: 1 + operation.has(6)] for inside in (k, v)),
         reads=((0, len(query) - 1, k), *(((3, 0, k),) if operation.has(3) else ())),
         linear=((2,),),

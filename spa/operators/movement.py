@@ -235,14 +235,14 @@ def _slice_terms(
 def _slice_follows(operation: Operation, edits: list[list[str]]) -> tuple[Sizes, ...]:
     """The starts and ends that follow; those that count from the end of their axis are marked with a minus."""
     targets: list[int | str] = ["starts", "ends"] if "starts" in operation.attributes else [1, 2]
-    found = []
+    sizes = []
     for target, texts in zip(targets, edits, strict=True):
         for back in (False, True):
             terms = [None if text == "_" or text.startswith("-") != back else text.lstrip("-") for text in texts]
             if any(terms):
                 parsed = tuple(None if text is None else parse_terms(text)[0] for text in terms)
-                found.append(Sizes(target, parsed, back=back))
-    return tuple(found)
+                sizes.append(Sizes(target, parsed, back=back))
+    return tuple(sizes)
 
 
 # ------------------------------------------------------------------------------------------------ selecting

@@ -108,20 +108,20 @@ def _rescaled(operation: Operation, names: list[str], axes: list[int]) -> list[s
     all_listed = [names[axis] for axis in axes]
     if text_of(operation, "keep_aspect_ratio_policy", "stretch") != "stretch" and operation.has(3):
         return all_listed
-    found: list[str] = []
+    rescaled: list[str] = []
     if text_of(operation, "coordinate_transformation_mode", "") == "tf_crop_and_resize":
         region = _content(operation, 1)
         if region is None:
             return all_listed
         ends = region.reshape(2, -1)
-        found += [name for name, start, end in zip(all_listed, *ends, strict=True) if (start, end) != (0, 1)]
+        rescaled += [name for name, start, end in zip(all_listed, *ends, strict=True) if (start, end) != (0, 1)]
     position = 2 if operation.name == "Resize" and operation.version > 10 else 1
     scales = operation.attribute("scales")
     if scales is None and operation.has(position) and operation.shape(position) != (0,):
         scales = _content(operation, position)
         if scales is None:
             return all_listed
-    return found + [
+    return rescaled + [
         name for name, scale in zip(all_listed, [] if scales is None else scales, strict=False) if scale != 1
     ]
 

@@ -93,15 +93,15 @@ def expanded(node: Partial) -> Dims | None:
         return None
     rank = max(len(source), len(target))
     pairs = zip((1,) * (rank - len(source)) + source, (1,) * (rank - len(target)) + tuple(target), strict=True)
-    return tuple(_broadcast(one, two) for one, two in pairs)
+    return tuple(_broadcast(left, right) for left, right in pairs)
 
 
-def _broadcast(one: Dim, two: Dim) -> Dim:
-    if one == two or two == 1:
-        return one
-    if one == 1:
-        return two
-    return next((dim for dim in (one, two) if isinstance(dim, int)), None)
+def _broadcast(left: Dim, right: Dim) -> Dim:
+    if left == right or right == 1:
+        return left
+    if left == 1:
+        return right
+    return next((dim for dim in (left, right) if isinstance(dim, int)), None)
 
 
 def listed_in(position: int) -> Callable[[Partial], Dims | None]:

@@ -14,11 +14,11 @@ from spa.pages.words import number, quantity
 def page(document: Mapping[str, Any]) -> Page:
     """Models side by side."""
     names = [Path(row["name"]).name for row in document["rows"]]
-    found = Page("Latency", " beside ".join(names[:3]) + (" and more" if len(names) > 3 else ""), how(document))
-    found.section("time", "Time of a run", "", time_parts(found, document))
-    found.section("models", "The models", "", [model_table(document)])
-    repeat(found, document, "bench.json")
-    return found
+    page = Page("Latency", " beside ".join(names[:3]) + (" and more" if len(names) > 3 else ""), how(document))
+    page.section("time", "Time of a run", "", time_parts(page, document))
+    page.section("models", "The models", "", [model_table(document)])
+    repeat(page, document, "bench.json")
+    return page
 
 
 def how(timing: Mapping[str, Any]) -> str:
@@ -48,12 +48,12 @@ def time_parts(page: Page, timing: Mapping[str, Any]) -> list[Part | None]:
 
 
 def _tiles(timing: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    found = []
+    entries = []
     for at, row in enumerate(timing["rows"][:6]):
         beside = timing["comparisons"][at - 1] if at else None
         more = "the first" if beside is None else f"{beside['ratio']:.3f} of the first: {beside['verdict']}"
-        found.append((Path(row["name"]).name, f"{row['milliseconds']:.3g} ms", more))
-    return found
+        entries.append((Path(row["name"]).name, f"{row['milliseconds']:.3g} ms", more))
+    return entries
 
 
 def sentence(timing: Mapping[str, Any]) -> str:

@@ -49,12 +49,12 @@ def _names(field: str = "name") -> Spec:
 
 def _tip(**fields: str) -> list[Spec]:
     """What the pointer shows: field, with its title; a trailing % or # says how numbers look."""
-    found = []
+    entries = []
     for name, title in fields.items():
         kind, form = ("quantitative", {"%": ".1%", "#": ".4~g"}.get(title[-1])) if title[-1] in "%#" else (None, None)
         entry: Spec = {"field": name, "title": title.rstrip("%#"), "type": kind or "nominal"}
-        found.append(entry if form is None else {**entry, "format": form})
-    return found
+        entries.append(entry if form is None else {**entry, "format": form})
+    return entries
 
 
 # ------------------------------------------------------------------------------------------------- a prune
@@ -218,11 +218,11 @@ def sweep(document: Mapping[str, Any]) -> dict[str, Spec]:
         removed=f"{of} removed%", kl="KL#", relative_l2="relative L2#", top1="same first choice%", metric="metric#",
         milliseconds="ms#", time="of the dense time%",
     )  # fmt: skip
-    found: dict[str, Spec] = {}
+    charts: dict[str, Spec] = {}
     for name, title in LOSSES.items():
         if any(row.get(name) is not None for row in rows):
             y: Spec = {"field": name, "type": "quantitative", "title": f"{title} from the dense model"}
-            found["loss"] = _path(rows, x, y, tip, ACCENT)
+            charts["loss"] = _path(rows, x, y, tip, ACCENT)
             break
     if of != "latency" and any(row.get("time") is not None for row in rows):
         y = {"field": "time", "type": "quantitative", "title": "time of the dense model's", "axis": {"format": "%"}}
@@ -231,12 +231,12 @@ def sweep(document: Mapping[str, Any]) -> dict[str, Spec]:
             "mark": {"type": "errorband", "color": WARM, "opacity": 0.2},
             "encoding": {"x": x, "y": {**y, "field": "from"}, "y2": {"field": "to"}},
         })  # fmt: skip
-        found["time"] = spec
+        charts["time"] = spec
     if document.get("metric"):
         y = {"field": "metric", "type": "quantitative", "title": str(document["metric"]), "scale": {"zero": False}}
         y["axis"] = {"format": ".4~g"}
-        found["metric"] = _path(rows, x, y, tip, ACCENT)
-    return found
+        charts["metric"] = _path(rows, x, y, tip, ACCENT)
+    return charts
 
 
 def _path(rows: Rows, x: Spec, y: Spec, tip: list[Spec], colour: str) -> Spec:

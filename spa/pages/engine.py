@@ -76,5 +76,5 @@ def png(spec: Mapping[str, Any]) -> bytes:
 
 
 def _fixed(spec: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(fixed(json.dumps({**spec, "config": CONFIG})))
-    return found
+    chart: dict[str, Any] = json.loads(fixed(json.dumps({**spec, "config": CONFIG})))
+    return chart

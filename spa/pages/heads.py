@@ -23,24 +23,24 @@ def page(document: Mapping[str, Any]) -> Page:
     """A map of all heads for each measure, and the table."""
     name = Path(str(document["paths"].get("source") or "model")).name
     rows, places = document["heads"], list(dict.fromkeys(row["attention"] for row in document["heads"]))
-    found = Page("Heads", name, f"{len(rows)} heads of {len(places)} attentions; means over queries.")
+    page = Page("Heads", name, f"{len(rows)} heads of {len(places)} attentions; means over queries.")
     top = max(rows, key=lambda row: row["retrieval"] or 0.0)
     if top["retrieval"] is not None:
         said = f"head {top['head']} of {top['attention']}"
-        found.section("summary", "Summary", "", [tiles([("looks up most", number(top["retrieval"]), said)])])
+        page.section("summary", "Summary", "", [tiles([("looks up most", number(top["retrieval"]), said)])])
     for measure, (title, caption) in MEASURES.items():
         told = [{**row, "layer": places.index(row["attention"])} for row in rows if row[measure] is not None]
         if told:
             label = f"{title} by attention and head"
-            chart = found.chart(measure, head_map(told, measure), label, caption=caption)
-            found.section(measure, title, "", [chart])
+            chart = page.chart(measure, head_map(told, measure), label, caption=caption)
+            page.section(measure, title, "", [chart])
     cells = [
         (row["attention"], row["head"], *("–" if row[m] is None else number(row[m]) for m in MEASURES)) for row in rows
     ]
     columns = ["attention", "head >", *(f"{measure} >" for measure in MEASURES)]
-    found.section("table", "All heads", "", [table(columns, cells, summary="numbers"), notes(document["notes"])])
-    repeat(found, document, f"{Path(name).stem}.heads.json")
-    return found
+    page.section("table", "All heads", "", [table(columns, cells, summary="numbers"), notes(document["notes"])])
+    repeat(page, document, f"{Path(name).stem}.heads.json")
+    return page
 
 
 def head_map(rows: charts.Rows, measure: str) -> charts.Spec:

@@ -27,8 +27,8 @@ class Page:
 
     def section(self, name: str, title: str, lead: str, parts: Iterable[Part | None]) -> None:
         """Add a section; without parts it is left out."""
-        found = [part for part in parts if part is not None]
-        self.sections.append({"id": name, "title": title, "lead": lead, "parts": found})
+        kept = [part for part in parts if part is not None]
+        self.sections.append({"id": name, "title": title, "lead": lead, "parts": kept})
 
     def chart(self, name: str, spec: Mapping[str, Any], label: str, *, caption: str = "", long: bool = False) -> Part:
         """A chart, what it shows for who cannot see it, and a line below it.

@@ -28,20 +28,20 @@ FIGURE_WORDS = (
 def page(document: Mapping[str, Any]) -> Page:
     """What went, what that costs, and why the rest stays."""
     name = Path(str(document["paths"].get("source") or "model")).name
-    found = Page("Pruning", name, _lead(document))
-    found.section("summary", "Summary", "", _summary(document))
+    page = Page("Pruning", name, _lead(document))
+    page.section("summary", "Summary", "", _summary(document))
     limit = document.get("limit")
     if limit:
-        found.section("limit", "The largest share within the limit", "", _limit(found, limit))
-    found.section("widths", "Widths before and after", _widths_lead(document), _widths(found, document))
-    found.section("losses", "What each group loses, and where it stopped", "", _curves(found, document))
-    found.section("layers", "Refitted layers", "", _layers(found, document))
-    found.section("time", "Time before and after", _time_lead(document), _times(found, document))
-    found.section("outputs", "How far the outputs moved", f"Measured on {document['outputs_on']}.", _outputs(document))
-    found.section("stays", "What stays, and why", "", _stays(document))
-    found.section("plan", "The plan", "The units that went, by group; spa apply repeats a saved plan.", _plan(document))
-    repeat(found, document, f"{Path(name).stem}.report.json")
-    return found
+        page.section("limit", "The largest share within the limit", "", _limit(page, limit))
+    page.section("widths", "Widths before and after", _widths_lead(document), _widths(page, document))
+    page.section("losses", "What each group loses, and where it stopped", "", _curves(page, document))
+    page.section("layers", "Refitted layers", "", _layers(page, document))
+    page.section("time", "Time before and after", _time_lead(document), _times(page, document))
+    page.section("outputs", "How far the outputs moved", f"Measured on {document['outputs_on']}.", _outputs(document))
+    page.section("stays", "What stays, and why", "", _stays(document))
+    page.section("plan", "The plan", "The units that went, by group; spa apply repeats a saved plan.", _plan(document))
+    repeat(page, document, f"{Path(name).stem}.report.json")
+    return page
 
 
 def _lead(document: Mapping[str, Any]) -> str:
@@ -124,12 +124,12 @@ def _widths_lead(document: Mapping[str, Any]) -> str:
 def _labels(document: Mapping[str, Any]) -> dict[str, str]:
     """What each group is called on the page: as it is, or by its layer where its tensor's name is but a number."""
     layers = {tensor["name"]: row["layer"] for row in document["widths"] for tensor in row["tensors"]}
-    found = {}
+    labels = {}
     for row in document["groups"]:
         tensor, _, axis = row["name"].rpartition(":")
         nameless = NAMELESS.fullmatch(tensor) and tensor in layers
-        found[row["name"]] = f"{layers[tensor]}:{axis}" if nameless else row["name"]
-    return found
+        labels[row["name"]] = f"{layers[tensor]}:{axis}" if nameless else row["name"]
+    return labels
 
 
 def _widths(page: Page, document: Mapping[str, Any]) -> list[Part | None]:
@@ -207,14 +207,14 @@ def _layers(page: Page, document: Mapping[str, Any]) -> list[Part | None]:
     chart = page.chart("layers", charts.losses(rows), "Loss of refitted layers", caption=caption)
     numbers = [
         (
-            one["name"],
-            one["width"],
-            one["removed"],
-            percent(one["predicted"], 2),
-            percent(one["measured"], 2),
-            one["note"],
+            layer["name"],
+            layer["width"],
+            layer["removed"],
+            percent(layer["predicted"], 2),
+            percent(layer["measured"], 2),
+            layer["note"],
         )
-        for one in layers
+        for layer in layers
     ]
     columns = ["layer", "inputs >", "removed >", "foretold >", "measured >", ""]
     return [chart, table(columns, numbers, summary=f"all {len(layers)} refitted layers")]
@@ -272,8 +272,8 @@ def _outputs(document: Mapping[str, Any]) -> list[Part | None]:
             for name in names
         ]
         rows.append([output, *cells])
-    found = table(["output", *(f"{FIGURES[name]} >" for name in names)], rows)
-    return [found, text(FIGURE_WORDS)] if found else []
+    part = table(["output", *(f"{FIGURES[name]} >" for name in names)], rows)
+    return [part, text(FIGURE_WORDS)] if part else []
 
 
 def _stays(document: Mapping[str, Any]) -> list[Part | None]:

@@ -23,14 +23,14 @@ def page(document: Mapping[str, Any]) -> Page:
     name, of = Path(str(document["source"])).name, document["of"]
     points = [point for point in document["points"] if not point["said"]]
     lead = f"{len(points)} of {len(document['points'])} ratios of {of}, in {document['seconds']:.0f} s."
-    found = Page("Sweep", name, lead)
-    found.section("summary", "Summary", "", _summary(document, points))
-    found.section("charts", "What it costs and brings", "", [grid(_charts(found, document)), text(_measured(document))])
-    found.section("points", "The ratios", "", [points_table(document), _why(document), notes(document["notes"])])
+    page = Page("Sweep", name, lead)
+    page.section("summary", "Summary", "", _summary(document, points))
+    page.section("charts", "What it costs and brings", "", [grid(_charts(page, document)), text(_measured(document))])
+    page.section("points", "The ratios", "", [points_table(document), _why(document), notes(document["notes"])])
     if document["timing"]:
-        found.section("time", "How times were taken", how(document["timing"]), [model_table(document["timing"])])
-    repeat(found, document, f"{Path(name).stem}.sweep.json")
-    return found
+        page.section("time", "How times were taken", how(document["timing"]), [model_table(document["timing"])])
+    repeat(page, document, f"{Path(name).stem}.sweep.json")
+    return page
 
 
 def _summary(document: Mapping[str, Any], points: list[Mapping[str, Any]]) -> list[Part | None]:

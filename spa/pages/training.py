@@ -18,9 +18,9 @@ def page(document: Mapping[str, Any]) -> Page:
     lead = (
         f"Trained for {epochs} epoch{'s' * (epochs != 1)}, {document['seconds']:.0f} s; losses are on samples held out."
     )
-    found = Page("Training", name, lead)
+    page = Page("Training", name, lead)
     gained = after < before
-    found.section(
+    page.section(
         "summary", "Summary", "",
         [
             tiles([
@@ -37,12 +37,12 @@ def page(document: Mapping[str, Any]) -> Page:
     )  # fmt: skip
     rows = [{"epoch": number + 1, "loss": loss} for number, loss in enumerate(document["history"])]
     if rows:
-        chart = found.chart(
+        chart = page.chart(
             "history", charts.history(rows, before), "Loss on samples held out after each epoch",
             caption="The broken line is the loss before training.",
         )  # fmt: skip
         numbers = [(row["epoch"], f"{row['loss']:.5g}") for row in rows]
         parts = [chart, table(["epoch >", "loss >"], numbers, summary="numbers")]
-        found.section("history", "Loss by epoch", "", parts)
-    repeat(found, document, f"{Path(name).stem}.training.json")
-    return found
+        page.section("history", "Loss by epoch", "", parts)
+    repeat(page, document, f"{Path(name).stem}.training.json")
+    return page

@@ -210,7 +210,7 @@ def _params(group: Group) -> int:
 def frozen_shares(coupling: Coupling, groups: Sequence[Group], total: float) -> list[FrozenShare]:
     """The stored floats none of whose axes can shrink, by reason, largest share first."""
     prunable = {s.value for g in groups if g.branch is None for s in g.slices}
-    found: dict[str, list[tuple[int, str]]] = {}
+    by_reason: dict[str, list[tuple[int, str]]] = {}
     for value, axes in coupling.axes.items():
         tensor = value.const_value
         if tensor is None or value in prunable or value not in coupling.weights or not tensor.dtype.is_floating_point():
@@ -219,21 +219,21 @@ def frozen_shares(coupling: Coupling, groups: Sequence[Group], total: float) -> 
         reason = " and ".join(dict.fromkeys(reasons)) or "a single number"
         if all(leaf is ONE for dim in axes for leaf in leaves(dim)):
             reason = "a single number"
-        found.setdefault(reason, []).append((int(tensor.size), str(value.name)))
+        by_reason.setdefault(reason, []).append((int(tensor.size), str(value.name)))
     shares = [
         FrozenShare(reason, sum(n for n, _ in entries), sum(n for n, _ in entries) / (total or 1), max(entries)[1])
-        for reason, entries in found.items()
+        for reason, entries in by_reason.items()
     ]
     return sorted(shares, key=lambda share: -share.params)
 
 
 def frozen_axes(coupling: Coupling) -> list[FrozenAxes]:
     """The axes of stored tensors that cannot shrink, by reason, most parameters first."""
-    found: dict[str, list[Frozen]] = {}
+    by_reason: dict[str, list[Frozen]] = {}
     for entry in find_frozen(coupling):
-        found.setdefault(entry.reason.text, []).append(entry)
+        by_reason.setdefault(entry.reason.text, []).append(entry)
     rows = []
-    for reason, entries in found.items():
+    for reason, entries in by_reason.items():
         params = sum({entry.name.rpartition(":")[0]: entry.params for entry in entries}.values())
         example = f"{entries[0].name} in {entries[0].reason.where}".replace("'", "")
         rows.append(FrozenAxes(reason, len(entries), params, example))

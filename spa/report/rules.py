@@ -38,14 +38,14 @@ class RuleRow:
 def rule_rows(operator: str | None = None) -> list[RuleRow]:
     """What the operators that are known get for rules, families in alphabetical order; only `operator`, if given."""
     rules = applied()
-    found: dict[tuple[str, tuple[str, ...]], list[str]] = {}  # (family, rules without their notes) -> operators
+    operators: dict[tuple[str, tuple[str, ...]], list[str]] = {}  # (family, rules without their notes) -> operators
     for (domain, name), entry in sorted(registered().items()):
         full = f"{domain}::{name}" if domain else name
         if operator is None or operator.lower() in (name.lower(), full.lower()):
             family = entry.rule.__module__.rpartition(".")[2]
             lines = tuple(said.partition(" | ")[0] for said in rules.get(full, ()))
-            found.setdefault((family, lines), []).append(full)
-    rows = [RuleRow(family, tuple(names), tuple(rules.get(names[0], ()))) for (family, _), names in found.items()]
+            operators.setdefault((family, lines), []).append(full)
+    rows = [RuleRow(family, tuple(names), tuple(rules.get(names[0], ()))) for (family, _), names in operators.items()]
     return sorted(rows, key=lambda row: (row.family, row.operators))
 
 

@@ -120,12 +120,12 @@ def print_layers(
 
 def print_outputs(outputs: Mapping[str, Mapping[str, float]], console: Console, *, on: str = verdict.HELD_OUT) -> None:
     """How far the outputs moved, and on what that was measured."""
-    measures = list(dict.fromkeys(measure for found in outputs.values() for measure in found))
+    measures = list(dict.fromkeys(measure for figures in outputs.values() for measure in figures))
     if not measures:
         return
     table = new_table(f"output, on {on}", *(f"{measure} >" for measure in measures))
-    for name, found in outputs.items():
-        add_row(table, name, *(f"{found[measure]:.3g}" if measure in found else "" for measure in measures))
+    for name, figures in outputs.items():
+        add_row(table, name, *(f"{figures[measure]:.3g}" if measure in figures else "" for measure in measures))
     print_table(table, console)
 
 

@@ -17,20 +17,20 @@ def widened(model: ir.Model) -> ir.Model | None:
     Every bfloat16 is a float32, so that results differ by less rounding alone.
     """
     made = model.clone()
-    found = False
+    changed = False
     for graph in made.graphs():
         for value in (*graph.inputs, *graph.initializers.values(), *(v for node in graph for v in node.outputs)):
             if isinstance(value.type, ir.TensorType) and value.dtype == ir.DataType.BFLOAT16:
                 value.type = ir.TensorType(ir.DataType.FLOAT)  # clones share the type, which is not to change
-                found = True
+                changed = True
             if (tensor := value.const_value) is not None and tensor.dtype == ir.DataType.BFLOAT16:
                 value.const_value = _wide(tensor)
-                found = True
+                changed = True
         for node in graph:
             for attribute in _of_bfloat16(node):
                 node.attributes[attribute.name] = attribute
-                found = True
-    return made if found else None
+                changed = True
+    return made if changed else None
 
 
 def _of_bfloat16(node: ir.Node) -> Iterator[ir.Attr]:

@@ -256,7 +256,7 @@ def free_axes(declared: Mapping[str, tuple[int | str, ...]], given: Mapping[str,
     return [
         Axis(symbol, position, symbol in leading, rank)
         for symbol, (position, rank) in symbols.items()
-        if evaluate_symbol(symbol, {name: one for name, one in every.items() if name != symbol}) is None
+        if evaluate_symbol(symbol, {name: size for name, size in every.items() if name != symbol}) is None
     ]
 
 

@@ -77,19 +77,19 @@ class Decoder:
             "positions": np.tile(np.arange(past, past + length), (count, 1)),
             "kinds": np.zeros((count, length)),
         }
-        found = {str(self.tokens.name): ids.astype(_dtype(self.tokens))}
-        found |= {str(value.name): numbers[role].astype(_dtype(value)) for role, value in self.others.items()}
-        return found | dict(caches)
+        feeds = {str(self.tokens.name): ids.astype(_dtype(self.tokens))}
+        feeds |= {str(value.name): numbers[role].astype(_dtype(value)) for role, value in self.others.items()}
+        return feeds | dict(caches)
 
     def empty(self, count: int) -> dict[str, np.ndarray]:
         """Caches before the first token, by input name."""
-        found = {}
+        caches = {}
         for value in self.caches:
             name = str(value.name)
             shape = [_size(value, axis) or 0 for axis in range(_rank(value) or 0)]
             shape[0], shape[self.lengths[name]] = count, 0
-            found[name] = np.zeros(shape, _dtype(value))
-        return found
+            caches[name] = np.zeros(shape, _dtype(value))
+        return caches
 
     def behind(self, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The caches behind the tokens of a run, by input name."""
@@ -102,7 +102,7 @@ class Decoder:
 
 def _caches(values: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> tuple[dict[ir.Value, str], dict[str, int]]:
     """Inputs that come back longer, with the output of each; axes that count tokens by the input's name."""
-    found: dict[ir.Value, str] = {}
+    caches: dict[ir.Value, str] = {}
     lengths: dict[str, int] = {}
     free = list(outputs)
     for value in values:
@@ -115,8 +115,8 @@ def _caches(values: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> tuple[di
         number = _place(value)
         output = next((output for output in likely if _place(output) == number), likely[0])
         free.remove(output)
-        found[value], lengths[str(value.name)] = str(output.name), axes[0]
-    return found, lengths
+        caches[value], lengths[str(value.name)] = str(output.name), axes[0]
+    return caches, lengths
 
 
 def _continues(value: ir.Value, output: ir.Value, length: int) -> bool:
@@ -128,8 +128,8 @@ def _continues(value: ir.Value, output: ir.Value, length: int) -> bool:
 
 def _place(value: ir.Value) -> str:
     """What a name says from its first number on: 0.key of past_key_values.0.key."""
-    found = re.search(r"\d.*", str(value.name))
-    return found[0] if found else ""
+    match = re.search(r"\d.*", str(value.name))
+    return match[0] if match else ""
 
 
 def _named(values: Sequence[ir.Value], word: str) -> list[ir.Value]:

@@ -189,8 +189,8 @@ def _ask_runtime(
         session = runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception:  # noqa: BLE001  # its exceptions share no base; an operator it does not know stays unknown
         return None
-    found = {result.name: _runtime_type(result.type, result.shape) for result in session.get_outputs()}
-    return Answer(tuple(found.get(name, Type()) for name in node.output))
+    inferred = {result.name: _runtime_type(result.type, result.shape) for result in session.get_outputs()}
+    return Answer(tuple(inferred.get(name, Type()) for name in node.output))
 
 
 def _runtime_type(name: str, shape: Sequence[int | str | None]) -> Type:

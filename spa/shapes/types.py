@@ -60,7 +60,7 @@ class Type(NamedTuple):
         if self.dims is None or other.dims is None or len(self.dims) != len(other.dims):
             return Type(self.element)
         pairs = zip(self.dims, other.dims, strict=True)
-        return Type(self.element, tuple(one if one == two else None for one, two in pairs))
+        return Type(self.element, tuple(mine if mine == theirs else None for mine, theirs in pairs))
 
     def stacked(self, count: Dim, axis: int) -> Type:
         """The type of ``count`` such tensors along a new axis."""

@@ -202,9 +202,13 @@ class Walk:
         if declared.dims is None or len(declared.dims) != len(type_.dims):
             return type_
         pairs = list(zip(type_.dims, declared.dims, strict=True))
-        if any(isinstance(one, int) and isinstance(two, int) and one != two for one, two in pairs):
+        if any(
+            isinstance(inferred, int) and isinstance(stated, int) and inferred != stated for inferred, stated in pairs
+        ):
             return type_
-        return type_._replace(dims=tuple(one if isinstance(one, int) else two or one for one, two in pairs))
+        return type_._replace(
+            dims=tuple(inferred if isinstance(inferred, int) else stated or inferred for inferred, stated in pairs)
+        )
 
     # Control flow. Branches and bodies see the outer values, since all values are in one table.
 
@@ -249,7 +253,7 @@ class Walk:
         self._patience = patience
         if taken is None:
             branches = zip(self._results(then_branch), self._results(else_branch), strict=True)
-            self._assign_all(node, [one.join(two) for one, two in branches])
+            self._assign_all(node, [then_type.join(else_type) for then_type, else_type in branches])
             return
         for value, result, type_ in zip(node.outputs, taken.outputs, self._results(taken), strict=True):
             self._assign(value, type_, self.contents.get(result))
@@ -269,7 +273,7 @@ class Walk:
             count = self.contradictions
             self._body(body, [*before, *carried, *after])
             results = self._results(body)[start : start + len(carried)]
-            joined = [one.join(two) for one, two in zip(carried, results, strict=True)]
+            joined = [earlier.join(later) for earlier, later in zip(carried, results, strict=True)]
             if joined == carried:
                 break
             self.contradictions, carried = count, joined

@@ -19,7 +19,7 @@ def test_a_pass_of_olive(tmp_path: Path) -> None:
     from spa.adapters.olive import SpaPruning
 
     pruning = create_pass_from_dict(SpaPruning, {"ratio": 0.3, "of": "flops"}, disable_search=True)
-    found = pruning.run(ONNXModelHandler(model_path=str(RESNET)), str(tmp_path / "out"))
-    model = onnx_file.load(found.model_path)
+    handler = pruning.run(ONNXModelHandler(model_path=str(RESNET)), str(tmp_path / "out"))
+    model = onnx_file.load(handler.model_path)
     assert sum(v.const_value.size for v in model.graph.initializers.values() if v.const_value is not None) > 0
-    assert Path(found.model_path).stat().st_size < RESNET.stat().st_size
+    assert Path(handler.model_path).stat().st_size < RESNET.stat().st_size

@@ -166,8 +166,8 @@ def test_experts_that_are_gone_are_scores_at_minus_infinity(form: str, gone: lis
     assert result.report.verified
     assert result.report.exact
     x = np.random.default_rng(1).standard_normal((40, WIDTH)).astype(np.float32)
-    found, expected = _answers(ir.to_proto(result.model), x), _answers(_barred(FORMS[form](), gone), x)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    actual, expected = _answers(ir.to_proto(result.model), x), _answers(_barred(FORMS[form](), gone), x)
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
     assert np.abs(expected - _answers(dense, x)).max() > 1e-3
     left = result.model.graph.initializers
     assert left["router"].shape == (WIDTH, EXPERTS - len(gone))
@@ -179,11 +179,11 @@ def test_experts_that_are_gone_are_scores_at_minus_infinity(form: str, gone: lis
 @pytest.mark.parametrize("form", FORMS)
 def test_they_count_with_all_their_weights(form: str) -> None:
     dense = FORMS[form]().model()
-    one = WIDTH * FFN * 2 + FFN + WIDTH
+    expert = WIDTH * FFN * 2 + FFN + WIDTH
     result = spa.prune(dense, ratio=0.3, include="experts", only="experts", weights=True, align=1)
     gone = len(next(iter(result.plan.removed.values())))
     before, after = result.report.before["params"], result.report.after["params"]
-    assert before - after == pytest.approx(gone * (one + WIDTH), abs=gone)
+    assert before - after == pytest.approx(gone * (expert + WIDTH), abs=gone)
     assert result.report.verified
 
 

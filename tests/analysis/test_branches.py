@@ -46,9 +46,9 @@ def branches(model: onnx.ModelProto) -> list[Group]:
 @pytest.mark.parametrize("name", FOUND)
 def test_branches_are_found(name: str) -> None:
     made, expected = FOUND[name]
-    found = branches(made())
-    assert [group.name for group in found] == [f"{stem}:branch" for stem in expected]
-    assert all(group.size == 1 and group.least == 0 and group.off and group.exact for group in found)
+    groups = branches(made())
+    assert [group.name for group in groups] == [f"{stem}:branch" for stem in expected]
+    assert all(group.size == 1 and group.least == 0 and group.off and group.exact for group in groups)
 
 
 NONE = {
@@ -109,12 +109,12 @@ def test_a_branch_costs_what_only_it_reaches() -> None:
         plan = Plan.of(analysis.groups, {name: [0] for name in names})
         return analysis.cost.of("params", plan.masks(analysis.groups))
 
-    one, other, norm = 12 * 9 * 2, 12 * 10 * 2, 2 * 12
+    size_b, size_d, norm = 12 * 9 * 2, 12 * 10 * 2, 2 * 12
     whole = analysis.cost.before("params")
     assert {"wb:branch", "wd:branch"} <= groups.keys()
-    assert whole - params("wb:branch") == one
-    assert whole - params("wd:branch") == other
-    assert whole - params("wb:branch", "wd:branch") == one + other + norm  # the norm that both read goes with both
+    assert whole - params("wb:branch") == size_b
+    assert whole - params("wd:branch") == size_d
+    assert whole - params("wb:branch", "wd:branch") == size_b + size_d + norm  # the norm that both read goes with both
 
 
 def test_nested_branches_go_with_the_one_around_them() -> None:
@@ -185,5 +185,5 @@ def test_blocks_that_are_marked_go_whole(by: str) -> None:
 def test_a_block_of_which_something_would_be_left_stays() -> None:
     model = _block()
     model.graph.meta[BLOCKS] = ["layers.0.w", "w"]  # the norms of the first, and the first and last layer of all
-    found = [group.branch for group in analyse(model).groups if group.branch is not None]
-    assert [branch.block for branch in found] == ["layers.0.w"]
+    kept = [group.branch for group in analyse(model).groups if group.branch is not None]
+    assert [branch.block for branch in kept] == ["layers.0.w"]

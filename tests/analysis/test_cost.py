@@ -109,8 +109,8 @@ def test_heads_gone() -> None:
 
 def normalised(model: Grouped) -> Grouped:
     """The same without Constant nodes, whose content counts as stored."""
-    found = analyse(load_normal(model.model))
-    return Grouped(found.model, found.coupling, list(found.groups), found.cost, [])
+    analysis = analyse(load_normal(model.model))
+    return Grouped(analysis.model, analysis.coupling, list(analysis.groups), analysis.cost, [])
 
 
 MODELS: dict[str, Callable[[], Grouped]] = {

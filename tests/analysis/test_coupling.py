@@ -203,10 +203,10 @@ def test_axes_of_length_one_are_no_units() -> None:
 # ---------------------------------------------------------------------------------------------------- frozen
 def test_frozen_lists_axes_with_reasons_largest_first() -> None:
     analysis = analysed(models.unknown_operator())
-    found = [(entry.name, entry.size, entry.params) for entry in find_frozen(analysis.coupling)]
-    assert found == sorted(found, key=lambda entry: -entry[2])
-    assert ("'c1':0", 5, 40) in found
-    assert not any(name.startswith("'c0':0") for name, *_ in found)
+    entries = [(entry.name, entry.size, entry.params) for entry in find_frozen(analysis.coupling)]
+    assert entries == sorted(entries, key=lambda entry: -entry[2])
+    assert ("'c1':0", 5, 40) in entries
+    assert not any(name.startswith("'c0':0") for name, *_ in entries)
 
 
 def test_coupling_leaves_the_model_as_it_is() -> None:

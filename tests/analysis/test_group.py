@@ -77,14 +77,14 @@ def test_groups(model: Callable[[], onnx.ModelProto], rows: list[str]) -> None:
 
 def slices(group: Group) -> dict[str, str]:
     """Where a group lies: (tensor and axis) -> role and the unit of each position, `.` for none."""
-    found = {}
+    by_slice = {}
     for piece in group.slices:
         role = "consumer" if piece.consumer else "producer"
         assert piece.producer is not piece.consumer
         units = "".join("." if unit < 0 else format(unit, "x") for unit in piece.unit_of)
         key = f"{piece.value.name}:{piece.axis}"
-        found[key if key not in found else f"{key}'"] = f"{role} {units}"
-    return found
+        by_slice[key if key not in by_slice else f"{key}'"] = f"{role} {units}"
+    return by_slice
 
 
 def test_roles_along_a_residual_connection() -> None:
@@ -111,9 +111,9 @@ def test_positions_of_heads_and_of_what_lies_inside() -> None:
     heads, inside, _ = analysed(models.packed_attention()).groups
     units = {piece.axis: piece.unit_of for piece in heads.slices if piece.value.name == "w"}
     assert units[1].tolist() == np.tile(np.repeat(np.arange(4), 3), 3).tolist()
-    found = [piece.unit_of for piece in inside.slices if piece.value.name == "w"]
+    arrays = [piece.unit_of for piece in inside.slices if piece.value.name == "w"]
     expected = np.tile(np.arange(3), 8).tolist() + [-1] * 12
-    assert [array.tolist() for array in found] == [expected]
+    assert [array.tolist() for array in arrays] == [expected]
 
 
 def test_positions_that_a_shuffle_deals_out() -> None:
@@ -132,11 +132,11 @@ def test_positions_of_packed_gates() -> None:
 
 def test_recurrent_weights_make_and_read_the_hidden_state() -> None:
     (hidden,) = analysed(models.recurrent()).groups
-    found = slices(hidden)
-    assert found["w:1"] == "producer 0123012301230123"
-    assert found["r:1"] == "producer 0123012301230123"
-    assert found["r:2"] == "consumer 0123"
-    assert found["wo:0"] == "consumer 01230123"
+    roles = slices(hidden)
+    assert roles["w:1"] == "producer 0123012301230123"
+    assert roles["r:1"] == "producer 0123012301230123"
+    assert roles["r:2"] == "consumer 0123"
+    assert roles["wo:0"] == "consumer 01230123"
 
 
 def test_tables_of_positions_have_no_role_but_take_part() -> None:
@@ -242,5 +242,5 @@ def test_keep_mask_of_products_and_sums() -> None:
 def test_leaf_positions_give_each_occurrence() -> None:
     head, inside = Factor(2), Factor(2)
     dim = total(product(head, inside), product(head, Factor(1)))
-    found = [(leaf is head, index.tolist()) for leaf, index in leaf_positions(dim, {head: 0, inside: 0})]
-    assert found == [(True, [0, 0, 1, 1, -1, -1]), (False, [0, 1, 0, 1, -1, -1]), (True, [-1, -1, -1, -1, 0, 1])]
+    occurrences = [(leaf is head, index.tolist()) for leaf, index in leaf_positions(dim, {head: 0, inside: 0})]
+    assert occurrences == [(True, [0, 0, 1, 1, -1, -1]), (False, [0, 1, 0, 1, -1, -1]), (True, [-1, -1, -1, -1, 0, 1])]

@@ -81,14 +81,14 @@ def expected(x: np.ndarray, gone: set[int], *, sigmoid: bool) -> np.ndarray:
         choice = scores = scores / scores.sum(1, keepdims=True)
         choice = np.where(absent, -np.inf, choice)
         groups = choice.reshape(-1, GROUPS, PLACES).max(-1)
-    found = []
+    outputs = []
     for row, each, marks, group in zip(x, scores, choice, groups, strict=True):
         inside = np.isin(np.arange(EXPERTS) // PLACES, np.argsort(-group)[:CHOSEN_GROUPS])
         best = np.argsort(-np.where(inside, marks, -np.inf))[:CHOSEN]
         assert not gone.intersection(best)
         mixed = sum(each[e] * (np.maximum(row @ STORED["up"][e], 0) @ STORED["down"][e]) for e in best)
-        found.append(mixed / each[best].sum() @ STORED["head"])
-    return np.stack(found)
+        outputs.append(mixed / each[best].sum() @ STORED["head"])
+    return np.stack(outputs)
 
 
 def answers(model: Any, x: np.ndarray) -> np.ndarray:
@@ -116,8 +116,8 @@ def test_groups_and_places_go_exactly(router: str, form: str, gone: str) -> None
     result = spa.apply_plan(model, plan)
     assert result.report.verified
     lost = {e for e in range(EXPERTS) if e // PLACES in groups or e % PLACES in inside}
-    found = answers(ir.to_proto(result.model), X)
-    np.testing.assert_allclose(found, expected(X, lost, sigmoid=router == "sigmoid"), rtol=1e-4, atol=1e-5)
+    actual = answers(ir.to_proto(result.model), X)
+    np.testing.assert_allclose(actual, expected(X, lost, sigmoid=router == "sigmoid"), rtol=1e-4, atol=1e-5)
     stored = result.model.graph.initializers["up"].const_value
     assert stored is not None
     assert stored.shape[0] == EXPERTS - len(lost)

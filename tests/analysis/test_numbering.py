@@ -154,8 +154,8 @@ MIXTURES: dict[str, Callable[[], Built]] = {
 
 
 def _group(model: onnx.ModelProto) -> Group:
-    (found,) = [group for group in analyse(load_normal(model)).groups if group.kind == "experts"]
-    return found
+    (experts,) = [group for group in analyse(load_normal(model)).groups if group.kind == "experts"]
+    return experts
 
 
 def _answers(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
@@ -186,8 +186,8 @@ def test_experts_that_are_gone_are_logits_at_minus_infinity(name: str) -> None:
     assert result.report.exact
     assert "minus infinity" in result.report.reference
     x = np.random.default_rng(1).standard_normal((40, WIDTH)).astype(np.float32)
-    found, expected = _answers(ir.to_proto(result.model), x), _answers(_barred(MIXTURES[name](), gone), x)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    actual, expected = _answers(ir.to_proto(result.model), x), _answers(_barred(MIXTURES[name](), gone), x)
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
     assert np.abs(expected - _answers(dense, x)).max() > 1e-2
     assert result.model.graph.initializers["router"].shape == (WIDTH, EXPERTS - len(gone))
     assert result.model.graph.initializers["up"].shape is not None

@@ -24,15 +24,15 @@ FILE = ROOT / "spa" / "operators" / "applied.txt"
 
 def text() -> str:
     """The file's content: for each operator a rule for each line of patterns; the reason where it never has one."""
-    found: dict[str, dict[str, str]] = {}
+    by_operator: dict[str, dict[str, str]] = {}
     for row in ROWS:
         try:
             said = str(rule_of(Case(row).operation()))
         except Refusal as reason:
             said = f"{REFUSED}{reason}"
-        found.setdefault(row.operator, {}).setdefault(said.partition(" | ")[0], said)
+        by_operator.setdefault(row.operator, {}).setdefault(said.partition(" | ")[0], said)
     lines = []
-    for operator, rules in sorted(found.items()):
+    for operator, rules in sorted(by_operator.items()):
         given = [said for said in rules.values() if not said.startswith(REFUSED)]
         lines += [operator, *(f"    {said}" for said in given or rules.values())]
     return "\n".join(lines) + "\n"

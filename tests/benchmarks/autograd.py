@@ -116,11 +116,11 @@ def row_of(name: str) -> list[str]:
     loss_of(module(x)).backward()
     loss_of(graph(x)).backward()
     own = {key: p.grad for key, p in module.named_parameters() if p.grad is not None}
-    found = {key: p.grad for key, p in graph.named_parameters() if p.grad is not None}
-    common = [key for key in own if key in found and own[key].shape == found[key].shape]
+    of_graph = {key: p.grad for key, p in graph.named_parameters() if p.grad is not None}
+    common = [key for key in own if key in of_graph and own[key].shape == of_graph[key].shape]
     largest = {key: float(own[key].abs().max()) for key in common}
     least = 1e-6 * max(largest.values())
-    worst = max(float((own[key] - found[key]).abs().max()) / max(largest[key], least) for key in common)
+    worst = max(float((own[key] - of_graph[key]).abs().max()) / max(largest[key], least) for key in common)
     return [name, f"{worst:.1e}", f"{len(common)}/{len(own)}", f"{finite(graph, x):.1e}", commit()]
 
 
@@ -172,9 +172,9 @@ def times() -> list[list[str]]:
                 loss_of(each(x)).backward()
                 if turn:
                     seconds[which].append(time.perf_counter() - start)
-        one, other = (statistics.median(seconds[which]) for which in ("module", "graph"))
+        module_s, graph_s = (statistics.median(seconds[which]) for which in ("module", "graph"))
         ratios = [g / m for g, m in zip(seconds["graph"], seconds["module"], strict=True)]
-        rows.append([name, f"{one:.2f}", f"{other:.2f}", f"{statistics.median(ratios):.2f}",
+        rows.append([name, f"{module_s:.2f}", f"{graph_s:.2f}", f"{statistics.median(ratios):.2f}",
                      f"{min(ratios):.2f} to {max(ratios):.2f}", commit()])  # fmt: skip
     return rows
 

@@ -89,10 +89,10 @@ def measured(cell: dict[str, Any]) -> dict[str, Any]:
     before, after = analysis.cost, pipeline.analyse(pipeline.load_normal(trained.model)).cost
     with tempfile.TemporaryDirectory() as folder:
         trained.save(path := Path(folder) / "trained.onnx")
-        found = harness.evaluate(tasks.TASKS[TASK], path, threads=1)
+        scores = harness.evaluate(tasks.TASKS[TASK], path, threads=1)
     removed = {name: round(1 - after.of(name) / before.of(name), 4) for name in ("params", "flops")}
     return cell | {
-        "removed": removed, "top1": found["metrics"]["top1"], "seconds": round(time.perf_counter() - start, 1),
+        "removed": removed, "top1": scores["metrics"]["top1"], "seconds": round(time.perf_counter() - start, 1),
         "tree": commit(),
     }  # fmt: skip
 
@@ -107,12 +107,12 @@ def table(rows: list[dict[str, Any]]) -> str:
     groups = dict.fromkeys((row["cut"], row["way"], row["images"], row["epochs"]) for row in rows)
     for cut, way, images, epochs in sorted(groups, key=lambda g: (g[0], g[2], g[3], WAYS.index(g[1]))):
         mine = [r for r in rows if (r["cut"], r["way"], r["images"], r["epochs"]) == (cut, way, images, epochs)]
-        found = np.array([row["top1"] for row in mine])
-        error = f"{found.std(ddof=1) / len(found) ** 0.5:.4f}" if len(found) > 1 else ""
+        top1 = np.array([row["top1"] for row in mine])
+        error = f"{top1.std(ddof=1) / len(top1) ** 0.5:.4f}" if len(top1) > 1 else ""
         shares = ", ".join(f"{np.mean([row['removed'][name] for row in mine]):.1%}" for name in ("params", "flops"))
         trees = ", ".join(sorted({row["tree"] for row in mine}))
         lines.append(
-            f"| {cut:.0%} | {way} | {shares} | {images:,} | {epochs} | {len(mine)} | {found.mean():.4f} | {error} "
+            f"| {cut:.0%} | {way} | {shares} | {images:,} | {epochs} | {len(mine)} | {top1.mean():.4f} | {error} "
             f"| {trees} |"
         )
     return "\n".join(lines) + "\n"

@@ -98,19 +98,19 @@ def measured(folder: Path, cell: dict[str, Any], *, kill: bool, copy_at: float |
 
     first = watched([*command, "-o", str(results[0] / "small.onnx")], meanwhile=copied, meanwhile_at=copy_at)
     model = sum(file.stat().st_size for file in path.parent.iterdir())
-    found: dict[str, Any] = {"model_mb": round(model / 1e6), **first}
+    row: dict[str, Any] = {"model_mb": round(model / 1e6), **first}
     if copy_at is not None and not any(results[1].iterdir()):
         print(f"it ended before {copy_at:g} s, or had written no state: nothing goes on", flush=True)
     elif kill or copy_at is not None:
         killed_at = watched(again, kill_after=0.5 * first["seconds"])["seconds"] if copy_at is None else copy_at
         second = watched(again)
-        found |= {"killed_at": killed_at, "resumed_seconds": second["seconds"], "resumed": second["resumed"]}
+        row |= {"killed_at": killed_at, "resumed_seconds": second["seconds"], "resumed": second["resumed"]}
         names = sorted(file.name for file in results[0].iterdir())
         there = sorted(file.name for file in results[1].iterdir())  # the state is gone
         same = (filecmp.cmp(results[0] / name, results[1] / name, shallow=False) for name in names)
-        found["same_bytes"] = names == there and all(same)
+        row["same_bytes"] = names == there and all(same)
     shutil.rmtree(folder / "dense")
-    return found
+    return row
 
 
 def watched(

@@ -98,8 +98,8 @@ def at_hand() -> list[str]:
 
 def in_process(*question: object) -> Row:
     """A row, or why there is none."""
-    found, why = answer(__file__, ["--one", json.dumps(question)], timeout=TIMEOUT)
-    return {"failed": why, "tree": commit()} if found is None else dict(found)
+    row, why = answer(__file__, ["--one", json.dumps(question)], timeout=TIMEOUT)
+    return {"failed": why, "tree": commit()} if row is None else dict(row)
 
 
 # ---------------------------------------------------------------------------------------------------- one row
@@ -207,12 +207,12 @@ def true_distance(dense: Path, pruned: Path, samples: dict[str, np.ndarray]) -> 
         [runtime.run(runtime.session(onnx.load(path), optimize=True), feed) for feed in feeds]
         for path in (dense, pruned)
     )
-    found = (
+    distances = (
         output_difference([run[name] for run in before], [run[name] for run in after])["relative_l2"]
         for name in before[0]
         if before[0][name].dtype.kind == "f"
     )
-    return max(found, default=None)
+    return max(distances, default=None)
 
 
 # ---------------------------------------------------------------------------------------------------- printing
@@ -225,15 +225,15 @@ def table(rows: list[Row]) -> str:
         "| task (metric, dense; fidelity) | cut | default | | said / true | `--data` | | `--weights` | | commit |",
         "|---|--:|---|--:|---|---|--:|---|--:|---|",
     ]
-    for (task, cut, convention), found in sorted(groups.items()):
-        some = next((row for row in found.values() if "metric" in row), None)
+    for (task, cut, convention), runs in sorted(groups.items()):
+        some = next((row for row in runs.values() if "metric" in row), None)
         label = f"{task} ({some['metric']} {some['dense']:.4g}; {some['fidelity']})" if some else task
         behind_what = "" if convention == "none" else f", {convention}"
-        mine = found.get("default", {})
+        mine = runs.get("default", {})
         told = f"{mine['said']:.2g} / {mine['true']:.2g}" if mine.get("said") and mine.get("true") else ""
-        cells = [cell(found.get(method)) for method in METHODS]
-        speeds = [speed(found.get(method)) for method in METHODS]
-        commits = ", ".join(sorted({row["tree"] for row in found.values() if "tree" in row}))
+        cells = [cell(runs.get(method)) for method in METHODS]
+        speeds = [speed(runs.get(method)) for method in METHODS]
+        commits = ", ".join(sorted({row["tree"] for row in runs.values() if "tree" in row}))
         lines.append(
             f"| {label}{behind_what} | {cut:.0%} | {cells[0]} | {speeds[0]} | {told} | {cells[1]} | {speeds[1]} | "
             f"{cells[2]} | {speeds[2]} | {commits} |"
@@ -270,7 +270,7 @@ def mean(ratios: list[float]) -> str:
 def summary(groups: dict[tuple[str, float, str], dict[str, Row]]) -> str:
     """What the default loses beside the others, and beside itself in other conventions."""
     lines = []
-    plain = {at[:2]: found for at, found in groups.items() if at[2] == "none"}
+    plain = {at[:2]: runs for at, runs in groups.items() if at[2] == "none"}
     for method in ("data", "weights"):
         pairs = [(f["default"], f[method]) for f in plain.values() if "default" in f and method in f]
         ratios = [distance(a) / distance(b) for a, b in pairs if "loss" in a and "loss" in b]
@@ -280,20 +280,20 @@ def summary(groups: dict[tuple[str, float, str], dict[str, Row]]) -> str:
     before = {(row["task"], row["cut"], row["method"]): row for row in known if "loss" in row}
     for method, name in (("spa", "given samples"), ("spa, data-free", "made-up samples as they were")):
         ratios = [
-            distance(found["default"]) / distance(before[*at, method])
-            for at, found in plain.items()
-            if "loss" in found.get("default", {}) and (*at, method) in before
+            distance(runs["default"]) / distance(before[*at, method])
+            for at, runs in plain.items()
+            if "loss" in runs.get("default", {}) and (*at, method) in before
         ]
         if ratios:
             lines.append(f"- over that of {name}, rows of repair.jsonl, at their commits: {mean(ratios)}")
     behind_one = [
-        distance(found["default"]) / distance(plain[at[:2]]["default"])
-        for at, found in groups.items()
-        if at[2] != "none" and "loss" in found.get("default", {}) and "loss" in plain.get(at[:2], {}).get("default", {})
+        distance(runs["default"]) / distance(plain[at[:2]]["default"])
+        for at, runs in groups.items()
+        if at[2] != "none" and "loss" in runs.get("default", {}) and "loss" in plain.get(at[:2], {}).get("default", {})
     ]
     if behind_one:
         lines.append(f"- fidelity loss behind a preprocessing over that without: {mean(behind_one)}")
-    mine = [found["default"] for found in groups.values() if "said" in found.get("default", {})]
+    mine = [runs["default"] for runs in groups.values() if "said" in runs.get("default", {})]
     told = [row["said"] / row["true"] for row in mine if row["said"] and row["true"] and row["repaired"]]
     if told:
         under = sum(ratio < 0.5 for ratio in told)

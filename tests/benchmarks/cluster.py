@@ -84,8 +84,8 @@ def main() -> None:
     for task in tasks or ([SMALL] if arguments.what == "killed" else TASKS):
         question = {"what": arguments.what, "task": task, "preset": arguments.preset, "samples": arguments.samples}
         if question not in rows:
-            found, why = answer(__file__, [arguments.what, json.dumps({"task": task, **given}), "--one"])
-            print(json.dumps(rows.add(question | (found or {"failed": why}) | {"commit": commit()})), flush=True)
+            row, why = answer(__file__, [arguments.what, json.dumps({"task": task, **given}), "--one"])
+            print(json.dumps(rows.add(question | (row or {"failed": why}) | {"commit": commit()})), flush=True)
     text = table(rows.all)
     print(text)
     if arguments.table:
@@ -150,32 +150,34 @@ def weights_of(result: Any) -> dict[str, np.ndarray]:
 # -------------------------------------------------------------------------------------------------------- rows
 def same(task: str, preset: str, ratio: float, samples: int, store: int, workers: list[int]) -> Row:
     """Repairs with several numbers of workers."""
-    found: dict[int, Any] = {}
+    results: dict[int, Any] = {}
     taken: dict[int, dict[str, float]] = {}
     for count in workers:
         with globals()["workers"](count, store) as on:
             start = time.perf_counter()
-            found[count] = repaired(task, on, preset, ratio, samples)
+            results[count] = repaired(task, on, preset, ratio, samples)
             taken[count] = {"all": round(time.perf_counter() - start, 1)}
-            taken[count] |= {name: round(value, 2) for name, value in found[count].report.seconds.items()}
-    first = found[workers[0]]
+            taken[count] |= {name: round(value, 2) for name, value in results[count].report.seconds.items()}
+    first = results[workers[0]]
     remote = [count for count in workers if count]
-    one = weights_of(found[remote[0]])
+    weights = weights_of(results[remote[0]])
     return {
         "workers": workers,
-        "plans": [found[count].plan.removed == first.plan.removed for count in workers],
-        "furthest": [furthest(weights_of(first), weights_of(found[count])) for count in workers],
-        "bytes": [all(np.array_equal(a, weights_of(found[count])[n]) for n, a in one.items()) for count in remote],
+        "plans": [results[count].plan.removed == first.plan.removed for count in workers],
+        "furthest": [furthest(weights_of(first), weights_of(results[count])) for count in workers],
+        "bytes": [
+            all(np.array_equal(a, weights_of(results[count])[n]) for n, a in weights.items()) for count in remote
+        ],
         "seconds": taken,
     }
 
 
-def furthest(expected: dict[str, np.ndarray], found: dict[str, np.ndarray]) -> float | None:
+def furthest(expected: dict[str, np.ndarray], actual: dict[str, np.ndarray]) -> float | None:
     """The largest difference of a weight, over the largest weight of its tensor; None: shapes differ."""
-    if {n: a.shape for n, a in expected.items()} != {n: a.shape for n, a in found.items()}:
+    if {n: a.shape for n, a in expected.items()} != {n: a.shape for n, a in actual.items()}:
         return None
     numbers = [name for name, array in expected.items() if array.dtype.kind == "f" and array.size]
-    off = (np.abs(expected[n] - found[n]).max() / (np.abs(expected[n]).max() or 1.0) for n in numbers)
+    off = (np.abs(expected[n] - actual[n]).max() / (np.abs(expected[n]).max() or 1.0) for n in numbers)
     return float(max(off))
 
 
@@ -188,13 +190,13 @@ def timed(task: str, preset: str, ratio: float, samples: int, store: int, repeat
             seconds[count] = parts_of(task, str(on), preset, samples, repeat)
     row: Row = {}
     for at, kind in enumerate(("", "_processor")):
-        one, two = (
+        alone, paired = (
             {name: statistics.median(each[at] for each in values) for name, values in seconds[count].items()}
             for count in (1, 2)
         )
-        row |= {f"one{kind}": {name: round(value, 2) for name, value in one.items()}}
-        row |= {f"two{kind}": {name: round(value, 2) for name, value in two.items()}}
-        row |= {f"times{kind}": {name: round(value / two[name], 2) for name, value in one.items() if two[name]}}
+        row |= {f"one{kind}": {name: round(value, 2) for name, value in alone.items()}}
+        row |= {f"two{kind}": {name: round(value, 2) for name, value in paired.items()}}
+        row |= {f"times{kind}": {name: round(value / paired[name], 2) for name, value in alone.items() if paired[name]}}
     return row
 
 
@@ -214,7 +216,7 @@ def parts_of(task: str, on: str, preset: str, samples: int, repeat: int) -> dict
     from spa.presets import PRESETS
 
     model = load_normal(model_of(task))
-    found: dict[str, list[tuple[float, float]]] = {"first": [], "statistics": [], "curves": []}
+    seconds: dict[str, list[tuple[float, float]]] = {"first": [], "statistics": [], "curves": []}
 
     @contextmanager
     def part(name: str) -> Iterator[None]:
@@ -223,7 +225,7 @@ def parts_of(task: str, on: str, preset: str, samples: int, repeat: int) -> dict
         taken = time.perf_counter() - start
         time.sleep(0.1)  # results are stored
         busiest = max(value - before.get(pid, 0.0) for pid, value in processor_seconds().items())
-        found[name].append((taken, busiest))
+        seconds[name].append((taken, busiest))
 
     with executing(on) as executor, one_thread_each():
         network, data = prepare(model), check_samples(samples_of(task, samples), model)
@@ -238,16 +240,16 @@ def parts_of(task: str, on: str, preset: str, samples: int, repeat: int) -> dict
                 known = session.dense_statistics(problems)
             with part("curves"):
                 session.each(find_curve, [(group, read(session, group, known), {}) for group in groups], layers)
-    return found
+    return seconds
 
 
 def processor_seconds() -> dict[int, float]:
     """Of each worker of this process's cluster, by number."""
-    found = {}
+    seconds = {}
     for pid in workers_of(os.getpid()):
         fields = (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()
-        found[pid] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return found
+        seconds[pid] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return seconds
 
 
 def seam(task: str, preset: str, ratio: float, samples: int, store: int, repeat: int, before: str) -> Row:
@@ -259,21 +261,21 @@ def seam(task: str, preset: str, ratio: float, samples: int, store: int, repeat:
         "given = json.loads(sys.argv[2]); data = dict(numpy.load(given.pop('data')))\n"
         "start = time.process_time(); spa.prune(data=data, **given); print(json.dumps(time.process_time() - start))"
     )
-    with tempfile.TemporaryDirectory() as folder, worktree(before, Path(folder) / "before") as other:
+    with tempfile.TemporaryDirectory() as folder, worktree(before, Path(folder) / "before") as earlier:
         script, data = Path(folder) / "one.py", Path(folder) / "samples.npz"
         script.write_text(code)
         np.savez(data, **samples_of(task, samples))  # type: ignore[arg-type]
         given = {"source": str(model_of(task)), "ratio": ratio, "of": "flops", "preset": preset, "verify": False}
-        found: dict[Path, list[float]] = {ROOT: [], other: []}
+        taken: dict[Path, list[float]] = {ROOT: [], earlier: []}
         for number in range(repeat + 1):
-            for tree in (ROOT, other) if number % 2 else (other, ROOT):
+            for tree in (ROOT, earlier) if number % 2 else (earlier, ROOT):
                 os.environ["PYTHONPATH"] = str(tree)
                 seconds, why = answer(str(script), [str(tree), json.dumps({**given, "data": str(data)})])
                 if seconds is None:
                     sys.exit(why)
-                found[tree].append(seconds)
-    ours, theirs = found[ROOT][1:], found[other][1:]
-    ratios = [one / two for one, two in zip(ours, theirs, strict=True)]
+                taken[tree].append(seconds)
+    ours, theirs = taken[ROOT][1:], taken[earlier][1:]
+    ratios = [our / their for our, their in zip(ours, theirs, strict=True)]
     return {
         "before": before, "ours": round(statistics.median(ours), 2), "theirs": round(statistics.median(theirs), 2),
         "times": round(statistics.median(ratios), 4), "low": round(min(ratios), 4), "high": round(max(ratios), 4),
@@ -294,9 +296,9 @@ def killed(task: str, preset: str, ratio: float, samples: int, store: int, repea
             killer = threading.Thread(target=kill_one, args=(moment, drawing, said))
             killer.start()
             try:
-                found = weights_of(repaired(task, on, preset, ratio, samples))
-                right += found.keys() == expected.keys() and all(
-                    np.array_equal(a, found[n]) for n, a in expected.items()
+                weights = weights_of(repaired(task, on, preset, ratio, samples))
+                right += weights.keys() == expected.keys() and all(
+                    np.array_equal(a, weights[n]) for n, a in expected.items()
                 )
             finally:
                 killer.join()
@@ -385,24 +387,24 @@ def cells(row: Row) -> list[str]:
     start = [row["task"], row["preset"], str(row["samples"])]
     if "failed" in row:
         return [f"| {' | '.join([*start, row['failed'].replace('|', '/')])} |"]
-    found: list[list[str]] = []
+    lines: list[list[str]] = []
     if row["what"] == "same":
         remote = [count for count in row["workers"] if count]
         for at, count in enumerate(row["workers"]):
             off, alike = row["furthest"][at], row["bytes"][remote.index(count)] if count else "-"
             seconds = row["seconds"][str(count)] if str(count) in row["seconds"] else row["seconds"][count]
             far = "other shapes" if off is None else f"{off:.1e}"
-            found.append([str(count), str(row["plans"][at]), far, str(alike), str(seconds["all"])])
+            lines.append([str(count), str(row["plans"][at]), far, str(alike), str(seconds["all"])])
     elif row["what"] == "time":
-        found = [
+        lines = [
             [part, *(str(row.get(f"{side}{kind}", {}).get(part, "")) for kind in ("", "_processor") for side in SIDES)]
             for part in row["one"]
         ]
     elif row["what"] == "seam":
-        found = [[str(row["theirs"]), str(row["ours"]), str(row["times"]), f"{row['low']} to {row['high']}"]]
+        lines = [[str(row["theirs"]), str(row["ours"]), str(row["times"]), f"{row['low']} to {row['high']}"]]
     else:
-        found = [[str(row["runs"]), str(row["right"]), str(row["seconds"])]]
-    return [f"| {' | '.join([*start, *line, row['commit']])} |" for line in found]
+        lines = [[str(row["runs"]), str(row["right"]), str(row["seconds"])]]
+    return [f"| {' | '.join([*start, *line, row['commit']])} |" for line in lines]
 
 
 if __name__ == "__main__":

@@ -35,9 +35,9 @@ def main() -> None:
     parser.add_argument("--table", type=Path)
     arguments = parser.parse_args()
     rate, names = rates(arguments.store, arguments.repeat), arguments.models or list(DECODERS)
-    found = [on_paper(DECODERS[name], rate) for name in names]
+    columns = [on_paper(DECODERS[name], rate) for name in names]
     lines = [f"| | {' | '.join(names)} |", "|---|" + "--:|" * len(names)]
-    lines += [f"| {what} | {' | '.join(str(one[what]) for one in found)} |" for what in found[0]]
+    lines += [f"| {what} | {' | '.join(str(column[what]) for column in columns)} |" for what in columns[0]]
     said = ", ".join(f"{name} {value:.3g}" for name, value in rate.items())
     text = (
         f"`python tests/benchmarks/decoders.py` at {commit()}; measured on one core: {said}.\n\n"

@@ -110,8 +110,8 @@ def main() -> None:
 
 def scopes(setting: Setting) -> list[Setting]:
     """Every normalisation and scope; with the scope local, the normalisation changes nothing."""
-    found = itertools.product(NORMALISATIONS, [scope for scope in SCOPES if scope != "local"])
-    return [*(setting._replace(normalise=n, scope=s) for n, s in found), setting._replace(scope="local")]
+    pairs = itertools.product(NORMALISATIONS, [scope for scope in SCOPES if scope != "local"])
+    return [*(setting._replace(normalise=n, scope=s) for n, s in pairs), setting._replace(scope="local")]
 
 
 # ------------------------------------------------------------------------------------------------- measuring
@@ -130,15 +130,15 @@ class Bench:
 
     def measure(self, settings: Iterable[Setting], budgets: Iterable[Budget]) -> Losses:
         """The distance from the dense model for each setting and budget; infinite where a budget cannot be met."""
-        found: Losses = {}
+        losses: Losses = {}
         for key in itertools.product(settings, budgets):
             if key not in self.known:
                 self.known[key] = self.loss(*key)
                 if self.rows is not None:
                     with self.rows.open("a") as file:
                         file.write(json.dumps([*key, self.known[key]]) + "\n")
-            found[key] = self.known[key]
-        return found
+            losses[key] = self.known[key]
+        return losses
 
     def loss(self, setting: Setting, budget: Budget) -> float:
         analysis = pipeline.analyse(dense(budget.task).clone())

@@ -74,10 +74,10 @@ def detector(width: int = 16, size: int = 320, classes: int = 80) -> onnx.ModelP
     m4 = c2f(g, g.add("Concat", conv(g, n3, 4 * w, 4 * w, 3, 2), n4, axis=1), 12 * w, 8 * w, 1, add=False)
     m5 = c2f(g, g.add("Concat", conv(g, m4, 8 * w, 8 * w, 3, 2), p5, axis=1), 24 * w, 16 * w, 1, add=False)
     heads = [head(g, x, channels, w, classes) for x, channels in ((n3, 4 * w), (m4, 8 * w), (m5, 16 * w))]
-    found = g.add("Concat", *heads, axis=2)
+    detections = g.add("Concat", *heads, axis=2)
     positions = sum((size // stride) ** 2 for stride in (8, 16, 32))
     g.nodes[-1].output[0] = "found"
-    assert found
+    assert detections
     return g.model(
         "detector",
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, size, size])],

@@ -66,18 +66,18 @@ def measured(task: str, cut: float, minutes: float, align: int | None, train: li
     between = time.perf_counter()
     tuned = spa.finetune(small.model, teacher=dense, data=data, minutes=minutes, train=train)
     end = time.perf_counter()
-    found: dict[str, Any] = {}
+    measures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for when, result in (("before", small), ("after", tuned)):
             path = Path(folder) / f"{when}.onnx"
             result.save(path)
             row = harness.evaluate(tasks.TASKS[task], path, reference=dense, threads=1)
             metric = next(iter(row["metrics"]))
-            found |= {"metric": metric, "fidelity": next(iter(row["fidelity"]))}
-            found |= {when: next(iter(row["fidelity"].values())), f"{metric} {when}": row["metrics"][metric]}
-            found |= {"dense": row["reference"]["metrics"][metric]}
+            measures |= {"metric": metric, "fidelity": next(iter(row["fidelity"]))}
+            measures |= {when: next(iter(row["fidelity"].values())), f"{metric} {when}": row["metrics"][metric]}
+            measures |= {"dense": row["reference"]["metrics"][metric]}
     report = tuned.report
-    return found | {
+    return measures | {
         "held_out": [report.before, report.after], "epochs": report.epochs, "trained": round(report.trained, 4),
         "seconds": [round(between - start, 1), round(end - between, 1)], "tree": commit(),
     }  # fmt: skip

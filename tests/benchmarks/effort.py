@@ -65,8 +65,10 @@ def tasks_at_hand() -> list[str]:
     import tasks
 
     places = [SHARED / "eval" / "models", Path(harness.CACHE)]
-    found = {task.model: name for name, task in tasks.TASKS.items() if any((p / task.model).exists() for p in places)}
-    return list(found.values())
+    by_model = {
+        task.model: name for name, task in tasks.TASKS.items() if any((p / task.model).exists() for p in places)
+    }
+    return list(by_model.values())
 
 
 def measured(path: Path, cut: float) -> dict[str, object]:

@@ -169,18 +169,18 @@ def last(_: int) -> None:
 # ------------------------------------------------------------------------------------------------------- parts
 def installed(root: str) -> Row:
     """The version of a distribution, and megabytes of its files and those of all that it needs beside numpy."""
-    waiting, found = [root], dict[str, int]()
+    waiting, sizes = [root], dict[str, int]()
     while waiting:
         name, _, extra = waiting.pop().partition("[")
         name, extras = re.sub(r"[-_.]+", "-", name).lower(), set(extra.rstrip("]").split(",")) - {""}
-        if name in {*found, "numpy"}:
+        if name in {*sizes, "numpy"}:
             continue
         try:
             distribution = importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError:  # for another platform
             continue
         files = [Path(str(distribution.locate_file(file))) for file in distribution.files or ()]
-        found[name] = sum(file.stat().st_size for file in files if file.exists())
+        sizes[name] = sum(file.stat().st_size for file in files if file.exists())
         for line in distribution.requires or ():
             needed, _, condition = line.partition(";")
             asked = re.search(r"extra == ['\"]([^'\"]+)", condition)
@@ -189,8 +189,8 @@ def installed(root: str) -> Row:
                 waiting += [word[0]] if word else []
     return {
         "version": importlib.metadata.version(root.partition("[")[0]),
-        "installed_mb": round(sum(found.values()) / 1e6),
-        "packages": len(found),
+        "installed_mb": round(sum(sizes.values()) / 1e6),
+        "packages": len(sizes),
     }
 
 
@@ -225,7 +225,7 @@ def shipped(engine: Engine) -> Row:
 
 def killed(engine: Engine) -> Row:
     """A map that reads an array which was sent once, while the worker that began it is killed."""
-    found: Row = {}
+    row: Row = {}
     for everywhere in (True, False):
         pids, array = engine.pids(), np.ones(NUMBERS)
         sent = engine.send(array, everywhere=everywhere)
@@ -241,8 +241,8 @@ def killed(engine: Engine) -> Row:
             said = f"{type(error).__name__}: {str(error).splitlines()[0][:100] if str(error) else ''}".rstrip(": ")
         killer.join()
         name = "everywhere" if everywhere else "once"
-        found |= {f"killed_{name}": said, f"killed_{name}_s": round(time.perf_counter() - start, 1)}
-    return found
+        row |= {f"killed_{name}": said, f"killed_{name}_s": round(time.perf_counter() - start, 1)}
+    return row
 
 
 def ending(engine: Engine) -> Row:
@@ -266,10 +266,10 @@ def held(pid: int, *, below: bool = True) -> int:
             except OSError:  # it has ended
                 continue
     family, size = [pid], 0
-    for one in family:
-        family += [child for child, parent in parents.items() if parent == one and below]
+    for member in family:
+        family += [child for child, parent in parents.items() if parent == member and below]
         try:
-            lines = Path(f"/proc/{one}/smaps_rollup").read_text()
+            lines = Path(f"/proc/{member}/smaps_rollup").read_text()
         except OSError:
             continue
         size += 1024 * sum(int(line.split()[1]) for line in lines.splitlines() if line.startswith("Pss:"))

@@ -128,9 +128,9 @@ def profile_of(task: str, dense: Path, shapes: Any) -> Profile:
     path = Path(tempfile.gettempdir()) / f"equal_time.{task}.json"
     if path.exists():
         return Profile.from_json(path.read_text())
-    found = profiling.profile(dense, threads=1, inputs=shapes)
-    path.write_text(found.to_json())
-    return found
+    profile = profiling.profile(dense, threads=1, inputs=shapes)
+    path.write_text(profile.to_json())
+    return profile
 
 
 def at_time(rows: list[Row], when: float) -> tuple[float, bool] | None:
@@ -157,13 +157,13 @@ def table(rows: list[Row]) -> str:
         for row in mine:
             said = []
             if row["plan"]["of"] == "latency":
-                for align, found in ratios.items():
+                for align, quotients in ratios.items():
                     others = [other for other in mine if other["plan"].get("align") == align]
                     there = at_time(others, row["time"])
                     if there is not None:
                         loss, bound = there
                         if not bound:
-                            found.append(row["loss"] / loss)
+                            quotients.append(row["loss"] / loss)
                         how = "at most" if bound else "ratio"
                         said.append(f"align {align}: {loss:.4g} ({how} {row['loss'] / loss:.2f})")
             plan = " ".join(f"{key}={value}" for key, value in row["plan"].items())
@@ -172,9 +172,10 @@ def table(rows: list[Row]) -> str:
                 f"| {row['flops']:.1%} | {'; '.join(said)} | {row['commit']} |"
             )
     means = [
-        f"against align {align}: geometric mean {math.exp(sum(map(math.log, found)) / len(found)):.2f} of {len(found)}"
-        for align, found in ratios.items()
-        if found
+        f"against align {align}: geometric mean {math.exp(sum(map(math.log, quotients)) / len(quotients)):.2f} "
+        f"of {len(quotients)}"
+        for align, quotients in ratios.items()
+        if quotients
     ]
     body = "\n".join(lines)
     summary = "; ".join(means) or "no plan for FLOPs was as fast as the plan for latency: there are bounds alone"

@@ -45,9 +45,9 @@ def row(name: str, model: onnx.ModelProto, ratio: float) -> list[str]:
     kinds: dict[str, list[int]] = {}
     for group in report.groups:
         if group.off is None:
-            found = kinds.setdefault(group.kind, [0, 0])
-            found[0] += group.removed
-            found[1] += group.units
+            counts = kinds.setdefault(group.kind, [0, 0])
+            counts[0] += group.removed
+            counts[1] += group.units
     shares = [f"{report.removed_share(measure):.1%}" for measure in ("params", "flops")]
     told = ", ".join(f"{kind} {gone} of {every}" for kind, (gone, every) in sorted(kinds.items()) if gone)
     difference = "-" if report.difference is None else f"{report.difference:.0e}"

@@ -56,8 +56,8 @@ def main() -> None:
     for network in arguments.networks:
         forms = FORMS if network == "decoder" else ("QDQ", "QOperator")
         for question in rows.left([{"network": network, "form": form} for form in forms]):
-            found = of_decoder if network == "decoder" else of_images
-            cells = found(question["network"], question["form"], arguments.ratio)
+            measure = of_decoder if network == "decoder" else of_images
+            cells = measure(question["network"], question["form"], arguments.ratio)
             rows.add(question | {"cells": cells, "commit": commit()})
             print(" | ".join([*question.values(), *cells]), flush=True)
     if arguments.table:
@@ -112,8 +112,8 @@ def of_images(network: str, form: str, ratio: float) -> list[str]:
         behind = static(last, folder / "behind.onnx", form, ranges)
         cells = []
         for path in (whole, last, weighed, first, behind):
-            found = harness.evaluate(task, path, reference=dense)
-            cells.append(f"{found['fidelity']['kl']:.4f} ({found['metrics']['top1']:.4f})")
+            scores = harness.evaluate(task, path, reference=dense)
+            cells.append(f"{scores['fidelity']['kl']:.4f} ({scores['metrics']['top1']:.4f})")
     return cells
 
 
@@ -153,8 +153,8 @@ def measured(bits: int, ratio: float, *, symmetric: bool) -> list[float]:
         for model in (packed, dense)
     )
     behind = quantised(last, bits, BLOCK, symmetric=symmetric)
-    expected, *found = (logits(model) for model in (dense, packed, last, first, behind))
-    return [float(np.linalg.norm(each - expected) / np.linalg.norm(expected)) for each in found]
+    expected, *outputs = (logits(model) for model in (dense, packed, last, first, behind))
+    return [float(np.linalg.norm(each - expected) / np.linalg.norm(expected)) for each in outputs]
 
 
 def logits(model: onnx.ModelProto) -> np.ndarray:

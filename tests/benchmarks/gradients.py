@@ -108,15 +108,15 @@ def difference(expected: Any, made: Any) -> float:
     """The largest difference, relative to the largest finite value; for integers the share that differs."""
     if not isinstance(expected, np.ndarray):
         return 0.0
-    found = made.detach().float().numpy() if made.is_floating_point() else made.numpy()
-    if found.shape != expected.shape:
+    actual = made.detach().float().numpy() if made.is_floating_point() else made.numpy()
+    if actual.shape != expected.shape:
         return float("inf")
     if expected.dtype.kind not in "fV":
-        return float(np.mean(found != expected)) if found.size else 0.0
+        return float(np.mean(actual != expected)) if actual.size else 0.0
     wide = expected.astype(np.float64)
     there = np.isfinite(wide)
     scale = float(np.abs(wide[there]).max(initial=0.0)) or 1.0
-    return float(np.abs(np.where(there, wide - found, 0.0)).max(initial=0.0)) / scale
+    return float(np.abs(np.where(there, wide - actual, 0.0)).max(initial=0.0)) / scale
 
 
 if __name__ == "__main__":

@@ -49,11 +49,11 @@ def chain_rows(name: str, sizes: list[int], repeat: int) -> list[list[str]]:
     for size in sizes:
         model = build(CHAINS[name], size)
         nodes = len(model.graph)
-        shapes, coupling, groups, found = measured(model, repeat)
+        shapes, coupling, groups, count = measured(model, repeat)
         points.append((nodes, coupling + groups))
         exponent = f"{slope(points):.2f}" if len(points) > 1 else ""
         milliseconds = [f"{1e3 * seconds:.1f}" for seconds in (shapes, coupling, groups)]
-        rows.append([name, str(nodes), str(found), *milliseconds, exponent])
+        rows.append([name, str(nodes), str(count), *milliseconds, exponent])
         print(" | ".join(rows[-1]), flush=True)
     return rows
 

@@ -26,20 +26,20 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so many")
     parser.add_argument("--table", type=Path)
     arguments = parser.parse_args()
-    found: list[Outcome] = []
+    outcomes: list[Outcome] = []
     seed, start = arguments.first, time.monotonic()
-    while len(found) < arguments.count and time.monotonic() - start < arguments.seconds:
+    while len(outcomes) < arguments.count and time.monotonic() - start < arguments.seconds:
         outcome = repair(seed)
         seed += 1
         if outcome is not None:
-            found.append(outcome)
+            outcomes.append(outcome)
             if not outcome.near:
                 print(outcome, flush=True)
-    near = sum(outcome.near for outcome in found)
-    largest = max((outcome.largest_share for outcome in found), default=0.0)
+    near = sum(outcome.near for outcome in outcomes)
+    largest = max((outcome.largest_share for outcome in outcomes), default=0.0)
     line = (
-        f"{near} of {len(found)} repairs ({near / max(len(found), 1):.1%}) report what fresh samples show, within a "
-        f"factor of {WITHIN:g}; the largest share of a layer's variance reported as lost is {largest:.3f}"
+        f"{near} of {len(outcomes)} repairs ({near / max(len(outcomes), 1):.1%}) report what fresh samples show, "
+        f"within a factor of {WITHIN:g}; the largest share of a layer's variance reported as lost is {largest:.3f}"
     )
     print(line)
     if arguments.table:

@@ -185,7 +185,7 @@ def summary(rows: list[Row]) -> str:
     )
     if not offs:
         return "no cell"
-    within = sum(found <= 0.05 for found in offs) / len(offs)
+    within = sum(deviation <= 0.05 for deviation in offs) / len(offs)
     refused = sum("refused" in row for row in rows)
     return (
         f"{len(offs)} cells, {within:.0%} within 5 %, worst {max(offs):.1%}, median {statistics.median(offs):.1%}; "

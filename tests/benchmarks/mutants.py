@@ -79,7 +79,7 @@ class Mutant:
 # ------------------------------------------------------------------------------------------------- sampling
 def unseen(tree: ast.AST) -> set[tuple[int, int]]:
     """(line, column) of what computes nothing: annotations, and guards such as `strict=True`."""
-    found: set[tuple[int, int]] = set()
+    hidden: set[tuple[int, int]] = set()
     for node in ast.walk(tree):
         guard = node.value if isinstance(node, ast.keyword) and node.arg in GUARDS else None
         for part in (getattr(node, "annotation", None), getattr(node, "returns", None), guard):
@@ -88,8 +88,8 @@ def unseen(tree: ast.AST) -> set[tuple[int, int]]:
                     for line in range(inner.lineno, (inner.end_lineno or inner.lineno) + 1):
                         first = inner.col_offset if line == inner.lineno else 0
                         last = inner.end_col_offset or 0 if line == inner.end_lineno else 200
-                        found.update((line, column) for column in range(first, last))
-    return found
+                        hidden.update((line, column) for column in range(first, last))
+    return hidden
 
 
 def mutants_of(room: str, file: str) -> list[Mutant]:
@@ -98,16 +98,16 @@ def mutants_of(room: str, file: str) -> list[Mutant]:
     from cosmic_ray.plugins import get_operator, operator_names
 
     source = (ROOT / file).read_text()
-    nodes, hidden, found = list(ast_nodes(get_ast(source))), unseen(ast.parse(source)), []
+    nodes, hidden, mutants = list(ast_nodes(get_ast(source))), unseen(ast.parse(source)), []
     for name in operator_names():
         if name.endswith(ALIKE) or "Variable" in name:
             continue
         operator = get_operator(name)()
         places: list[tuple[int, int]] = [start for node in nodes for start, _ in operator.mutation_positions(node)]
-        found += [
+        mutants += [
             Mutant(room, file, at[0], at[1], name, number) for number, at in enumerate(places) if at not in hidden
         ]
-    return found
+    return mutants
 
 
 def sample(seed: int) -> list[Mutant]:

@@ -71,7 +71,7 @@ def measured(task: str, cut: float, way: str, epochs: int, train: list[str]) -> 
 
     dense = harness.dense_model(tasks.TASKS[task], SHARED / "eval")
     chosen: dict[str, Any] = {"data": tasks.calibration(task)} if way == "ours" else {"weights": True}
-    found: dict[str, Any] = {}
+    measures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         before, after = (Path(folder) / f"{when}.onnx" for when in ("before", "after"))
         spa.prune(dense, ratio=cut, of="flops", verify=False, **chosen).save(before)
@@ -82,9 +82,9 @@ def measured(task: str, cut: float, way: str, epochs: int, train: list[str]) -> 
         for path in (before, after):
             row = harness.evaluate(tasks.TASKS[task], path, reference=dense, threads=1)
             metric, fidelity = (next(iter(row[name])) for name in ("metrics", "fidelity"))
-            found |= {"metric": metric, "fidelity": fidelity, "dense": row["reference"]["metrics"][metric]}
-            found |= {path.stem: row["fidelity"][fidelity], f"{metric} {path.stem}": row["metrics"][metric]}
-    return found | took | {"tree": commit()}
+            measures |= {"metric": metric, "fidelity": fidelity, "dense": row["reference"]["metrics"][metric]}
+            measures |= {path.stem: row["fidelity"][fidelity], f"{metric} {path.stem}": row["metrics"][metric]}
+    return measures | took | {"tree": commit()}
 
 
 def learned(task: str, before: str, after: str, epochs: int, train: list[str]) -> dict[str, Any]:

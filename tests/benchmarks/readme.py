@@ -58,8 +58,8 @@ def filled(text: str, name: str) -> str:
     for marker, make in SECTIONS[name].items():
         start, end = f"<!-- {marker} -->\n", f"<!-- /{marker} -->\n"
         head, _, rest = text.partition(start)
-        _, found, tail = rest.partition(end)
-        if not found:
+        _, closing, tail = rest.partition(end)
+        if not closing:
             sys.exit(f"{name} has no {start.strip()} ... {end.strip()}")
         text = f"{head}{start}{make()}\n{end}{tail}"
     return text

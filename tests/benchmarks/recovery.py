@@ -110,9 +110,9 @@ def measured(cell: dict[str, Any], work: Path, files: dict[str, str]) -> dict[st
             resume=work / f"{name_of(cell)}.pt",
         )  # fmt: skip
         tuned.save(path)
-    found = harness.evaluate(tasks.TASKS[TASK], path, threads=1)
+    scores = harness.evaluate(tasks.TASKS[TASK], path, threads=1)
     return cell | report | {
-        "top1": found["metrics"]["top1"], "se": found["se"], "seconds": round(time.perf_counter() - start, 1),
+        "top1": scores["metrics"]["top1"], "se": scores["se"], "seconds": round(time.perf_counter() - start, 1),
         "batch": BATCH, "rate": RATE, "tree": commit(),
     }  # fmt: skip
 
@@ -187,8 +187,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         mine = [row for row in rows if (row["cut"], row["way"], row["images"]) == (cut, way, images)]
         cells = []
         for count in epochs:
-            found = [f"{row['top1']:.4f}" for row in sorted(mine, key=lambda r: r["seed"]) if row["epochs"] == count]
-            cells.append(", ".join(found))
+            scores = [f"{row['top1']:.4f}" for row in sorted(mine, key=lambda r: r["seed"]) if row["epochs"] == count]
+            cells.append(", ".join(scores))
         removed = mine[0]["removed"]
         trees = ", ".join(sorted({row["tree"] for row in mine}))
         share = f"{removed['params']:.1%}, {removed['flops']:.1%}"

@@ -86,10 +86,10 @@ def main() -> None:
 
 def in_process(task: str, cut: float, method: str, preset: str, jobs: int) -> list[dict]:
     """The rows of one cut, or one that says why there are none."""
-    found, why = answer(__file__, ["--one", json.dumps([task, cut, method, preset])], timeout=TIMEOUT)
-    if found is None:
+    rows, why = answer(__file__, ["--one", json.dumps([task, cut, method, preset])], timeout=TIMEOUT)
+    if rows is None:
         return [{"task": task, "cut": cut, "method": method, "failed": why}]
-    return [{**row, "jobs": jobs} for row in found]
+    return [{**row, "jobs": jobs} for row in rows]
 
 
 def one(task: str, cut: float, method: str, preset: str) -> list[dict]:
@@ -117,19 +117,19 @@ def one(task: str, cut: float, method: str, preset: str) -> list[dict]:
         seconds = time.perf_counter() - start
         pruned = Path(folder) / "pruned.onnx"
         result.save(pruned)
-        found = []
+        rows = []
         for name in (task, *(twin for twin, first in TWINS.items() if first == task)):
             row = harness.evaluate(tasks.TASKS[name], pruned, reference=dense)
             metric = next(iter(row["metrics"]))
             fidelity, value = next(iter(row["fidelity"].items()))
-            found.append({
+            rows.append({
                 "task": name, "cut": cut, "method": method, "seconds": round(seconds, 1), "metric": metric,
                 "dense": row["reference"]["metrics"][metric], "pruned": row["metrics"][metric],
                 "paired_se": row["paired_se"], "fidelity": fidelity, "loss": value,
                 "tree": commit(), "steps": result.report.seconds,
                 "removed": {m: round(result.report.removed_share(m), 4) for m in ("params", "flops")},
             })  # fmt: skip
-    return found
+    return rows
 
 
 def share_of_layers(path: Path) -> float:
@@ -153,11 +153,11 @@ def table(rows: list[dict]) -> str:
     for row in rows:
         cells[row["task"], row["cut"]][row["method"]] = row
     lines = [f"| task | cut | {' | '.join(methods)} |", "|---|--:|" + "---|" * len(methods)]
-    for (task, cut), found in sorted(cells.items()):
-        dense = next((row for row in found.values() if "dense" in row), None)
+    for (task, cut), runs in sorted(cells.items()):
+        dense = next((row for row in runs.values() if "dense" in row), None)
         label = f"{task} ({dense['metric']} {dense['dense']:.4g}; {dense['fidelity']})" if dense else task
         share = f"{cut:.0%} of params" if task in LAYERS_ONLY or (task, cut) in OF_PARAMETERS else f"{cut:.0%}"
-        lines.append(f"| {label} | {share} | {' | '.join(cell(found.get(method)) for method in methods)} |")
+        lines.append(f"| {label} | {share} | {' | '.join(cell(runs.get(method)) for method in methods)} |")
     return f"{said(cells)}\n\n" + "\n".join(lines) + "\n\n" + summary(cells)
 
 
@@ -165,7 +165,7 @@ def said(cells: dict[tuple[str, float], dict[str, dict]]) -> str:
     """The command, how much of what it measures is there, and the commits that rows are of."""
     tasks = {task for task, _ in cells}
     planned = sum(len(cuts_of(task)) for task in tasks) * len(METHODS)
-    trees = Counter(row.get("tree", "unknown") for found in cells.values() for row in found.values())
+    trees = Counter(row.get("tree", "unknown") for runs in cells.values() for row in runs.values())
     commits = ", ".join(f"{name} ({cells_of})" for name, cells_of in trees.most_common())
     return (
         "`python tests/benchmarks/repair.py --rows tests/benchmarks/repair.jsonl --table tests/benchmarks/repair.md` "
@@ -190,11 +190,11 @@ def cell(row: dict | None) -> str:
 
 def summary(cells: dict[tuple[str, float], dict[str, dict]]) -> str:
     """The fidelity loss of ours over that of each other method, as geometric means."""
-    shared = any(row.get("jobs", 1) > 1 for found in cells.values() for row in found.values())
+    shared = any(row.get("jobs", 1) > 1 for runs in cells.values() for row in runs.values())
     beside = " (*: beside another cell)" if shared else ""
     lines = [f"Each cell: the metric, the fidelity measure, and the seconds that pruning took{beside}.", ""]
     for method in METHODS:
-        pairs = [(found["spa"], found[method]) for found in cells.values() if "spa" in found and method in found]
+        pairs = [(runs["spa"], runs[method]) for runs in cells.values() if "spa" in runs and method in runs]
         ratios = [distance(a) / distance(b) for a, b in pairs if "loss" in a and "loss" in b]
         if ratios and method != "spa":
             mean = float(np.exp(np.mean(np.log(ratios))))

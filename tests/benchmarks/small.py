@@ -123,9 +123,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         cells = []
         for method in methods:
-            found = row[method]
-            by = "" if method == "weights" else ", repaired" if found["repaired"] else ", by weights"
-            cells.append(f"{found['score']:.4g}; {found['distance']:.3g}{by}")
+            result = row[method]
+            by = "" if method == "weights" else ", repaired" if result["repaired"] else ", by weights"
+            cells.append(f"{result['score']:.4g}; {result['distance']:.3g}{by}")
         bad = "harm" if {"default", "weights"} <= set(methods) and harm(row) else ""
         lines.append(
             f"| {row['network']} {row['seed']} ({row['score']}; {row['dense']:.4g}) | {row['cut']:.0%} | "

@@ -69,15 +69,17 @@ def compare(step: str, mine: Path, other: Path, folder: Path, rounds: int, *, co
         taken = {tree: seconds(STEPS[step], tree, model, folder / "compiled" if compiled else None) for tree in trees}
         pairs.append((taken[mine], taken[other]))
     ours, theirs = zip(*pairs[1:], strict=True)
-    ratio = statistics.median(one / two for one, two in pairs[1:])
+    ratio = statistics.median(our / their for our, their in pairs[1:])
     kind = "compiled" if compiled else "not compiled"
     return [step, kind, f"{statistics.median(ours):.3f}", f"{statistics.median(theirs):.3f}", f"{ratio:.3f}"]
 
 
 def environment(tree: Path, compiled: Path | None) -> dict[str, str]:
-    found = {**os.environ, **ONE_THREAD, "PYTHONPATH": str(tree)}
-    found.pop("PYTHONDONTWRITEBYTECODE", None)
-    return found | ({"PYTHONDONTWRITEBYTECODE": "1"} if compiled is None else {"PYTHONPYCACHEPREFIX": str(compiled)})
+    variables = {**os.environ, **ONE_THREAD, "PYTHONPATH": str(tree)}
+    variables.pop("PYTHONDONTWRITEBYTECODE", None)
+    return variables | (
+        {"PYTHONDONTWRITEBYTECODE": "1"} if compiled is None else {"PYTHONPYCACHEPREFIX": str(compiled)}
+    )
 
 
 def seconds(words: list[str], tree: Path, model: Path, compiled: Path | None) -> float:

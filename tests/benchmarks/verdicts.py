@@ -55,10 +55,10 @@ def main() -> None:
         if arguments.rows:
             with arguments.rows.open("a") as file:
                 file.write(json.dumps(rows[name]) + "\n")
-    found = [rows[name] for name in sorted(names) if name in rows]
-    print(summary(found, len(names)))
+    done = [rows[name] for name in sorted(names) if name in rows]
+    print(summary(done, len(names)))
     if arguments.table:
-        arguments.table.write_text(table(found, len(names), arguments))
+        arguments.table.write_text(table(done, len(names), arguments))
 
 
 def measured(name: str, ratio: float) -> dict[str, Any]:
@@ -68,12 +68,12 @@ def measured(name: str, ratio: float) -> dict[str, Any]:
     process = context.Process(target=lambda: queue.put(row(name, ratio)))
     process.start()
     try:
-        found: dict[str, Any] = queue.get(timeout=TIMEOUT)
+        result: dict[str, Any] = queue.get(timeout=TIMEOUT)
     except Empty:
-        found = {"status": "failed", "reason": f"no result in {TIMEOUT} s"}
+        result = {"status": "failed", "reason": f"no result in {TIMEOUT} s"}
     process.kill()
     process.join()
-    return {"graph": name, "commit": commit(), **found}
+    return {"graph": name, "commit": commit(), **result}
 
 
 def row(name: str, ratio: float) -> dict[str, Any]:
@@ -105,11 +105,11 @@ def row(name: str, ratio: float) -> dict[str, Any]:
     }
 
 
-def cells(found: dict[str, Any]) -> list[str]:
-    removed = f"{found['removed']:.1%}" if "removed" in found else ""
-    difference = "" if found.get("difference") is None else f"{found['difference']:.0e}"
-    seconds = str(found.get("seconds", ""))
-    return [found["graph"], found["commit"], removed, found["status"], difference, seconds, found["reason"]]
+def cells(entry: dict[str, Any]) -> list[str]:
+    removed = f"{entry['removed']:.1%}" if "removed" in entry else ""
+    difference = "" if entry.get("difference") is None else f"{entry['difference']:.0e}"
+    seconds = str(entry.get("seconds", ""))
+    return [entry["graph"], entry["commit"], removed, entry["status"], difference, seconds, entry["reason"]]
 
 
 def summary(rows: Sequence[dict[str, Any]], total: int) -> str:

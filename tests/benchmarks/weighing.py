@@ -106,11 +106,11 @@ def time(operator: str, inputs: Sequence[tuple[int, ...]], outputs: Sequence[tup
 def losses(task: str, of: str, ratio: float) -> dict[str, float]:
     """The distance from the dense model by each way."""
     analysis, goal = bound(task)
-    found = score_groups(analysis.groups, None)
+    importances = score_groups(analysis.groups, None)
     freed = unit_costs(analysis.groups, goal.cost, of)
     budget = Budget(of=of, ratio=ratio, align="auto" if of == "latency" else 1)
-    ways = {USED: weighed(found, analysis.groups, goal.cost, of)}
-    ways |= {name: list(way(found, freed)) for name, way in WAYS.items()}
+    ways = {USED: weighed(importances, analysis.groups, goal.cost, of)}
+    ways |= {name: list(way(importances, freed)) for name, way in WAYS.items()}
     known: dict[str, float] = {}
     lost = {}
     for name, scores in ways.items():

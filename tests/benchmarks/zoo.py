@@ -74,8 +74,8 @@ def main() -> None:
 
 def manifest() -> Mapping[str, Row]:
     """What is known of each graph."""
-    found: dict[str, Row] = json.loads((SHARED / "graphs" / "manifest.json").read_text())
-    return found
+    graphs: dict[str, Row] = json.loads((SHARED / "graphs" / "manifest.json").read_text())
+    return graphs
 
 
 def in_process(name: str, arguments: argparse.Namespace) -> Row:
@@ -161,9 +161,9 @@ def facts(result: Any, report: Any) -> Row:
     """What a row says of a model that was pruned."""
     kinds: dict[str, list[int]] = {}
     for group in report.groups:
-        found = kinds.setdefault(group.kind, [0, 0])
-        found[0] += group.removed
-        found[1] += group.units
+        counts = kinds.setdefault(group.kind, [0, 0])
+        counts[0] += group.removed
+        counts[1] += group.units
     return {
         "status": "ok",
         "nodes": len(result.dense.graph),
@@ -205,8 +205,8 @@ def oracle(dense: Path, pruned: Path, entry: Row) -> float | str:
             command += ["--feed", f"{name}={known['values']}"]
     done = subprocess.run(command, capture_output=True, text=True)
     last = (done.stdout.strip().splitlines() or done.stderr.strip().splitlines() or ["no output"])[-1]
-    found = re.search(r"difference (\S+)$", last)
-    return float(found[1]) if found else last[:160]
+    match = re.search(r"difference (\S+)$", last)
+    return float(match[1]) if match else last[:160]
 
 
 def in_bodies(before: onnx.ModelProto, after: onnx.ModelProto) -> bool:

@@ -68,10 +68,10 @@ def in_process(name: str, ratio: float) -> Row:
 
 
 def attempt(name: str, ratio: float, weights: bool) -> Row:
-    found, why = answer(__file__, ["--one", json.dumps([name, ratio, weights])], timeout=TIMEOUT)
-    if found is None:
+    row, why = answer(__file__, ["--one", json.dumps([name, ratio, weights])], timeout=TIMEOUT)
+    if row is None:
         return {"status": why} if why.startswith("no result") else {"status": "crash", "why": why}
-    return dict(found)
+    return dict(row)
 
 
 def one(name: str, ratio: float, weights: bool) -> Row:
@@ -99,12 +99,12 @@ def one(name: str, ratio: float, weights: bool) -> Row:
 
 
 def table(rows: list[Row], wanted: int, arguments: argparse.Namespace) -> str:
-    found = Counter(row["status"] for row in rows)
+    statuses = Counter(row["status"] for row in rows)
     seconds = sorted(row["seconds"] for row in rows if "seconds" in row)
     wrong = [row for row in rows if "seconds" not in row]
     refused = [row for row in wrong if row.get("with --weights") == "by weights"]
     middle, most = (seconds[len(seconds) // 2], seconds[-1]) if seconds else (0, 0)
-    told = ", ".join(f"{count} {status}" for status, count in found.most_common())
+    told = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
     verified = sum(bool(row.get("verified")) for row in rows)
     lines = [
         (

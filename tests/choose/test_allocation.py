@@ -24,16 +24,16 @@ from tests.grouped import chain, mlp
     ],
 )
 def test_slopes_of_the_convex_curve_below(curve: list[float], slopes: list[float]) -> None:
-    found = convex_slopes(np.array(curve, float))
-    assert found == pytest.approx(slopes)
-    assert (np.diff(found) >= -1e-12).all()
-    assert found.sum() == pytest.approx(curve[-1])
+    actual = convex_slopes(np.array(curve, float))
+    assert actual == pytest.approx(slopes)
+    assert (np.diff(actual) >= -1e-12).all()
+    assert actual.sum() == pytest.approx(curve[-1])
 
 
 def test_scale_goes_through_what_was_measured_and_on() -> None:
     scale = through([0.2, 0.1], [0.3, 0.05])
-    found = scale.of(np.array([0.0, 0.05, 0.1, 0.15, 0.2, 0.4]))
-    assert found == pytest.approx([0.0, 0.025, 0.05, 0.175, 0.3, 0.8])
+    mapped = scale.of(np.array([0.0, 0.05, 0.1, 0.15, 0.2, 0.4]))
+    assert mapped == pytest.approx([0.0, 0.025, 0.05, 0.175, 0.3, 0.8])
     falling = through([0.1, 0.2], [0.3, 0.1]).of(np.array([0.1, 0.2, 0.3]))
     assert falling == pytest.approx([0.3, 0.3, 0.45]), "noise may not make a larger cut cheaper"
 
@@ -48,11 +48,11 @@ def test_scores_follow_loss_over_what_is_freed() -> None:
     first, second = model.groups
     losses = np.arange(6.0)
     curves = {g.name: Curve(g, np.arange(5), losses) for g in (first, second)}
-    found = scores(curves, model.groups, model.cost, "params", Plan({}, {}))
+    by_group = scores(curves, model.groups, model.cost, "params", Plan({}, {}))
     # a unit of the first frees 8 + 6 numbers, one of the second 6 + 2
-    assert found[0][0] / found[1][0] == pytest.approx(8 / 14, rel=1e-6)
-    assert all(score[5] > score[:5].max() for score in found), "what is in no order never goes"
-    assert all((np.diff(score[:5]) > 0).all() for score in found), "ties leave in order"
+    assert by_group[0][0] / by_group[1][0] == pytest.approx(8 / 14, rel=1e-6)
+    assert all(score[5] > score[:5].max() for score in by_group), "what is in no order never goes"
+    assert all((np.diff(score[:5]) > 0).all() for score in by_group), "ties leave in order"
 
 
 def test_groups_without_a_curve_score_zero() -> None:
@@ -68,8 +68,8 @@ def test_allocation_takes_where_it_hurts_least() -> None:
         dear.name: Curve(dear, np.arange(5), 10 * np.arange(6.0)),
     }
 
-    def choose(found: list[np.ndarray]) -> Plan:
-        return select(model.groups, found, model.cost, Budget(ratio=0.4, min_keep=0)).plan
+    def choose(by_group: list[np.ndarray]) -> Plan:
+        return select(model.groups, by_group, model.cost, Budget(ratio=0.4, min_keep=0)).plan
 
     plan = allocate(curves, model.groups, model.cost, "params", choose)
     assert list(plan.removed) == [cheap.name]

@@ -63,10 +63,10 @@ def by_hand(model: Grouped, group: Group, *, power: int, how: str, roles: str) -
 @pytest.mark.parametrize(("name", "power"), [("l1", 1), ("l2", 2)])
 def test_norms_are_those_of_the_definition(model: Grouped, how: str, roles: str, name: str, power: int) -> None:
     scores = scored(model.groups, name, gather=how, roles=roles, normalise="none")
-    for group, found in zip(model.groups, scores, strict=True):
+    for group, score in zip(model.groups, scores, strict=True):
         has_role = roles == "both" or any(p.producer == (roles == "producers") for p in group.slices)
         expected = by_hand(model, group, power=power, how=how, roles=roles if has_role else "both")
-        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        np.testing.assert_allclose(score, expected, rtol=1e-5)
 
 
 def test_vectors_count_only_where_there_is_nothing_else() -> None:
@@ -208,8 +208,8 @@ def test_random_depends_on_seed_and_group_alone() -> None:
 def test_every_criterion_scores_every_unit(criterion: str) -> None:
     for model in (mlp(), residual(), attention(), shuffled(), batch_normed()):
         scores = scored(model.groups, criterion)
-        assert [found.shape for found in scores] == [(group.size,) for group in model.groups]
-        assert all(np.isfinite(found).all() and found.dtype == np.float64 for found in scores)
+        assert [score.shape for score in scores] == [(group.size,) for group in model.groups]
+        assert all(np.isfinite(score).all() and score.dtype == np.float64 for score in scores)
     assert inspect.getdoc(CRITERIA[criterion]), "say its formula, and the paper: the page Theory shows it"
 
 
@@ -217,9 +217,9 @@ def test_every_criterion_scores_every_unit(criterion: str) -> None:
 @pytest.mark.parametrize("how", NORMALISATIONS)
 def test_normalising_keeps_the_order(how: str) -> None:
     for scores in (np.array([3.0, -1.0, 2.0, 0.5]), np.array([4.0, 4.0]), np.zeros(3), np.zeros(0)):
-        found = gather.normalised(scores, how)
-        assert np.isfinite(found).all()
-        np.testing.assert_array_equal(np.argsort(found, kind="stable"), np.argsort(scores, kind="stable"))
+        normed = gather.normalised(scores, how)
+        assert np.isfinite(normed).all()
+        np.testing.assert_array_equal(np.argsort(normed, kind="stable"), np.argsort(scores, kind="stable"))
 
 
 @pytest.mark.parametrize(
@@ -237,8 +237,8 @@ def test_normalising(how: str, expected: Sequence[float]) -> None:
 
 
 def test_scores_are_normalised_group_by_group() -> None:
-    for found in scored(residual().groups, "l2", normalise="max"):
-        assert found.max() == pytest.approx(1)
+    for score in scored(residual().groups, "l2", normalise="max"):
+        assert score.max() == pytest.approx(1)
 
 
 # ------------------------------------------------------------------------------------------------- protocol
@@ -252,7 +252,7 @@ def test_a_criterion_of_ones_own() -> None:
 
     notes: list[str] = []
     scores = scored(model.groups, last_first, gather="max", roles="consumers", notes=notes)
-    assert [found.tolist() for found in scores] == [list(range(8))[::-1], list(range(6))[::-1], [0]]
+    assert [score.tolist() for score in scores] == [list(range(8))[::-1], list(range(6))[::-1], [0]]
     assert (seen, notes) == (["max", "consumers"], ["looked at nothing"])
 
 

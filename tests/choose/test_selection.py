@@ -105,13 +105,13 @@ def test_every_selection_keeps_what_it_promises(
 ) -> None:
     model = MODELS[name](seed)
     try:
-        found = choose(model, seed=seed, ratio=ratio, of=of, scope=scope, align=align, min_keep=min_keep)
+        selection = choose(model, seed=seed, ratio=ratio, of=of, scope=scope, align=align, min_keep=min_keep)
     except BudgetError as error:
         assert f"ratio {ratio:g} of {of}" in str(error)  # noqa: PT017 (either outcome is right, each must hold)
         return
-    check(model, found, ratio=ratio, of=of, align=align, min_keep=min_keep)
+    check(model, selection, ratio=ratio, of=of, align=align, min_keep=min_keep)
     again = choose(MODELS[name](seed), seed=seed, ratio=ratio, of=of, scope=scope, align=align, min_keep=min_keep)
-    assert found.plan == again.plan
+    assert selection.plan == again.plan
 
 
 @pytest.mark.parametrize("scope", ["local", "isomorphic"])
@@ -134,7 +134,7 @@ def test_a_larger_ratio_removes_more_and_nothing_else(name: str, of: str, scope:
 def test_a_global_selection_loses_no_more_than_the_shortest_that_reaches_the_budget(ratio: float, of: str) -> None:
     model = chain(8, 12, 20, 9, 4)
     scores = score_groups(model.groups, "l2")
-    found = choose(model, scores=scores, ratio=ratio, of=of, min_keep=0.0)
+    selection = choose(model, scores=scores, ratio=ratio, of=of, min_keep=0.0)
     units = sorted((float(s), k, unit) for k, score in enumerate(scores) for unit, s in enumerate(score))
     best = {(k, int(np.argmax(score))) for k, score in enumerate(scores)}
     widths = [8, 12, 20, 9, 4]
@@ -150,7 +150,7 @@ def test_a_global_selection_loses_no_more_than_the_shortest_that_reaches_the_bud
         if (k, unit) not in best:
             removed[k].append(unit)
     shortest = share([len(gone) for gone in removed])
-    mine = [found.plan.removed.get(group.name, ()) for group in model.groups]
+    mine = [selection.plan.removed.get(group.name, ()) for group in model.groups]
     assert ratio <= share([len(gone) for gone in mine]) <= shortest
     worst = max(scores[k][unit] for k, gone in enumerate(removed) for unit in gone)
     beyond = [unit for k, gone in enumerate(mine) for unit in gone if scores[k][unit] > worst]
@@ -206,8 +206,8 @@ def test_scores_of_weights_are_weighed_against_what_units_free() -> None:
 @pytest.mark.parametrize("ratio", [0.1, 0.3, 0.5])
 def test_one_step_less_would_not_reach_the_budget(scope: str, align: int, ratio: float) -> None:
     model = chain(8, 32, 32, 24, 4)
-    found = choose(model, ratio=ratio, scope=scope, align=align)
-    gone = counts(model, found)
+    selection = choose(model, ratio=ratio, scope=scope, align=align)
+    gone = counts(model, selection)
 
     def reached(gone: dict[str, int]) -> float:
         left = [8, *(group.size - gone[group.name] for group in model.groups), 4]
@@ -236,8 +236,8 @@ def test_isomorphic_takes_the_same_share_of_every_family_and_ranks_inside() -> N
     )
     families = [["w0:1", "w1:1", "w2:1"], ["w3:1"]]  # the last has a bias besides
     scores = [np.arange(40.0) + level for level in (0, 10, 1000, 5000)]
-    found = choose(model, scores=scores, ratio=0.3, scope="isomorphic", min_keep=0.0)
-    gone = counts(model, found)
+    selection = choose(model, scores=scores, ratio=0.3, scope="isomorphic", min_keep=0.0)
+    gone = counts(model, selection)
     shares = [sum(gone[name] for name in family) / (40 * len(family)) for family in families]
     assert shares[0] == pytest.approx(shares[1], abs=1 / 40)
     assert gone["w2:1"] == 0
@@ -251,22 +251,22 @@ def test_isomorphic_takes_the_same_share_of_every_family_and_ranks_inside() -> N
 def test_channels_is_the_same_share_of_every_group_to_the_nearest_unit(
     ratio: float, removed: list[int], scope: str
 ) -> None:
-    found = choose(chain(8, 12, 20, 9, 4), ratio=ratio, of="channels", scope=scope)
-    assert list(counts(chain(8, 12, 20, 9, 4), found).values()) == removed
-    assert found.reached["channels"] == sum(removed) / 41
+    selection = choose(chain(8, 12, 20, 9, 4), ratio=ratio, of="channels", scope=scope)
+    assert list(counts(chain(8, 12, 20, 9, 4), selection).values()) == removed
+    assert selection.reached["channels"] == sum(removed) / 41
 
 
 def test_ties_go_by_the_order_of_groups_and_units() -> None:
     model = chain(4, 5, 5, 4)
-    found = choose(model, scores=[np.ones(5), np.ones(5)], ratio=0.4, min_keep=0.0)
-    assert found.plan.removed == {"w0:1": (1, 2, 3)}  # of equals the first of a group is the one that has to stay
+    selection = choose(model, scores=[np.ones(5), np.ones(5)], ratio=0.4, min_keep=0.0)
+    assert selection.plan.removed == {"w0:1": (1, 2, 3)}  # of equals the first of a group is the one that has to stay
 
 
 def test_what_scores_least_goes() -> None:
     model = mlp(units=8)
     score = np.array([5.0, 1.0, 7.0, 3.0, 2.0, 8.0, 6.0, 4.0])
-    found = choose(model, scores=[score], ratio=0.5, of="channels")
-    assert found.plan.removed == {"w1:1": (1, 3, 4, 7)}
+    selection = choose(model, scores=[score], ratio=0.5, of="channels")
+    assert selection.plan.removed == {"w1:1": (1, 3, 4, 7)}
 
 
 # --------------------------------------------------------------------------------------------------- bounds
@@ -296,8 +296,8 @@ def test_align_is_about_widths_so_heads_count_with_their_head_dim(align: int, he
 def test_min_keep_holds_in_every_group(min_keep: float, least: int) -> None:
     model = chain(8, 16, 16, 4)
     scores = [np.arange(16.0), np.arange(16.0) + 100]  # all of the first group goes before any of the second
-    found = choose(model, scores=scores, ratio=0.3 if min_keep < 0.7 else 0.2, min_keep=min_keep)
-    assert 16 - counts(model, found)["w0:1"] >= least
+    selection = choose(model, scores=scores, ratio=0.3 if min_keep < 0.7 else 0.2, min_keep=min_keep)
+    assert 16 - counts(model, selection)["w0:1"] >= least
     with pytest.raises(BudgetError, match=f"min_keep={min_keep:g}" if min_keep else "the last unit of each group"):
         choose(model, ratio=0.99, of="channels", min_keep=min_keep)
 
@@ -308,10 +308,10 @@ def test_factors_of_single_positions_never_leave_an_axis_empty(seed: int, only: 
     model = shuffled(seed=seed)
     for ratio in (0.2, 0.3, 0.5, 0.6):
         try:
-            found = choose(model, seed=seed, ratio=ratio, min_keep=0.0, only=[only])
+            selection = choose(model, seed=seed, ratio=ratio, min_keep=0.0, only=[only])
         except BudgetError:
             continue
-        check(model, found, ratio=ratio, of="params", align=1, min_keep=0.0)
+        check(model, selection, ratio=ratio, of="params", align=1, min_keep=0.0)
     assert counts(model, choose(model, seed=seed, ratio=0.2, min_keep=0.0, only=[only]))[only] == 1
 
 
@@ -346,9 +346,11 @@ def test_which_groups_are_cut(make: Callable[[], Grouped], options: dict[str, An
 def test_a_group_too_short_to_be_cut_does_not_compete_with_what_is_cut_in_its_place() -> None:
     model = attention(heads=3, head_dim=12)
     scores = [np.full(group.size, 0.0 if group.kind == "heads" else 1.0) for group in model.groups]
-    found = choose(model, scores=scores, ratio=0.1, of="params")
-    assert found.plan.removed.keys() <= {"wq:1#2", "wv:1"}
-    assert found.limits == ("1 heads group left alone (nested with groups that are cut; include='heads' cuts both)",)
+    selection = choose(model, scores=scores, ratio=0.1, of="params")
+    assert selection.plan.removed.keys() <= {"wq:1#2", "wv:1"}
+    assert selection.limits == (
+        "1 heads group left alone (nested with groups that are cut; include='heads' cuts both)",
+    )
 
 
 @pytest.mark.parametrize("pattern", ["c1:0", "c1", "c?:0", "first", "fir*", "channels", "d1"])
@@ -391,9 +393,9 @@ def test_groups_without_parameters_are_left_alone() -> None:
 def test_what_nothing_could_make_up_for_stays_and_is_named() -> None:
     model = chain(8, 10, 12, 4)
     first, *others = [group.name for group in model.groups]
-    found = choose(model, ratio=0.1, unread=[first])
-    assert set(found.plan.removed) <= set(others)
-    assert any("nothing could make up for them" in limit for limit in found.limits)
+    selection = choose(model, ratio=0.1, unread=[first])
+    assert set(selection.plan.removed) <= set(others)
+    assert any("nothing could make up for them" in limit for limit in selection.limits)
     with pytest.raises(BudgetError, match="groups that nothing could make up for"):
         choose(model, ratio=0.9, unread=[first])
     with pytest.raises(NothingToPrune, match="nothing could make up for them"):
@@ -482,9 +484,9 @@ def test_a_norm_of_its_own_is_opened_where_need_is() -> None:
     """w1:1 alone gives up to 38 %; beyond, w0:1 is opened, and a note says so. A stream is never opened."""
     model = normed()
     assert choose(model, ratio=0.38).plan.removed.keys() == {"w1:1"}
-    found = choose(model, ratio=0.5)
-    assert found.plan.removed.keys() == {"w0:1", "w1:1"}
-    assert found.limits[0].startswith(
+    selection = choose(model, ratio=0.5)
+    assert selection.plan.removed.keys() == {"w0:1", "w1:1"}
+    assert selection.limits[0].startswith(
         "opened since nothing else meets the budget, and by weights alone not exact: w0:1"
     )
     assert choose(model, ratio=0.2, only=["g"]).plan.removed.keys() == {"w0:1"}
@@ -499,13 +501,13 @@ def test_a_norm_of_its_own_is_opened_where_need_is() -> None:
 
 def test_limits_tell_what_was_left_alone_and_what_is_at_its_end() -> None:
     model = attention(heads=6)
-    found = choose(model, ratio=0.3)
-    assert found.limits == (
+    selection = choose(model, ratio=0.3)
+    assert selection.limits == (
         "2 head_dim groups left alone (nested with groups that are cut; include='head_dim' cuts both)",
     )
     scores = [np.arange(10.0), np.arange(10.0) + 100]
-    found = choose(chain(8, 10, 10, 4), scores=scores, ratio=0.75)
-    assert found.limits == ("w0:1 lost all that min_keep=0.1 lets go",)
+    selection = choose(chain(8, 10, 10, 4), scores=scores, ratio=0.75)
+    assert selection.limits == ("w0:1 lost all that min_keep=0.1 lets go",)
 
 
 def test_units_that_are_kept_stay() -> None:

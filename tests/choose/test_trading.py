@@ -29,8 +29,8 @@ def problem(widths: tuple[int, ...], ratio: float, *, step: int, seed: int = 0) 
     return Problem.of(model.groups, scores, cost, Terms(Budget(of=LATENCY, ratio=ratio), frozenset(), False, multiples))
 
 
-def faster(found: Problem, counts: list[int], ratio: float) -> float:
-    return (found.share(counts, LATENCY) - ratio) / (1 - ratio)
+def faster(instance: Problem, counts: list[int], ratio: float) -> float:
+    return (instance.share(counts, LATENCY) - ratio) / (1 - ratio)
 
 
 @settings(max_examples=60, deadline=None)
@@ -41,15 +41,15 @@ def faster(found: Problem, counts: list[int], ratio: float) -> float:
 )
 def test_no_plan_is_nearer_to_a_time_but_one_that_loses_more(widths: list[int], ratio: float, seed: int) -> None:
     """All plans of a few groups in steps of four, by brute force."""
-    found = problem(tuple(widths), ratio, step=4, seed=seed)
-    counts = search(found)
+    instance = problem(tuple(widths), ratio, step=4, seed=seed)
+    counts = search(instance)
     if counts is None:
-        assert not found.may_suffice
+        assert not instance.may_suffice
         return
     assert any(counts)
-    mine = faster(found, counts, ratio)
-    trials = (list(trial) for trial in product(*(track.allowed.tolist() for track in found.tracks)) if any(trial))
-    offs = [faster(found, trial, ratio) for trial in trials]
+    mine = faster(instance, counts, ratio)
+    trials = (list(trial) for trial in product(*(track.allowed.tolist() for track in instance.tracks)) if any(trial))
+    offs = [faster(instance, trial, ratio) for trial in trials]
     nearest = min(abs(off) for off in offs)
     not_slower = min(off for off in offs if off >= -1e-9)
     assert mine >= -MET
@@ -68,8 +68,8 @@ def test_a_coarse_step_is_left_out_where_that_is_nearer() -> None:
 
 
 def test_where_every_plan_is_far_the_faster_one_is_taken() -> None:
-    found = problem((128, 4), 0.25, step=64)
-    counts = search(found)
+    instance = problem((128, 4), 0.25, step=64)
+    counts = search(instance)
     assert counts is not None
     assert counts[0] == 64
-    assert faster(found, counts, 0.25) > MET
+    assert faster(instance, counts, 0.25) > MET

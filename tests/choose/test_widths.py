@@ -45,11 +45,11 @@ def kept(model: Grouped, selection: Selection) -> dict[str, int]:
 @pytest.mark.parametrize("scope", ["global", "local", "isomorphic"])
 def test_wide_groups_keep_multiples(ratio: float, of: str, scope: str) -> None:
     model = chain(64, 512, 256, 384, 10)
-    found = choose(model, ratio=ratio, of=of, scope=scope)
-    assert all(width % 16 == 0 for width in kept(model, found).values())
-    assert found.reached[of] >= ratio - 1e-9
-    assert found.plan.align == 16
-    assert not any("multiple" in limit for limit in found.limits)
+    selection = choose(model, ratio=ratio, of=of, scope=scope)
+    assert all(width % 16 == 0 for width in kept(model, selection).values())
+    assert selection.reached[of] >= ratio - 1e-9
+    assert selection.plan.align == 16
+    assert not any("multiple" in limit for limit in selection.limits)
 
 
 def test_a_depthwise_convolution_keeps_multiples() -> None:
@@ -67,18 +67,18 @@ def test_channels_inside_the_groups_of_a_convolution_are_multiples() -> None:
         a=Conv(x,c0) r=Relu(a) d=Conv<group=2>(r,c1) s=Relu(d) y=Conv(s,c2) }""",
         {"c0": (512, 3, 1, 1), "c1": (512, 256, 1, 1), "c2": (8, 512, 1, 1)},
     )
-    found = choose(model, ratio=0.3, only=["channels"])
-    cut = [group for group in model.groups if group.name in found.plan.removed]
+    selection = choose(model, ratio=0.3, only=["channels"])
+    cut = [group for group in model.groups if group.name in selection.plan.removed]
     assert cut
-    assert all((group.size - len(found.plan.removed[group.name])) % 16 == 0 for group in cut)
+    assert all((group.size - len(selection.plan.removed[group.name])) % 16 == 0 for group in cut)
 
 
 @pytest.mark.parametrize("of", ["params", "flops"])
 def test_a_narrow_group_gives_its_multiple_up_where_it_holds_the_budget_back(of: str) -> None:
     model = chain(8, 12, 400, 12, 4)  # 12 and 12 could lose nothing, at most some of the 400 could go
-    found = choose(model, ratio=0.3, of=of)
-    assert kept(model, found)["w1:1"] % 16 == 0
-    assert found.reached[of] >= 0.3 - 1e-9
+    selection = choose(model, ratio=0.3, of=of)
+    assert kept(model, selection)["w1:1"] % 16 == 0
+    assert selection.reached[of] >= 0.3 - 1e-9
     deep = choose(model, ratio=0.93, of=of)
     assert deep.reached[of] >= 0.93 - 1e-9
     assert any("no multiple of 16, which would hold the budget back: " in limit for limit in deep.limits)
@@ -86,10 +86,10 @@ def test_a_narrow_group_gives_its_multiple_up_where_it_holds_the_budget_back(of:
 
 def test_steps_too_coarse_for_the_budget_are_made_finer_in_one_group() -> None:
     model = chain(8, 32, 32, 4)  # sixteen units are 27 % and more
-    found = choose(model, ratio=0.1)
-    assert 0.1 <= found.reached["params"] < 0.115
-    assert sum(width % 16 != 0 for width in kept(model, found).values()) == 1
-    assert any("no multiple of 16" in limit for limit in found.limits)
+    selection = choose(model, ratio=0.1)
+    assert 0.1 <= selection.reached["params"] < 0.115
+    assert sum(width % 16 != 0 for width in kept(model, selection).values()) == 1
+    assert any("no multiple of 16" in limit for limit in selection.limits)
 
 
 @pytest.mark.parametrize(
@@ -128,18 +128,18 @@ def test_whatever_can_be_met_is_met(name: str, ratio: float, of: str, scope: str
         free = choose(model, align=1, **options)
     except BudgetError:
         return
-    found = choose(model, **options)
-    assert found.plan == choose(MODELS[name](), **options).plan
+    selection = choose(model, **options)
+    assert selection.plan == choose(MODELS[name](), **options).plan
     if of != "channels":
-        assert found.reached[of] >= ratio - 1e-9
+        assert selection.reached[of] >= ratio - 1e-9
     if scope == "global" and of != "channels":
-        assert found.reached[of] <= max(free.reached[of], 1.15 * ratio) + 1e-9
+        assert selection.reached[of] <= max(free.reached[of], 1.15 * ratio) + 1e-9
 
 
 def test_multiples_do_not_add_to_what_coarse_units_free_too_much() -> None:
     options: dict[str, Any] = {"ratio": 0.09765625, "of": "params", "min_keep": 0.0}
-    free, found = (choose(residual(width=24, inner=48), **align, **options) for align in ({"align": 1}, {}))
-    assert found.reached["params"] <= free.reached["params"] + 1e-9
+    free, selection = (choose(residual(width=24, inner=48), **align, **options) for align in ({"align": 1}, {}))
+    assert selection.reached["params"] <= free.reached["params"] + 1e-9
 
 
 def test_one_is_as_without() -> None:
@@ -185,8 +185,8 @@ def test_blocks_of_processors(machine: str, features: set[str], expected: int, m
 
 
 def test_features_are_read() -> None:
-    found = processor._features()
-    assert not found or found & {"sse2", "asimd", "neon", "fp"}
+    features = processor._features()
+    assert not features or features & {"sse2", "asimd", "neon", "fp"}
 
 
 @pytest.mark.parametrize(
@@ -225,11 +225,11 @@ def test_the_type_that_counts_is_that_of_most_numbers() -> None:
 def test_a_multiple_does_not_decide_which_of_a_nest_is_cut(ratio: float) -> None:
     """Two heads: a tenth is taken from inside them, as it is without multiples, not from one head of two."""
     model = attention(heads=2, head_dim=16)
-    found, free = choose(model, ratio=ratio), choose(model, ratio=ratio, align=1)
-    assert {group.kind for group in model.groups if group.name in found.plan.removed} == {
+    selection, free = choose(model, ratio=ratio), choose(model, ratio=ratio, align=1)
+    assert {group.kind for group in model.groups if group.name in selection.plan.removed} == {
         group.kind for group in model.groups if group.name in free.plan.removed
     }
-    assert found.reached["params"] <= max(1.15 * ratio, free.reached["params"])
+    assert selection.reached["params"] <= max(1.15 * ratio, free.reached["params"])
 
 
 def test_one_number_for_each_head_does_not_say_how_wide_a_head_is() -> None:

@@ -32,7 +32,7 @@ def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a small convolutional network in it, to work in."""
     monkeypatch.chdir(tmp_path)
     onnx.save(models.residual_cnn(), "model.onnx")

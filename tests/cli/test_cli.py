@@ -30,56 +30,56 @@ MODEL = Path(__file__).parents[2] / "models" / "fashion_resnet.onnx"
 
 
 # ------------------------------------------------------------------------------------------------- commands
-def test_prune(here: Path, run: Callable[..., Ran]) -> None:
-    before = (here / "model.onnx").read_bytes()
+def test_prune(workdir: Path, run: Callable[..., Ran]) -> None:
+    before = (workdir / "model.onnx").read_bytes()
     ran = run("prune", "model.onnx", "--ratio", 0.3, "--weights")
     assert (ran.code, ran.err) == (0, "")
     assert "verified: valid, same inputs and outputs; d" in ran.out
     assert "from the dense model with the removed units read as zero" in ran.out
     assert ran.out.endswith("\nwrote model.pruned.onnx\n")
     assert all(line == line.rstrip() for line in ran.out.splitlines())
-    assert (here / "model.onnx").read_bytes() == before
-    assert entries(here) == ["model.onnx", "model.pruned.onnx"]
+    assert (workdir / "model.onnx").read_bytes() == before
+    assert entries(workdir) == ["model.onnx", "model.pruned.onnx"]
     pruned = onnx.load("model.pruned.onnx")
     onnx.checker.check_model(pruned, full_check=True)
     left, whole = (sum(np.prod(t.dims) for t in m.graph.initializer) for m in (pruned, onnx.load("model.onnx")))
     assert left <= 0.7 * whole
 
 
-def test_prune_as_json(here: Path, run: Callable[..., Ran]) -> None:
+def test_prune_as_json(workdir: Path, run: Callable[..., Ran]) -> None:
     ran = run("prune", "model.onnx", "--ratio", 0.3, "--weights", "-o", "out.onnx", "--json")
     assert (ran.code, ran.err) == (0, "")
-    found = json.loads(ran.out)
-    assert found["removed_share"]["params"] >= 0.3
-    assert found["verified"] is True
-    assert found["difference"] < 1e-5
-    assert {row["name"]: (row["kind"], row["units"]) for row in found["groups"]} == {
+    result = json.loads(ran.out)
+    assert result["removed_share"]["params"] >= 0.3
+    assert result["verified"] is True
+    assert result["difference"] < 1e-5
+    assert {row["name"]: (row["kind"], row["units"]) for row in result["groups"]} == {
         "c0:0": ("channels", 8),
         "c1:0": ("channels", 6),
         "c2:branch": ("depth", 1),
     }
-    assert set(found["seconds"]) == {"normalise", "couple", "score", "select", "slice", "verify"}
-    assert entries(here) == ["model.onnx", "out.onnx"]
+    assert set(result["seconds"]) == {"normalise", "couple", "score", "select", "slice", "verify"}
+    assert entries(workdir) == ["model.onnx", "out.onnx"]
 
 
-def test_dry_run_writes_the_plan_alone(here: Path, run: Callable[..., Ran]) -> None:
+def test_dry_run_writes_the_plan_alone(workdir: Path, run: Callable[..., Ran]) -> None:
     ran = run("prune", "model.onnx", "--ratio", 0.3, "--weights", "--dry-run", "--save-plan", "plan.json")
     assert ran.code == 0
     assert ran.out.endswith("dry run: nothing was written\n")
-    assert entries(here) == ["model.onnx", "plan.json"]
+    assert entries(workdir) == ["model.onnx", "plan.json"]
 
 
-def test_a_saved_plan_gives_the_same_bytes(here: Path, run: Callable[..., Ran]) -> None:
+def test_a_saved_plan_gives_the_same_bytes(workdir: Path, run: Callable[..., Ran]) -> None:
     assert run("prune", "model.onnx", "--ratio", 0.4, "--weights", "-o", "a.onnx", "--save-plan", "plan.json").code == 0
     ran = run("apply", "model.onnx", "plan.json", "-o", "b.onnx")
     assert (ran.code, ran.err) == (0, "")
-    assert (here / "a.onnx").read_bytes() == (here / "b.onnx").read_bytes()
+    assert (workdir / "a.onnx").read_bytes() == (workdir / "b.onnx").read_bytes()
     ran = run("apply", "model.onnx", "plan.json", "--json", "--no-verify")
     assert json.loads(ran.out)["verified"] is False
-    assert (here / "a.onnx").read_bytes() == (here / "model.pruned.onnx").read_bytes()
+    assert (workdir / "a.onnx").read_bytes() == (workdir / "model.pruned.onnx").read_bytes()
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("workdir")
 def test_no_verify_says_so(run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "verify_plan", None)
     ran = run("prune", "model.onnx", "--ratio", 0.3, "--weights", "--no-verify")
@@ -87,14 +87,14 @@ def test_no_verify_says_so(run: Callable[..., Ran], monkeypatch: pytest.MonkeyPa
     assert ran.out.endswith("not verified\nwrote model.pruned.onnx\n")
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("workdir")
 def test_verify(run: Callable[..., Ran]) -> None:
     run("prune", "model.onnx", "--ratio", 0.4, "--weights", "--save-plan", "plan.json")
     ran = run("verify", "model.onnx", "model.pruned.onnx", "--plan", "plan.json")
     assert (ran.code, ran.err) == (0, "")
     assert ran.out.startswith("verified: ")
-    found = json.loads(run("verify", "model.onnx", "model.pruned.onnx", "--plan", "plan.json", "--json").out)
-    assert found["verified"] is True
+    verdict = json.loads(run("verify", "model.onnx", "model.pruned.onnx", "--plan", "plan.json", "--json").out)
+    assert verdict["verified"] is True
     model = onnx.load("model.pruned.onnx")
     weight = next(t for t in model.graph.initializer if t.name == "w")
     weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) * 1.5, "w"))
@@ -108,15 +108,15 @@ def test_verify(run: Callable[..., Ran]) -> None:
     assert "the plan expects" in ran.err
 
 
-def test_normalize(here: Path, run: Callable[..., Ran]) -> None:
+def test_normalize(workdir: Path, run: Callable[..., Ran]) -> None:
     ran = run("normalize", "model.onnx")
     assert ran == (0, "wrote model.normal.onnx\n", "")
     onnx.checker.check_model("model.normal.onnx", full_check=True)
     assert run("normalize", "model.onnx", "-o", "other.onnx").code == 0
-    assert entries(here) == ["model.normal.onnx", "model.onnx", "other.onnx"]
+    assert entries(workdir) == ["model.normal.onnx", "model.onnx", "other.onnx"]
 
 
-def test_groups(here: Path, run: Callable[..., Ran]) -> None:
+def test_groups(workdir: Path, run: Callable[..., Ran]) -> None:
     onnx.save(models.layer_normed(), "model.onnx")
     ran = run("groups", "model.onnx")
     assert (ran.code, ran.err) == (0, "")
@@ -125,17 +125,17 @@ def test_groups(here: Path, run: Callable[..., Ran]) -> None:
     assert "off (--include width): enters a mean and a variance" in ran.out
     assert "graph output" in ran.out
     assert "graph input" in ran.out
-    assert entries(here) == ["model.onnx"]
-    found = json.loads(run("groups", "model.onnx", "--json").out)
-    assert [(row["name"], row["kind"], row["off"] is None) for row in found["groups"]] == [
+    assert entries(workdir) == ["model.onnx"]
+    inventory = json.loads(run("groups", "model.onnx", "--json").out)
+    assert [(row["name"], row["kind"], row["off"] is None) for row in inventory["groups"]] == [
         ("w0:1", "width", False),
         ("w1:1", "ffn", True),
         ("w2:branch", "depth", False),
     ]
-    assert {entry["reason"] for entry in found["frozen_axes"]} == {"graph input", "graph output"}
+    assert {entry["reason"] for entry in inventory["frozen_axes"]} == {"graph input", "graph output"}
 
 
-def test_groups_where_nothing_can_go(here: Path, run: Callable[..., Ran]) -> None:
+def test_groups_where_nothing_can_go(workdir: Path, run: Callable[..., Ran]) -> None:
     onnx.save(build("(float[N,4] x) => (float[N,2] y) { y = MatMul(x, w) }", {"w": [4, 2]}), "fixed.onnx")
     ran = run("groups", "fixed.onnx")
     assert ran.code == 0
@@ -143,7 +143,7 @@ def test_groups_where_nothing_can_go(here: Path, run: Callable[..., Ran]) -> Non
     ran = run("prune", "fixed.onnx", "--ratio", 0.3, "--weights")
     assert (ran.code, ran.out) == (1, "")
     assert ran.err.startswith("error: nothing can be removed: ")
-    assert entries(here) == ["fixed.onnx", "model.onnx"]
+    assert entries(workdir) == ["fixed.onnx", "model.onnx"]
 
 
 def test_rule(run: Callable[..., Ran]) -> None:
@@ -158,7 +158,7 @@ def test_rule(run: Callable[..., Ran]) -> None:
     assert ran.err.startswith("error: no rule for operator 'Nonesuch'")
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("workdir")
 def test_options_reach_the_pipeline(run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, object] = {}
 
@@ -191,20 +191,20 @@ number = 3
 """
 
 
-def test_a_criterion_of_ones_own(here: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
-    (here / "my_criterion.py").write_text(CRITERION)
-    monkeypatch.syspath_prepend(str(here))
+def test_a_criterion_of_ones_own(workdir: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
+    (workdir / "my_criterion.py").write_text(CRITERION)
+    monkeypatch.syspath_prepend(str(workdir))
     ran = run("prune", "model.onnx", "--ratio", 0.3, "--criterion", "my_criterion:last_first", "--json")
-    found = json.loads(ran.out)
-    assert found["options"]["criterion"] == "last_first"
-    sizes = {row["name"]: row["units"] for row in found["groups"]}
-    assert all(gone == list(range(sizes[name]))[-len(gone) :] for name, gone in found["removed"].items())
+    result = json.loads(ran.out)
+    assert result["options"]["criterion"] == "last_first"
+    sizes = {row["name"]: row["units"] for row in result["groups"]}
+    assert all(gone == list(range(sizes[name]))[-len(gone) :] for name, gone in result["removed"].items())
     for name, message in (("number", "expected a function"), ("none", "has no attribute 'none'")):
         ran = run("prune", "model.onnx", "--ratio", 0.3, "--criterion", f"my_criterion:{name}")
         assert (ran.code, message in ran.err) == (2, True)
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("workdir")
 def test_a_shape_for_an_input_scales_flops(run: Callable[..., Ran]) -> None:
     flops = []
     for shape in ("x=1,3,8,8", "x=4,3,8,8"):
@@ -265,15 +265,15 @@ def test_version(run: Callable[..., Ran]) -> None:
         (["--ratio", "0.001", "--of", "channels"], 1, "the smallest ratio at which something does is "),
     ],
 )
-def test_refused_options(here: Path, run: Callable[..., Ran], options: list[str], code: int, message: str) -> None:
-    before = (here / "model.onnx").read_bytes()
+def test_refused_options(workdir: Path, run: Callable[..., Ran], options: list[str], code: int, message: str) -> None:
+    before = (workdir / "model.onnx").read_bytes()
     ran = run("prune", "model.onnx", *options)
     assert (ran.code, ran.out) == (code, "")
     assert message in ran.err
     if ran.err.startswith("error: "):
         assert ran.err.count("\n") == 1
-    assert entries(here) == ["model.onnx"]
-    assert (here / "model.onnx").read_bytes() == before
+    assert entries(workdir) == ["model.onnx"]
+    assert (workdir / "model.onnx").read_bytes() == before
 
 
 def wrong_size() -> onnx.ModelProto:
@@ -310,11 +310,11 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
 
 @pytest.mark.parametrize("case", BAD)
 @pytest.mark.parametrize("command", ["prune", "normalize", "groups", "apply", "verify"])
-def test_bad_models(here: Path, run: Callable[..., Ran], case: str, command: str) -> None:
+def test_bad_models(workdir: Path, run: Callable[..., Ran], case: str, command: str) -> None:
     content, message = BAD[case]
-    (here / "bad.onnx").write_bytes(content())
-    (here / "plan.json").write_text(spa.Plan({}, {}).to_json())
-    before = {path.name: path.read_bytes() for path in here.iterdir()}
+    (workdir / "bad.onnx").write_bytes(content())
+    (workdir / "plan.json").write_text(spa.Plan({}, {}).to_json())
+    before = {path.name: path.read_bytes() for path in workdir.iterdir()}
     rest: dict[str, list[object]] = {
         "prune": ["--ratio", 0.3, "--weights"],
         "apply": ["plan.json"],
@@ -325,15 +325,15 @@ def test_bad_models(here: Path, run: Callable[..., Ran], case: str, command: str
     assert ran.err.startswith("error: 'bad.onnx'")
     assert message in ran.err
     assert ran.err.count("\n") == 1
-    assert {path.name: path.read_bytes() for path in here.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in workdir.iterdir()} == before
 
 
 @pytest.mark.parametrize("path", ["gone.onnx", "."])
-def test_unreadable_models(here: Path, run: Callable[..., Ran], path: str) -> None:
+def test_unreadable_models(workdir: Path, run: Callable[..., Ran], path: str) -> None:
     ran = run("prune", path, "--ratio", 0.3, "--weights")
     assert (ran.code, ran.out, ran.err.count("\n")) == (2, "", 1)
     assert ran.err.startswith("error: ")
-    assert entries(here) == ["model.onnx"]
+    assert entries(workdir) == ["model.onnx"]
 
 
 @pytest.mark.parametrize(
@@ -352,19 +352,19 @@ def test_unreadable_models(here: Path, run: Callable[..., Ran], path: str) -> No
         ('{"format": "spa-plan-1", "groups": [{"group": "c1:0", "size": 6, "removed": [0,1,2,3,4,5]}]}', "all 6 units"),
     ],
 )
-def test_bad_plans(here: Path, run: Callable[..., Ran], text: str, message: str) -> None:
-    (here / "plan.json").write_text(text)
+def test_bad_plans(workdir: Path, run: Callable[..., Ran], text: str, message: str) -> None:
+    (workdir / "plan.json").write_text(text)
     ran = run("apply", "model.onnx", "plan.json")
     assert (ran.code, ran.out, ran.err.count("\n")) == (2, "", 1)
     assert message in ran.err
-    assert entries(here) == ["model.onnx", "plan.json"]
+    assert entries(workdir) == ["model.onnx", "plan.json"]
     assert run("apply", "model.onnx", "gone.json").code == 2
     ran = run("apply", "model.onnx", "plan.json", "-o", "plan.json")
-    assert (ran.code, (here / "plan.json").read_text()) == (2, text)
+    assert (ran.code, (workdir / "plan.json").read_text()) == (2, text)
 
 
 def test_a_failed_verification_writes_nothing(
-    here: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+    workdir: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The slicing is made to remove the wrong unit of one group."""
 
@@ -376,22 +376,22 @@ def test_a_failed_verification_writes_nothing(
     ran = run("prune", "model.onnx", "--ratio", 0.4, "--align", 1, "--weights", "--save-plan", "plan.json")
     assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
     assert "at fault: 'c1:0';" in ran.err
-    assert entries(here) == ["model.onnx"]
+    assert entries(workdir) == ["model.onnx"]
 
 
-def test_external_weights_are_not_written_over(here: Path, run: Callable[..., Ran]) -> None:
+def test_external_weights_are_not_written_over(workdir: Path, run: Callable[..., Ran]) -> None:
     onnx.save(models.residual_cnn(), "model.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
-    before = {path.name: path.read_bytes() for path in here.iterdir()}
+    before = {path.name: path.read_bytes() for path in workdir.iterdir()}
     for option in ("-o", "--save-plan"):
         ran = run("prune", "model.onnx", "--ratio", 0.3, "--weights", option, "weights.bin")
         assert (ran.code, ran.out) == (2, "")
         assert ran.err.startswith("error: cannot write 'weights.bin': the model was read from it")
-    assert {path.name: path.read_bytes() for path in here.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in workdir.iterdir()} == before
     assert run("prune", "model.onnx", "--ratio", 0.3, "--weights", "--save-plan", "plan.json").code == 0
-    assert entries(here) == ["model.onnx", "model.pruned.onnx", "model.pruned.onnx.data", "plan.json", "weights.bin"]
+    assert entries(workdir) == ["model.onnx", "model.pruned.onnx", "model.pruned.onnx.data", "plan.json", "weights.bin"]
 
 
-def test_interrupted(here: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted(workdir: Path, run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
@@ -399,7 +399,7 @@ def test_interrupted(here: Path, run: Callable[..., Ran], monkeypatch: pytest.Mo
     ran = run("prune", "model.onnx", "--ratio", 0.3, "--weights")
     assert ran.code == 130
     assert ran.out == ""
-    assert entries(here) == ["model.onnx"]
+    assert entries(workdir) == ["model.onnx"]
 
 
 # ------------------------------------------------------------------------------------------ as a process
@@ -414,7 +414,7 @@ WITHOUT_ONNXRUNTIME = "import sys; sys.modules['onnxruntime'] = None; from spa.c
         (["prune", "model.onnx", "--ratio", "0.3", "--no-verify"], 0),
     ],
 )
-def test_without_onnxruntime(here: Path, arguments: list[str], code: int) -> None:
+def test_without_onnxruntime(workdir: Path, arguments: list[str], code: int) -> None:
     done = subprocess.run([sys.executable, "-c", WITHOUT_ONNXRUNTIME, *arguments], capture_output=True, text=True)
     assert done.returncode == code
     if code:
@@ -422,12 +422,12 @@ def test_without_onnxruntime(here: Path, arguments: list[str], code: int) -> Non
             "error: onnxruntime is not installed: pip install 'spa-onnx[cpu]', or 'spa-onnx[gpu]' for an NVIDIA GPU\n"
         )
         assert done.stdout == ""
-    assert (here / "model.pruned.onnx").exists() is not bool(code)
+    assert (workdir / "model.pruned.onnx").exists() is not bool(code)
 
 
-def test_a_reader_that_stops_early(here: Path) -> None:
+def test_a_reader_that_stops_early(workdir: Path) -> None:
     """`spa rule | head -1`: no complaint about a closed pipe."""
     command = f"'{sys.executable}' -m spa rule --markdown | head -c 20"
-    done = subprocess.run(["bash", "-c", command], cwd=here, capture_output=True, text=True)
+    done = subprocess.run(["bash", "-c", command], cwd=workdir, capture_output=True, text=True)
     assert "Traceback" not in done.stderr
     assert done.stdout == "| family | operators"

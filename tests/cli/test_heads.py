@@ -23,9 +23,9 @@ def test_the_command(tmp_path: Path, run: Callable[..., Ran]) -> None:
     lines = ran.out.splitlines()
     assert lines[0].split()[:2] == ["attention", "head"]
     assert "attention to what followed the same token before" in ran.out
-    found = json.loads(run("heads", decoder, "--json").out)
-    jsonschema.validate(found, document.schema(), cls=jsonschema.Draft202012Validator)
-    assert len(found["heads"]) == 8
+    parsed = json.loads(run("heads", decoder, "--json").out)
+    jsonschema.validate(parsed, document.schema(), cls=jsonschema.Draft202012Validator)
+    assert len(parsed["heads"]) == 8
 
 
 def test_the_page(tmp_path: Path, run: Callable[..., Ran]) -> None:

@@ -133,21 +133,23 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
 
 
 @pytest.fixture
-def there(here: Path) -> Path:
-    (here / "empty").mkdir()
-    (here / "notes.onnx").write_text("remember the milk\n")
-    (here / "net.pth").write_bytes(b"PK\x03\x04" + bytes(range(256)))
-    (here / "empty.json").touch()
-    (here / "plan.json").write_text('{"format": "spa-plan-1", "groups": [{"group": "q", "size": 4, "removed": [1]}]}')
-    np.savez(here / "x.npz", x=np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32))
-    np.savez(here / "other.npz", z=np.ones((4, 3, 8, 8), np.float32))
-    np.savez(here / "hwc.npz", x=np.ones((4, 8, 8, 3), np.float32))
-    np.savez(here / "words.npz", x=np.array(["cat", "dog"]))
-    (here / "photos").mkdir()
-    (here / "photos" / "cat.jpg").write_bytes(b"\xff\xd8 no picture")
-    (here / "failing.py").write_text("def samples():\n    return 1 / 0\n")
-    np.savez(here / "zero.npz", x=np.zeros((4, 3, 8, 8), np.float32))
-    return here
+def there(workdir: Path) -> Path:
+    (workdir / "empty").mkdir()
+    (workdir / "notes.onnx").write_text("remember the milk\n")
+    (workdir / "net.pth").write_bytes(b"PK\x03\x04" + bytes(range(256)))
+    (workdir / "empty.json").touch()
+    (workdir / "plan.json").write_text(
+        '{"format": "spa-plan-1", "groups": [{"group": "q", "size": 4, "removed": [1]}]}'
+    )
+    np.savez(workdir / "x.npz", x=np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32))
+    np.savez(workdir / "other.npz", z=np.ones((4, 3, 8, 8), np.float32))
+    np.savez(workdir / "hwc.npz", x=np.ones((4, 8, 8, 3), np.float32))
+    np.savez(workdir / "words.npz", x=np.array(["cat", "dog"]))
+    (workdir / "photos").mkdir()
+    (workdir / "photos" / "cat.jpg").write_bytes(b"\xff\xd8 no picture")
+    (workdir / "failing.py").write_text("def samples():\n    return 1 / 0\n")
+    np.savez(workdir / "zero.npz", x=np.zeros((4, 3, 8, 8), np.float32))
+    return workdir
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
@@ -178,11 +180,11 @@ def test_a_mistake_with_json_is_an_object(
         pytest.skip("takes no --json")
     before = entries(there)
     ran = run(*words.split(), "--json")
-    found = json.loads(ran.out)
-    jsonschema.validate(found, document.schema())
-    assert found["kind"] == "error"
-    assert (ran.code, found["error"]["exit_code"]) == (code, code)
-    assert answer in found["error"]["message"]
+    parsed = json.loads(ran.out)
+    jsonschema.validate(parsed, document.schema())
+    assert parsed["kind"] == "error"
+    assert (ran.code, parsed["error"]["exit_code"]) == (code, code)
+    assert answer in parsed["error"]["message"]
     assert entries(there) == before
 
 

@@ -27,18 +27,18 @@ def piped(words: str, given: bytes) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run([sys.executable, "-m", "spa", *words.split()], input=given, capture_output=True)
 
 
-def test_a_model_through_a_pipe(here: Path) -> None:
-    done = piped("prune - --ratio 30%", (here / "model.onnx").read_bytes())
+def test_a_model_through_a_pipe(workdir: Path) -> None:
+    done = piped("prune - --ratio 30%", (workdir / "model.onnx").read_bytes())
     assert done.returncode == 0
     small = onnx.load_from_string(done.stdout)
     onnx.checker.check_model(small, full_check=True)
     assert b"verified: " in done.stderr
     assert done.stderr.endswith(b"wrote standard output\n")
-    assert entries(here) == ["model.onnx"]
+    assert entries(workdir) == ["model.onnx"]
     assert piped("normalize - -o -", done.stdout).stderr.endswith(b"wrote standard output\n")
     again = piped("normalize - -o normal.onnx -q", done.stdout)
     assert (again.returncode, again.stdout, again.stderr) == (0, b"", b"")
-    assert entries(here) == ["model.onnx", "normal.onnx"]
+    assert entries(workdir) == ["model.onnx", "normal.onnx"]
 
 
 @pytest.mark.parametrize(
@@ -52,22 +52,22 @@ def test_a_model_through_a_pipe(here: Path) -> None:
         ("prune - --ratio 0.3 --json", b"", b"--json has no effect where the model goes to standard output"),
     ],
 )
-def test_pipes_that_cannot_be(here: Path, words: str, given: bytes, answer: bytes) -> None:
+def test_pipes_that_cannot_be(workdir: Path, words: str, given: bytes, answer: bytes) -> None:
     done = piped(words, given)
     assert done.returncode == 2
     assert answer in done.stderr
     assert done.stderr.count(b"\n") == 1
-    assert entries(here) == ["model.onnx"]
+    assert entries(workdir) == ["model.onnx"]
 
 
-def test_a_plan_through_a_pipe(here: Path, run: Callable[..., Ran]) -> None:
+def test_a_plan_through_a_pipe(workdir: Path, run: Callable[..., Ran]) -> None:
     run("prune", "model.onnx", "--weights", "--ratio", 0.4, "--save-plan", "plan.json")
-    done = piped("apply model.onnx - -o again.onnx", (here / "plan.json").read_bytes())
+    done = piped("apply model.onnx - -o again.onnx", (workdir / "plan.json").read_bytes())
     assert done.returncode == 0
-    assert (here / "again.onnx").read_bytes() == (here / "model.pruned.onnx").read_bytes()
+    assert (workdir / "again.onnx").read_bytes() == (workdir / "model.pruned.onnx").read_bytes()
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("workdir")
 @pytest.mark.parametrize("flag", ["-q", "--quiet"])
 def test_quiet_is_quiet(run: Callable[..., Ran], flag: str) -> None:
     assert run("prune", "model.onnx", "--ratio", "30%", "--save-plan", "plan.json", flag) == (0, "", "")
@@ -144,7 +144,7 @@ def test_choices_are_completed() -> None:
 
 # ------------------------------------------------------------------------------------------------------- sources
 def test_every_command_takes_what_prune_takes(
-    here: Path,
+    workdir: Path,
     run: Callable[..., Ran],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -164,10 +164,10 @@ def test_every_command_takes_what_prune_takes(
     assert run("apply", "package.module:net", "plan.json", "-q").code == 0
     assert run("verify", "package.module:net", "net.pruned.onnx", "--plan", "plan.json").code == 0
     assert seen == ["package.module:net"] * 5
-    assert entries(here) == ["model.onnx", "net.normal.onnx", "net.pruned.onnx", "plan.json"]
+    assert entries(workdir) == ["model.onnx", "net.normal.onnx", "net.pruned.onnx", "plan.json"]
 
 
-def test_logs_of_libraries_do_not_reach_the_user(here: Path) -> None:
+def test_logs_of_libraries_do_not_reach_the_user(workdir: Path) -> None:
     program = (
         "import logging, sys\n"
         "from spa import pipeline\n"
@@ -179,5 +179,5 @@ def test_logs_of_libraries_do_not_reach_the_user(here: Path) -> None:
         "from spa.cli import main\n"
         "main(['prune', 'model.onnx', '--ratio', '0.3', '-q'])"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=here, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", program], cwd=workdir, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

@@ -17,10 +17,10 @@ METRIC = "def size(path):\n    with open(path, 'rb') as file:\n        return le
 
 
 @pytest.fixture
-def folder(here: Path) -> Path:
-    (here / "own_metric.py").write_text(METRIC)
-    np.savez(here / "samples.npz", x=np.random.default_rng(0).standard_normal((48, 3, 8, 8)).astype(np.float32))
-    return here
+def folder(workdir: Path) -> Path:
+    (workdir / "own_metric.py").write_text(METRIC)
+    np.savez(workdir / "samples.npz", x=np.random.default_rng(0).standard_normal((48, 3, 8, 8)).astype(np.float32))
+    return workdir
 
 
 def test_a_sweep_prints_a_row_for_each_ratio(folder: Path, run: Callable[..., Ran]) -> None:
@@ -47,12 +47,12 @@ def test_a_sweep_prints_a_row_for_each_ratio(folder: Path, run: Callable[..., Ra
 
 def test_a_sweep_as_a_document(folder: Path, run: Callable[..., Ran]) -> None:
     ran = run("sweep", "model.onnx", "--ratios", "0.3,0.97", "--weights", "--seconds", "0.1", "--json")
-    found = valid(ran.out, "sweep")
-    assert [point["ratio"] for point in found["points"]] == [0.3, 0.97]
-    assert "cannot be met" in found["points"][1]["said"]
-    assert len(found["timing"]["rows"]) == 2
-    assert found["options"]["ratios"] == [0.3, 0.97]
-    assert "ratio" not in found["options"]
+    sweep = valid(ran.out, "sweep")
+    assert [point["ratio"] for point in sweep["points"]] == [0.3, 0.97]
+    assert "cannot be met" in sweep["points"][1]["said"]
+    assert len(sweep["timing"]["rows"]) == 2
+    assert sweep["options"]["ratios"] == [0.3, 0.97]
+    assert "ratio" not in sweep["options"]
     assert (folder / "model.onnx").exists()
 
 
@@ -60,19 +60,19 @@ def test_a_sweep_without_times(folder: Path, run: Callable[..., Ran]) -> None:
     ran = run(
         "sweep", folder / "model.onnx", "--ratios", "30%", "--of", "flops", "--weights", "--seconds", "0", "--json"
     )
-    found = valid(ran.out, "sweep")
-    assert found["timing"] is None
-    assert found["points"][0]["time"] is None
-    assert found["points"][0]["removed"]["flops"] >= 0.3
+    sweep = valid(ran.out, "sweep")
+    assert sweep["timing"] is None
+    assert sweep["points"][0]["time"] is None
+    assert sweep["points"][0]["removed"]["flops"] >= 0.3
 
 
 def test_a_limit_at_the_command_line(folder: Path, run: Callable[..., Ran]) -> None:
     ran = run("prune", "model.onnx", "--max-loss", "5", "--distance", "relative_l2", "--weights", "--json")
-    found = valid(ran.out, "result")
-    assert found["limit"]["loss"] <= 5
-    assert found["limit"]["measure"] == "relative L2"
-    assert found["options"]["max_loss"] == 5
-    assert found["options"]["ratio"] == found["limit"]["ratio"]
+    result = valid(ran.out, "result")
+    assert result["limit"]["loss"] <= 5
+    assert result["limit"]["measure"] == "relative L2"
+    assert result["options"]["max_loss"] == 5
+    assert result["options"]["ratio"] == result["limit"]["ratio"]
     assert (folder / "model.pruned.onnx").exists()
 
 

@@ -37,8 +37,8 @@ def answers(model: ir.Model | onnx.ModelProto, feeds: Mapping[str, np.ndarray]) 
     proto = ir.to_proto(model) if isinstance(model, ir.Model) else model
     session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     taken = {each.name for each in session.get_inputs()}
-    found = session.run(None, {name: array for name, array in feeds.items() if name in taken})
-    return dict(zip([each.name for each in session.get_outputs()], found, strict=True))
+    outputs = session.run(None, {name: array for name, array in feeds.items() if name in taken})
+    return dict(zip([each.name for each in session.get_outputs()], outputs, strict=True))
 
 
 @pytest.mark.parametrize("name", FOUND)
@@ -107,8 +107,8 @@ def test_caches_go_with_their_attention(kind: str, tmp_path: Path) -> None:
         silenced = ir.from_proto(model).clone()
         silenced.graph.initializers["0.wo"].const_value = ir.Tensor(np.zeros((depth.INNER, depth.WIDTH), np.float32))
         expected = answers(silenced, feeds)
-        found = answers(result.model, feeds)
-        for name, array in found.items():
+        actual = answers(result.model, feeds)
+        for name, array in actual.items():
             np.testing.assert_allclose(array, expected[name], rtol=1e-4, atol=1e-5)
     dense, pruned = tmp_path / "dense.onnx", tmp_path / "pruned.onnx"
     onnx.save(model, dense)
@@ -169,8 +169,8 @@ def test_no_share_of_a_branch_can_go() -> None:
 
 def test_a_branch_is_left_out_by_name() -> None:
     options: dict[str, Any] = {"ratio": 0.3, "weights": True, "only": [DEPTH], "include": [DEPTH]}
-    found = prune(depth.pre_norm(), exclude=["wd*"], **options)
-    assert set(found.plan.removed) == {"wb:branch"}
+    result = prune(depth.pre_norm(), exclude=["wd*"], **options)
+    assert set(result.plan.removed) == {"wb:branch"}
 
 
 # --------------------------------------------------------------------------------------------------- real exports
@@ -214,9 +214,9 @@ def test_branches_of_an_export(name: str) -> None:
     entry = zoo.manifest()[name]
     inputs = {key: each["run_shape"] for key, each in entry["inputs"].items() if each.get("run_shape") is not None}
     groups = analyse(load_normal(model), inputs=inputs).groups
-    found = [group.name for group in groups if group.kind == DEPTH]
-    assert len(found) == GRAPHS[name]
-    result = apply_plan(model, Plan.of(groups, dict.fromkeys(found[::2], (0,))), inputs=inputs)
+    blocks = [group.name for group in groups if group.kind == DEPTH]
+    assert len(blocks) == GRAPHS[name]
+    result = apply_plan(model, Plan.of(groups, dict.fromkeys(blocks[::2], (0,))), inputs=inputs)
     assert result.report.verified
     assert result.report.difference is not None
     assert result.report.difference <= zoo.EXACT

@@ -37,8 +37,8 @@ def test_what_differs_is_named(now: str, message: str) -> None:
 
 @pytest.mark.parametrize(("planned", "now"), [("Clip(x, , z)", "Clip(x, z)"), ("Clip(x, z)", "Clip(x, , z)")])
 def test_an_operand_that_is_left_out_is_no_operand(planned: str, now: str) -> None:
-    one, other = (graph(f"(float[n,4] x, float z) => (float[n,4] y) {{ y = {text} }}") for text in (planned, now))
+    expected, actual = (graph(f"(float[n,4] x, float z) => (float[n,4] y) {{ y = {text} }}") for text in (planned, now))
     with pytest.raises(
         VerificationError, match=r"'Clip_0' \(Clip\) has another number of operands than the plan makes"
     ):
-        check_same(one, other, {})
+        check_same(expected, actual, {})

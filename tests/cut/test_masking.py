@@ -133,9 +133,9 @@ def test_the_signature_stays_and_the_function_changes(model: Callable[[], onnx.M
     moved = False
     for seed in range(4):  # a condition among the inputs, or a Relu, may hide what was removed
         feeds = runtime.random_feeds(before, shapes=shapes, seed=seed)
-        expected, found = runtime.run(left, feeds), runtime.run(right, feeds)
-        assert all(expected[name].shape == found[name].shape for name in expected)
-        moved |= any(not np.allclose(expected[name], found[name], rtol=1e-4) for name in expected)
+        expected, actual = runtime.run(left, feeds), runtime.run(right, feeds)
+        assert all(expected[name].shape == actual[name].shape for name in expected)
+        moved |= any(not np.allclose(expected[name], actual[name], rtol=1e-4) for name in expected)
     assert moved
 
 

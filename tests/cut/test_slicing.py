@@ -125,15 +125,15 @@ FOLLOW: list[Row] = [
 
 
 @pytest.mark.parametrize(
-    ("model", "removed", "found", "expected"), [row[1:] for row in FOLLOW], ids=[row[0] for row in FOLLOW]
+    ("model", "removed", "read", "expected"), [row[1:] for row in FOLLOW], ids=[row[0] for row in FOLLOW]
 )
 def test_numbers_follow(
     model: Callable[[], onnx.ModelProto],
     removed: Mapping[str, list[int]],
-    found: Callable[[ir.Model], object],
+    read: Callable[[ir.Model], object],
     expected: object,
 ) -> None:
-    assert found(sliced(model(), removed)) == expected
+    assert read(sliced(model(), removed)) == expected
 
 
 def test_a_zero_that_copies_a_size_is_written_out_where_that_shrinks() -> None:

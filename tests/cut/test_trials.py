@@ -44,8 +44,8 @@ def inputs_of(proto: onnx.ModelProto, **options: object) -> tuple[Inputs, Callab
     model = load_normal(proto)
     session = runtime.session(model, optimize=False)
     analysis = analyse(model, inputs=options.get("shapes"))  # type: ignore[arg-type]
-    found = Inputs.of(model.graph, analysis.shapes, options.get("shapes"), options.get("feeds"))  # type: ignore[arg-type]
-    return found, lambda feeds: runtime.run(session, feeds)
+    inputs = Inputs.of(model.graph, analysis.shapes, options.get("shapes"), options.get("feeds"))  # type: ignore[arg-type]
+    return inputs, lambda feeds: runtime.run(session, feeds)
 
 
 def trials(proto: onnx.ModelProto, **options: object) -> list[Trial]:
@@ -98,8 +98,8 @@ def test_a_graph_of_one_size_is_tried_with_that_alone() -> None:
 def test_large_inputs_are_not_made_larger_still(width: int, count: int) -> None:
     """Whether sizes are baked in is not worth twice four million numbers."""
     text = f"(float[N,{width}] x) => (float[N,1] y) {{ y = MatMul(x, w) }}"
-    found = trials(build(text, {"w": np.ones((width, 1), np.float32)}))
-    assert len(found) == count, [trial.feeds["x"].shape for trial in found]
+    tried = trials(build(text, {"w": np.ones((width, 1), np.float32)}))
+    assert len(tried) == count, [trial.feeds["x"].shape for trial in tried]
 
 
 def test_only_the_batch_grows_where_a_table_bounds_the_rest() -> None:
@@ -107,9 +107,9 @@ def test_only_the_batch_grows_where_a_table_bounds_the_rest() -> None:
         "h = Slice", "f = Shape(x)  n = Gather(f, o)  h = Slice"
     )
     proto = build(text, {"t": [20, 6], "a": np.array([0]), "o": np.array([1]), "k": np.array([0])})
-    found = trials(proto)
-    assert [trial.feeds["x"].shape[1] for trial in found] == [13] * 3
-    assert found[2].feeds["x"].shape[0] == found[0].feeds["x"].shape[0] + 1
+    tried = trials(proto)
+    assert [trial.feeds["x"].shape[1] for trial in tried] == [13] * 3
+    assert tried[2].feeds["x"].shape[0] == tried[0].feeds["x"].shape[0] + 1
 
 
 def test_what_the_first_sizes_failed_of_is_told() -> None:
@@ -127,9 +127,9 @@ def test_what_the_first_sizes_failed_of_is_told() -> None:
 def test_given_values_settle_the_sizes_of_others() -> None:
     text = "(float[N,S,6] x, float[N,S,1] scale) => (float[N,S,1] y) { a = MatMul(x, w)  y = Mul(a, scale) }"
     given = np.arange(12.0).reshape(3, 4, 1)
-    found = trials(build(text, {"w": [6, 1]}), feeds={"scale": given})
-    assert all(np.array_equal(trial.feeds["scale"], given) for trial in found)
-    assert {trial.feeds["x"].shape for trial in found} == {(3, 4, 6)}
+    tried = trials(build(text, {"w": [6, 1]}), feeds={"scale": given})
+    assert all(np.array_equal(trial.feeds["scale"], given) for trial in tried)
+    assert {trial.feeds["x"].shape for trial in tried} == {(3, 4, 6)}
 
 
 @pytest.mark.parametrize(

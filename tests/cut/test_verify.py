@@ -76,18 +76,18 @@ def test_equal_models_differ_by_nothing() -> None:
 
 @pytest.mark.parametrize("factor", [1.01, 1.5, 0.0, -1.0])
 def test_the_difference_is_relative_to_the_largest_output(factor: float) -> None:
-    found = compare(model(), scaled(factor), shapes=SHAPES)
-    assert found.difference == pytest.approx(abs(1 - factor), rel=1e-2)
-    assert not found.agrees
+    comparison = compare(model(), scaled(factor), shapes=SHAPES)
+    assert comparison.difference == pytest.approx(abs(1 - factor), rel=1e-2)
+    assert not comparison.agrees
 
 
 def test_rounding_agrees() -> None:
-    found = compare(model(), scaled(1 + 3e-7), shapes=SHAPES)
-    assert found.difference is not None
-    assert 0 < found.difference < 1e-6
-    assert found.agrees
-    assert found.channel is not None
-    assert found.channel <= 1e-6
+    comparison = compare(model(), scaled(1 + 3e-7), shapes=SHAPES)
+    assert comparison.difference is not None
+    assert 0 < comparison.difference < 1e-6
+    assert comparison.agrees
+    assert comparison.channel is not None
+    assert comparison.channel <= 1e-6
 
 
 def test_not_a_number_where_the_reference_has_one() -> None:
@@ -95,9 +95,9 @@ def test_not_a_number_where_the_reference_has_one() -> None:
 
 
 def test_a_reference_without_finite_numbers_tells_nothing() -> None:
-    found = compare(scaled(np.nan), scaled(np.nan), shapes=SHAPES)
-    assert found.difference is None
-    assert found.missing == ("output 'y' is empty, or gives no finite numbers, on the inputs tried",)
+    comparison = compare(scaled(np.nan), scaled(np.nan), shapes=SHAPES)
+    assert comparison.difference is None
+    assert comparison.missing == ("output 'y' is empty, or gives no finite numbers, on the inputs tried",)
 
 
 def test_another_shape_is_refused() -> None:
@@ -124,24 +124,24 @@ def test_a_pruned_model_that_does_not_run_is_refused() -> None:
 
 def test_a_dense_model_that_does_not_run_is_a_note() -> None:
     weights: dict[str, Weight] = {"w": [4, 5], "v": [6, 3], "s": np.array([-1, 6])}
-    found = compare(model(RESHAPED, weights), model(RESHAPED, weights), shapes={"x": (1, 4)})
-    assert found.difference is None
-    assert found.missing[0].startswith("the dense model does not run on random inputs")
+    comparison = compare(model(RESHAPED, weights), model(RESHAPED, weights), shapes={"x": (1, 4)})
+    assert comparison.difference is None
+    assert comparison.missing[0].startswith("the dense model does not run on random inputs")
 
 
 def test_operators_that_onnxruntime_does_not_know_are_a_note() -> None:
     text = "(float[N,4] x) => (float[N,4] y) { y = com.example.Mystery(x) }"
-    found = compare(model(text, {}), model(text, {}), shapes=SHAPES)
-    assert found.difference is None
-    assert found.missing[0].startswith("the dense model does not load")
+    comparison = compare(model(text, {}), model(text, {}), shapes=SHAPES)
+    assert comparison.difference is None
+    assert comparison.missing[0].startswith("the dense model does not load")
 
 
 def test_inputs_that_cannot_be_made_up_are_a_note() -> None:
     text = "(seq(float[N,4]) s, int64 i) => (float[N,3] y) { x = SequenceAt(s, i)  y = MatMul(x, w) }"
     weights: dict[str, Weight] = {"w": [4, 3]}
-    found = compare(model(text, weights), model(text, weights), shapes={})
-    assert found.difference is None
-    assert found.missing[0].startswith("input 's' is a Sequence(")
+    comparison = compare(model(text, weights), model(text, weights), shapes={})
+    assert comparison.difference is None
+    assert comparison.missing[0].startswith("input 's' is a Sequence(")
 
 
 def test_integers_that_index_a_small_table() -> None:
@@ -155,11 +155,11 @@ def test_a_model_that_amplifies_rounding_is_judged_by_it() -> None:
     text = "(float[N,4] x) => (float[N,4] y) { a = Mul(x, big)  b = Mul(x, other)  y = Sub(a, b) }"
     left: dict[str, Weight] = {"big": np.full(4, 1e6 + 1, np.float32), "other": np.full(4, 1e6, np.float32)}
     right: dict[str, Weight] = {**left, "big": np.full(4, 1e6 + 1.125, np.float32)}
-    found = compare(model(text, left), model(text, right), shapes=SHAPES)
-    assert found.difference is not None
-    assert found.difference > DEFAULT_TOLERANCE
-    assert found.agrees
-    assert found.notes[0].startswith("this model amplifies rounding")
+    comparison = compare(model(text, left), model(text, right), shapes=SHAPES)
+    assert comparison.difference is not None
+    assert comparison.difference > DEFAULT_TOLERANCE
+    assert comparison.agrees
+    assert comparison.notes[0].startswith("this model amplifies rounding")
 
 
 @pytest.mark.parametrize(("share", "agrees"), [(0.2, True), (0.01, False)])
@@ -191,17 +191,17 @@ def test_an_output_may_be_a_scalar() -> None:
     ],
 )
 def test_whole_numbers_that_do_not_vary_say_something_beside_others_that_do(text: str, missing: list[str]) -> None:
-    found = compare(
+    comparison = compare(
         model(text, {"w": np.ones(4, np.float32)}), model(text, {"w": np.ones(4, np.float32)}), shapes=SHAPES
     )
-    assert list(found.missing) == [f"output {name!r} is the same on all inputs tried" for name in missing]
+    assert list(comparison.missing) == [f"output {name!r} is the same on all inputs tried" for name in missing]
 
 
 @pytest.mark.parametrize(("other", "within"), [("b", True), ("c", False)])
 def test_words_have_to_be_the_same(other: str, within: bool) -> None:
-    words, found = np.array(["a", "b"]), np.array(["a", other])
+    words, actual = np.array(["a", "b"]), np.array(["a", other])
     empty = np.zeros((0, 4))
-    gap = largest_gap([{"y": words, "z": empty}], [{"y": found, "z": empty}], (), limits={"y": 1e-3, "z": 1e-3})
+    gap = largest_gap([{"y": words, "z": empty}], [{"y": actual, "z": empty}], (), limits={"y": 1e-3, "z": 1e-3})
     assert gap.within == within
 
 
@@ -214,9 +214,9 @@ def test_what_is_there_in_one_trial_only_is_not_the_same() -> None:
 def test_where_half_of_the_slices_take_steps_any_may() -> None:
     """One of two columns moves by a fifth under rounding: the other may be off by as much."""
     ones = np.ones((16, 2))
-    shaken, found = ones.copy(), ones.copy()
-    shaken[:, 0], found[:, 1] = 1.2, 1.05
-    gap = largest_gap([{"y": ones}], [{"y": found}], [[{"y": shaken}]], limits={"y": 1e-3})
+    shaken, actual = ones.copy(), ones.copy()
+    shaken[:, 0], actual[:, 1] = 1.2, 1.05
+    gap = largest_gap([{"y": ones}], [{"y": actual}], [[{"y": shaken}]], limits={"y": 1e-3})
     assert gap.within
 
 
@@ -293,10 +293,10 @@ def test_a_branch_in_half_precision_loosens_no_other() -> None:
     wrong = model(text, {**left, "w": off.astype(np.float32)})
     rounded = model(text, {**left, "h": off.astype(np.float16)})
     assert compare(model(text, left), rounded, shapes=SHAPES).agrees
-    found = compare(model(text, left), wrong, shapes=SHAPES)
-    assert not found.agrees
-    assert found.place.startswith("output 'z'")
-    assert found.limit == DEFAULT_TOLERANCE
+    comparison = compare(model(text, left), wrong, shapes=SHAPES)
+    assert not comparison.agrees
+    assert comparison.place.startswith("output 'z'")
+    assert comparison.limit == DEFAULT_TOLERANCE
 
 
 # --------------------------------------------------------------------------------------------------- bisection
@@ -316,8 +316,8 @@ def test_culprits_that_fail_only_together() -> None:
     def together(names: Sequence[str]) -> bool:
         return {"g1", "g6"} <= set(names)
 
-    found = find_culprit([f"g{k}" for k in range(8)], together)
-    assert {"g1", "g6"} <= set(found)
+    culprits = find_culprit([f"g{k}" for k in range(8)], together)
+    assert {"g1", "g6"} <= set(culprits)
 
 
 def test_a_single_suspect_needs_no_call() -> None:

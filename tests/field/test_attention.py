@@ -130,8 +130,8 @@ def check(
     for past in (0, 3):
         feeds = feed(model, past=past)
         expected = without(answers(masked, feeds), gone or {})
-        for name, found in answers(result.model, without(feeds, gone or {})).items():
-            np.testing.assert_allclose(found, expected[name], rtol=1e-5, atol=1e-6)
+        for name, actual in answers(result.model, without(feeds, gone or {})).items():
+            np.testing.assert_allclose(actual, expected[name], rtol=1e-5, atol=1e-6)
 
 
 KINDS: dict[str, dict[str, bool]] = {

@@ -92,12 +92,12 @@ def test_scales_and_shifts_are_refitted_with_the_readers(name: str, monkeypatch:
     """On samples that nothing was fitted to, outputs are no farther off than with the dense scale and shift."""
     model = case(name) if name not in RESCALED else build(*RESCALED[name], opset=21)
     options: dict[str, Any] = {"data": {model.graph.input[0].name: samples(model)}, "align": 1}
-    found = prune(model, ratio=0.3, **options)
-    assert found.report.verified
-    assert any("scales behind norms of hidden widths were refitted" in note for note in found.report.notes)
-    assert any(value.startswith("g") for value in found.plan.refitted)
+    refitted = prune(model, ratio=0.3, **options)
+    assert refitted.report.verified
+    assert any("scales behind norms of hidden widths were refitted" in note for note in refitted.report.notes)
+    assert any(value.startswith("g") for value in refitted.plan.refitted)
     monkeypatch.setattr(sequential, "find_affines", lambda *_: [])
     kept = prune(model, ratio=0.3, **options)
-    assert kept.plan.removed == found.plan.removed
-    ours, theirs = (next(iter(result.report.outputs.values()))["relative_l2"] for result in (found, kept))
+    assert kept.plan.removed == refitted.plan.removed
+    ours, theirs = (next(iter(result.report.outputs.values()))["relative_l2"] for result in (refitted, kept))
     assert ours < 1.002 * theirs

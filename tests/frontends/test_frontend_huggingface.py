@@ -39,16 +39,16 @@ def test_a_folder_comes_back_as_a_folder_that_loads(make: Any, tmp_path: Path) -
     transformers.set_seed(0)
     make().save_pretrained(tmp_path / "dense")
     (tmp_path / "dense" / "tokenizer_config.json").write_text("{}")
-    found = restore.prune(frontend, str(tmp_path / "dense"), None, ratio=0.2, even=frontend.EVEN)
-    frontend.save(found.source, tmp_path / "small", like=tmp_path / "dense")
+    restored = restore.prune(frontend, str(tmp_path / "dense"), None, ratio=0.2, even=frontend.EVEN)
+    frontend.save(restored.source, tmp_path / "small", like=tmp_path / "dense")
     again = frontend.load(tmp_path / "small")
     dense = frontend.load(tmp_path / "dense")
     assert type(again) is type(dense)
     assert again.num_parameters() < 0.82 * dense.num_parameters()
     assert again.config.intermediate_size < 128
     assert (tmp_path / "small" / "tokenizer_config.json").exists()
-    feeds = frontend.trace(found.source).feeds
-    assert difference(frontend.run(again), run_model(found.result.model, feeds, what="the pruned graph")) < 1e-4
+    feeds = frontend.trace(restored.source).feeds
+    assert difference(frontend.run(again), run_model(restored.result.model, feeds, what="the pruned graph")) < 1e-4
 
 
 def test_a_cache_of_keys_and_values() -> None:
@@ -121,19 +121,19 @@ def test_whole_layers_go_and_the_config_counts_them_out(kind: str, by: str, tmp_
     pictures = {"pixel_values": random.standard_normal((48, 3, 16, 16)).astype(np.float32)}
     data = pictures if kind == "vit" else {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     options: dict[str, Any] = {"weights": True} if by == "weights" else {"data": data, "preset": "fast"}
-    found = restore.prune(
+    restored = restore.prune(
         frontend, dense, None, ratio=0.15, even=frontend.EVEN, include=["depth"], only=["depth"], **options
     )
-    (name,) = found.result.plan.removed
+    (name,) = restored.result.plan.removed
     assert name.endswith(".1:block")
-    assert found.result.report.verified
-    frontend.save(found.source, tmp_path / "small")
+    assert restored.result.report.verified
+    frontend.save(restored.source, tmp_path / "small")
     again = frontend.load(tmp_path / "small")
     assert again.config.num_hidden_layers == 3
     if kind == "qwen2":
         assert again.config.layer_types == ["sliding_attention", "full_attention", "sliding_attention"]
-    feeds = frontend.trace(found.source).feeds
-    assert difference(frontend.run(again), run_model(found.result.model, feeds, what="the pruned graph")) < 1e-4
+    feeds = frontend.trace(restored.source).feeds
+    assert difference(frontend.run(again), run_model(restored.result.model, feeds, what="the pruned graph")) < 1e-4
     assert difference(frontend.run(again), frontend.run(dense)) < 0.05
     assert dense.config.num_hidden_layers == 4
 
@@ -147,18 +147,21 @@ def test_layers_go_alone() -> None:
 def test_heads_go_by_default_in_numbers_that_the_config_takes() -> None:
     """Of eight heads in four groups three groups would do, which no config with a width of 32 takes: two have to."""
     transformers.set_seed(0)
-    found = restore.prune(frontend, llama().eval(), None, ratio=0.3, even=frontend.EVEN)
-    config = found.source.config
+    restored = restore.prune(frontend, llama().eval(), None, ratio=0.3, even=frontend.EVEN)
+    config = restored.source.config
     assert config.num_attention_heads < 8
     assert config.hidden_size % config.num_attention_heads == 0
     assert config.num_attention_heads % config.num_key_value_heads == 0
-    removed = {name: len(units) for name, units in found.result.plan.removed.items()}
-    assert set(found.widths).isdisjoint(found.left)
-    for name, kept in found.widths.items():
-        size = found.result.plan.sizes.get(name, 0)
+    removed = {name: len(units) for name, units in restored.result.plan.removed.items()}
+    assert set(restored.widths).isdisjoint(restored.left)
+    for name, kept in restored.widths.items():
+        size = restored.result.plan.sizes.get(name, 0)
         assert not removed.get(name) or size - removed[name] in kept
-    feeds = frontend.trace(found.source).feeds
-    assert difference(frontend.run(found.source), run_model(found.result.model, feeds, what="the pruned graph")) < 1e-4
+    feeds = frontend.trace(restored.source).feeds
+    assert (
+        difference(frontend.run(restored.source), run_model(restored.result.model, feeds, what="the pruned graph"))
+        < 1e-4
+    )
 
 
 @pytest.mark.parametrize("make", [llama, bert])
@@ -174,7 +177,7 @@ def test_like_layers_are_levelled_at_once(make: Any, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(restore, "_level", level)
     restore.prune(frontend, make().eval(), None, ratio=0.2, even=frontend.EVEN)
     assert levels.count(None) >= 1
-    runs = "".join("." if found is None else "x" for found in levels).split(".")
+    runs = "".join("." if asked is None else "x" for asked in levels).split(".")
     assert max(map(len, runs)) <= 4
 
 
@@ -218,10 +221,10 @@ def test_data_at_the_command_line(
     asked = ["--ratio", "0.2", "--data", "ids.npz", "--preset", "fast", "--json"]
     with pytest.raises(SystemExit, match="0"):
         main(["prune", "dense", *asked, "-o", output])
-    found = json.loads(capsys.readouterr().out)
-    assert found["status"] == "verified"
-    assert found["layers"]
-    assert any(note.startswith("attention_mask is one everywhere") for note in found["notes"])
+    result = json.loads(capsys.readouterr().out)
+    assert result["status"] == "verified"
+    assert result["layers"]
+    assert any(note.startswith("attention_mask is one everywhere") for note in result["notes"])
     assert (tmp_path / output).exists()
     np.savez("wrong.npz", input_ids=np.full((48, 12), 99))
     with pytest.raises(SystemExit, match="2"):
@@ -234,6 +237,6 @@ def test_batches_for_a_decoder_are_samples() -> None:
     """All inputs given: the exporter looks the mask up along the batch, at counted places."""
     model = frontend.export(llama().eval())
     ids = np.random.default_rng(0).integers(0, 64, (10, 12))
-    found = check_samples({"input_ids": ids, "attention_mask": np.ones_like(ids)}, normalize(model))
-    assert len(found) == 10
-    assert not found.notes
+    samples = check_samples({"input_ids": ids, "attention_mask": np.ones_like(ids)}, normalize(model))
+    assert len(samples) == 10
+    assert not samples.notes

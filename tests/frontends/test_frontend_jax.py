@@ -67,13 +67,13 @@ def nnx_net() -> Any:
 def test_there_and_back(make: Any) -> None:
     source, inputs = make()
     assert frontend.export(source, inputs).graph.initializers
-    found = restore.prune(frontend, source, inputs, ratio=0.3)
-    assert type(found.source) is type(source)
-    sizes = [sum(np.size(leaf) for leaf in open_source(each).leaves) for each in (found.source, source)]
+    restored = restore.prune(frontend, source, inputs, ratio=0.3)
+    assert type(restored.source) is type(source)
+    sizes = [sum(np.size(leaf) for leaf in open_source(each).leaves) for each in (restored.source, source)]
     assert sizes[0] < 0.75 * sizes[1]
-    feeds = frontend.trace(found.source, inputs).feeds
-    expected = run_model(found.result.model, feeds, what="the pruned graph")
-    assert difference(frontend.run(found.source, inputs), expected) < 1e-5
+    feeds = frontend.trace(restored.source, inputs).feeds
+    expected = run_model(restored.result.model, feeds, what="the pruned graph")
+    assert difference(frontend.run(restored.source, inputs), expected) < 1e-5
 
 
 def test_a_function_without_parameters_can_be_exported_only() -> None:

@@ -40,14 +40,17 @@ def test_export(model: Any) -> None:
 
 
 def test_a_model_comes_back_smaller(model: Any, tmp_path: Path) -> None:
-    found = restore.prune(frontend, model, None, ratio=0.3)
-    assert found.source.count_params() < 0.72 * model.count_params()
-    assert not found.left
-    feeds = frontend.trace(found.source).feeds
-    assert difference(frontend.run(found.source), run_model(found.result.model, feeds, what="the pruned graph")) < 1e-5
-    frontend.save(found.source, tmp_path / "small.keras")
+    restored = restore.prune(frontend, model, None, ratio=0.3)
+    assert restored.source.count_params() < 0.72 * model.count_params()
+    assert not restored.left
+    feeds = frontend.trace(restored.source).feeds
+    assert (
+        difference(frontend.run(restored.source), run_model(restored.result.model, feeds, what="the pruned graph"))
+        < 1e-5
+    )
+    frontend.save(restored.source, tmp_path / "small.keras")
     again = frontend.load(tmp_path / "small.keras")
-    assert np.array_equal(frontend.run(again)[0], frontend.run(found.source)[0])
+    assert np.array_equal(frontend.run(again)[0], frontend.run(restored.source)[0])
 
 
 def test_no_keras_file(tmp_path: Path) -> None:

@@ -86,8 +86,8 @@ def test_export_names_its_weights_and_runs_at_other_batches(net: Any, exporter: 
     assert {"up.weight", "attention.query.weight", "head.weight", "depthwise.weight", "stem.0.weight"} <= names
     assert not [node for node in model.graph if node.op_type == "BatchNormalization"]
     batch = torch.randn(3, 3, 8, 8)
-    found = run_model(model, {str(model.graph.inputs[0].name): batch.numpy()}, what="the export")
-    assert difference(found, frontend.run(net, batch)) < 1e-5
+    outputs = run_model(model, {str(model.graph.inputs[0].name): batch.numpy()}, what="the export")
+    assert difference(outputs, frontend.run(net, batch)) < 1e-5
 
 
 @pytest.mark.parametrize("exporter", frontend.EXPORTERS)
@@ -113,11 +113,11 @@ def test_every_parameter_is_traced_under_its_name(net: Any, exporter: str) -> No
 def test_a_module_comes_back_smaller(net: Any) -> None:
     net.train()
     before = copy.deepcopy(net.state_dict())
-    found = restore.prune(frontend, net, X, ratio=0.4, scope="local")
-    smaller = found.source
+    restored = restore.prune(frontend, net, X, ratio=0.4, scope="local")
+    smaller = restored.source
     assert type(smaller) is Net
     assert smaller.training
-    assert not found.left
+    assert not restored.left
     count, dense = (sum(p.numel() for p in each.parameters()) for each in (smaller, net))
     assert count < 0.65 * dense
     assert smaller.attention.how_many < 8
@@ -125,10 +125,10 @@ def test_a_module_comes_back_smaller(net: Any) -> None:
     assert smaller.attention.each == 4
     assert smaller.depthwise.groups == smaller.depthwise.in_channels == smaller.depthwise.weight.shape[0]
     assert smaller.up.out_features == smaller.down.in_features == smaller.up.weight.shape[0] < 64
-    expected = run_model(found.result.model, {"x": X.numpy()}, what="the pruned graph")
+    expected = run_model(restored.result.model, {"x": X.numpy()}, what="the pruned graph")
     assert difference(frontend.run(smaller, X), expected) < 1e-5
-    assert found.result.report.difference is not None
-    assert found.result.report.difference < 1e-5
+    assert restored.result.report.difference is not None
+    assert restored.result.report.difference < 1e-5
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
     smaller(torch.randn(2, 3, 8, 8)).sum().backward()  # it trains
     assert frontend.export(smaller, X).graph.outputs[0].name == "output"
@@ -147,7 +147,7 @@ def test_samples_repair_a_module_that_keeps_its_tensors() -> None:
     assert not cut.left
     assert not repaired.left
     assert {*repaired.source.state_dict()} == {*module.state_dict()}
-    dense, plain, ours = (frontend.run(one, x[240:])[0] for one in (module, cut.source, repaired.source))
+    dense, plain, ours = (frontend.run(each, x[240:])[0] for each in (module, cut.source, repaired.source))
     assert np.sum((ours - dense) ** 2) < 0.5 * np.sum((plain - dense) ** 2)
 
 
@@ -159,12 +159,12 @@ def test_what_the_code_cannot_express_is_left_alone_and_said(caplog: pytest.LogC
     with torch.no_grad():
         for weight in (net.attention.mix.weight, net.attention.out.weight):
             weight.mul_(0.01)  # the smallest units, so that they would go
-    found = restore.prune(frontend, net, X, ratio=0.3, **weigh)
-    assert found.source.attention.mix.weight.shape == (32, 32)
-    assert all(name.startswith("attention.") for name in found.left)
+    restored = restore.prune(frontend, net, X, ratio=0.3, **weigh)
+    assert restored.source.attention.mix.weight.shape == (32, 32)
+    assert all(name.startswith("attention.") for name in restored.left)
     assert "attention" in caplog.text
     assert "scope='local'" in caplog.text
-    assert any("left alone" in note for note in found.result.report.notes)
+    assert any("left alone" in note for note in restored.result.report.notes)
 
 
 def test_nothing_left_says_what_was_left_alone() -> None:

@@ -24,10 +24,10 @@ def _without(*layers: int, branches: list[bool] | None = None) -> Depth:
 
 
 def test_numbers_of_caches_move_up() -> None:
-    found = _without(0, 2)
-    assert found.numbered == (0, 1, 2, 3)
-    assert found.gone == (0, 2)
-    assert found.renamed == {
+    depth = _without(0, 2)
+    assert depth.numbered == (0, 1, 2, 3)
+    assert depth.gone == (0, 2)
+    assert depth.renamed == {
         f"{word}.{before}.{part}": f"{word}.{after}.{part}"
         for word in ("past", "present") for before, after in ((1, 0), (3, 1)) for part in ("k", "v")
     }  # fmt: skip
@@ -44,9 +44,9 @@ def test_a_layer_stays_as_long_as_any_of_its_caches_does() -> None:
 
 def test_of_several_numbers_the_one_in_which_names_differ() -> None:
     names = [f"model.0.past.{layer}" for layer in (3, 5, 9)]
-    found = Depth.of([*names, "state"], {names[1]}, [])
-    assert found.numbered == (3, 5, 9)
-    assert found.renamed == {"model.0.past.9": "model.0.past.8"}
+    depth = Depth.of([*names, "state"], {names[1]}, [])
+    assert depth.numbered == (3, 5, 9)
+    assert depth.renamed == {"model.0.past.9": "model.0.past.8"}
 
 
 @pytest.mark.parametrize(
@@ -128,11 +128,11 @@ def test_what_lies_inside_under_the_new_name_makes_way() -> None:
 @pytest.mark.parametrize("kind", ["plain", "Attention", "GroupQueryAttention"])
 def test_layers_of_a_graph_by_its_caches(kind: str) -> None:
     analysis = analyse(load_normal(networks.cached(kind)))
-    found = depth_of(analysis, Plan({"0.wo:branch": (0,)}, {"0.wo:branch": 1}))
-    assert found.branches == (False, True)
-    assert found.gone == (0,)
-    assert found.renamed["past.1.k"] == "past.0.k"
-    assert found.renamed["present.1.v"] == "present.0.v"
+    depth = depth_of(analysis, Plan({"0.wo:branch": (0,)}, {"0.wo:branch": 1}))
+    assert depth.branches == (False, True)
+    assert depth.gone == (0,)
+    assert depth.renamed["past.1.k"] == "past.0.k"
+    assert depth.renamed["present.1.v"] == "present.0.v"
 
 
 def test_sizes_of_what_goes_whole_are_no_sizes(tmp_path: Path) -> None:

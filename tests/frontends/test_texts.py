@@ -24,24 +24,26 @@ def _windows(folder: Path, source: object, **options: object) -> texts.Windows:
 
 
 def test_windows_begin_as_a_text_does_and_hold_it_in_order(folder: Path) -> None:
-    found = _windows(folder, ["abcdefgh" * 20], length=9)
-    assert (found.fitted[:, 0] == toy.BEGIN).all()
-    text = bytes(found.fitted[:, 1:].reshape(-1).astype(np.uint8)).decode()
+    windows = _windows(folder, ["abcdefgh" * 20], length=9)
+    assert (windows.fitted[:, 0] == toy.BEGIN).all()
+    text = bytes(windows.fitted[:, 1:].reshape(-1).astype(np.uint8)).decode()
     assert ("abcdefgh" * 20).startswith(text)
     assert len(text) == 136
 
 
 def test_whole_texts_are_held_out_where_there_are_many(folder: Path) -> None:
-    found = _windows(folder, [letter * 40 for letter in "abcdefghijklmnop"], length=11)
-    letters = [{chr(token) for token in part[:, 1:].reshape(-1)} - {"\n"} for part in (found.fitted, found.held_out)]
+    windows = _windows(folder, [letter * 40 for letter in "abcdefghijklmnop"], length=11)
+    letters = [
+        {chr(token) for token in part[:, 1:].reshape(-1)} - {"\n"} for part in (windows.fitted, windows.held_out)
+    ]
     assert letters[1] == {"h", "p"}
     assert not letters[0] & letters[1]
 
 
 def test_the_end_of_a_text_alone_is_held_out(folder: Path) -> None:
-    found = _windows(folder, ["a" * 700 + "b" * 100], length=11)
-    assert not np.any(found.fitted == ord("b"))
-    assert set(found.held_out[:, 1:].reshape(-1)) <= {ord("b"), ord("\n")}
+    windows = _windows(folder, ["a" * 700 + "b" * 100], length=11)
+    assert not np.any(windows.fitted == ord("b"))
+    assert set(windows.held_out[:, 1:].reshape(-1)) <= {ord("b"), ord("\n")}
 
 
 def test_lengths_follow_the_config_and_the_amount(folder: Path, tmp_path: Path) -> None:

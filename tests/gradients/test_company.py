@@ -57,18 +57,18 @@ def test_answers_of_several_shapes_are_said_to_be_so() -> None:
 def test_few_pictures_get_company_that_is_never_held_out() -> None:
     model = seer()
     alone = split(model, PICTURES)
-    found = alone.topped_up(normalize(as_ir(model)))
-    assert (found.given, found.own) == (24, 24 * OWN)
-    assert (alone.steps, found.steps) == (3, 5)  # 20 and 40 in batches of 8
-    held_out = np.concatenate([batch["x"] for batch in found.held_out()])
+    topped = alone.topped_up(normalize(as_ir(model)))
+    assert (topped.given, topped.own) == (24, 24 * OWN)
+    assert (alone.steps, topped.steps) == (3, 5)  # 20 and 40 in batches of 8
+    held_out = np.concatenate([batch["x"] for batch in topped.held_out()])
     np.testing.assert_array_equal(held_out, np.concatenate([batch["x"] for batch in alone.held_out()]))
-    own = {row.tobytes() for row in found.calibration.samples["x"][24:]}
-    first, second = ([row for batch in found.epoch(at, 0) for row in batch["x"]] for at in (0, 1))
+    own = {row.tobytes() for row in topped.calibration.samples["x"][24:]}
+    first, second = ([row for batch in topped.epoch(at, 0) for row in batch["x"]] for at in (0, 1))
     assert len(first) == len(second) == 40
     drawn = [{row.tobytes() for row in rows} & own for rows in (first, second)]
     assert [len(rows) for rows in drawn] == [20, 20]
     assert drawn[0] != drawn[1]
-    assert found.calibration.samples["x"].min() >= PICTURES.min() - 1e-3
+    assert topped.calibration.samples["x"].min() >= PICTURES.min() - 1e-3
 
 
 @pytest.mark.parametrize(("options", "counts"), [({}, (24, 96)), ({"alone": True}, (24, 0))])
@@ -97,7 +97,7 @@ def test_company_takes_no_more_memory_than_it_may(monkeypatch: pytest.MonkeyPatc
     alone, teacher = split(seer(), PICTURES), normalize(as_ir(seer()))
     for nbytes, count in ((PICTURES.nbytes // 2, 12), (10, 0)):
         monkeypatch.setattr("spa.gradients.samples.OWN_NBYTES", nbytes)
-        found = alone.topped_up(teacher)
-        assert found.own == count
-        assert found.steps == -(-(20 + count) // 8)
-        assert sum(len(batch["x"]) for batch in found.epoch(0, 0)) == 20 + count
+        topped = alone.topped_up(teacher)
+        assert topped.own == count
+        assert topped.steps == -(-(20 + count) // 8)
+        assert sum(len(batch["x"]) for batch in topped.epoch(0, 0)) == 20 + count

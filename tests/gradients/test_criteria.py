@@ -37,19 +37,19 @@ def network(activation: str = "Relu", **changed: np.ndarray) -> onnx.ModelProto:
 
 def scores(criterion: Any, proto: onnx.ModelProto | None = None) -> np.ndarray:
     groups = analyse(load_normal(proto or network())).groups
-    (found,) = score_groups(groups, criterion)
-    return found
+    (unit_scores,) = score_groups(groups, criterion)
+    return unit_scores
 
 
 def own_gradients(activation: Any = torch.relu, *, create_graph: bool = False) -> tuple[list[Any], list[list[Any]]]:
     """Weights, and their gradients sample by sample, by torch alone."""
     w, b, v = (torch.tensor(WEIGHTS[name], requires_grad=True) for name in ("w", "b", "v"))
-    found = []
+    per_sample = []
     for x, label in zip(torch.tensor(X), torch.tensor(LABELS), strict=True):
         y = activation(x @ w + b) @ v
         loss = torch.nn.functional.cross_entropy(y[None], label[None])
-        found.append(list(torch.autograd.grad(loss, [w, b, v], create_graph=create_graph)))
-    return [w, b, v], found
+        per_sample.append(list(torch.autograd.grad(loss, [w, b, v], create_graph=create_graph)))
+    return [w, b, v], per_sample
 
 
 def by_unit(w: Any, b: Any, v: Any) -> np.ndarray:
@@ -67,8 +67,8 @@ def test_sums_over_coupled_weights_are_what_torch_says() -> None:
     norms = [(t, (g**2).sum(0).sqrt()) for t, g in pairs]
     expected["gblm"] = by_unit(*(t.abs() * n / n.mean() for t, n in norms))
     for name, wanted in expected.items():
-        found = scores(gradients.criterion(name, data=data, labels="labels"))
-        np.testing.assert_allclose(found, wanted, rtol=1e-4, err_msg=name)
+        actual = scores(gradients.criterion(name, data=data, labels="labels"))
+        np.testing.assert_allclose(actual, wanted, rtol=1e-4, err_msg=name)
 
 
 def test_flow_is_the_hessian_times_the_gradient() -> None:
@@ -79,8 +79,8 @@ def test_flow_is_the_hessian_times_the_gradient() -> None:
     wanted = by_unit(*(t * h for t, h in zip(weights, products, strict=True)))
     data = {"x": X, "labels": LABELS}
     for name, expected in (("grasp", wanted), ("crop", np.abs(wanted))):
-        found = scores(gradients.criterion(name, data=data, labels="labels"), network("Tanh"))
-        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
+        actual = scores(gradients.criterion(name, data=data, labels="labels"), network("Tanh"))
+        np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-6)
 
 
 def test_synflow_needs_no_samples() -> None:
@@ -99,17 +99,17 @@ def test_a_unit_that_does_nothing_goes_first(name: str) -> None:
     b = WEIGHTS["b"].copy()
     b[4] = 0.0
     options: dict[str, Any] = {} if name == "synflow" else {"data": {"x": X, "labels": LABELS}, "labels": "labels"}
-    found = scores(gradients.criterion(name, **options), network(w=w, v=v, b=b))
-    assert found[4] == 0.0
+    unit_scores = scores(gradients.criterion(name, **options), network(w=w, v=v, b=b))
+    assert unit_scores[4] == 0.0
     if name not in ("grasp", "oracle"):  # whose scores have a sign
-        assert found.argmin() == 4
+        assert unit_scores.argmin() == 4
 
 
 def test_without_labels_targets_are_drawn_and_the_order_is_that_of_the_loss() -> None:
     """Scores of units, beside how far the outputs' distribution really moves when one goes; logits are small, so that
     the divergence is of second order."""
     small = 0.2 * WEIGHTS["v"]
-    found = scores(gradients.criterion("taylor", data=np.concatenate([X] * 20)), network(v=small))
+    unit_scores = scores(gradients.criterion("taylor", data=np.concatenate([X] * 20)), network(v=small))
     logits = torch.tensor(X)
     w, b, v = (torch.tensor(array) for array in (WEIGHTS["w"], WEIGHTS["b"], small))
     hidden = torch.relu(logits @ w + b)
@@ -120,7 +120,7 @@ def test_without_labels_targets_are_drawn_and_the_order_is_that_of_the_loss() ->
         cut[:, unit] = 0.0
         other = torch.log_softmax(cut @ v, -1)
         moved.append(float((dense.exp() * (dense - other)).sum(-1).mean()))
-    ranks = [np.argsort(np.argsort(numbers)) for numbers in (found, moved)]
+    ranks = [np.argsort(np.argsort(numbers)) for numbers in (unit_scores, moved)]
     table: Any = np.corrcoef(np.stack(ranks))
     assert table[0, 1] > 0.9
 

@@ -42,29 +42,29 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.parametrize("name", CRITERIA)
 def test_a_criterion_scores_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data = None if name == "synflow" else {"x": X, "labels": LABELS}
-    here = scores(gradients.criterion(name, data=data, budget="1000r"))
+    on_cpu = scores(gradients.criterion(name, data=data, budget="1000r"))
     monkeypatch.setattr(networks, "best_device", device)
     there = scores(gradients.criterion(name, data=data, budget="1000r"))
-    np.testing.assert_allclose(there, here, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(there, on_cpu, rtol=1e-4, atol=1e-6)
 
 
 def test_targets_that_are_drawn_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = scores(gradients.criterion("fisher", data={"x": X}))
+    on_cpu = scores(gradients.criterion("fisher", data={"x": X}))
     monkeypatch.setattr(networks, "best_device", device)
-    np.testing.assert_allclose(scores(gradients.criterion("fisher", data={"x": X})), here, rtol=1e-4)
+    np.testing.assert_allclose(scores(gradients.criterion("fisher", data={"x": X})), on_cpu, rtol=1e-4)
 
 
 def test_units_that_come_back_are_the_same(elsewhere: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = []
+    regrowths = []
     for place in (elsewhere, torch.device("cpu")):
         monkeypatch.setattr(regrowing, "best_device", lambda place=place: place)
         model = ir.from_proto(network())
         groups = analyse(model).groups
         gone = {groups[0].name: [0, 3]}
-        found.append(
+        regrowths.append(
             gradients.regrowth(model, groups, gone, data={"x": X, "labels": LABELS}, labels="labels", loss=None)
         )
-    np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-4)
+    np.testing.assert_allclose(regrowths[0][0], regrowths[1][0], rtol=1e-4)
 
 
 def said(_: str, __: float) -> None:
@@ -95,17 +95,17 @@ class Place:
 
 
 def test_training_gives_the_same_weights() -> None:
-    found = []
+    results = []
     for place in (device(), torch.device("cpu")):
         model = as_ir(pruned())
         asked = FinetuneOptions(data=SAMPLES, epochs=3)
         samples = split_samples(SAMPLES, model, labels=None, batch_size=32)
         loss = distillation(as_ir(dense_network(32)), samples)
-        found.append(train(Job(model, samples, loss, asked), Place(place), said))
-    assert found[0].report.after == pytest.approx(found[1].report.after, rel=1e-4)
-    for name, tensor in found[0].weights.items():
+        results.append(train(Job(model, samples, loss, asked), Place(place), said))
+    assert results[0].report.after == pytest.approx(results[1].report.after, rel=1e-4)
+    for name, tensor in results[0].weights.items():
         assert tensor.device.type == "cpu"
-        torch.testing.assert_close(tensor, found[1].weights[name])
+        torch.testing.assert_close(tensor, results[1].weights[name])
 
 
 @pytest.mark.parametrize("name", ["gates", "lasso", "scales"])
@@ -113,15 +113,15 @@ def test_training_for_sparsity_gives_the_same_weights(name: str) -> None:
     model = as_ir(pruned())
     if name == "scales":
         model = as_ir(normalised())
-    found = []
+    results = []
     for place in (device(), torch.device("cpu")):
         asked = TrainOptions(data=SAMPLES, epochs=2, sparsify=name, loss=mean_square)
         samples = split_samples(SAMPLES, model, labels=None, batch_size=32)
         groups = analyse(model).groups
         job = Job(model, samples, mean_square, asked, training=True, groups=groups)
-        found.append(train(job, Place(place), said))
-    for key, tensor in found[0].weights.items():
-        torch.testing.assert_close(tensor, found[1].weights[key], rtol=1e-4, atol=1e-5)
+        results.append(train(job, Place(place), said))
+    for key, tensor in results[0].weights.items():
+        torch.testing.assert_close(tensor, results[1].weights[key], rtol=1e-4, atol=1e-5)
 
 
 def mean_square(outputs: Any, _: Any) -> Any:

@@ -49,8 +49,8 @@ def pruned(**options: Any) -> onnx.ModelProto:
 def distance(model: Any, teacher: Any) -> float:
     """Relative to the teacher's variance, on samples of its own."""
     feeds = {"x": np.random.default_rng(9).standard_normal((200, 6)).astype(np.float32)}
-    one, other = (runtime.run(runtime.session(m, optimize=False), feeds)["y"] for m in (model, teacher))
-    return float(np.mean((one - other) ** 2) / np.var(other, axis=0).mean())
+    student, target = (runtime.run(runtime.session(m, optimize=False), feeds)["y"] for m in (model, teacher))
+    return float(np.mean((student - target) ** 2) / np.var(target, axis=0).mean())
 
 
 def as_ir(proto: onnx.ModelProto) -> Any:
@@ -89,11 +89,11 @@ def test_is_never_worse_than_what_came_in() -> None:
 
 
 def test_the_same_seed_gives_the_same_weights() -> None:
-    found = [
+    histories = [
         spa.finetune(pruned(), teacher=network(32), data=SAMPLES, epochs=3, seed=seed).report.history
         for seed in (0, 0, 1)
     ]
-    assert found[0] == found[1] != found[2]
+    assert histories[0] == histories[1] != histories[2]
 
 
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
@@ -132,14 +132,14 @@ def test_subsets_train_vectors_alone(names: list[str], moved: set[str]) -> None:
 
 
 def test_mixed_precision_keeps_weights_in_float32() -> None:
-    found = [
+    results = [
         spa.finetune(pruned(), teacher=network(32), data=SAMPLES, epochs=20, learning_rate=5e-3, precision=precision)
         for precision in ("float32", "bfloat16")
     ]
-    single, mixed = (result.report for result in found)
+    single, mixed = (result.report for result in results)
     assert mixed.after != single.after
     assert mixed.after == pytest.approx(single.after, rel=0.05)
-    types = {str(value.dtype) for value in found[1].model.graph.initializers.values()}
+    types = {str(value.dtype) for value in results[1].model.graph.initializers.values()}
     assert types == {"FLOAT"}
 
 

@@ -44,8 +44,8 @@ def outputs(model: Any) -> np.ndarray:
 
 
 def far(model: Any, dense: Any) -> float:
-    one, other = outputs(model), outputs(dense)
-    return float(np.linalg.norm(one - other) / np.linalg.norm(other))
+    actual, expected = outputs(model), outputs(dense)
+    return float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))
 
 
 def as_ir(proto: onnx.ModelProto) -> Any:
@@ -99,13 +99,13 @@ def test_files_are_verified_later(there: Path) -> None:
 
 
 def test_the_same_seed_gives_the_same_file(there: Path) -> None:
-    found = []
+    files = []
     for seed in (0, 0, 1):
         result = spa.prune("net.onnx", ratio=0.3, data=IMAGES, criterion="l2", finetune="2e", seed=seed)
         result.save("one.onnx")
-        found.append(Path("one.onnx").read_bytes())
-    assert found[0] == found[1]
-    assert found[0] != found[2]
+        files.append(Path("one.onnx").read_bytes())
+    assert files[0] == files[1]
+    assert files[0] != files[2]
     assert there.exists()
 
 

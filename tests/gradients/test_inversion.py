@@ -27,10 +27,10 @@ from spa.pipeline import load_normal  # noqa: E402
 def real(count: int = 64, seed: int = 0) -> np.ndarray:
     """Dark pictures with one bright stripe each: unlike anything that is made up."""
     generator = np.random.default_rng(seed)
-    found = np.full((count, 2, 8, 8), -0.8) + 0.05 * generator.standard_normal((count, 2, 8, 8))
-    for sample, row in zip(found, generator.integers(0, 8, count), strict=True):
+    pictures = np.full((count, 2, 8, 8), -0.8) + 0.05 * generator.standard_normal((count, 2, 8, 8))
+    for sample, row in zip(pictures, generator.integers(0, 8, count), strict=True):
         sample[:, row] += 2.0
-    return found.astype(np.float32)
+    return pictures.astype(np.float32)
 
 
 def network(batch: str = "n", mask: bool = False) -> onnx.ModelProto:
@@ -64,10 +64,10 @@ def network(batch: str = "n", mask: bool = False) -> onnx.ModelProto:
 
 
 def trained(proto: onnx.ModelProto, batches: list[dict[str, np.ndarray]]) -> onnx.ModelProto:
-    found = batch_statistics(ir.from_proto(proto), batches)
+    statistics = batch_statistics(ir.from_proto(proto), batches)
     for tensor in proto.graph.initializer:
-        if tensor.name in found:
-            tensor.CopyFrom(numpy_helper.from_array(found[tensor.name].astype(np.float32), tensor.name))
+        if tensor.name in statistics:
+            tensor.CopyFrom(numpy_helper.from_array(statistics[tensor.name].astype(np.float32), tensor.name))
     return proto
 
 
@@ -82,13 +82,13 @@ def test_statistics_come_to_those_of_training(batch: str) -> None:
     kept = stored_statistics(Recipe.of(model))
     assert len(kept) == 2
     samples = noise(model)
-    found = invert(model, samples, ["x"], kept, passes=60)
-    assert found.after < 0.05 * found.before
-    arrays = found.samples.samples["x"]
-    again = batch_statistics(model, found.samples.batches(found.samples.batch_size or 48))
-    for one in kept:
-        mean, variance = (value.const_value.numpy() for value in (one.mean, one.variance))  # type: ignore[union-attr]
-        off = (again[str(one.mean.name)] - mean) / np.sqrt(variance)
+    moved = invert(model, samples, ["x"], kept, passes=60)
+    assert moved.after < 0.05 * moved.before
+    arrays = moved.samples.samples["x"]
+    again = batch_statistics(model, moved.samples.batches(moved.samples.batch_size or 48))
+    for stored in kept:
+        mean, variance = (value.const_value.numpy() for value in (stored.mean, stored.variance))  # type: ignore[union-attr]
+        off = (again[str(stored.mean.name)] - mean) / np.sqrt(variance)
         assert np.sqrt(np.mean(off**2)) < 0.25
     assert arrays.dtype == np.float32
     assert arrays.shape == samples.samples["x"].shape
@@ -106,8 +106,8 @@ def test_the_same_seed_gives_the_same_samples() -> None:
 def test_only_the_inputs_named_are_moved() -> None:
     model = load_normal(network(mask=True))
     masks = np.ones((48, 2, 8, 8), np.float32)
-    found = invert(model, noise(model, m=masks), ["x"], stored_statistics(Recipe.of(model)), passes=3)
-    assert np.array_equal(found.samples.samples["m"], masks)
+    moved = invert(model, noise(model, m=masks), ["x"], stored_statistics(Recipe.of(model)), passes=3)
+    assert np.array_equal(moved.samples.samples["m"], masks)
 
 
 def test_statistics_that_nobody_learned_say_nothing() -> None:
@@ -116,7 +116,7 @@ def test_statistics_that_nobody_learned_say_nothing() -> None:
         if tensor.name in ("m1", "v1"):
             tensor.CopyFrom(numpy_helper.from_array(np.full(16, float(tensor.name == "v1"), np.float32), tensor.name))
     kept = stored_statistics(Recipe.of(load_normal(proto)))
-    assert [one.mean.name for one in kept] == ["m2"]
+    assert [stored.mean.name for stored in kept] == ["m2"]
 
 
 def test_a_prune_without_samples_is_nearer_to_training(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,10 +26,10 @@ def repaired(**options: Any) -> ir.Model:
 
 def test_one_rate_rises_and_falls_over_the_whole() -> None:
     pace = Pace.of(0.1)
-    found = [pace.rate(share) for share in np.linspace(0.0, 1.0, 41)]
-    assert max(found) <= 0.1
-    assert np.argmax(found) in (2, 3)
-    assert found[-1] == pytest.approx(0.0, abs=1e-9)
+    rates = [pace.rate(share) for share in np.linspace(0.0, 1.0, 41)]
+    assert max(rates) <= 0.1
+    assert np.argmax(rates) in (2, 3)
+    assert rates[-1] == pytest.approx(0.0, abs=1e-9)
     assert pace.trials_before(0.9) == 0
 
 

@@ -68,15 +68,15 @@ def test_computes_what_onnxruntime_computes(row: Row) -> None:
         if isinstance(wanted, list):  # a sequence
             assert [part.shape for part in wanted] == [tuple(part.shape) for part in tensor]
             continue
-        found = tensor.detach().numpy()
-        assert found.shape == wanted.shape
+        actual = tensor.detach().numpy()
+        assert actual.shape == wanted.shape
         if row.attributes.get("sorted") == 0:  # in any order
-            found, wanted = np.sort(found), np.sort(wanted)
+            actual, wanted = np.sort(actual), np.sort(wanted)
         if wanted.dtype.kind == "f":
             scale = np.abs(wanted[np.isfinite(wanted)]).max(initial=1.0)
-            np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4 * scale)
+            np.testing.assert_allclose(actual, wanted, rtol=1e-4, atol=1e-4 * scale)
         else:
-            apart = found.astype(np.float64) != wanted.astype(np.float64)
+            apart = actual.astype(np.float64) != wanted.astype(np.float64)
             assert apart.sum() <= 0.02 * apart.size  # rounding at a step
 
 

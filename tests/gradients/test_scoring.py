@@ -62,9 +62,9 @@ def test_labels_a_loss_and_neither_are_three_things(there: Path) -> None:
         return score_groups(groups, gradients.criterion("snip", **options))[0]
 
     both = {"x": X, "labels": LABELS}
-    found = [units(data=both), units(data=both, loss="mine:loss"), units(data=X)]
-    for one, other in ((0, 1), (0, 2), (1, 2)):
-        assert not np.allclose(found[one], found[other], rtol=0.01)
+    by_unit = [units(data=both), units(data=both, loss="mine:loss"), units(data=X)]
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        assert not np.allclose(by_unit[first], by_unit[second], rtol=0.01)
     assert there.exists()
 
 
@@ -129,34 +129,34 @@ def losses_without_units(labels: np.ndarray | None) -> np.ndarray:
         if labels is not None:
             return float(torch.nn.functional.cross_entropy(y, torch.tensor(labels)))
         lost = float((y - dense).square().mean() / dense.var(correction=0))
-        one, other = torch.log_softmax(y, -1), torch.log_softmax(dense, -1)
-        return lost + float((other.exp() * (other - one)).sum(-1).mean())
+        log_y, log_dense = torch.log_softmax(y, -1), torch.log_softmax(dense, -1)
+        return lost + float((log_dense.exp() * (log_dense - log_y)).sum(-1).mean())
 
-    found = []
+    losses = []
     for unit in range(10):
         hidden = torch.relu(x @ w + b)
         hidden[:, unit] = 0.0
-        found.append(loss(hidden @ v) - loss(dense))
-    return np.array(found)
+        losses.append(loss(hidden @ v) - loss(dense))
+    return np.array(losses)
 
 
 @pytest.mark.parametrize("labels", [LABELS, None])
 def test_the_oracle_measures_what_units_are_worth(labels: np.ndarray | None) -> None:
     data = {"x": X} if labels is None else {"x": X, "labels": labels}
-    found = scores(gradients.criterion("oracle", data=data, budget="1000r"))
-    np.testing.assert_allclose(found, losses_without_units(labels), rtol=1e-4, atol=1e-6)
+    actual = scores(gradients.criterion("oracle", data=data, budget="1000r"))
+    np.testing.assert_allclose(actual, losses_without_units(labels), rtol=1e-4, atol=1e-6)
 
 
 def test_with_few_runs_the_rest_is_read_off_between() -> None:
     groups = analyse(load_normal(network())).groups
     notes: list[str] = []
     criterion = gradients.criterion("oracle", data={"x": X, "labels": LABELS}, budget="4r")
-    (found,) = score_groups(groups, criterion, notes=notes)
+    (by_unit,) = score_groups(groups, criterion, notes=notes)
     wanted = losses_without_units(LABELS)
-    measured = np.isclose(found, wanted, rtol=1e-4, atol=1e-7)
+    measured = np.isclose(by_unit, wanted, rtol=1e-4, atol=1e-7)
     assert 4 <= measured.sum() < 10
-    assert wanted[measured].min() - 1e-6 <= found.min()
-    assert found.max() <= wanted[measured].max() + 1e-6
+    assert wanted[measured].min() - 1e-6 <= by_unit.min()
+    assert by_unit.max() <= wanted[measured].max() + 1e-6
     assert notes == ["oracle: 4 of 10 units measured, each on 1 of 1 batches"]
 
 

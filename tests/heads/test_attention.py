@@ -21,8 +21,8 @@ node, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
 
 def weights(shared: int) -> dict[str, np.ndarray]:
     widths = {"q": HEADS * SIZE, "k": shared * SIZE, "v": shared * SIZE}
-    found = {f"w{part}": 2 * filled(f"w{part}", [WIDTH, width]) for part, width in widths.items()}
-    return found | {"wo": filled("wo", [HEADS * SIZE, WIDTH])}
+    arrays = {f"w{part}": 2 * filled(f"w{part}", [WIDTH, width]) for part, width in widths.items()}
+    return arrays | {"wo": filled("wo", [HEADS * SIZE, WIDTH])}
 
 
 def attending(kind: str, shared: int, domain: str = "", **attributes: Any) -> onnx.ModelProto:
@@ -72,8 +72,8 @@ def expected(x: np.ndarray, shared: int, *, causal: bool) -> np.ndarray:
     scores = np.einsum("bshd,bthd->hbst", q, k) / SIZE**0.5
     if causal:
         scores = np.where(np.tril(np.ones((TOKENS, TOKENS), bool)), scores, -np.inf)
-    found = np.exp(scores - scores.max(-1, keepdims=True))
-    return found / found.sum(-1, keepdims=True)
+    powers = np.exp(scores - scores.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
 
 
 MODELS: dict[str, tuple[Any, int, bool]] = {
@@ -105,8 +105,8 @@ def test_probabilities_are_those_by_hand(name: str) -> None:
     attentions = find_attentions(analysis.coupling)
     assert [attention.count for attention in attentions] == [HEADS]
     probabilities = Probabilities(analysis.model, analysis.coupling, attentions)
-    ((_, found),) = probabilities.of(feeds)
-    np.testing.assert_allclose(found, expected(x, shared, causal=causal), rtol=1e-4, atol=1e-5)
+    ((_, actual),) = probabilities.of(feeds)
+    np.testing.assert_allclose(actual, expected(x, shared, causal=causal), rtol=1e-4, atol=1e-5)
     assert not probabilities.notes
 
 

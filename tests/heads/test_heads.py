@@ -28,15 +28,15 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_language_model_needs_no_samples(decoder: Path) -> None:
-    found = spa.heads(decoder)
-    assert [(row.attention, row.head) for row in found.rows] == [
+    report = spa.heads(decoder)
+    assert [(row.attention, row.head) for row in report.rows] == [
         (f"node/model.layers.{layer}.attn/out", head) for layer in range(2) for head in range(4)
     ]
-    for row in found.rows:
+    for row in report.rows:
         assert None not in (row.first, row.previous, row.entropy, row.retrieval)
         assert 0 < (row.retrieval or 0) < 1
         assert row.group is not None
-    assert all(row.importance is None for row in found.rows)
+    assert all(row.importance is None for row in report.rows)
 
 
 def test_of_another_model_samples_are_needed_and_tell_importance() -> None:
@@ -44,12 +44,12 @@ def test_of_another_model_samples_are_needed_and_tell_importance() -> None:
     with pytest.raises(UsageError, match="give data"):
         spa.heads(model)
     x = np.random.default_rng(1).standard_normal((48, TOKENS, WIDTH)).astype(np.float32)
-    found = spa.heads(model, data={"x": x})
-    assert [row.head for row in found.rows] == list(range(HEADS))
-    measured = [row.importance for row in found.rows if row.importance is not None]
+    report = spa.heads(model, data={"x": x})
+    assert [row.head for row in report.rows] == list(range(HEADS))
+    measured = [row.importance for row in report.rows if row.importance is not None]
     assert len(measured) == HEADS - 1  # one stays
     assert all(loss >= 0 for loss in measured)
-    assert all(row.retrieval is None for row in found.rows)
+    assert all(row.retrieval is None for row in report.rows)
 
 
 def test_a_model_without_attention() -> None:

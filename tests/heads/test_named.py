@@ -47,8 +47,8 @@ def shares(q: np.ndarray, k: np.ndarray, allowed: np.ndarray | None = None) -> n
     scores = np.einsum("bshd,bthd->hbst", q, k).astype(np.float64) / q.shape[-1] ** 0.5
     if allowed is not None:
         scores = np.where(allowed, scores, -np.inf)
-    found = np.exp(scores - scores.max(-1, keepdims=True))
-    return np.asarray(found / found.sum(-1, keepdims=True))
+    powers = np.exp(scores - scores.max(-1, keepdims=True))
+    return np.asarray(powers / powers.sum(-1, keepdims=True))
 
 
 def split(array: np.ndarray, heads: int = HEADS) -> np.ndarray:
@@ -61,9 +61,9 @@ def told(made: onnx.ModelProto, fed: Arrays) -> np.ndarray:
     assert [attention.count for attention in attentions] == [HEADS]
     probabilities = Probabilities(analysis.model, analysis.coupling, attentions)
     names = {value.name for value in made.graph.input}
-    found = [array for _, array in probabilities.of({name: array for name, array in fed.items() if name in names})]
+    arrays = [array for _, array in probabilities.of({name: array for name, array in fed.items() if name in names})]
     assert not probabilities.notes
-    return found[0]
+    return arrays[0]
 
 
 def random(*shape: int, seed: int = 0) -> np.ndarray:

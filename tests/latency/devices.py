@@ -49,13 +49,13 @@ def profile(proto: onnx.ModelProto, time: Time, *, device: Device = BOARD, seed:
 def units_of(model: ir.Model, time: Time) -> tuple[Unit, ...]:
     """A unit for each node."""
     shapes = infer_shapes(model, inputs=_inputs(model))
-    found = []
+    units = []
     for node in model.graph:
         inputs = tuple(_shape(shapes, value) for value in node.inputs if value is not None)
         outputs = tuple(_shape(shapes, value) for value in node.outputs)
         name = str(node.outputs[0].name)
-        found.append(Unit(name, node.op_type, inputs, outputs, time(node.op_type, inputs, outputs)))
-    return tuple(found)
+        units.append(Unit(name, node.op_type, inputs, outputs, time(node.op_type, inputs, outputs)))
+    return tuple(units)
 
 
 def _inputs(model: ir.Model) -> dict[str, list[int]]:
@@ -69,6 +69,6 @@ def _shape(shapes, value: ir.Value) -> tuple[int, ...]:
     return tuple(shapes.of[value])
 
 
-def elsewhere(found: Profile, **changes) -> Profile:
+def elsewhere(source: Profile, **changes) -> Profile:
     """The same profile of another device."""
-    return replace(found, device=replace(found.device, **changes))
+    return replace(source, device=replace(source.device, **changes))

@@ -78,8 +78,8 @@ def test_a_job_for_another_machine_has_caches_of_all_sizes() -> None:
     target = io.BytesIO()
     profiling.write_job(toy.graph_of(SIZES), target)
     with zipfile.ZipFile(target) as job:
-        found = ondevice.run_job(job, runtime.CPU, 1, 0.5, lambda _: None)
-    assert all(variant["milliseconds"] > 0 for variant in found["variants"])
+        result = ondevice.run_job(job, runtime.CPU, 1, 0.5, lambda _: None)
+    assert all(variant["milliseconds"] > 0 for variant in result["variants"])
 
 
 def test_inputs_of_the_dense_model_as_a_smaller_one_takes_them() -> None:
@@ -89,7 +89,7 @@ def test_inputs_of_the_dense_model_as_a_smaller_one_takes_them() -> None:
         "h": np.array(2, np.float32),
         "gone": np.zeros(1),
     }
-    found = ondevice.fed(runtime.session(model, optimize=False), feeds)
-    assert found.keys() == {"x", "h"}
-    np.testing.assert_array_equal(found["x"], feeds["x"][:, :3])
-    assert found["h"].shape == ()
+    inputs = ondevice.fed(runtime.session(model, optimize=False), feeds)
+    assert inputs.keys() == {"x", "h"}
+    np.testing.assert_array_equal(inputs["x"], feeds["x"][:, :3])
+    assert inputs["h"].shape == ()

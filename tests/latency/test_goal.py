@@ -41,11 +41,11 @@ def test_steps_are_traded_until_hardly_more_goes_than_was_asked_for():
 
 
 def test_another_machine_is_foretold_and_said_to_be():
-    found = pruned(devices.profile(chain(), devices.flops), ratio=0.5).report.latency
-    assert found.dense is found.pruned is found.met is None
-    assert found.foretold == pytest.approx(found.wanted, rel=0.2)
-    assert found.foretold <= found.wanted
-    assert "not measured, since this machine is another" in found.sentence
+    latency = pruned(devices.profile(chain(), devices.flops), ratio=0.5).report.latency
+    assert latency.dense is latency.pruned is latency.met is None
+    assert latency.foretold == pytest.approx(latency.wanted, rel=0.2)
+    assert latency.foretold <= latency.wanted
+    assert "not measured, since this machine is another" in latency.sentence
 
 
 def test_kept_widths_stay_on_the_fast_path():
@@ -64,15 +64,15 @@ def test_the_device_of_the_profile_decides_what_goes():
         third = operator == "Conv" and inputs[1][1] > 3 and inputs[1][2] == 3
         return devices.flops(operator, inputs, outputs) * (20 if third else 1)
 
-    one = devices.profile(chain(), first_is_dear)
-    two = devices.elsewhere(devices.profile(chain(), third_is_dear), threads=2)
+    first_dear = devices.profile(chain(), first_is_dear)
+    third_dear = devices.elsewhere(devices.profile(chain(), third_is_dear), threads=2)
     data = {"x": np.random.default_rng(0).standard_normal((48, 3, 32, 32), np.float32)}
     first, second = (
         spa.prune(chain(), of="latency", ratio=0.5, profile=profile, data=data, preset="fast", verify=False)
-        for profile in (one, two)
+        for profile in (first_dear, third_dear)
     )
     assert first.plan.removed != second.plan.removed
-    for profile, mine, others in ((one, first, second), (two, second, first)):
+    for profile, mine, others in ((first_dear, first, second), (third_dear, second, first)):
         assert foretold(profile, mine.plan) == pytest.approx(0.5, rel=0.03)
         assert foretold(profile, others.plan) != pytest.approx(0.5, rel=0.03)
     assert "2 threads" in str(second.report.latency and second.report.latency.sentence)
@@ -126,8 +126,8 @@ def test_what_was_missed_is_made_up_for(drift):
 
 def test_a_measured_budget_prints_what_it_measured():
     pytest.importorskip("onnxruntime")
-    found = spa.profile(chain(), threads=1, seconds=1)
-    result = pruned(found, ratio=0.4)
+    profile = spa.profile(chain(), threads=1, seconds=1)
+    result = pruned(profile, ratio=0.4)
     latency = result.report.latency
     assert latency.pruned is not None
     assert latency.rounds
@@ -249,8 +249,8 @@ def test_between_a_plan_too_slow_and_one_too_fast_lies_the_next():
         (1.0, 1.03, False),  # measured, it is 6 % slower
     ],
 )
-@pytest.mark.parametrize("here", [True, False])
-def test_a_plan_a_little_slower_is_taken_where_it_loses_far_less(dear, slowed, taken, here):
+@pytest.mark.parametrize("local", [True, False])
+def test_a_plan_a_little_slower_is_taken_where_it_loses_far_less(dear, slowed, taken, local):
     """The last per cent of the time costs two more layers: whoever asks for half of it is served by 0.52 of it."""
     profile = devices.profile(chain(), devices.flops)
     plain = bound_to(profile)
@@ -264,9 +264,9 @@ def test_a_plan_a_little_slower_is_taken_where_it_loses_far_less(dear, slowed, t
     def choose(ratio):
         return pruned(profile, ratio=min(ratio, 0.5) if ratio > 0.49 else 0.485, dry_run=True, align=1).plan
 
-    bound = bound_to(profile, measure=measure if here else None)
+    bound = bound_to(profile, measure=measure if local else None)
     plan = bound.meet(choose, loss)
-    slower = taken or (not here and slowed > 1)
+    slower = taken or (not local and slowed > 1)
     assert plain.foretold(plan) == pytest.approx(0.515 if slower else 0.5, rel=0.01)
     assert len(bound.goal.rounds) == (1 if dear < 0.2 else 2)
 
@@ -297,9 +297,9 @@ def test_a_dry_run_says_what_is_foretold():
     assert f"{latency.foretold:.3g} of {latency.base:.3g} ms foretold ({share:.3f} of the time)" in latency.sentence
     assert latency.sentence.endswith("not measured, since a dry run makes nothing to be timed")
     pytest.importorskip("onnxruntime")
-    here = pruned(spa.profile(chain(), threads=1, seconds=1), ratio=0.4, dry_run=True).report.latency
-    assert here.rounds[0].measured is not None
-    assert "a trial of these widths took " in here.sentence
+    timed = pruned(spa.profile(chain(), threads=1, seconds=1), ratio=0.4, dry_run=True).report.latency
+    assert timed.rounds[0].measured is not None
+    assert "a trial of these widths took " in timed.sentence
 
 
 def test_where_a_loss_is_limited_no_time_is_asked_for():

@@ -11,10 +11,10 @@ from tests.latency.networks import SHAPES, chain
 
 def test_every_stored_tensor_has_the_time_of_one_unit():
     pytest.importorskip("onnxruntime")
-    found = profiling.layers(chain(), threads=1, seconds=0.1)
-    stored = [name for layer in found for name in layer.stored if name in SHAPES]
+    layers = profiling.layers(chain(), threads=1, seconds=0.1)
+    stored = [name for layer in layers for name in layer.stored if name in SHAPES]
     assert sorted(stored) == sorted(SHAPES)
-    assert all(layer.milliseconds > 0 for layer in found if layer.stored)
+    assert all(layer.milliseconds > 0 for layer in layers if layer.stored)
 
 
 def test_units_are_brought_to_the_time_of_the_whole_and_fused_nodes_found_behind_them():

@@ -56,11 +56,11 @@ def test_unseen_widths_are_foretold(network, time):
 def test_a_provider_that_runs_the_graph_as_one_node_is_foretold_by_flops():
     proto = chain()
     profile = devices.profile(proto, devices.flops)
-    one = [
+    variants = [
         replace(v, units=(Unit("engine", "TRTKernel", ((1, 3, 32, 32),), ((1, 10),), v.milliseconds),))
         for v in profile.variants
     ]
-    whole = replace(profile, variants=one)
+    whole = replace(profile, variants=variants)
     analysis = analyse(load_normal(ir.from_proto(proto)))
     (unit,) = foretold_units(whole, analysis.groups, analysis.coupling)
     assert unit.name == "the whole graph"

@@ -24,10 +24,10 @@ def schema():
 
 
 def test_a_profile_comes_back_from_its_text_and_is_what_the_schema_says():
-    found = devices.profile(chain(), devices.flops)
-    record = json.loads(found.to_json())
+    profile = devices.profile(chain(), devices.flops)
+    record = json.loads(profile.to_json())
     jsonschema.validate({**record, "model": {**record["model"], "name": "", "precision": "float"}}, schema())
-    assert Profile.from_json(found.to_json()) == found
+    assert Profile.from_json(profile.to_json()) == profile
 
 
 @pytest.mark.parametrize(
@@ -63,11 +63,11 @@ def test_a_job_runs_with_numpy_and_onnxruntime_alone(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     jsonschema.validate(json.loads(result.read_text()), schema())
-    found = read_profile(result)
-    assert found.device.threads == 1
-    assert len(found.variants) == 13
-    assert {unit.operator for unit in found.variants[0].units} >= {"Conv", "Gemm"}
-    assert found.variants[0].removed == {}
+    profile = read_profile(result)
+    assert profile.device.threads == 1
+    assert len(profile.variants) == 13
+    assert {unit.operator for unit in profile.variants[0].units} >= {"Conv", "Gemm"}
+    assert profile.variants[0].removed == {}
 
 
 def test_a_job_says_what_does_not_work(tmp_path):

@@ -83,11 +83,11 @@ def test_convolution(kind, attributes, weight, data):
     (layer,) = layers_of(model)
     (expected,) = runtime.run(runtime.session(model, optimize=False), {"x": x}).values()
     assert layer.block_count == groups
-    found = product(layer, x)
-    np.testing.assert_allclose(found, layer.output_rows(expected), rtol=1e-4, atol=1e-5)
-    found = found.reshape(groups, data[0], *expected.shape[2:], made // groups)
-    found = np.moveaxis(found, (1, 0, -1), (0, 1, 2)).reshape(expected.shape)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    actual = product(layer, x)
+    np.testing.assert_allclose(actual, layer.output_rows(expected), rtol=1e-4, atol=1e-5)
+    actual = actual.reshape(groups, data[0], *expected.shape[2:], made // groups)
+    actual = np.moveaxis(actual, (1, 0, -1), (0, 1, 2)).reshape(expected.shape)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
     assert layer.row_count(x.shape) == layer.rows(x).shape[1]
     some = np.array([3, 0, layer.row_count(x.shape) - 1])
     np.testing.assert_array_equal(layer.rows(x, some), layer.rows(x)[:, some])
@@ -125,11 +125,11 @@ def test_product(text, weight, data, order):
     x = np.random.default_rng(1).standard_normal(data).astype(np.float32)
     (layer,) = layers_of(model)
     (expected,) = runtime.run(runtime.session(model, optimize=False), {"x": x}).values()
-    found = product(layer, x)
-    np.testing.assert_allclose(found, layer.output_rows(expected), rtol=1e-4, atol=1e-5)
+    actual = product(layer, x)
+    np.testing.assert_allclose(actual, layer.output_rows(expected), rtol=1e-4, atol=1e-5)
     if order == "left":
-        found = found.reshape(2, 5, 3).transpose(0, 2, 1)
-    np.testing.assert_allclose(found.reshape(expected.shape), expected, rtol=1e-4, atol=1e-5)
+        actual = actual.reshape(2, 5, 3).transpose(0, 2, 1)
+    np.testing.assert_allclose(actual.reshape(expected.shape), expected, rtol=1e-4, atol=1e-5)
     again = layer.weight_of(layer.matrix(stored(layer.weight)))
     np.testing.assert_allclose(again, stored(layer.weight), rtol=1e-12)
 
@@ -260,8 +260,8 @@ def test_a_weight_behind_a_permutation_is_the_stored_one() -> None:
     feeds = {"x": np.random.default_rng(1).standard_normal((2, 3, 6)).astype(np.float32)}
     assert layer.weight.name == "w"
     assert not layer.shared
-    found = product(layer, feeds["x"]).reshape(2, 3, 4)
-    assert found == pytest.approx(runtime.run(runtime.session(model, optimize=False), feeds)["y"], abs=1e-5)
+    actual = product(layer, feeds["x"]).reshape(2, 3, 4)
+    assert actual == pytest.approx(runtime.run(runtime.session(model, optimize=False), feeds)["y"], abs=1e-5)
     assert np.array_equal(layer.weight_of(layer.matrix(stored(layer.weight))), stored(layer.weight))
 
 

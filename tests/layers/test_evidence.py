@@ -37,12 +37,12 @@ def test_inputs_that_no_weight_reads_are_not_believed_in() -> None:
     weight = rng.standard_normal((WIDTH, OUTPUTS)).astype(np.float32)
     weight[3] = 0.0
     read = problem("y = MatMul(x, w)", weight, f"float[n, {WIDTH}]", f"float[n, {OUTPUTS}]", 1200)
-    found = evidence([(read, weight[None]), (read, np.zeros_like(weight)[None])])
-    assert found is not None
-    assert found.shape == (1, WIDTH, WIDTH)
-    assert not found[0, 3].any()
-    assert np.trace(found[0]) == pytest.approx(EVIDENCE * WIDTH)
-    assert found[0] == pytest.approx(weight @ weight.T * EVIDENCE * WIDTH / np.sum(weight**2), abs=1e-6)
+    matrices = evidence([(read, weight[None]), (read, np.zeros_like(weight)[None])])
+    assert matrices is not None
+    assert matrices.shape == (1, WIDTH, WIDTH)
+    assert not matrices[0, 3].any()
+    assert np.trace(matrices[0]) == pytest.approx(EVIDENCE * WIDTH)
+    assert matrices[0] == pytest.approx(weight @ weight.T * EVIDENCE * WIDTH / np.sum(weight**2), abs=1e-6)
 
 
 def test_rows_of_channels_are_told_of_by_all_taps() -> None:
@@ -50,10 +50,10 @@ def test_rows_of_channels_are_told_of_by_all_taps() -> None:
     read = problem("y = Conv(x, w)", weight, "float[n, 4, 9, 9]", "float[n, 5, 7, 7]", 8)
     assert read.coarse
     matrix = read.layer.matrix(weight)
-    found = evidence([(read, matrix)])
-    assert found is not None
+    matrices = evidence([(read, matrix)])
+    assert matrices is not None
     taps = np.einsum("ocij,odij->cd", weight, weight)
-    assert found[0] == pytest.approx(taps * EVIDENCE * 4 / np.trace(taps), abs=1e-5)
+    assert matrices[0] == pytest.approx(taps * EVIDENCE * 4 / np.trace(taps), abs=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -72,9 +72,9 @@ def test_weights_of_training_make_up_for_samples_that_do_not_know_the_data(seed:
     def off(consumer: Consumer) -> float:
         """Share of the true outputs' variance that is lost when a third of the units goes."""
         kept = remove_units([consumer], units=WIDTH, remove=WIDTH // 3).kept
-        found = refit(consumer, kept)
+        fit = refit(consumer, kept)
         error = weight.copy()
-        error[found.rows] -= found.weight
+        error[fit.rows] -= fit.weight
         return float(np.trace(error.T @ covariance @ error) / np.trace(weight.T @ covariance @ weight))
 
     assert off(informed) < 0.8 * off(blind)

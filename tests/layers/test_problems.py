@@ -20,8 +20,8 @@ def layer(taps: int) -> tuple[Network, Layer]:
     side = 5 - taps + 1
     text = f"(float[N,6,5,5] x) => (float[N,4,{side},{side}] y) {{ y = Conv(x, w) }}"
     network = prepare(load_normal(build(text, {"w": [4, 6, taps, taps]})))
-    (found,) = network.layers
-    return network, found
+    (target,) = network.layers
+    return network, target
 
 
 def moments(problem: Problem, data: np.ndarray) -> Statistics:
@@ -53,10 +53,10 @@ def test_coarse_rows_are_channels_at_a_position() -> None:
 
 @pytest.mark.parametrize("coarse", [False, True])
 def test_with_everything_kept_the_layer_stays(coarse: bool) -> None:
-    network, found = layer(3)
-    problem = Problem.coarsely(found) if coarse else Problem(found)
-    matrix, bias = network.dense_matrix(found), network.dense_bias(found)
-    units = problem.units(np.full((1, found.width), -1))
+    network, target = layer(3)
+    problem = Problem.coarsely(target) if coarse else Problem(target)
+    matrix, bias = network.dense_matrix(target), network.dense_bias(target)
+    units = problem.units(np.full((1, target.width), -1))
     (consumer,) = problem.consumers(moments(problem, X), matrix, bias, units)
     fit = refit(consumer, np.arange(problem.width))
     new, shifted = problem.assembled([fit], bias, lambda: matrix)
@@ -66,31 +66,31 @@ def test_with_everything_kept_the_layer_stays(coarse: bool) -> None:
 
 @pytest.mark.parametrize("coarse", [False, True])
 def test_a_channel_that_copies_another_is_made_up_for(coarse: bool) -> None:
-    network, found = layer(3)
+    network, target = layer(3)
     data = X.copy()
     data[:, 4] = 2 * data[:, 1]
-    problem = Problem.coarsely(found) if coarse else Problem(found)
-    matrix, bias = network.dense_matrix(found), network.dense_bias(found)
+    problem = Problem.coarsely(target) if coarse else Problem(target)
+    matrix, bias = network.dense_matrix(target), network.dense_bias(target)
     gone = np.repeat(np.arange(6) == 4, 9)[None]
     units = problem.units(np.where(gone, 0, -1))
     (consumer,) = problem.consumers(moments(problem, data), matrix, bias, units)
     new, shifted = problem.assembled([refit(consumer, np.flatnonzero(consumer.unit_of_row < 0))], bias, lambda: matrix)
     assert not new[gone].any()
-    (rows,) = found.rows(data)
+    (rows,) = target.rows(data)
     wanted, got = rows @ matrix[0] + bias[0], rows @ new[0] + shifted[0]
     assert np.mean((wanted - got) ** 2) < 1e-3 * np.var(wanted)
 
 
 def test_losses_are_shares_of_what_the_dense_outputs_vary() -> None:
-    network, found = layer(3)
-    problem = Problem(found)
+    network, target = layer(3)
+    problem = Problem(target)
     dense = problem.rows(X)
     pair = Moments(problem.width, dense_width=problem.width)
     pair.update(0.5 * dense[0], dense[0])
     statistics = Statistics([pair], [Moments(problem.width, dense_width=problem.width)], dense, 0.5 * dense)
-    matrix = network.dense_matrix(found)
-    units = np.full((1, found.width), -1)
-    (consumer,) = problem.consumers(statistics, matrix, network.dense_bias(found), units)
+    matrix = network.dense_matrix(target)
+    units = np.full((1, target.width), -1)
+    (consumer,) = problem.consumers(statistics, matrix, network.dense_bias(target), units)
     assert consumer.energy == pytest.approx(np.var(dense[0] @ matrix[0], axis=0).sum())
     assert refit(consumer, np.arange(problem.width)).loss == pytest.approx(0.0, abs=1e-3), (
         "twice the weights give it all"
@@ -107,12 +107,12 @@ def flattened(order: str) -> tuple[Network, Layer]:
 
 @pytest.mark.parametrize("order", ["first", "last"])
 def test_long_rows_of_flattened_data_are_channels_at_a_place(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    network, found = flattened(order)
-    assert not Problem.of(found, widest=1200, removable=network.removable).coarse
+    network, target = flattened(order)
+    assert not Problem.of(target, widest=1200, removable=network.removable).coarse
     monkeypatch.setattr(problems, "LONGEST", 30)
-    assert not Problem.of(found, widest=20).coarse, "nothing of it may go"
-    assert not Problem.of(found, widest=36, removable=network.removable).coarse
-    problem = Problem.of(found, widest=20, removable=network.removable)
+    assert not Problem.of(target, widest=20).coarse, "nothing of it may go"
+    assert not Problem.of(target, widest=36, removable=network.removable).coarse
+    problem = Problem.of(target, widest=20, removable=network.removable)
     assert (problem.coarse, problem.width, problem.places) == (True, 6, 6)
     made = np.random.default_rng(0).standard_normal((5, 6, 2, 3)).astype(np.float32)
     data = (made if order == "first" else made.transpose(0, 2, 3, 1)).reshape(5, -1)
@@ -120,7 +120,7 @@ def test_long_rows_of_flattened_data_are_channels_at_a_place(order: str, monkeyp
     (rows,) = problem.rows(data)
     np.testing.assert_array_equal(rows.reshape(5, 2, 3, 6), made.transpose(0, 2, 3, 1))
     np.testing.assert_array_equal(problem.rows(data, np.array([7, 0]))[0], rows[[7, 0]])
-    units = found.unit_of(next(group for group in network.groups if network.readers[group.name]))
+    units = target.unit_of(next(group for group in network.groups if network.readers[group.name]))
     np.testing.assert_array_equal(problem.units(units), [np.arange(6)])
 
 
@@ -128,12 +128,12 @@ def test_long_rows_of_flattened_data_are_channels_at_a_place(order: str, monkeyp
 def test_a_copied_channel_of_flattened_data_is_made_up_for(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Channel 4 is channel 1: the layer does without it, at every place."""
     monkeypatch.setattr(problems, "LONGEST", 30)
-    network, found = flattened(order)
-    problem = Problem.of(found, widest=20, removable=network.removable)
+    network, target = flattened(order)
+    problem = Problem.of(target, widest=20, removable=network.removable)
     made = np.random.default_rng(0).standard_normal((300, 6, 2, 3)).astype(np.float32)
     made[:, 4] = made[:, 1]
     data = (made if order == "first" else made.transpose(0, 2, 3, 1)).reshape(300, -1)
-    matrix, bias = network.dense_matrix(found), network.dense_bias(found)
+    matrix, bias = network.dense_matrix(target), network.dense_bias(target)
     (consumer,) = problem.consumers(moments(problem, data), matrix, bias, np.arange(6)[None])
     kept = np.array([0, 1, 2, 3, 5])
     new, shifted = problem.assembled([refit(consumer, kept)], bias, lambda: matrix)

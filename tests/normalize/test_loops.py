@@ -36,10 +36,10 @@ def outputs(model: ir.Model) -> dict[str, np.ndarray]:
 
 
 def same(left: ir.Model, right: ir.Model) -> None:
-    expected, found = outputs(left), outputs(right)
-    assert expected.keys() == found.keys()
+    expected, actual = outputs(left), outputs(right)
+    assert expected.keys() == actual.keys()
     for name, array in expected.items():
-        np.testing.assert_allclose(found[name], array, rtol=1e-6)
+        np.testing.assert_allclose(actual[name], array, rtol=1e-6)
 
 
 def test_a_weight_carried_round_by_round_is_read_from_outside() -> None:

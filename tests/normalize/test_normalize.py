@@ -434,8 +434,8 @@ def test_function_stays(name: str, sizes: dict[str, int]) -> None:
     for flag in (False, True):
         feed = draw(model, sizes)
         feed.update({key: np.array(flag) for key, value in feed.items() if value.dtype == bool})
-        for one, two in zip(run(model, feed), run(result, feed), strict=True):
-            np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-6)
+        for expected, actual in zip(run(model, feed), run(result, feed), strict=True):
+            np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_functions_that_nothing_calls_stay() -> None:

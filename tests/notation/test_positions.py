@@ -32,9 +32,9 @@ def test_nothing_masked_means_all_stays() -> None:
 )
 def test_masks_through_products_and_sums(make, expected: str) -> None:
     leaf = Factor(3)
-    found = keep_mask(make(leaf), {leaf: KEEP})
-    assert found is not None
-    assert "".join(str(int(kept)) for kept in found) == expected
+    mask = keep_mask(make(leaf), {leaf: KEEP})
+    assert mask is not None
+    assert "".join(str(int(kept)) for kept in mask) == expected
 
 
 @pytest.mark.parametrize(
@@ -50,9 +50,9 @@ def test_masks_through_products_and_sums(make, expected: str) -> None:
 )
 def test_positions_of_a_leaf(make, expected: list[list[int]]) -> None:
     leaf = Factor(3)
-    found = list(leaf_positions(make(leaf), {leaf}))
-    assert [index.tolist() for _, index in found] == expected
-    assert all(one is leaf for one, _ in found)
+    placed = list(leaf_positions(make(leaf), {leaf}))
+    assert [index.tolist() for _, index in placed] == expected
+    assert all(factor is leaf for factor, _ in placed)
 
 
 def test_terms_of_a_sum_hold_no_more_than_themselves() -> None:

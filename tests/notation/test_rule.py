@@ -182,10 +182,10 @@ def test_every_rule_comes_back_from_its_text(made: Rule) -> None:
 @given(st.text(alphabet="abn1 (+)*_,->|=: ", max_size=30))
 def test_any_text_is_a_rule_or_a_value_error(text: str) -> None:
     try:
-        found = parse(text)
+        parsed = parse(text)
     except ValueError:
         return
-    assert parse(str(found)) == found
+    assert parse(str(parsed)) == parsed
 
 
 # ------------------------------------------------------------------------------------------------- registry

@@ -46,9 +46,9 @@ def names(pairs: list[tuple[ir.Value, ir.Value]]) -> list[tuple[str | None, str 
     ids=["If then", "If else", "Loop", "Scan", "unknown"],
 )
 def test_links(text: str, attribute: str, entering: list, leaving: list, stacked: list, opaque: list) -> None:
-    found = links(text, attribute)
-    assert names(found.entering) == entering
-    assert names(found.leaving) == leaving
-    assert [value.name for value in found.opaque] == opaque
-    assert [(outer.name, inner.name, axis) for outer, inner, axis in found.stacked] == stacked
-    assert {value.name for value in found.linked} == {inner for _, inner, *_ in (*entering, *stacked)}
+    joined = links(text, attribute)
+    assert names(joined.entering) == entering
+    assert names(joined.leaving) == leaving
+    assert [value.name for value in joined.opaque] == opaque
+    assert [(outer.name, inner.name, axis) for outer, inner, axis in joined.stacked] == stacked
+    assert {value.name for value in joined.linked} == {inner for _, inner, *_ in (*entering, *stacked)}

@@ -198,15 +198,15 @@ WRONG_PRODUCTS = {
 
 @pytest.mark.parametrize("wrong", WRONG_PRODUCTS)
 def test_a_wrong_product_is_caught(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    row, found = WRONG_PRODUCTS[wrong]
-    monkeypatch.setattr("spa.analysis.coupling.rule_of", lying(row, found))
+    row, wrong_rule = WRONG_PRODUCTS[wrong]
+    monkeypatch.setattr("spa.analysis.coupling.rule_of", lying(row, wrong_rule))
     with pytest.raises((Unsound, ValueError)):
         check_products(row)
 
 
-def lying(row: Row, found: Rule) -> Callable[[Operation], Rule]:
+def lying(row: Row, wrong_rule: Rule) -> Callable[[Operation], Rule]:
     """The rules of operators, but for a row's, which is another."""
-    return lambda operation: found if operation.name == row.name else rule_of(operation)
+    return lambda operation: wrong_rule if operation.name == row.name else rule_of(operation)
 
 
 WRONG_LINEARITY = {
@@ -223,15 +223,15 @@ WRONG_LINEARITY = {
 
 @pytest.mark.parametrize("wrong", WRONG_LINEARITY)
 def test_a_wrong_linearity_is_caught(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    row, found = WRONG_LINEARITY[wrong]
-    monkeypatch.setattr("spa.analysis.coupling.rule_of", lying(row, found))
+    row, wrong_rule = WRONG_LINEARITY[wrong]
+    monkeypatch.setattr("spa.analysis.coupling.rule_of", lying(row, wrong_rule))
     with pytest.raises(Unsound, match="change of basis"):
         check_linearity(row)
 
 
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_wrong_rule_is_caught(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    row, found = WRONG[wrong]
-    monkeypatch.setattr("spa.analysis.coupling.rule_of", lying(row, found))
+    row, wrong_rule = WRONG[wrong]
+    monkeypatch.setattr("spa.analysis.coupling.rule_of", lying(row, wrong_rule))
     with pytest.raises(Unsound):
         check(row)

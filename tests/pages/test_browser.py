@@ -16,7 +16,7 @@ __all__ = ["documents", "net"]
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-PROGRAM = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+PROGRAM = next((program for name in BROWSERS if (program := shutil.which(name))), None)
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason=f"needs a browser: {', '.join(BROWSERS)}")
 
 

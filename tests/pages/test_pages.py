@@ -68,20 +68,20 @@ def documents(net: Path) -> dict[str, dict[str, Any]]:
     timed = spa.bench([net, net], names=["a.onnx", "b.onnx"], seconds=0.1)
     trained: Any = Trained(0.2, 0.1, 3, 12.0, 0.9, (0.15, 0.12, 0.1))
     paths: dict[str, Path | None] = {"source": net}
-    found = {
+    by_kind = {
         "result": document.of_result(result, paths),
         "sweep": document.of_sweep(swept, paths),
         "timing": document.of_timing(timed, {"model_1": net}),
         "training": document.of_training(trained, paths),
     }
-    for data in found.values():
+    for data in by_kind.values():
         data["repeat"] = document.repeat(["prune", str(net), "--ratio", "30%"], paths)
-    return found
+    return by_kind
 
 
 def embedded(text: str, name: str) -> Any:
-    (found,) = re.findall(rf'<script type="application/json" id="page-{name}">(.*?)</script>', text, flags=re.DOTALL)
-    return json.loads(found)
+    (script,) = re.findall(rf'<script type="application/json" id="page-{name}">(.*?)</script>', text, flags=re.DOTALL)
+    return json.loads(script)
 
 
 @pytest.mark.parametrize("kind", SECTIONS)

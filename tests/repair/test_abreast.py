@@ -129,15 +129,15 @@ def test_what_is_not_measured_loses_as_its_neighbours_do(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(probe, "spacing", lambda *_: 2)
     monkeypatch.setattr(Abreast, "start", counted)
-    found = find_curves(some, groups_of(some), [0.5], {})
+    curves = find_curves(some, groups_of(some), [0.5], {})
     names = [group.name for group in groups_of(some)]
     assert started == names[::2]
     for at, name in enumerate(names):
         if at % 2 == 0:
-            assert found[name].scale.measured == pytest.approx(expected[name].scale.measured, rel=1e-6)
+            assert curves[name].scale.measured == pytest.approx(expected[name].scale.measured, rel=1e-6)
             continue
         slopes = [
-            np.array(found[near].scale.measured[1:]) / np.array(found[near].scale.losses[1:])
+            np.array(curves[near].scale.measured[1:]) / np.array(curves[near].scale.losses[1:])
             for near in (names[at - 1], name, names[at + 1])
         ]
         assert slopes[1] == pytest.approx(np.sqrt(slopes[0] * slopes[2]), rel=1e-6)

@@ -27,9 +27,9 @@ def net() -> ir.Model:
 def test_every_normalisation_sees_mean_zero_and_variance_one() -> None:
     model = net()
     x = 3 + 2 * np.random.default_rng(0).standard_normal((12, 3, 6, 6)).astype(np.float32)
-    found = batch_statistics(model, [{"x": x[:8]}, {"x": x[8:]}])
-    assert set(found) == {"m0", "v0", "m1", "v1"}
-    for name, array in found.items():
+    statistics = batch_statistics(model, [{"x": x[:8]}, {"x": x[8:]}])
+    assert set(statistics) == {"m0", "v0", "m1", "v1"}
+    for name, array in statistics.items():
         model.graph.initializers[name].const_value = ir.Tensor(array.astype(np.float32), name=name)
     for output in runtime.run(runtime.session(model, optimize=False), {"x": x}).values():
         np.testing.assert_allclose(output.mean((0, 2, 3)), 0, atol=1e-4)

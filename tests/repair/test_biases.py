@@ -30,8 +30,8 @@ def with_biases() -> tuple[ir.Model, list[str]]:
 
 
 def output(model: ir.Model) -> np.ndarray:
-    found: np.ndarray = runtime.run(runtime.session(model, optimize=False), {"x": X})["y"]
-    return found
+    y: np.ndarray = runtime.run(runtime.session(model, optimize=False), {"x": X})["y"]
+    return y
 
 
 def put(model: ir.Model, name: str, numbers: list[float]) -> None:
@@ -90,11 +90,11 @@ def test_what_is_judged_before_a_decision_keeps_its_name(end: str, given: bool) 
     model = build(text, {"u": [10, 32], "w": [32, 6], "k": np.array([2])}, opset=20)
     samples = np.random.default_rng(0).standard_normal((64, 7, 10)).astype(np.float32)
     options: dict[str, Any] = {"data": {"x": samples}} if given else {}
-    found = spa.prune(model, ratio=0.3, align=1, **options)
-    assert found.report.verified
-    assert not any("bias/" in note for note in found.report.notes)
+    result = spa.prune(model, ratio=0.3, align=1, **options)
+    assert result.report.verified
+    assert not any("bias/" in note for note in result.report.notes)
     if given:  # else weights alone may do as well
-        assert set(found.report.outputs) == ({"v", "s"} if "v," in end else {"s"})
+        assert set(result.report.outputs) == ({"v", "s"} if "v," in end else {"s"})
 
 
 @pytest.mark.parametrize(
@@ -115,5 +115,7 @@ def test_a_bias_that_is_computed_has_another_behind_it_where_that_lies_along_the
     feeds = {
         "x": rng.standard_normal((2, 3, 5, 5)).astype(np.float32), "b": rng.standard_normal(4).astype(np.float32)
     }  # fmt: skip
-    found, wanted = (runtime.run(runtime.session(m, optimize=False), feeds)["y"] for m in (model, ir.from_proto(proto)))
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    actual, wanted = (
+        runtime.run(runtime.session(m, optimize=False), feeds)["y"] for m in (model, ir.from_proto(proto))
+    )
+    np.testing.assert_allclose(actual, wanted, atol=1e-5)

@@ -68,8 +68,8 @@ def repaired(
     return compensated(Groundwork.of(model, data, budget, memory=memory, journal=journal), budget)
 
 
-def weights(found: Compensation) -> dict[str, np.ndarray]:
-    stored = found.model.graph.initializers.items()
+def weights(result: Compensation) -> dict[str, np.ndarray]:
+    stored = result.model.graph.initializers.items()
     return {name: value.const_value.numpy() for name, value in stored if value.const_value is not None}
 
 
@@ -112,13 +112,13 @@ def test_an_item_whose_readers_lie_apart_waits_for_the_last_of_them(tmp_path: Pa
     session = Session.of(prepare(model), data, PRESETS["default"], memory=Memory(LITTLE))
     problems = [session.problem(layer) for layer in session.network.layers]
     apart = [problems[0], problems[-1]]
-    found = list(in_turn(session, [apart, [problems[3]]]))
-    assert [numbers for numbers, _ in found] == [[1], [0]]
+    turns = list(in_turn(session, [apart, [problems[3]]]))
+    assert [numbers for numbers, _ in turns] == [[1], [0]]
     expected = Session.of(prepare(model), data, PRESETS["default"])
     others = [expected.problem(layer) for layer in expected.network.layers]
     whole = expected.dense_statistics([others[0], others[-1]])
     for problem, other in zip(apart, (others[0], others[-1]), strict=True):
-        left, right = found[1][1][problem.key], whole[other.key]
+        left, right = turns[1][1][problem.key], whole[other.key]
         np.testing.assert_allclose(left.fitted[0].gram, right.fitted[0].gram, rtol=1e-4, atol=1e-5)
 
 
@@ -166,14 +166,14 @@ def test_what_was_stopped_goes_on_to_the_same_bytes(
         with pytest.raises(Stopped):
             repaired(model, data, memory=LITTLE, journal=journal())
     assert not said
-    found = repaired(
+    actual = repaired(
         model, data, memory=1 << 34, journal=journal()
     )  # the limit is that of the run that it goes on from
     assert [line.partition(" from ")[0] for line in said] == ["going on"]
-    same(expected, found)
-    assert [report.name for report in found.layers] == [report.name for report in expected.layers]
-    assert found.difference == expected.difference
-    assert found.notes == expected.notes
+    same(expected, actual)
+    assert [report.name for report in actual.layers] == [report.name for report in expected.layers]
+    assert actual.difference == expected.difference
+    assert actual.notes == expected.notes
     clear(tmp_path / "unfinished")
     assert not (tmp_path / "unfinished").exists()
 

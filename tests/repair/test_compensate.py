@@ -48,10 +48,10 @@ CNN_WEIGHTS = {
 def noisy(text: str, weights: Mapping[str, tuple[int, ...]], seed: int = 0, /, **arrays: np.ndarray) -> ir.Model:
     proto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 20]> g {text}')
     generator = np.random.default_rng(seed)
-    found = {
+    drawn = {
         n: (generator.standard_normal(s) / np.sqrt(np.prod(s[1:]) or 1)).astype(np.float32) for n, s in weights.items()
     }
-    for name, array in (found | arrays).items():
+    for name, array in (drawn | arrays).items():
         proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
     return normalize(ir.from_proto(proto))
 
@@ -69,11 +69,11 @@ def samples(model: ir.Model, count: int, seed: int = 5) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def sliced(found: Compensation) -> ir.Model:
-    model = found.model.clone()
+def sliced(result: Compensation) -> ir.Model:
+    model = result.model.clone()
     shapes = infer_shapes(model)
     coupling = couple(model, shapes)
-    slice_model(model, coupling, shapes, found.plan.masks(find_groups(coupling)))
+    slice_model(model, coupling, shapes, result.plan.masks(find_groups(coupling)))
     return model
 
 
@@ -81,10 +81,10 @@ def outputs(model: ir.Model, x: np.ndarray) -> np.ndarray:
     return runtime.run(runtime.session(model, optimize=False), {"x": x})["y"].astype(np.float64)
 
 
-def error(model: ir.Model, found: Compensation) -> float:
+def error(model: ir.Model, result: Compensation) -> float:
     """Relative squared error of the cut model on samples that nothing has seen."""
     x = samples(model, 200, seed=99)
-    dense, pruned = outputs(model, x), outputs(sliced(found), x)
+    dense, pruned = outputs(model, x), outputs(sliced(result), x)
     return float(np.sum((dense - pruned) ** 2) / np.sum((dense - dense.mean(0)) ** 2))
 
 
@@ -104,13 +104,13 @@ def test_repair_beats_removal(make, preset):
 def test_cutting_out_what_is_read_as_zero_changes_nothing():
     """What the repair saw of the pruned network is what slicing makes of it."""
     model = cnn()
-    found = compensate(model, check_samples(samples(model, 120), model), Budget(ratio=0.4, of="channels"))
-    masked = found.model.clone()
+    result = compensate(model, check_samples(samples(model, 120), model), Budget(ratio=0.4, of="channels"))
+    masked = result.model.clone()
     coupling = couple(masked, infer_shapes(masked))
-    mask_consumers(masked, coupling, found.plan.masks(find_groups(coupling)))
+    mask_consumers(masked, coupling, result.plan.masks(find_groups(coupling)))
     x = samples(model, 20, seed=3)
-    expected = outputs(found.model, x)
-    np.testing.assert_allclose(outputs(sliced(found), x), expected, rtol=1e-4, atol=1e-5)
+    expected = outputs(result.model, x)
+    np.testing.assert_allclose(outputs(sliced(result), x), expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(outputs(masked, x), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -144,15 +144,15 @@ def test_the_model_that_was_given_stays_as_it_was():
 @pytest.mark.parametrize("make", [mlp, cnn], ids=["mlp", "cnn"])
 def test_fewer_samples_than_channels_never_give_what_is_no_number(make, count):
     model = make()
-    found = compensate(model, check_samples(samples(model, count), model), Budget(ratio=0.5, of="channels"))
-    for value in found.model.graph.initializers.values():
+    result = compensate(model, check_samples(samples(model, count), model), Budget(ratio=0.5, of="channels"))
+    for value in result.model.graph.initializers.values():
         assert value.const_value is not None
         if value.const_value.dtype.is_floating_point():
             assert np.all(np.isfinite(value.const_value.numpy()))
     dense = {
         n: float(np.abs(v.const_value.numpy()).max()) for n, v in model.graph.initializers.items() if v.const_value
     }
-    for name, value in found.model.graph.initializers.items():
+    for name, value in result.model.graph.initializers.items():
         if len(value.shape or ()) > 1 and name in dense:
             assert value.const_value is not None
             assert np.abs(value.const_value.numpy()).max() <= 10.001 * dense[name]
@@ -163,12 +163,12 @@ def test_identical_units_merge_for_free():
     generator = np.random.default_rng(1)
     u, c = (np.repeat(generator.standard_normal(shape).astype(np.float32), 2, -1) for shape in ((6, 12), (12,)))
     model = mlp(u=u, c=c)
-    found = compensate(
+    result = compensate(
         model, check_samples(samples(model, 400), model), Budget(ratio=0.5, of="channels", only=("u:1",)), preset="best"
     )
-    kept = set(range(24)) - set(found.plan.removed["u:1"])
+    kept = set(range(24)) - set(result.plan.removed["u:1"])
     assert {unit // 2 for unit in kept} == set(range(12))
-    assert error(model, found) < 1e-3
+    assert error(model, result) < 1e-3
 
 
 def test_weight_of_two_nodes_is_not_refitted():
@@ -182,27 +182,29 @@ def test_weight_of_two_nodes_is_not_refitted():
         with pytest.raises(Exception, match="nothing"):
             compensate(model, data, Budget(ratio=0.3, of="channels"))
         return
-    found = compensate(model, data, Budget(ratio=0.3, of="channels"))
-    assert all(layer.note.startswith("left alone") for layer in found.layers)
+    result = compensate(model, data, Budget(ratio=0.3, of="channels"))
+    assert all(layer.note.startswith("left alone") for layer in result.layers)
 
 
 @pytest.mark.parametrize("method", BASELINES)
 def test_published_methods_run(method):
     model = cnn()
-    found = compensate(model, check_samples(samples(model, 60), model), Budget(ratio=0.4, of="channels"), method=method)
-    assert found.plan.removed
-    assert np.all(np.isfinite(outputs(sliced(found), samples(model, 10))))
+    result = compensate(
+        model, check_samples(samples(model, 60), model), Budget(ratio=0.4, of="channels"), method=method
+    )
+    assert result.plan.removed
+    assert np.all(np.isfinite(outputs(sliced(result), samples(model, 10))))
 
 
 def test_budget_is_met_and_global_allocation_is_not_uniform():
     model = mlp()
     data = check_samples(samples(model, 240), model)
-    found = compensate(model, data, Budget(ratio=0.4, of="params"))
+    result = compensate(model, data, Budget(ratio=0.4, of="params"))
     dense, cut = (
-        sum(v.const_value.size for v in m.graph.initializers.values() if v.const_value) for m in (model, sliced(found))
+        sum(v.const_value.size for v in m.graph.initializers.values() if v.const_value) for m in (model, sliced(result))
     )
     assert 0.35 <= 1 - cut / dense <= 0.5  # biases that the repair adds count too
-    shares = {name: len(units) / found.plan.sizes[name] for name, units in found.plan.removed.items()}
+    shares = {name: len(units) / result.plan.sizes[name] for name, units in result.plan.removed.items()}
     assert len(set(shares.values())) > 1 or len(shares) == 1
 
 
@@ -240,10 +242,10 @@ def test_hidden_units_of_a_recurrence():
     x = np.random.default_rng(5).standard_normal((60, 6, 4)).astype(np.float32)
     # the first axis counts steps here, so one sample is one whole sequence of batch 10
     data = check_samples({"x": x.reshape(10, 6, 6, 4).reshape(-1, 6, 4)[:6]}, model)
-    found = compensate(model, data, Budget(ratio=0.3, of="channels", align=1))
-    assert [len(units) for units in found.plan.removed.values()] == [3]
-    assert {layer.width for layer in found.layers} == {10}
-    assert np.all(np.isfinite(outputs(sliced(found), x[:6])))
+    result = compensate(model, data, Budget(ratio=0.3, of="channels", align=1))
+    assert [len(units) for units in result.plan.removed.values()] == [3]
+    assert {layer.width for layer in result.layers} == {10}
+    assert np.all(np.isfinite(outputs(sliced(result), x[:6])))
 
 
 def test_integer_weights_are_cut_at_the_loss_that_is_measured() -> None:
@@ -254,9 +256,9 @@ def test_integer_weights_are_cut_at_the_loss_that_is_measured() -> None:
     groups = find_groups(couple(model, infer_shapes(model)))
     assert any(group.off is None for group in groups)
     data = check_samples(samples, model)
-    found = compensate(model, data, Budget(ratio=0.3))
-    assert found.plan.removed
-    assert all(0 < off["relative_l2"] < 1 for off in found.difference.values())
+    result = compensate(model, data, Budget(ratio=0.3))
+    assert result.plan.removed
+    assert all(0 < off["relative_l2"] < 1 for off in result.difference.values())
     with pytest.raises(NothingToPrune, match="integers that were not opened"):
         compensate(model, data, Budget(ratio=0.3), method="flap")
 

@@ -27,7 +27,7 @@ MLP = """(float[n,6] x) => (float[n,3] y) {
     a = MatMul(x, u)  b = Relu(a)  c = MatMul(b, v)  d = Relu(c)  y = MatMul(d, w) }"""
 
 
-def session(count: int = 120, *, preset: Preset = PRESETS["default"], method: str | None = None) -> Session:
+def session_of(count: int = 120, *, preset: Preset = PRESETS["default"], method: str | None = None) -> Session:
     model: ir.Model = load_normal(build(MLP, {"u": [6, 12], "v": [12, 10], "w": [10, 3]}))
     samples = np.random.default_rng(4).standard_normal((count, 6)).astype(np.float32)
     baseline = None if method is None else BASELINES[method]
@@ -74,33 +74,33 @@ def test_probes_give_way_before_levels_do() -> None:
 
 @pytest.mark.parametrize(("count", "unseen"), [(1, 1), (5, 1), (24, 1), (288, 1), (800, 2), (1200, 2)])
 def test_batches_are_small_enough_to_hold_some_out(count: int, unseen: int) -> None:
-    one = session(count)
-    batches = one.batches
+    session = session_of(count)
+    batches = session.batches
     assert sum(len(batch["x"]) for batch in batches) == count
-    assert len(one.split.unseen) == unseen
+    assert len(session.split.unseen) == unseen
 
 
 def test_batches_can_be_asked_for_before_any_value_is() -> None:
-    one = session(30)
-    assert sum(len(batch["x"]) for batch in one.batches) == 30
+    session = session_of(30)
+    assert sum(len(batch["x"]) for batch in session.batches) == 30
 
 
 def test_curves_never_fall_and_leave_one_unit() -> None:
-    one = session()
-    curves = find_curves(one, one.network.groups, [0.5], {})
-    assert set(curves) == {group.name for group in one.network.groups}
+    session = session_of()
+    curves = find_curves(session, session.network.groups, [0.5], {})
+    assert set(curves) == {group.name for group in session.network.groups}
     for curve in curves.values():
         assert len(set(curve.order.tolist())) == curve.group.size - 1
         assert len(curve.losses) == curve.group.size
         assert curve.losses[0] == 0
         assert (np.diff(curve.predicted) >= -1e-9).all()
-    assert {"statistics", "select", "measure"} <= set(one.seconds)
+    assert {"statistics", "select", "measure"} <= set(session.seconds)
 
 
 def test_statistics_in_parts_give_the_same_curves() -> None:
-    whole = session()
+    whole = session_of()
     expected = find_curves(whole, whole.network.groups, [0.5], {})
-    cut_up = replace(session(), memory=Memory(0))
+    cut_up = replace(session_of(), memory=Memory(0))
     items = [[cut_up.problem(r.layer) for r in cut_up.network.readers[g.name]] for g in cut_up.network.groups]
     assert len(list(in_turn(cut_up, items))) == len(cut_up.network.groups) > 1
     for name, curve in find_curves(cut_up, cut_up.network.groups, [0.5], {}).items():
@@ -110,41 +110,41 @@ def test_statistics_in_parts_give_the_same_curves() -> None:
 
 @pytest.mark.parametrize("method", sorted(BASELINES))
 def test_published_ways_go_by_their_scores_and_are_not_measured(method: str) -> None:
-    one = session(method=method)
-    for curve in find_curves(one, one.network.groups, [0.5], {}).values():
+    session = session_of(method=method)
+    for curve in find_curves(session, session.network.groups, [0.5], {}).values():
         assert (np.diff(curve.losses) >= 0).all()
         assert (np.diff(np.diff(curve.losses)) >= -1e-9).all(), "the smallest score goes first"
-    assert "measure" not in one.seconds
+    assert "measure" not in session.seconds
 
 
 def test_probe_sees_nothing_where_nothing_goes_and_more_where_more_does() -> None:
-    one = session()
-    group = one.network.groups[0]
-    readers = one.network.readers[group.name]
-    statistics = one.dense_statistics([one.problem(reader.layer) for reader in readers])
-    curve = find_curve(one, group, statistics, {})
-    probe = Probe(one)
+    session = session_of()
+    group = session.network.groups[0]
+    readers = session.network.readers[group.name]
+    statistics = session.dense_statistics([session.problem(reader.layer) for reader in readers])
+    curve = find_curve(session, group, statistics, {})
+    probe = Probe(session)
     lost = [probe.loss(group, curve.order[:count], statistics) for count in (0, 4, group.size - 1)]
     assert lost[0] < 1e-6 < lost[1] < lost[2]
 
 
 def test_probe_measures_what_the_whole_network_gives() -> None:
-    one = session()
-    group = one.network.groups[0]
-    readers = one.network.readers[group.name]
-    statistics = one.dense_statistics([one.problem(reader.layer) for reader in readers])
-    units = find_curve(one, group, statistics, {}).order[:5]
+    session = session_of()
+    group = session.network.groups[0]
+    readers = session.network.readers[group.name]
+    statistics = session.dense_statistics([session.problem(reader.layer) for reader in readers])
+    units = find_curve(session, group, statistics, {}).order[:5]
     draft = Draft()
     for reader in readers:
-        new = refitted(one, reader.layer, np.isin(reader.units, units), statistics, pool=False)
+        new = refitted(session, reader.layer, np.isin(reader.units, units), statistics, pool=False)
         new.put(draft)
-    probe = Probe(one)
-    (dense,), (pruned,) = (one.outputs(probe.batches, used) for used in (None, draft))
+    probe = Probe(session)
+    (dense,), (pruned,) = (session.outputs(probe.batches, used) for used in (None, draft))
     unit = unit_of_logits(dense, pruned)
     expected = lost(output_difference(dense, pruned, logits=True, unit=unit), logits=True)
-    assert one.network.logits == [True]
-    found = probe.loss(group, units, statistics)
-    assert found == pytest.approx(expected, rel=1e-4)
+    assert session.network.logits == [True]
+    loss = probe.loss(group, units, statistics)
+    assert loss == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -152,22 +152,24 @@ def test_probe_measures_what_the_whole_network_gives() -> None:
     [(0.3, 4, [0.15, 0.3, 0.5, 0.8]), (0.5, 4, [0.25, 0.5, 0.8]), (0.9, 4, [0.45, 0.9]), (0.3, 2, [0.3, 0.5])],
 )
 def test_levels_at_which_a_group_is_measured(ratio: float, levels: int, shares: list[float]) -> None:
-    one = session()
-    group = max(one.network.groups, key=lambda group: group.size)
-    statistics = one.dense_statistics([one.problem(reader.layer) for reader in one.network.readers[group.name]])
-    probe, curve = Probe(one), find_curve(one, group, statistics, {})
+    session = session_of()
+    group = max(session.network.groups, key=lambda group: group.size)
+    statistics = session.dense_statistics(
+        [session.problem(reader.layer) for reader in session.network.readers[group.name]]
+    )
+    probe, curve = Probe(session), find_curve(session, group, statistics, {})
     probe.levels = levels
     counts = [round(share * group.size) for share in shares]
-    found = probe.scaled(curve, statistics, [ratio]).scale
-    assert found.losses == (0.0, *(float(curve.losses[count]) for count in counts))
+    scale = probe.scaled(curve, statistics, [ratio]).scale
+    assert scale.losses == (0.0, *(float(curve.losses[count]) for count in counts))
 
 
 def test_groups_are_measured_in_any_order() -> None:
-    one = session()
-    probe = Probe(one)
-    groups = one.network.in_order(one.network.groups)
-    problems = [one.problem(r.layer) for group in groups for r in one.network.readers[group.name]]
-    statistics = one.dense_statistics(problems)
+    session = session_of()
+    probe = Probe(session)
+    groups = session.network.in_order(session.network.groups)
+    problems = [session.problem(r.layer) for group in groups for r in session.network.readers[group.name]]
+    statistics = session.dense_statistics(problems)
     units = np.arange(3)
     onwards = [probe.loss(group, units, statistics) for group in groups]
     reached = probe.stream.done
@@ -177,16 +179,16 @@ def test_groups_are_measured_in_any_order() -> None:
 
 
 def test_some_batches_may_do_for_statistics() -> None:
-    one = session(144)
-    layers = [reader.layer for reader in one.network.readers[one.network.groups[0].name]]
-    problems = [one.problem(layer) for layer in layers]
-    size, total = len(one.batches[0]["x"]), len(one.split.seen)
+    session = session_of(144)
+    layers = [reader.layer for reader in session.network.readers[session.network.groups[0].name]]
+    problems = [session.problem(layer) for layer in layers]
+    size, total = len(session.batches[0]["x"]), len(session.split.seen)
     for most, seen in ((1, 1), (4, 4), (total, total), (None, total)):
-        (found,) = {id(s): s for s in one.dense_statistics(problems, most=most).values()}.values()
-        assert sum(m.count for m in (*found.fitted, *found.held_out)) == seen * size
+        (shared,) = {id(s): s for s in session.dense_statistics(problems, most=most).values()}.values()
+        assert sum(m.count for m in (*shared.fitted, *shared.held_out)) == seen * size
 
 
 def test_flops_are_those_of_one_sample() -> None:
-    one = session()
-    probe = Probe(one)
+    session = session_of()
+    probe = Probe(session)
     assert probe.flops({"x": np.zeros((9, 6), np.float32)}) == pytest.approx(2 * (6 * 12 + 12 * 10 + 10 * 3))

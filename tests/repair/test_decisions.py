@@ -68,13 +68,13 @@ WEIGHTS: dict[str, dict[str, tuple[int, ...]]] = {
 
 
 def model(text: str) -> ir.Model:
-    found = noisy(text, WEIGHTS[text])
-    for value in found.graph.initializers.values():
+    network = noisy(text, WEIGHTS[text])
+    for value in network.graph.initializers.values():
         if value.const_value is not None and value.name in WEIGHTS[text]:
             array = value.const_value.numpy()
             scale = np.sqrt(array.shape[0] if array.ndim == 2 else array[0].size)
             value.const_value = ir.Tensor((array / scale / (array.std() or 1.0)).astype(np.float32), name=value.name)
-    return found
+    return network
 
 
 def samples(text: str, count: int = 90) -> np.ndarray:
@@ -121,7 +121,9 @@ def test_networks_that_decide_are_repaired(text: str, method: str) -> None:
     dense, repaired = (compared(graph, names, text) for graph in (ir.to_proto(model(text)), result.to_proto()))
     cut = compared(pipeline.apply_plan(ir.to_proto(model(text)), result.plan).to_proto(), names, text)
     for name in names:
-        off, unrepaired = (output_difference([dense[name]], [found[name]])["relative_l2"] for found in (repaired, cut))
+        off, unrepaired = (
+            output_difference([dense[name]], [outputs[name]])["relative_l2"] for outputs in (repaired, cut)
+        )
         assert 0 < off < 1
         assert off < unrepaired
     for value in result.model.graph.initializers.values():

@@ -96,8 +96,8 @@ def test_what_comes_behind_makes_up_for_a_branch() -> None:
 
 
 def _run(model: ir.Model, feeds: dict[str, np.ndarray]) -> np.ndarray:
-    found: np.ndarray = runtime.run(runtime.session(model, optimize=True), feeds)["y"]
-    return found
+    y: np.ndarray = runtime.run(runtime.session(model, optimize=True), feeds)["y"]
+    return y
 
 
 def test_measuring_all_branches_takes_half_of_as_many_runs(

@@ -29,8 +29,8 @@ def test_differences_of_outputs() -> None:
 
 def test_divergence_of_probabilities() -> None:
     left, right = np.array([[0.5, 0.5], [0.9, 0.1]]), np.array([[0.25, 0.75], [0.9, 0.1]])
-    found = output_difference([left], [right])["kl"]
-    assert found == pytest.approx(0.5 * (0.5 * np.log(2) + 0.5 * np.log(0.5 / 0.75)))
+    kl = output_difference([left], [right])["kl"]
+    assert kl == pytest.approx(0.5 * (0.5 * np.log(2) + 0.5 * np.log(0.5 / 0.75)))
     assert output_difference([left], [left])["kl"] == pytest.approx(0)
 
 
@@ -41,15 +41,15 @@ def test_divergence_of_logits_does_not_see_what_all_classes_share() -> None:
     assert output_difference([left], [left + 1], logits=True)["kl"] == pytest.approx(0, abs=1e-12)
     right = left + random.standard_normal((4, 5))
     p, q = (np.exp(rows) / np.exp(rows).sum(1, keepdims=True) for rows in (left, right))
-    found = output_difference([left], [right], logits=True)
-    assert found["kl"] == pytest.approx(np.mean(np.sum(p * np.log(p / q), 1)))
-    assert lost(found, logits=True) == found["kl"] + found["relative_l2"] ** 2
+    measures = output_difference([left], [right], logits=True)
+    assert measures["kl"] == pytest.approx(np.mean(np.sum(p * np.log(p / q), 1)))
+    assert lost(measures, logits=True) == measures["kl"] + measures["relative_l2"] ** 2
 
 
 def test_probabilities_are_off_by_their_divergence_alone() -> None:
     rows = np.array([[0.5, 0.5], [0.9, 0.1]])
-    found = output_difference([rows], [rows[::-1]])
-    assert lost(found) == found["kl"] > 0
+    measures = output_difference([rows], [rows[::-1]])
+    assert lost(measures) == measures["kl"] > 0
 
 
 def test_rows_that_do_not_count_and_blocks_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,9 +84,9 @@ def test_scores_that_are_masked_are_left_out() -> None:
     hidden = np.full((4, 3), -np.inf)
     masked = [np.concatenate([rows, hidden], axis=1) for rows in (left, right)]
     plain = output_difference([left], [right], logits=True)
-    found = output_difference([masked[0]], [masked[1]], logits=True)
-    assert found["kl"] == pytest.approx(plain["kl"])
-    assert found["relative_l2"] == pytest.approx(plain["relative_l2"], rel=0.1)  # its mean is over the zeros too
+    measures = output_difference([masked[0]], [masked[1]], logits=True)
+    assert measures["kl"] == pytest.approx(plain["kl"])
+    assert measures["relative_l2"] == pytest.approx(plain["relative_l2"], rel=0.1)  # its mean is over the zeros too
     nothing = np.full((4, 5), np.nan)
     assert output_difference([nothing], [nothing], logits=True) == {"relative_l2": 0.0, "kl": 0.0, "top1": 1.0}
     assert not np.isfinite(output_difference([left], [nothing], logits=True)["relative_l2"])
@@ -148,12 +148,12 @@ def columns(*scales: float, axis: int = 1, shape: tuple[int, ...] = (24,), seed:
     ],
 )
 def test_kinds_of_columns(array: np.ndarray, parts: list[str]) -> None:
-    found = parts_of([array[:5], array[5:]])
-    assert [str(part) for part in found] == parts
+    actual = parts_of([array[:5], array[5:]])
+    assert [str(part) for part in actual] == parts
     if len(parts) > 1:
-        axis = found[0].axis
+        axis = actual[0].axis
         assert axis is not None
-        assert np.array_equal(np.concatenate([part.of(array) for part in found], axis=axis), array)
+        assert np.array_equal(np.concatenate([part.of(array) for part in actual], axis=axis), array)
 
 
 def test_outputs_of_several_shapes_or_of_whole_numbers_are_of_one_kind() -> None:
@@ -168,12 +168,12 @@ def test_scores_beside_boxes_are_heard() -> None:
     dense = np.concatenate([boxes, scores], axis=1)
     off = np.random.default_rng(2).permutation(scores)
     pruned = np.concatenate([boxes * 1.0001, off], axis=1)
-    found = output_difference([dense], [pruned])
-    assert found["relative_l2[:, 0:4]"] < 0.01
-    assert found["relative_l2"] == found["relative_l2[:, 4:7]"] > 1.0
-    assert lost(found) > 0.5
+    measures = output_difference([dense], [pruned])
+    assert measures["relative_l2[:, 0:4]"] < 0.01
+    assert measures["relative_l2"] == measures["relative_l2[:, 4:7]"] > 1.0
+    assert lost(measures) > 0.5
     alone = output_difference([boxes], [boxes * 1.0001])
-    assert found["relative_l2[:, 0:4]"] == pytest.approx(alone["relative_l2"], rel=1e-5)
+    assert measures["relative_l2[:, 0:4]"] == pytest.approx(alone["relative_l2"], rel=1e-5)
 
 
 def test_kinds_along_another_axis_than_that_of_rows() -> None:
@@ -186,9 +186,9 @@ def test_kinds_along_another_axis_than_that_of_rows() -> None:
     channels = dense[:3].std((0, 2))
     plain = output_difference([dense[:3]], [pruned[:3]])
     assert plain["relative_l2[:, 4:7]"] == pytest.approx(0.01 / np.sqrt(np.mean(channels[4:] ** 2)), rel=1e-4)
-    found = output_difference([dense], [pruned], [counts.reshape(-1)])
-    assert found["relative_l2[:, 4:7]"] == pytest.approx(0.1, rel=0.25)
-    assert found["relative_l2[:, 0:4]"] == pytest.approx(1e-4, rel=0.25)
+    measures = output_difference([dense], [pruned], [counts.reshape(-1)])
+    assert measures["relative_l2[:, 4:7]"] == pytest.approx(0.1, rel=0.25)
+    assert measures["relative_l2[:, 0:4]"] == pytest.approx(1e-4, rel=0.25)
     assert Part(1, 4, 7).of(dense).shape == (6, 3, 30)
 
 
@@ -203,10 +203,10 @@ def test_outputs_of_any_length_say_how_far_they_moved() -> None:
     random = np.random.default_rng(0)
     runs = [{"pairs": random.standard_normal((n, m)), "scores": random.standard_normal(n)} for n, m in ((4, 5), (6, 9))]
     off = [{name: 1.1 * array for name, array in run.items()} for run in runs]
-    found = moved(runs, off, logits={"pairs"})
-    assert found.keys() == {"pairs", "scores"}
-    assert all(set(measures) == {"relative_l2"} for measures in found.values())
-    assert found["pairs"]["relative_l2"] == pytest.approx(0.1, rel=0.2)
+    by_output = moved(runs, off, logits={"pairs"})
+    assert by_output.keys() == {"pairs", "scores"}
+    assert all(set(measures) == {"relative_l2"} for measures in by_output.values())
+    assert by_output["pairs"]["relative_l2"] == pytest.approx(0.1, rel=0.2)
 
 
 @pytest.mark.parametrize("factor", [1e-3, 1.0, 1e2])
@@ -229,10 +229,10 @@ def test_large_outputs_are_compared_in_less_memory_than_one_batch_takes_in_doubl
     pruned = [(array * np.float16(1.01)).astype(np.float16) for array in dense]
     tracemalloc.start()
     try:
-        found = output_difference(dense, pruned, logits=True, unit=unit_of_logits(dense, pruned))
+        measures = output_difference(dense, pruned, logits=True, unit=unit_of_logits(dense, pruned))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert found["relative_l2"] == pytest.approx(0.01, rel=0.05)
-    assert "kl" in found
+    assert measures["relative_l2"] == pytest.approx(0.01, rel=0.05)
+    assert "kl" in measures
     assert peak < 8 * dense[0].size

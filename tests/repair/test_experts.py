@@ -28,11 +28,11 @@ def mixture(*, outlier: bool) -> onnx.ModelProto:
 
 def built(*, outlier: bool) -> Built:
     """Eight experts, of which one is seldom chosen, and what it gives is thirty times as large."""
-    found = by_gather()
+    example = by_gather()
     if outlier:
-        found.stored["router"][:, OUTLIER] *= 0.4
-        found.stored["down"][OUTLIER] *= 30
-    return found
+        example.stored["router"][:, OUTLIER] *= 0.4
+        example.stored["down"][OUTLIER] *= 30
+    return example
 
 
 def samples(seed: int, count: int = 384) -> np.ndarray:
@@ -105,8 +105,8 @@ def test_what_experts_add_is_measured_in_every_form(name: str) -> None:
     analysis = analyse(model)
     (group,) = [group for group in analysis.groups if group.kind == "experts"]
     x = samples(5, 64)
-    found = added(analysis.model, analysis.coupling, group, [{"x": x[:40]}, {"x": x[40:]}])
-    assert found is not None
+    measured = added(analysis.model, analysis.coupling, group, [{"x": x[:40]}, {"x": x[40:]}])
+    assert measured is not None
     given = _given(built, x, of_nodes=name.startswith("one operator"))
     logits = x @ built.stored["router"]
     scores = np.exp(logits - logits.max(1, keepdims=True))
@@ -117,29 +117,29 @@ def test_what_experts_add_is_measured_in_every_form(name: str) -> None:
     if "not normalised" not in name:
         gates /= gates.sum(1, keepdims=True)
     lengths = np.linalg.norm(gates[..., None] * given, axis=-1)
-    np.testing.assert_allclose(found.tokens, np.sum(gates > 0, axis=0))
-    np.testing.assert_allclose(found.norms, lengths.sum(0), rtol=1e-4)
-    np.testing.assert_allclose(found.peaks, np.abs(gates[..., None] * given).max((0, 2)), rtol=1e-4)
+    np.testing.assert_allclose(measured.tokens, np.sum(gates > 0, axis=0))
+    np.testing.assert_allclose(measured.norms, lengths.sum(0), rtol=1e-4)
+    np.testing.assert_allclose(measured.peaks, np.abs(gates[..., None] * given).max((0, 2)), rtol=1e-4)
 
 
 def _given(built: Built, x: np.ndarray, *, of_nodes: bool) -> np.ndarray:
     """(samples, experts, WIDTH) what each expert gives."""
-    stored, found = built.stored, []
+    stored, outputs = built.stored, []
     for expert in range(EXPERTS):
         if of_nodes:  # weights lie (outputs, inputs), with biases
             hidden = np.maximum(x @ stored["up"][expert].T + stored["b"][expert], 0)
-            found.append(hidden @ stored["down"][expert].T + stored["c"][expert])
+            outputs.append(hidden @ stored["down"][expert].T + stored["c"][expert])
         else:
-            found.append(np.maximum(x @ stored["up"][expert], 0) @ stored["down"][expert])
-    return np.stack(found, 1)
+            outputs.append(np.maximum(x @ stored["up"][expert], 0) @ stored["down"][expert])
+    return np.stack(outputs, 1)
 
 
 def test_packed_experts_are_told_apart_too() -> None:
     analysis = analyse(load_normal(MIXTURES["one operator of few bits"]().model()))
     (group,) = [group for group in analysis.groups if group.kind == "experts"]
-    found = added(analysis.model, analysis.coupling, group, [{"x": samples(5, 64)}])
-    assert found is not None
-    assert found.tokens.sum() == 64 * CHOSEN
+    measured = added(analysis.model, analysis.coupling, group, [{"x": samples(5, 64)}])
+    assert measured is not None
+    assert measured.tokens.sum() == 64 * CHOSEN
 
 
 @pytest.mark.parametrize("criterion", ["reap", "frequency"])
@@ -178,13 +178,13 @@ def test_what_cannot_be_done_is_said() -> None:
 @pytest.mark.parametrize("form", [indexed, masked])
 def test_experts_of_their_own_may_leave_a_constant(form: Callable[[], Built]) -> None:
     """Four give nearly the same for every token: of their hidden units one stays, and the bias holds the rest."""
-    found, random = form(), np.random.default_rng(1)
+    example, random = form(), np.random.default_rng(1)
     constant = range(4)
     for expert in constant:
-        found.stored[f"up{expert}"] *= 0.05
-        found.stored[f"b{expert}"] += 1
-        found.stored[f"c{expert}"] += 1.5 * random.standard_normal(WIDTH).astype(np.float32)
-    model, x = found.model(), samples(9)
+        example.stored[f"up{expert}"] *= 0.05
+        example.stored[f"b{expert}"] += 1
+        example.stored[f"c{expert}"] += 1.5 * random.standard_normal(WIDTH).astype(np.float32)
+    model, x = example.model(), samples(9)
     dense = _answers(model, x)
 
     def off(result: spa.PruneResult) -> float:

@@ -11,8 +11,8 @@ standard deviation."""
 
 
 def test_reported_distances_are_those_on_fresh_samples() -> None:
-    found = [outcome for seed in SEEDS if (outcome := repair(seed)) is not None]
-    assert len(found) == len(SEEDS)
-    assert all(outcome.said / WIDER <= outcome.true <= outcome.said * WIDER for outcome in found)
-    assert sum(outcome.near for outcome in found) >= 4, f"within {WITHIN}: {found}"
-    assert all(0 <= outcome.largest_share < 1.5 for outcome in found)
+    outcomes = [outcome for seed in SEEDS if (outcome := repair(seed)) is not None]
+    assert len(outcomes) == len(SEEDS)
+    assert all(outcome.said / WIDER <= outcome.true <= outcome.said * WIDER for outcome in outcomes)
+    assert sum(outcome.near for outcome in outcomes) >= 4, f"within {WITHIN}: {outcomes}"
+    assert all(0 <= outcome.largest_share < 1.5 for outcome in outcomes)

@@ -36,21 +36,21 @@ def test_the_dense_model_is_no_distance_from_itself(dense: ir.Model) -> None:
 def test_figures_are_those_of_both_models_run_by_themselves(dense: ir.Model) -> None:
     held_out = samples(24, seed=3)
     result = spa.prune(dense.clone(), ratio=0.3, weights=True, verify=False)
-    found = Judge.of(dense, check_samples(held_out, dense)).differences(result.model)
-    (name,) = found
-    one, other = (
+    differences = Judge.of(dense, check_samples(held_out, dense)).differences(result.model)
+    (name,) = differences
+    before, after = (
         runtime.run(runtime.session(model, optimize=False), {str(model.graph.inputs[0].name): held_out})[name]
         for model in (dense, result.model)
     )
-    expected = output_difference([one], [other], logits="kl" in found[name])
-    assert found[name]["relative_l2"] == pytest.approx(expected["relative_l2"], rel=1e-3)
-    assert found[name]["relative_l2"] > 0.05
+    expected = output_difference([before], [after], logits="kl" in differences[name])
+    assert differences[name]["relative_l2"] == pytest.approx(expected["relative_l2"], rel=1e-3)
+    assert differences[name]["relative_l2"] > 0.05
 
 
 def test_a_repaired_cut_is_compared_too(dense: ir.Model) -> None:
     result = spa.prune(dense.clone(), ratio=0.3, data=samples(64), preset="fast", verify=False)
-    found = Judge.of(dense, check_samples(samples(24, seed=3), dense)).differences(result.model)
-    assert all(0 < figures["relative_l2"] < 1 for figures in found.values())
+    differences = Judge.of(dense, check_samples(samples(24, seed=3), dense)).differences(result.model)
+    assert all(0 < figures["relative_l2"] < 1 for figures in differences.values())
 
 
 def test_of_large_outputs_fewer_samples_are_taken(dense: ir.Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -304,9 +304,9 @@ def test_steps_of_a_stream_with_the_states_they_met(tmp_path: Path) -> None:
 def test_one_row() -> None:
     """One sample a run: losses are shares of the variance over all samples that no fit saw, whatever their size."""
     model, x = case("one_row"), noise(x=(64, 40))
-    found = [cut(model, 0.3, data={"x": scale * x["x"]}) for scale in (1, 16)]
-    assert found[0].plan.removed == found[1].plan.removed
-    for layers in zip(*(result.report.layers for result in found), strict=True):
+    results = [cut(model, 0.3, data={"x": scale * x["x"]}) for scale in (1, 16)]
+    assert results[0].plan.removed == results[1].plan.removed
+    for layers in zip(*(result.report.layers for result in results), strict=True):
         assert layers[0].measured == pytest.approx(layers[1].measured, rel=1e-3)
         assert all(layer.measured <= 1 and layer.predicted <= 1 for layer in layers)
 
@@ -317,6 +317,6 @@ def test_one_picture_a_run() -> None:
         f = Flatten(g)  y = MatMul(f, w) }"""
     model = build(text, weights(c1=(20, 3, 3, 3), c2=(16, 20, 1, 1), w=(16, 4)))
     x = noise(x=(72, 1, 3, 6, 6))["x"][:, 0]
-    found = [cut(model, 0.4, data={"x": scale * x}) for scale in (1, 16)]
-    assert found[0].plan.removed == found[1].plan.removed
-    assert all(layer.measured <= 1 for result in found for layer in result.report.layers)
+    results = [cut(model, 0.4, data={"x": scale * x}) for scale in (1, 16)]
+    assert results[0].plan.removed == results[1].plan.removed
+    assert all(layer.measured <= 1 for result in results for layer in result.report.layers)

@@ -20,13 +20,15 @@ def test_the_same_function_with_a_bias_on_every_layer() -> None:
     assert len(network.new_biases) == 1  # of the one convolution that had none
     assert all(layer.bias is not None for layer in network.layers)
     feeds = runtime.random_feeds(model, shapes={"x": (2, 3, 8, 8)}, seed=0)
-    expected, found = (runtime.run(runtime.session(m, optimize=False), feeds)["y"] for m in (model, network.model))
-    assert np.array_equal(expected, found)
+    expected, actual = (runtime.run(runtime.session(m, optimize=False), feeds)["y"] for m in (model, network.model))
+    assert np.array_equal(expected, actual)
 
 
 def test_readers_of_a_group() -> None:
     network = prepare(load_normal(models.residual_cnn()))
-    readers = {name: [reader.layer.weight.name for reader in found] for name, found in network.readers.items()}
+    readers = {
+        name: [reader.layer.weight.name for reader in group_readers] for name, group_readers in network.readers.items()
+    }
     assert readers == {"c0:0": ["c1", "w"], "c1:0": ["c2"], "c2:branch": []}
     assert network.others == {"c0:0": [], "c1:0": [], "c2:branch": []}
     (reader,) = network.readers["c1:0"]

@@ -67,9 +67,9 @@ def fused_convolutions(*, joined: bool = False) -> onnx.ModelProto:
 
 def fresh(dense: onnx.ModelProto, pruned: onnx.ModelProto, samples: np.ndarray) -> float:
     """The relative L2 error on samples that nobody has seen."""
-    one, two = (run(model, samples) for model in (dense, pruned))
-    centred = one - one.reshape(-1, one.shape[-1]).mean(0)
-    return float(np.sqrt(np.sum((one - two) ** 2) / np.sum(centred**2)))
+    expected, actual = (run(model, samples) for model in (dense, pruned))
+    centred = expected - expected.reshape(-1, expected.shape[-1]).mean(0)
+    return float(np.sqrt(np.sum((expected - actual) ** 2) / np.sum(centred**2)))
 
 
 def run(model: onnx.ModelProto, samples: np.ndarray) -> np.ndarray:
@@ -102,7 +102,7 @@ def test_fused_products_are_refitted(name: str) -> None:
     shape = [dim.dim_value for dim in dense.graph.input[0].type.tensor_type.shape.dim][1:]
     result = pipeline.prune(dense, ratio=0.3, align=1, data=samples(2400, *shape, seed=1))
     unseen = samples(600, *shape, seed=2)
-    (reported,) = (found["relative_l2"] for found in result.report.outputs.values())
+    (reported,) = (measures["relative_l2"] for measures in result.report.outputs.values())
     measured = fresh(dense, ir.to_proto(result.model), unseen)
     assert measured == pytest.approx(reported, rel=0.15, abs=1e-5)
     assert measured < 0.8 * fresh(
@@ -187,6 +187,6 @@ def test_what_a_recurrence_sums_over_is_counted(directions: int, layers: int) ->
     """No row of the state is multiplied with such a weight: its units are told by their readers, and it reads zeros."""
     dense = gated(directions, layers=layers)
     result = pipeline.prune(dense, ratio=0.3, data=[{"x": samples(7, 40, 8, seed=seed)} for seed in range(24)])
-    (reported,) = (found["relative_l2"] for found in result.report.outputs.values())
+    (reported,) = (measures["relative_l2"] for measures in result.report.outputs.values())
     assert result.report.verified
     assert fresh(dense, ir.to_proto(result.model), samples(7, 400, 8, seed=99)) == pytest.approx(reported, rel=0.1)

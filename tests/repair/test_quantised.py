@@ -104,8 +104,8 @@ def answers(model: Model | ir.Model, x: np.ndarray) -> np.ndarray:
     return np.asarray(session.run(["y"], {"x": x})[0])
 
 
-def distance(found: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+def distance(actual: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))
 
 
 def integers(model: Model | ir.Model) -> dict[str, np.ndarray]:
@@ -204,9 +204,9 @@ def test_levels_keep_to_what_the_dense_weight_used(dtype: ir.DataType, top: int)
     rng = np.random.default_rng(0)
     stored = _stored(rng.integers(-top, top + 1, (6, 40)), np.full(6, 0.01), np.zeros(6, np.int64), dtype)
     new = stored.levels.values() + 0.02 * rng.standard_normal((6, 40))
-    found = stored.rounded(new, [np.ones(6, bool), np.ones(40, bool)], None, None, {})
-    assert np.abs(found.numbers).max() <= (64 if top == 60 else top)
-    assert distance(found.values(), new) < (0.02 if top > 7 else 0.12)
+    levels = stored.rounded(new, [np.ones(6, bool), np.ones(40, bool)], None, None, {})
+    assert np.abs(levels.numbers).max() <= (64 if top == 60 else top)
+    assert distance(levels.values(), new) < (0.02 if top > 7 else 0.12)
 
 
 def test_a_scale_that_others_read_stays() -> None:
@@ -217,9 +217,9 @@ def test_a_scale_that_others_read_stays() -> None:
         _stored(rng.integers(-127, 128, (6, 40)), np.full((), 0.01), np.zeros((), np.int64), ir.DataType.INT8),
         own=False,
     )
-    found = stored.rounded(0.5 * stored.levels.values(), [np.ones(6, bool), np.ones(40, bool)], None, None, {})
-    assert found.scales == stored.levels.scales
-    np.testing.assert_allclose(found.values(), 0.5 * stored.levels.values(), atol=0.00501)
+    levels = stored.rounded(0.5 * stored.levels.values(), [np.ones(6, bool), np.ones(40, bool)], None, None, {})
+    assert levels.scales == stored.levels.scales
+    np.testing.assert_allclose(levels.values(), 0.5 * stored.levels.values(), atol=0.00501)
 
 
 def test_correlated_inputs_are_made_up_for() -> None:

@@ -164,5 +164,5 @@ def run(*arguments: str) -> None:
 def outputs(model: Any, x: np.ndarray) -> np.ndarray:
     from spa import runtime
 
-    found: np.ndarray = runtime.run(runtime.session(model, optimize=False), {"x": x})["y"]
-    return found
+    y: np.ndarray = runtime.run(runtime.session(model, optimize=False), {"x": x})["y"]
+    return y

@@ -40,7 +40,7 @@ def integers(*numbers: int) -> np.ndarray:
 
 def error(result: pipeline.PruneResult) -> float:
     """The largest relative error of an output on held-out samples."""
-    return max(found["relative_l2"] for found in result.report.outputs.values())
+    return max(measures["relative_l2"] for measures in result.report.outputs.values())
 
 
 MLP = "(float[n,16] x) => (float[n,5] y) { a=MatMul(x,u) b=Relu(a) c=MatMul(b,v) d=Relu(c) y=MatMul(d,w) }"
@@ -97,8 +97,8 @@ def test_an_output_of_large_numbers_does_not_rule_the_others(scale: float) -> No
         model = network(text, weights)
         large = next(tensor for tensor in model.graph.initializer if tensor.name == "w2")
         large.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(large) * np.float32(factor), "w2"))
-        found = pipeline.prune(model, ratio=0.4, data=random(120, 16)).report
-        plans.append([found.outputs["y"]["relative_l2"], found.outputs["boxes"]["relative_l2"]])
+        report = pipeline.prune(model, ratio=0.4, data=random(120, 16)).report
+        plans.append([report.outputs["y"]["relative_l2"], report.outputs["boxes"]["relative_l2"]])
     assert plans[1][0] < 1.3 * plans[0][0]
 
 

@@ -61,7 +61,7 @@ def stacked_attention() -> onnx.ModelProto:
     )
 
 
-def session(model: onnx.ModelProto, **sizes: int) -> Session:
+def session_of(model: onnx.ModelProto, **sizes: int) -> Session:
     normal = load_normal(model)
     (value,) = [v for v in normal.graph.inputs if not v.is_initializer()]
     shape = [size if isinstance(size, int) else sizes[str(size.value)] for size in value.shape or ()]
@@ -115,7 +115,7 @@ GRAPHS: dict[str, tuple[Callable[[], onnx.ModelProto], dict[str, list[tuple[int,
 def found(model: onnx.ModelProto) -> dict[str, list[tuple[int, bool]]]:
     network = prepare(load_normal(model))
     bases = find_bases(network.model, network.coupling, network.groups)
-    return {name: [(one.copies, bool(one.meetings)) for one in ones] for name, ones in bases.items()}
+    return {name: [(basis.copies, bool(basis.meetings)) for basis in ones] for name, ones in bases.items()}
 
 
 @pytest.mark.parametrize("name", GRAPHS)
@@ -126,16 +126,16 @@ def test_what_is_free(name: str) -> None:
 @pytest.mark.parametrize("name", GRAPHS)
 def test_turning_changes_no_output(name: str) -> None:
     """Whatever is found free: the outputs stay, the weights do not, and the units come in order."""
-    one = session(GRAPHS[name][0](), n=2, N=2, T=5)
-    batch = one.data.batches(8)[0]
-    before = one.outputs([batch])
-    stored = {v: one.network.array(v) for v in one.network.model.graph.initializers.values()}
-    turned = turn(one, one.network.groups)
+    session = session_of(GRAPHS[name][0](), n=2, N=2, T=5)
+    batch = session.data.batches(8)[0]
+    before = session.outputs([batch])
+    stored = {v: session.network.array(v) for v in session.network.model.graph.initializers.values()}
+    turned = turn(session, session.network.groups)
     assert turned, "nothing was found free"
-    after = one.outputs([batch])
+    after = session.outputs([batch])
     for old, new in zip(before, after, strict=True):
         assert np.allclose(old[0], new[0], atol=1e-5 * np.abs(old[0]).max())
-    changed = {str(v.name) for v, array in stored.items() if not np.array_equal(array, one.network.array(v))}
+    changed = {str(v.name) for v, array in stored.items() if not np.array_equal(array, session.network.array(v))}
     assert len(changed) >= 2
     for known in turned.values():
         assert known.losses[0] == 0.0
@@ -169,11 +169,11 @@ def test_what_is_linear_is_free_and_nothing_else(name: str) -> None:
 
 def test_last_directions_lose_as_little_as_any_could() -> None:
     """Eckart and Young: cutting the rotated product of two matrices is its truncated singular value decomposition."""
-    one = session(two_matrices(), n=2)
-    x = np.concatenate([one.batches[number]["x"] for number in one.split.fitted])
-    turned = turn(one, one.network.groups)["u:1"]
-    stored = one.network.model.graph.initializers
-    u, c, v = (one.network.array(stored[name]) for name in ("u", "c", "v"))
+    session = session_of(two_matrices(), n=2)
+    x = np.concatenate([session.batches[number]["x"] for number in session.split.fitted])
+    turned = turn(session, session.network.groups)["u:1"]
+    stored = session.network.model.graph.initializers
+    u, c, v = (session.network.array(stored[name]) for name in ("u", "c", "v"))
     read = x @ u + c
     outputs = (read - read.mean(0)) @ v
     values = np.linalg.svd(outputs, compute_uv=False) ** 2

@@ -32,19 +32,19 @@ def samples(name: str = "attention_mask", *, hidden: float = 1.0) -> dict[str, n
     return {"x": np.where(mask[..., None] > 0, x, hidden).astype(np.float32), name: mask}
 
 
-def session(given: dict[str, np.ndarray], name: str = "attention_mask") -> Session:
+def session_of(given: dict[str, np.ndarray], name: str = "attention_mask") -> Session:
     model = masked(name)
     return Session.of(prepare(model), check_samples(given, model), PRESETS["default"])
 
 
 def test_statistics_do_not_see_padding() -> None:
-    layers = [session(samples(hidden=value)) for value in (1.0, 100.0)]
+    layers = [session_of(samples(hidden=value)) for value in (1.0, 100.0)]
     means = []
-    for one in layers:
-        problems = [one.problem(layer) for layer in one.network.layers if layer.weight.name == "w1"]
-        (found,) = one.dense_statistics(problems).values()
-        assert found.fitted[0].count + found.held_out[0].count == samples()["attention_mask"].sum()
-        means.append(found.fitted[0].mean)
+    for session in layers:
+        problems = [session.problem(layer) for layer in session.network.layers if layer.weight.name == "w1"]
+        (statistics,) = session.dense_statistics(problems).values()
+        assert statistics.fitted[0].count + statistics.held_out[0].count == samples()["attention_mask"].sum()
+        means.append(statistics.fitted[0].mean)
     assert np.allclose(means[0], means[1])
 
 
@@ -56,14 +56,14 @@ def test_statistics_do_not_see_padding() -> None:
     ],
 )
 def test_other_inputs_hide_nothing(mask: np.ndarray) -> None:
-    assert not session({"x": samples()["x"], "attention_mask": mask}).masks.masks
+    assert not session_of({"x": samples()["x"], "attention_mask": mask}).masks.masks
 
 
 @pytest.mark.parametrize("name", ["attention_mask", "valid", "pad"])
 def test_a_mask_is_known_by_what_it_does_not_by_its_name(name: str) -> None:
-    found = session(samples(name), name).masks
-    assert list(found.masks) == [name]
-    assert not found.inverted
+    masks = session_of(samples(name), name).masks
+    assert list(masks.masks) == [name]
+    assert not masks.inverted
 
 
 def test_a_mask_whose_ones_hide() -> None:
@@ -72,11 +72,11 @@ def test_a_mask_whose_ones_hide() -> None:
     model = load_normal(build(text, weights))
     given = samples()
     given["attention_mask"] = 1.0 - given["attention_mask"]
-    one = Session.of(prepare(model), check_samples(given, model), PRESETS["default"])
-    assert list(one.masks.inverted) == ["attention_mask"]
-    problems = [one.problem(layer) for layer in one.network.layers if layer.weight.name == "w1"]
-    (found,) = one.dense_statistics(problems).values()
-    assert found.fitted[0].count + found.held_out[0].count == samples()["attention_mask"].sum()
+    session = Session.of(prepare(model), check_samples(given, model), PRESETS["default"])
+    assert list(session.masks.inverted) == ["attention_mask"]
+    problems = [session.problem(layer) for layer in session.network.layers if layer.weight.name == "w1"]
+    (statistics,) = session.dense_statistics(problems).values()
+    assert statistics.fitted[0].count + statistics.held_out[0].count == samples()["attention_mask"].sum()
 
 
 def test_zeros_and_ones_that_both_count_are_no_mask() -> None:
@@ -85,8 +85,8 @@ def test_zeros_and_ones_that_both_count_are_no_mask() -> None:
         u = Unsqueeze(segment, two)  s = Add(x, u)  h = MatMul(s, w1)  r = Relu(h)  y = MatMul(r, w2) }"""
     model = load_normal(build(text, {"two": models.integers(2), "w1": [6, 8], "w2": [8, 3]}))
     given = {"x": samples()["x"], "segment": samples()["attention_mask"]}
-    one = Session.of(prepare(model), check_samples(given, model), PRESETS["default"])
-    assert not one.masks.masks
+    session = Session.of(prepare(model), check_samples(given, model), PRESETS["default"])
+    assert not session.masks.masks
 
 
 def test_rows_over_more_axes_than_the_mask_has() -> None:
@@ -98,27 +98,27 @@ def test_rows_over_more_axes_than_the_mask_has() -> None:
     network = prepare(load_normal(build(text, weights)))
     given = {"x": samples()["x"], "mask": samples()["attention_mask"]}
     (layer,) = network.layers
-    one = Session.of(network, check_samples(given, network.model), PRESETS["default"])
-    found = one.masks.rows(one.problem(layer), given, (8, 5, 2, 3))
-    assert found is not None
-    assert found.tolist() == np.repeat(given["mask"].reshape(-1), 2).tolist()
+    session = Session.of(network, check_samples(given, network.model), PRESETS["default"])
+    rows = session.masks.rows(session.problem(layer), given, (8, 5, 2, 3))
+    assert rows is not None
+    assert rows.tolist() == np.repeat(given["mask"].reshape(-1), 2).tolist()
 
 
 def test_a_batch_that_is_all_padding_adds_nothing() -> None:
     given = samples()
     given["attention_mask"][:2] = 0.0
-    one = session(given)
-    problems = [one.problem(layer) for layer in one.network.layers if layer.weight.name == "w1"]
-    (found,) = one.dense_statistics(problems).values()
-    assert found.fitted[0].count + found.held_out[0].count == given["attention_mask"].sum()
+    session = session_of(given)
+    problems = [session.problem(layer) for layer in session.network.layers if layer.weight.name == "w1"]
+    (statistics,) = session.dense_statistics(problems).values()
+    assert statistics.fitted[0].count + statistics.held_out[0].count == given["attention_mask"].sum()
 
 
 def test_outputs_are_compared_where_the_mask_is_one() -> None:
     given = samples()
-    one = session(given)
-    batches = one.batches
-    (dense,) = one.outputs(batches)
+    session = session_of(given)
+    batches = session.batches
+    (dense,) = session.outputs(batches)
     moved = [np.where(b["attention_mask"][..., None] > 0, a, a + 9) for a, b in zip(dense, batches, strict=True)]
-    assert one.difference(0, dense, moved, batches)["relative_l2"] == 0.0
+    assert session.difference(0, dense, moved, batches)["relative_l2"] == 0.0
     off = [array + 1 for array in dense]
-    assert one.difference(0, dense, off, batches)["relative_l2"] > 0.0
+    assert session.difference(0, dense, off, batches)["relative_l2"] > 0.0

@@ -38,9 +38,9 @@ def groundwork(model: ir.Model, shape: tuple[int, ...], count: int = 240) -> Gro
     return Groundwork.of(model, check_samples(samples, model), BUDGET)
 
 
-def search(found: Groundwork, misled: float = 1.0, limit: Limit = PLANS) -> Search:
+def search(ground: Groundwork, misled: float = 1.0, limit: Limit = PLANS) -> Search:
     """A search with the curve of the first group times a factor."""
-    network, curves = found.session.network, dict(found.curves)
+    network, curves = ground.session.network, dict(ground.curves)
     first = min(curves)
     curves[first] = scaled(curves[first], misled)
 
@@ -50,27 +50,27 @@ def search(found: Groundwork, misled: float = 1.0, limit: Limit = PLANS) -> Sear
 
         return allocate(moved, network.groups, network.cost, BUDGET.of, choose)
 
-    return Search(found.session, curves, allocated, limit)
+    return Search(ground.session, curves, allocated, limit)
 
 
 @pytest.mark.parametrize("network", ["mlp", "residual"])
 def test_a_curve_that_misleads_is_made_up_for(network):
     """One group's losses are told a hundred times too small: the first plan takes nearly all from it."""
     model = mlp() if network == "mlp" else noisy(RESIDUAL, RESIDUAL_WEIGHTS)
-    found = groundwork(model, (6,))
-    misled = search(found, 0.01)
+    ground = groundwork(model, (6,))
+    misled = search(ground, 0.01)
     start = misled.allocate(misled.curves)
     best = misled.run(start)
     assert best is not start
     assert misled.loss(best) == min(misled.tried.values()) < 0.8 * misled.loss(start)
-    cost = found.session.network.cost
-    left = [cost.of("params", plan.masks(found.session.network.groups)) for plan in (start, best)]
+    cost = ground.session.network.cost
+    left = [cost.of("params", plan.masks(ground.session.network.groups)) for plan in (start, best)]
     assert left[1] <= 0.6 * cost.of("params") + 1e-6
     assert len(misled.tried) <= 60
 
 
 def test_no_plan_is_run_twice_and_no_layer_refitted_twice(monkeypatch):
-    found = groundwork(mlp(), (6,))
+    ground = groundwork(mlp(), (6,))
     refits = []
     honest = fitting.refitted
 
@@ -79,7 +79,7 @@ def test_no_plan_is_run_twice_and_no_layer_refitted_twice(monkeypatch):
         return honest(session, layer, gone, statistics, **options)
 
     monkeypatch.setattr(searching, "refitted", counted)
-    again = search(found, 0.1)
+    again = search(ground, 0.1)
     again.run(again.allocate(again.curves))
     assert len(refits) == len(set(refits)) == len(again.weights)
     before = len(refits)
@@ -100,8 +100,8 @@ def test_what_a_search_finds_is_told_and_the_budget_met():
 
 
 def test_seconds_end_a_search():
-    found = groundwork(mlp(), (6,))
-    at_once = search(found, 0.1, Limit(seconds=0.0))
+    ground = groundwork(mlp(), (6,))
+    at_once = search(ground, 0.1, Limit(seconds=0.0))
     start = at_once.allocate(at_once.curves)
     assert at_once.run(start) is start
     assert len(at_once.tried) == 1
@@ -109,9 +109,9 @@ def test_seconds_end_a_search():
 
 def test_moments_that_do_not_fit_are_refused():
     roomy = groundwork(mlp(), (6,))
-    found = search(replace(roomy, session=replace(roomy.session, memory=Memory(4000))))
+    cramped = search(replace(roomy, session=replace(roomy.session, memory=Memory(4000))))
     with pytest.raises(UsageError, match="moments of all layers at once take"):
-        found.run(found.allocate(found.curves))
+        cramped.run(cramped.allocate(cramped.curves))
 
 
 @pytest.mark.parametrize(

@@ -30,22 +30,22 @@ RESIDUAL = """(float[n,6] x) => (float[n,3] y) {
 SHAPES = {"u": [6, 8], "v": [8, 12], "w": [12, 8], "p": [8, 12], "q": [12, 8], "z": [8, 3]}
 
 
-def session(preset: Preset = PRESETS["default"]) -> Session:
+def session_of(preset: Preset = PRESETS["default"]) -> Session:
     model: ir.Model = load_normal(build(RESIDUAL, SHAPES))
     samples = np.random.default_rng(5).standard_normal((180, 6)).astype(np.float32)
     return Session.of(prepare(model), check_samples(samples, model), preset)
 
 
-def repaired(one: Session, *, share: float) -> tuple[Repair, Plan]:
-    groups = [group for group in one.network.groups if group.size == 12]
-    curves = find_curves(one, groups, [share], {})
+def repaired(session: Session, *, share: float) -> tuple[Repair, Plan]:
+    groups = [group for group in session.network.groups if group.size == 12]
+    curves = find_curves(session, groups, [share], {})
     removed = {group.name: curves[group.name].order[: int(share * group.size)] for group in groups}
-    repair = Repair(one, curves, removed)
+    repair = Repair(session, curves, removed)
     return repair, repair.run()
 
 
 def test_counts_stay_and_every_reader_is_reported() -> None:
-    repair, plan = repaired(session(), share=0.5)
+    repair, plan = repaired(session_of(), share=0.5)
     assert {name: len(units) for name, units in plan.removed.items()} == {"v:1": 6, "p:1": 6}
     reports = {report.name: report for report in repair.reports}
     readers = [report for report in reports.values() if report.removed]
@@ -54,44 +54,44 @@ def test_counts_stay_and_every_reader_is_reported() -> None:
 
 
 def test_layers_behind_are_refitted_too_unless_told_otherwise() -> None:
-    everything, _ = repaired(session(), share=0.5)
-    only, _ = repaired(session(replace(PRESETS["default"], everything=False)), share=0.5)
+    everything, _ = repaired(session_of(), share=0.5)
+    only, _ = repaired(session_of(replace(PRESETS["default"], everything=False)), share=0.5)
     assert len(only.reports) == 2 < len(everything.reports)
     assert everything.difference["y"]["relative_l2"] <= only.difference["y"]["relative_l2"] * 1.05
 
 
 def test_outputs_of_the_dense_weights_are_off_by_nothing() -> None:
-    repair, _ = repaired(session(), share=0.5)
+    repair, _ = repaired(session_of(), share=0.5)
     assert repair.measured_outputs(Draft(), repair.session.split.unseen)["y"]["relative_l2"] == 0
-    found = repair.measured_outputs(repair.draft, repair.session.split.unseen)["y"]["relative_l2"]
-    assert found == pytest.approx(repair.difference["y"]["relative_l2"], rel=1e-3)
+    distance = repair.measured_outputs(repair.draft, repair.session.split.unseen)["y"]["relative_l2"]
+    assert distance == pytest.approx(repair.difference["y"]["relative_l2"], rel=1e-3)
 
 
 def test_what_is_removed_is_read_as_zero() -> None:
-    one = session()
-    repair, plan = repaired(one, share=0.5)
+    session = session_of()
+    repair, plan = repaired(session, share=0.5)
     for name, weight in (("v:1", "w"), ("p:1", "q")):
         assert not repair.draft.weights[weight][list(plan.removed[name])].any()
 
 
 def test_drift_is_what_the_other_branch_is_off_by() -> None:
-    one = session()
-    network = one.network
+    session = session_of()
+    network = session.network
     layer = next(layer for layer in network.layers if layer.weight.name == "q")
-    stages = cut(network.model, [found.after for found in network.layers])
-    batches = one.batches
-    other = network.array(next(found for found in network.layers if found.weight.name == "w").weight) * 1.5
+    stages = cut(network.model, [each.after for each in network.layers])
+    batches = session.batches
+    other = network.array(next(each for each in network.layers if each.weight.name == "w").weight) * 1.5
     with Stream(stages, batches) as dense, Stream(stages, batches, base=dense, weights={"w": other}) as pruned:
         seen = 0
         for _ in range(len(stages)):
             there = set(dense.advance())
             pruned.advance()
             if layer.after in there:
-                problem, drift = one.problem(layer), Drift(one, Draft(), dense, pruned)
+                problem, drift = session.problem(layer), Drift(session, Draft(), dense, pruned)
                 assert drift.key(problem) is not None
-                found = drift.junction(layer)
-                assert found is not None
-                value, scale = found
+                junction = drift.junction(layer)
+                assert junction is not None
+                value, scale = junction
                 assert scale == 1
                 off = dense.value(value, 0) - pruned.value(value, 0)
                 np.testing.assert_allclose(drift.rows(problem, 0, None)[0], off, rtol=1e-6)
@@ -102,12 +102,12 @@ def test_drift_is_what_the_other_branch_is_off_by() -> None:
 
 def test_no_drift_where_the_other_branch_is_the_dense_one() -> None:
     """The first junction adds the stream before any cut: nothing is off there."""
-    one = session()
-    layer = next(layer for layer in one.network.layers if layer.weight.name == "w")
-    stages = cut(one.network.model, [found.after for found in one.network.layers])
-    batches = one.batches
+    session = session_of()
+    layer = next(layer for layer in session.network.layers if layer.weight.name == "w")
+    stages = cut(session.network.model, [each.after for each in session.network.layers])
+    batches = session.batches
     with Stream(stages, batches) as dense, Stream(stages, batches, base=dense, weights={}) as pruned:
         for _ in range(len(stages)):
             dense.advance()
             pruned.advance()
-        assert Drift(one, Draft(), dense, pruned).key(one.problem(layer)) is None
+        assert Drift(session, Draft(), dense, pruned).key(session.problem(layer)) is None

@@ -91,7 +91,7 @@ class Repaired:
     larger: Mapping[str, float] = field(default_factory=dict)
 
     def __call__(self) -> list[float]:
-        fresh, found = samples(self.text, 2, 800), []
+        fresh, losses = samples(self.text, 2, 800), []
         for seed in range(4):
             dense = network(self.text, seed, self.larger)
             options: dict[str, Any] = {"of": "channels", "align": 1} | dict(self.options)
@@ -101,8 +101,8 @@ class Repaired:
                 runtime.run(runtime.session(model, optimize=False), fresh)["y"].astype(np.float64)
                 for model in (dense, result.model)
             )
-            found.append(float(np.linalg.norm(expected - given) / np.linalg.norm(expected)))
-        return found
+            losses.append(float(np.linalg.norm(expected - given) / np.linalg.norm(expected)))
+        return losses
 
 
 def swapped() -> list[float]:
@@ -113,26 +113,26 @@ def swapped() -> list[float]:
 
 def duplicated() -> list[float]:
     """The loss of a greedy removal of half of the units at once, each of which has a duplicate."""
-    found = []
+    losses = []
     for seed in range(4):
         generator = np.random.default_rng(seed)
         rows = np.repeat(generator.standard_normal((300, 8)), 2, axis=1)
         consumer = Consumer(moments_of(rows), generator.standard_normal((16, 6)), np.arange(16))
         kept = remove_units([consumer], units=16, remove=8, damping=DAMPING, rounds=1, swap_rounds=0).kept
-        found.append(scratch_loss([consumer], kept) - scratch_loss([consumer], range(16)))
-    return found
+        losses.append(scratch_loss([consumer], kept) - scratch_loss([consumer], range(16)))
+    return losses
 
 
 def shrunk() -> list[float]:
     """What is missing of the standard deviation of outputs of a fit, as a share."""
-    generator, found = np.random.default_rng(3), []
+    generator, missing = np.random.default_rng(3), []
     for _ in range(4):
         rows = generator.standard_normal((400, 12))
         weight = generator.standard_normal((12, 5))
         fit = solver.refit(Consumer(moments_of(rows), weight, np.arange(12)), np.arange(6), spread=0.5)
         outputs = rows[:, :6] @ fit.weight + fit.bias
-        found.append(float(1 - np.mean(outputs.std(0) / (rows @ weight).std(0))))
-    return found
+        missing.append(float(1 - np.mean(outputs.std(0) / (rows @ weight).std(0))))
+    return missing
 
 
 # ------------------------------------------------------------------------------------------------- the steps

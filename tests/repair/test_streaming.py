@@ -43,9 +43,9 @@ BRANCH = """(float[n,4] x, bool flag, int64[n] ids) => (float[n,4] y) {
 
 
 def values(model: ir.Model, *names: str) -> list[ir.Value]:
-    found = {str(value.name): value for node in model.graph for value in node.outputs}
-    found |= {str(value.name): value for value in model.graph.inputs}
-    return [found[name] for name in names]
+    by_name = {str(value.name): value for node in model.graph for value in node.outputs}
+    by_name |= {str(value.name): value for value in model.graph.inputs}
+    return [by_name[name] for name in names]
 
 
 def batches(model: ir.Model, count: int = 3) -> list[dict[str, np.ndarray]]:
@@ -86,7 +86,7 @@ def test_target_is_there_before_its_readers_run():
     assert [[node.op_type for node in nodes] for nodes in stages.nodes] == [
         [], ["MatMul", "Relu", "Neg"], ["MatMul", "Add", "Relu"], ["MatMul"],
     ]  # fmt: skip
-    assert [[value.name for value in found] for found in stages.targets] == [["x"], ["b"], ["d"], []]
+    assert [[value.name for value in targets] for targets in stages.targets] == [["x"], ["b"], ["d"], []]
 
 
 def test_second_stream_computes_only_what_its_weights_change():

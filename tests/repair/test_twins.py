@@ -45,7 +45,7 @@ def _nothing_is_kept() -> Any:
     module._TWINS.clear()
 
 
-def session(text: str = MLP, count: int = 120, preset: str = "default") -> Session:
+def session_of(text: str = MLP, count: int = 120, preset: str = "default") -> Session:
     model: ir.Model = load_normal(build(text, {"u": [6, 12], "v": [12, 10 if text != SHARED else 6], "w": [10, 3]}))
     generator = np.random.default_rng(4)
     samples: dict[str, np.ndarray] = {"x": generator.standard_normal((count, 6)).astype(np.float32)}
@@ -57,20 +57,22 @@ def session(text: str = MLP, count: int = 120, preset: str = "default") -> Sessi
     return Session.of(prepare(model), check_samples(samples, model), PRESETS[preset], threads=1)
 
 
-def elsewhere(one: Session) -> Session:
-    return replace(one, twins=Twins(Elsewhere()), known={}, notes=[])
+def elsewhere(session: Session) -> Session:
+    return replace(session, twins=Twins(Elsewhere()), known={}, notes=[])
 
 
-def readers(one: Session) -> list[Any]:
-    return [one.problem(reader.layer) for found in one.network.readers.values() for reader in found]
+def readers(session: Session) -> list[Any]:
+    return [
+        session.problem(reader.layer) for group_readers in session.network.readers.values() for reader in group_readers
+    ]
 
 
 @pytest.mark.parametrize("text", [MLP, SHARED, MASKED], ids=["mlp", "shared", "masked"])
 def test_moments_of_shards_are_those_of_all_samples(text: str) -> None:
-    one = session(text)
-    here, there = (found.dense_statistics(readers(one)) for found in (one, elsewhere(one)))
-    assert here.keys() == there.keys() != set()
-    for key, expected in here.items():
+    session = session_of(text)
+    local, there = (each.dense_statistics(readers(session)) for each in (session, elsewhere(session)))
+    assert local.keys() == there.keys() != set()
+    for key, expected in local.items():
         for side in ("fitted", "held_out"):
             for ours, theirs in zip(getattr(expected, side), getattr(there[key], side), strict=True):
                 assert ours.count == theirs.count
@@ -81,11 +83,11 @@ def test_moments_of_shards_are_those_of_all_samples(text: str) -> None:
 @pytest.mark.parametrize("text", [MLP, SHARED, MASKED], ids=["mlp", "shared", "masked"])
 @pytest.mark.parametrize("preset", ["fast", "default"])
 def test_curves_are_the_same(text: str, preset: str) -> None:
-    one = session(text, preset=preset)
-    here, there = (find_curves(found, one.network.groups, [0.5], {}) for found in (one, elsewhere(one)))
-    assert list(here) == list(there)
-    assert here
-    for name, curve in here.items():
+    session = session_of(text, preset=preset)
+    local, there = (find_curves(each, session.network.groups, [0.5], {}) for each in (session, elsewhere(session)))
+    assert list(local) == list(there)
+    assert local
+    for name, curve in local.items():
         assert there[name].group is curve.group
         np.testing.assert_array_equal(there[name].order, curve.order)
         np.testing.assert_allclose(there[name].predicted, curve.predicted, rtol=1e-3, atol=1e-5)
@@ -104,9 +106,9 @@ def test_a_repair_gives_the_same_plan_and_weights(method: str) -> None:
         str(v.name): [48, *(s for s in list(v.shape or ())[1:] if isinstance(s, int))] for v in model.graph.inputs
     }
     samples = random_feeds(model, shapes=shapes, seed=0)
-    here, there = (repaired(model, samples, executor, method=method) for executor in (Threads(1), Elsewhere()))
-    assert here.plan.removed == there.plan.removed != {}
-    for name, value in here.model.graph.initializers.items():
+    local, there = (repaired(model, samples, executor, method=method) for executor in (Threads(1), Elsewhere()))
+    assert local.plan.removed == there.plan.removed != {}
+    for name, value in local.model.graph.initializers.items():
         other = there.model.graph.initializers[name].const_value
         assert value.const_value is not None
         assert other is not None
@@ -114,14 +116,14 @@ def test_a_repair_gives_the_same_plan_and_weights(method: str) -> None:
 
 
 def test_weights_that_change_meanwhile_are_seen() -> None:
-    one = session()
-    far = elsewhere(one)
-    before = far.dense_statistics(readers(one))
-    value = one.network.model.graph.initializers["u"]
+    session = session_of()
+    far = elsewhere(session)
+    before = far.dense_statistics(readers(session))
+    value = session.network.model.graph.initializers["u"]
     assert value.const_value is not None
     value.const_value = ir.Tensor(2 * value.const_value.numpy(), name="u")
-    after, expected = (found.dense_statistics(readers(one)) for found in (far, one))
-    twice = next(problem.key for problem in readers(one) if problem.layer.weight.name == "v")
+    after, expected = (each.dense_statistics(readers(session)) for each in (far, session))
+    twice = next(problem.key for problem in readers(session) if problem.layer.weight.name == "v")
     np.testing.assert_allclose(after[twice].fitted[0].gram, 4 * before[twice].fitted[0].gram, rtol=1e-4)
     np.testing.assert_allclose(after[twice].fitted[0].gram, expected[twice].fitted[0].gram, rtol=1e-5)
     assert far.twins is not None
@@ -148,34 +150,34 @@ def test_layers_and_groups_are_numbered_alike(name: str) -> None:
 
 
 def test_another_network_is_told_apart() -> None:
-    one, other = session(MLP), session(SHARED)
-    assert digest_of(one.network) != digest_of(other.network)
-    frame = replace(framed(one, Names.of(one.network)), digest=digest_of(other.network))
+    ours, another = session_of(MLP), session_of(SHARED)
+    assert digest_of(ours.network) != digest_of(another.network)
+    frame = replace(framed(ours, Names.of(ours.network)), digest=digest_of(another.network))
     with pytest.raises(ClusterError, match="finds other layers in the same model: install the same versions"):
         module._Twin.of(frame)
 
 
 def test_what_belongs_to_another_network_is_not_sent() -> None:
-    one, other = session(MLP), session(MLP)
-    names = Names.of(one.network)
-    layer = one.network.layers[0]
+    ours, another = session_of(MLP), session_of(MLP)
+    names = Names.of(ours.network)
+    layer = ours.network.layers[0]
     body, arrays = names.dump({layer: np.arange(6.0), "value": layer.data})
-    found = names.load(body, arrays)
-    assert found[layer].tolist() == list(range(6))
-    assert found["value"] is layer.data
+    loaded = names.load(body, arrays)
+    assert loaded[layer].tolist() == list(range(6))
+    assert loaded["value"] is layer.data
     with pytest.raises(pickle.PicklingError, match="does not belong to the network"):
-        names.dump(other.network.layers[0])
+        names.dump(another.network.layers[0])
 
 
 def test_arrays_are_views_of_what_is_shared() -> None:
-    one = session()
-    frame = framed(one, Names.of(one.network))
+    session = session_of()
+    frame = framed(session, Names.of(session.network))
     twin = module._Twin.of(frame)
     assert any(np.shares_memory(twin.session.batches[0]["x"], array) for array in frame.arrays)
 
 
 def test_errors_of_a_piece_are_raised_as_they_are() -> None:
-    far = elsewhere(session())
+    far = elsewhere(session_of())
     with pytest.raises(ZeroDivisionError):
         far.each(_fail, [(0,)])
     assert far.each(_fail, [(2,), (4,)]) == [0.5, 0.25]

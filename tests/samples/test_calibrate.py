@@ -53,9 +53,9 @@ def test_batches_of_loaders_and_readers_are_put_one_behind_the_other():
     rows = [[np.array(number) for number in row] for row in GOOD]
     for given in (Reader(), loader, samples, rows, [GOOD[:4], GOOD[4:]], [{"x": GOOD}]):
         np.testing.assert_array_equal(check_samples(given, ONE).samples["x"], GOOD)
-    found = check_samples([(IDS[:2], np.ones((2, 4), int)), (IDS[2:], np.ones((1, 4), int), "label")], TWO)
-    np.testing.assert_array_equal(found.samples["ids"], IDS)
-    assert found.samples["mask"].shape == (3, 4)
+    checked = check_samples([(IDS[:2], np.ones((2, 4), int)), (IDS[2:], np.ones((1, 4), int), "label")], TWO)
+    np.testing.assert_array_equal(checked.samples["ids"], IDS)
+    assert checked.samples["mask"].shape == (3, 4)
 
 
 MASKED = {
@@ -68,12 +68,12 @@ MASKED = {
 @pytest.mark.parametrize("name", MASKED)
 def test_masks_that_nobody_gave_are_ones(name):
     inputs, shape, dtype = MASKED[name]
-    found = check_samples({"ids": IDS}, model_of(inputs))
-    (mask,) = (array for key, array in found.samples.items() if key != "ids")
+    checked = check_samples({"ids": IDS}, model_of(inputs))
+    (mask,) = (array for key, array in checked.samples.items() if key != "ids")
     assert mask.shape == shape
     assert mask.dtype == np.dtype(dtype)
     assert mask.all()
-    assert any("is one everywhere, since no samples of it were given" in note for note in found.notes)
+    assert any("is one everywhere, since no samples of it were given" in note for note in checked.notes)
 
 
 @pytest.mark.parametrize("mask", ["int64[n,t] mask", "float[n,s] mask"])
@@ -121,9 +121,9 @@ def test_what_is_looked_up_along_the_axis_of_samples(name):
 def test_scalars_are_the_same_for_all_samples():
     model = model_of("float[n,3] x, int64 rate")
     for given in ({"x": GOOD, "rate": 8000}, [{"x": row, "rate": 8000} for row in GOOD], [(GOOD, np.array(8000))]):
-        found = check_samples(given, model)
-        assert found.scalars == {"rate": 8000}
-        assert [type(batch["rate"]) for batch in found.first(4).batches(2)] == [np.ndarray] * 2
+        checked = check_samples(given, model)
+        assert checked.scalars == {"rate": 8000}
+        assert [type(batch["rate"]) for batch in checked.first(4).batches(2)] == [np.ndarray] * 2
     with pytest.raises(DataError, match="'rate' is a scalar and the same for all samples, found 5 values: 0, 1"):
         check_samples({"x": GOOD, "rate": np.arange(5)}, model)
     with pytest.raises(DataError, match="takes no samples"):
@@ -197,8 +197,8 @@ def test_files(tmp_path):
     np.savez(tmp_path / "all.npz", x=GOOD)
     np.save(tmp_path / "all.npy", GOOD)
     for path in ("all.npz", "all.npy"):
-        found = read(tmp_path / path, {"x": (None, 3)})
-        np.testing.assert_array_equal(found["x"], GOOD)
+        arrays = read(tmp_path / path, {"x": (None, 3)})
+        np.testing.assert_array_equal(arrays["x"], GOOD)
 
 
 @pytest.mark.parametrize("several", [False, True])
@@ -212,8 +212,8 @@ def test_folder_of_arrays(tmp_path, several):
 def test_folder_of_archives(tmp_path):
     for number in range(3):
         np.savez(tmp_path / f"{number}.npz", ids=IDS[number], mask=IDS[number])
-    found = read(tmp_path, {"ids": (None, 4), "mask": (None, 4)})
-    np.testing.assert_array_equal(found["mask"], IDS)
+    arrays = read(tmp_path, {"ids": (None, 4), "mask": (None, 4)})
+    np.testing.assert_array_equal(arrays["mask"], IDS)
 
 
 def test_function(tmp_path, monkeypatch):
@@ -252,10 +252,10 @@ def test_images(tmp_path, shape, expected):
     image = pytest.importorskip("PIL.Image")
     for number in range(2):
         image.new("RGB", (12, 8), (255, 0, 51)).save(tmp_path / f"{number}.png")
-    found = read(tmp_path, {"x": shape}, images=ImageOptions(mean=(0.5,), std=(0.25,)))["x"]
-    assert found.shape == expected
+    pictures = read(tmp_path, {"x": shape}, images=ImageOptions(mean=(0.5,), std=(0.25,)))["x"]
+    assert pictures.shape == expected
     if 3 in shape:
-        colour = found[0, :, 0, 0] if shape[1] == 3 else found[0, 0, 0]
+        colour = pictures[0, :, 0, 0] if shape[1] == 3 else pictures[0, 0, 0]
         np.testing.assert_allclose(colour, [2.0, -2.0, -1.2], atol=1e-6)
 
 
@@ -270,12 +270,12 @@ def test_samples_lie_where_the_model_has_them():
     by_batch = [{"x": GOOD[at : at + 2], "state": states[:, at : at + 2]} for at in (0, 2, 4)]
     for given in ({"x": GOOD, "state": states}, by_sample, by_batch):
         for model in (STATES, NAMELESS):
-            found = check_samples(given, model)
-            assert len(found) == 5
-            assert found.batch_size is None
-            first, *_, last = found.batches(2)
+            checked = check_samples(given, model)
+            assert len(checked) == 5
+            assert checked.batch_size is None
+            first, *_, last = checked.batches(2)
             np.testing.assert_array_equal(first["state"], states[:, :2])
-            assert (found.count(last), last["state"].shape) == (1, (2, 1, 4))
-            np.testing.assert_array_equal(found.beginning(first, 1)["state"], states[:, :1])
+            assert (checked.count(last), last["state"].shape) == (1, (2, 1, 4))
+            np.testing.assert_array_equal(checked.beginning(first, 1)["state"], states[:, :1])
     with pytest.raises(DataError, match=r"input 'state' takes samples of shape \(2, 4\), found .*; axis 1 of an array"):
         check_samples({"x": GOOD, "state": states.transpose(1, 0, 2)}, STATES)

@@ -22,13 +22,13 @@ def model_of(text: str, weights: dict[str, Weight]) -> ir.Model:
 
 
 def test_images_have_the_spectrum_and_colours_of_pictures() -> None:
-    found = pictures(64, 3, 32, 32, np.random.default_rng(0))
-    assert found.shape == (64, 3, 32, 32)
-    assert found.dtype == np.float32
-    assert abs(float(found.mean())) < 0.2
-    assert 0.5 < float(found.std()) < 1.5
-    near = np.corrcoef(found[..., :-1].ravel(), found[..., 1:].ravel())[0, 1]
-    far = np.corrcoef(found[..., :-16].ravel(), found[..., 16:].ravel())[0, 1]
+    images = pictures(64, 3, 32, 32, np.random.default_rng(0))
+    assert images.shape == (64, 3, 32, 32)
+    assert images.dtype == np.float32
+    assert abs(float(images.mean())) < 0.2
+    assert 0.5 < float(images.std()) < 1.5
+    near = np.corrcoef(images[..., :-1].ravel(), images[..., 1:].ravel())[0, 1]
+    far = np.corrcoef(images[..., :-16].ravel(), images[..., 16:].ravel())[0, 1]
     assert near > far + 0.2 > 0.2, "brightness changes slowly from place to place"
     many = pictures(2000, 3, 8, 8, np.random.default_rng(0))
     red, green, blue = (many[:, channel].ravel() for channel in range(3))
@@ -60,10 +60,10 @@ def test_the_same_seed_gives_the_same_samples() -> None:
 )
 def test_numbers_fit_the_input(shape: str, expected: tuple[int, ...]) -> None:
     model = model_of(f"(float[{shape}] x) => (float[{shape}] y) {{ y = Mul(x, w) }}", {"w": np.full(1, 2, np.float32)})
-    found = make_samples(model, most=6)
-    assert found.samples["x"].shape == expected
-    assert found.samples["x"].std() > 0.1
-    assert any("made up from the model alone" in note for note in found.notes)
+    samples = make_samples(model, most=6)
+    assert samples.samples["x"].shape == expected
+    assert samples.samples["x"].std() > 0.1
+    assert any("made up from the model alone" in note for note in samples.notes)
 
 
 def test_tables_are_found_by_trying_and_masks_are_ones() -> None:
@@ -73,10 +73,10 @@ def test_tables_are_found_by_trying_and_masks_are_ones() -> None:
         m = Cast<to=1>(mask)  u = Unsqueeze(m, last)  y = Mul(c, u) }""",
         {"words": [37, 4], "kinds": [2, 4], "last": np.array([-1])},
     )
-    found = make_samples(model, most=40, inputs={"ids": [1, 9], "kind": [1, 9], "mask": [1, 9]}).samples
-    assert (found["ids"].min(), found["ids"].max()) == (0, 36)
-    assert not found["kind"].any()
-    assert (found["mask"] == 1).all()
+    samples = make_samples(model, most=40, inputs={"ids": [1, 9], "kind": [1, 9], "mask": [1, 9]}).samples
+    assert (samples["ids"].min(), samples["ids"].max()) == (0, 36)
+    assert not samples["kind"].any()
+    assert (samples["mask"] == 1).all()
 
 
 def test_weights_tell_of_pictures_and_sounds_alone() -> None:
@@ -89,7 +89,7 @@ def test_weights_tell_of_pictures_and_sounds_alone() -> None:
     )
     heard = model_of("(float[n,1,2048] x) => (float[n,4,2041] y) { y = Conv(x, w) }", {"w": [4, 1, 8]})
     features = model_of("(float[n,40] x) => (float[n,4] y) { y = MatMul(x, w) }", {"w": [40, 4]})
-    assert [make_samples(one, most=8).unlike for one in (shown, heard, read, features)] == [True, True, False, False]
+    assert [make_samples(each, most=8).unlike for each in (shown, heard, read, features)] == [True, True, False, False]
 
 
 def test_a_language_model_writes_its_own_samples() -> None:
@@ -99,10 +99,10 @@ def test_a_language_model_writes_its_own_samples() -> None:
         "(int64[n,6] ids) => (float[n,6,8] y) { e = Gather(words, ids)  y = MatMul(e, next) }",
         {"words": np.eye(8, dtype=np.float32), "next": following},
     )
-    found = make_samples(model, most=64)
-    ids = found.samples["ids"]
+    samples = make_samples(model, most=64)
+    ids = samples.samples["ids"]
     assert (np.diff(ids, axis=1) % 8 == 1).all()
-    assert "samples were written by the model itself" in found.notes
+    assert "samples were written by the model itself" in samples.notes
     assert runtime.run(runtime.session(model, optimize=False), {"ids": ids[:1]})
 
 
@@ -139,14 +139,14 @@ def test_a_mask_that_hides_everything_is_turned(hidden: bool) -> None:
         m = Where({choice}) p = Softmax<axis=-1>(m) y = MatMul(p, a) }}""",
         {"w": [8, 8], "low": np.full((), -np.inf, np.float32), "middle": np.array([1])},
     )
-    found = make_samples(model, most=20).samples["mask"]
-    assert (found == (not hidden)).all()
+    mask = make_samples(model, most=20).samples["mask"]
+    assert (mask == (not hidden)).all()
 
 
 def test_half_of_the_pictures_have_edges_and_plain_areas() -> None:
     """The kurtosis of differences between neighbours: three for Gaussian fields, ten and more for photographs."""
-    found = pictures(64, 3, 64, 64, np.random.default_rng(0))
-    steps = np.diff(found, axis=-1)
+    images = pictures(64, 3, 64, 64, np.random.default_rng(0))
+    steps = np.diff(images, axis=-1)
     steps /= steps.std(axis=(1, 2, 3), keepdims=True)
     kurtosis = (steps**4).mean(axis=(1, 2, 3))
     assert np.median(kurtosis[::2]) < 3.5
@@ -155,20 +155,20 @@ def test_half_of_the_pictures_have_edges_and_plain_areas() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 7), (3, 40, 5), (1, 2, 90)])
 def test_pictures_of_any_size(shape: tuple[int, int, int]) -> None:
-    found = pictures(9, *shape, np.random.default_rng(0))
-    assert found.shape == (9, *shape)
-    assert np.isfinite(found).all()
+    images = pictures(9, *shape, np.random.default_rng(0))
+    assert images.shape == (9, *shape)
+    assert np.isfinite(images).all()
 
 
 def test_films_move_steadily() -> None:
     rng = np.random.default_rng(0)
-    found = films(pictures(8, 3, 32, 32, rng), 5, rng)
-    assert found.shape == (8, 3, 5, 32, 32)
+    clips = films(pictures(8, 3, 32, 32, rng), 5, rng)
+    assert clips.shape == (8, 3, 5, 32, 32)
     paces = [
         [(down, right) for down in range(-2, 3) for right in range(-2, 3) if _passes(film, down, right)]
-        for film in found
+        for film in clips
     ]
-    assert all(len(found) == 1 for found in paces)
+    assert all(len(fits) == 1 for fits in paces)
     assert len({pace for (pace,) in paces}) > 2
 
 
@@ -193,10 +193,10 @@ def test_an_input_that_is_fed_holds_what_the_user_says(feed: Any, wanted: set[in
         y = MatMul(g, w) }"""
     weights: dict[str, Weight] = {"t": [9, 5], "axes": np.array([1]), "w": [11, 3]}
     model = normalize(ir.from_proto(build(text, weights)))
-    found = Recipe.of(model, feeds={"ids": feed, "gain": 2.5}).samples(most=40)
-    assert set(np.unique(found.samples["ids"])) == wanted
-    assert found.scalars["gain"] == np.float32(2.5)
-    assert np.unique(found.samples["x"]).size > 40
+    samples = Recipe.of(model, feeds={"ids": feed, "gain": 2.5}).samples(most=40)
+    assert set(np.unique(samples.samples["ids"])) == wanted
+    assert samples.scalars["gain"] == np.float32(2.5)
+    assert np.unique(samples.samples["x"]).size > 40
 
 
 @pytest.mark.parametrize(

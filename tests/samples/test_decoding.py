@@ -25,10 +25,10 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_texts_are_written_token_by_token(dense: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "gumbel", lambda shape, _: np.zeros(shape))
-    found = Recipe.of(load_normal(dense)).samples(most=64)
-    ids = found.samples["input_ids"]
+    samples = Recipe.of(load_normal(dense)).samples(most=64)
+    ids = samples.samples["input_ids"]
     assert ids.shape == (8, 32)  # 32: the longest that the model runs with
-    assert found.notes == ("texts that the model wrote itself",)
+    assert samples.notes == ("texts that the model wrote itself",)
     decoder = Decoder(dense / "model.onnx")
     for row in ids[:3]:
         assert decoder.greedy([int(row[0])], 32) == list(row)
@@ -68,15 +68,15 @@ def test_perplexity_is_that_of_texts_held_out(dense: Path, tmp_path: Path) -> No
     options = spa.TextOptions(length=21)
     result = spa.prune(dense, ratio=0.25, data=texts, texts=options, preset="fast")
     result.save(tmp_path / "smaller")
-    found = result.report.perplexity
-    assert found is not None
+    perplexities = result.report.perplexity
+    assert perplexities is not None
     stream = (texts[7] + "\n\n" + texts[15] + "\n\n").encode()
     windows = [[toy.BEGIN, *stream[start : start + 20]] for start in range(0, len(stream) - 19, 20)]
-    assert (found.tokens, found.length) == (20 * len(windows), 21)
-    for place, perplexity in ((dense, found.dense), (tmp_path / "smaller", found.pruned)):
+    assert (perplexities.tokens, perplexities.length) == (20 * len(windows), 21)
+    for place, perplexity in ((dense, perplexities.dense), (tmp_path / "smaller", perplexities.pruned)):
         logs = np.concatenate([_likelihoods(place / "model.onnx", ids) for ids in windows])
         assert perplexity == pytest.approx(np.exp(-logs.mean()), rel=1e-4)
-    assert found.pruned != found.dense
+    assert perplexities.pruned != perplexities.dense
 
 
 def test_texts_at_the_command_line(dense: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

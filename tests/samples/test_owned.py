@@ -36,7 +36,7 @@ def test_torch_is_named_where_it_would_help(monkeypatch: pytest.MonkeyPatch, nor
     monkeypatch.setattr(gradients, "require", missing)
     recipe = recipe_of("y = BatchNormalization (a, s, b, m, v)" if normalised else "y = Relu (a)")
     samples = check_samples({"x": np.ones((16, 2, 8, 8), np.float32)}, recipe.model)
-    found = inverted(recipe, samples, Clock(None))
-    assert np.array_equal(found.samples["x"], samples.samples["x"])
-    assert not found.inverted
-    assert any("spa-onnx[torch]" in note for note in found.notes) == normalised
+    result = inverted(recipe, samples, Clock(None))
+    assert np.array_equal(result.samples["x"], samples.samples["x"])
+    assert not result.inverted
+    assert any("spa-onnx[torch]" in note for note in result.notes) == normalised

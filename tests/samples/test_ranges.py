@@ -39,7 +39,7 @@ def trained(low: float, high: float, *, folded: bool) -> dict[str, Weight]:
 
 def ranges(text: str, weights: dict[str, Weight]) -> list[str]:
     model = normalize(ir.from_proto(build(text, weights)))
-    return [found.name for found in Recipe.of(model).ranges["x"]]
+    return [span.name for span in Recipe.of(model).ranges["x"]]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -48,12 +48,12 @@ def test_the_range_that_a_network_was_trained_on_is_among_those_used(name: str, 
     text = NET.replace("BEFORE", "").replace("IN", "x")
     if not folded:
         text = text.replace("r = Relu(a)", "z = BatchNormalization(a, s, o, m, u) r = Relu(z)")
-    found = ranges(text, trained(*NAMES[name], folded=folded))
-    assert name in found
+    names = ranges(text, trained(*NAMES[name], folded=folded))
+    assert name in names
     if name == "0..255":
-        assert found == ["0..255"]
+        assert names == ["0..255"]
     else:
-        assert "0..255" not in found
+        assert "0..255" not in names
 
 
 @pytest.mark.parametrize(
@@ -70,12 +70,12 @@ def test_a_scaling_inside_the_model_is_taken_back(before: str, weights: dict[str
     arrays = {name: np.asarray(value, np.float32).reshape(-1, 1, 1) for name, value in weights.items()}
     model = normalize(ir.from_proto(build(NET.replace("BEFORE", before).replace("IN", "z"), {**stored, **arrays})))
     plain = normalize(ir.from_proto(build(NET.replace("BEFORE", "").replace("IN", "x"), stored)))
-    behind, seen = (make_samples(one, most=12, library=True).samples["x"] for one in (model, plain))
+    behind, seen = (make_samples(net, most=12, library=True).samples["x"] for net in (model, plain))
     if "Sub" in before:
         scaled = (behind - arrays["k"]) * (arrays["d"] if "Mul" in before else 1 / arrays["d"])
     else:
         scaled = behind * arrays["d"] + arrays["k"]
-    assert "standardised behind the model's own scaling" in [one.name for one in Recipe.of(model).ranges["x"]]
+    assert "standardised behind the model's own scaling" in [span.name for span in Recipe.of(model).ranges["x"]]
     np.testing.assert_allclose(scaled[:3], seen[:3], atol=1e-3)
 
 
@@ -89,24 +89,26 @@ def test_features_of_any_size(size: float, offset: float, samples: str) -> None:
         "w": weight.astype(np.float32), "b": (-offset * weight.sum(0)).astype(np.float32), "v": [32, 5]
     }  # fmt: skip
     text = f"(float[{samples},24] x) => (float[{samples},5] y) {{ h = Gemm(x, w, b) r = Relu(h) y = MatMul(r, v) }}"
-    found = make_samples(normalize(ir.from_proto(build(text, weights))), most=60).samples["x"]
-    assert size / 4 < np.sqrt(np.mean((found - offset) ** 2)) < 4 * size
+    features = make_samples(normalize(ir.from_proto(build(text, weights))), most=60).samples["x"]
+    assert size / 4 < np.sqrt(np.mean((features - offset) ** 2)) < 4 * size
 
 
 def test_bytes_are_bytes() -> None:
     text = "(uint8[n,3,16,16] x) => (float[n,4,16,16] y) { f = Cast<to=1>(x) y = Conv(f, w) }"
-    found = make_samples(normalize(ir.from_proto(build(text, {"w": [4, 3, 1, 1]}))), most=12, library=True).samples["x"]
-    assert found.dtype == np.uint8
-    assert found.max() > 200
-    assert found.min() < 50
+    images = make_samples(normalize(ir.from_proto(build(text, {"w": [4, 3, 1, 1]}))), most=12, library=True).samples[
+        "x"
+    ]
+    assert images.dtype == np.uint8
+    assert images.max() > 200
+    assert images.min() < 50
 
 
 def test_a_range_that_is_given_is_kept_to() -> None:
     model = normalize(ir.from_proto(build("(float[n,3,16,16] x) => (float[n,4,16,16] y) { y = Conv(x, w) }",
                                           {"w": [4, 3, 1, 1]})))  # fmt: skip
-    found = make_samples(model, most=12, bounds={"x": (10.0, 20.0)}).samples["x"]
-    assert 10 <= found.min() < 12
-    assert 18 < found.max() <= 20
+    images = make_samples(model, most=12, bounds={"x": (10.0, 20.0)}).samples["x"]
+    assert 10 <= images.min() < 12
+    assert 18 < images.max() <= 20
     with pytest.raises(DataError, match="no input 'y'; its inputs are 'x'"):
         make_samples(model, bounds={"y": (0, 1)})
 
@@ -118,8 +120,8 @@ def test_scalars_are_tried() -> None:
     weights: dict[str, Weight] = {
         "w": [16, 4], "thousand": np.array(1000), "first": np.array([0]), "zero": np.array([0]), "one": np.array([1])
     }  # fmt: skip
-    found = make_samples(normalize(ir.from_proto(build(text, weights))), most=20)
-    assert found.scalars == {"rate": 16000}
+    samples = make_samples(normalize(ir.from_proto(build(text, weights))), most=20)
+    assert samples.scalars == {"rate": 16000}
 
 
 @pytest.mark.parametrize("shape", [(12,), (4, 3)], ids=["row", "flattened"])
@@ -155,5 +157,5 @@ def test_numbers_behind_a_convolution_have_no_sizes_of_their_own() -> None:
         a = Conv(x, w) r = Relu(a) p = GlobalAveragePool(r) f = Flatten(p) y = MatMul(f, v) }"""
     rng = np.random.default_rng(6)
     stored = {"w": rng.standard_normal((16, 40, 3)), "v": rng.standard_normal((16, 4))}
-    found = ranges(text, {name: array.astype(np.float32) for name, array in stored.items()})
-    assert "sizes of its own for each number" not in found
+    names = ranges(text, {name: array.astype(np.float32) for name, array in stored.items()})
+    assert "sizes of its own for each number" not in names

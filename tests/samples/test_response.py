@@ -43,8 +43,8 @@ def test_kinds_get_samples_by_what_they_change(batch: str, monkeypatch: pytest.M
     spans = {"photographs": (0.0, 1.0), "made-up pictures": (0.5, 0.6), "lines of text": (0.3, 0.9)}
     monkeypatch.setattr(kinds_of_values, "PICTURES", {kind: plain(*span) for kind, span in spans.items()})
     recipe = recipe_of(batch, EVERYWHERE)
-    found = recipe.shares(recipe.inputs[0], SHIPPED)
-    assert found == pytest.approx(np.array([1.0, FEW, 1.0]) / (2 + FEW))
+    actual = recipe.shares(recipe.inputs[0], SHIPPED)
+    assert actual == pytest.approx(np.array([1.0, FEW, 1.0]) / (2 + FEW))
     assert recipe.shares(recipe.inputs[0], OTHERS) == ()
 
 
@@ -66,8 +66,8 @@ def test_any_number_of_the_first_are_in_proportion(given: tuple[float, ...]) -> 
 def test_each_kind_takes_turns_among_ranges() -> None:
     """Also where there are as many kinds as ranges: not one kind in one range."""
     recipe = recipe_of("n", EVERYWHERE)
-    one = recipe.inputs[0]
+    value = recipe.inputs[0]
     apart = [Range(name, np.array(1.0), np.array(level)) for name, level in (("dark", -1000.0), ("light", 1000.0))]
     options: dict[str, Any] = {"kinds": SHIPPED[:2], "rng": np.random.default_rng(0)}
-    made = values(one, 8, apart, **options).reshape(8, -1).mean(1) > 0
+    made = values(value, 8, apart, **options).reshape(8, -1).mean(1) > 0
     assert made.tolist() == [False, False, True, True, False, False, True, True]

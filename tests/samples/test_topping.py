@@ -23,11 +23,11 @@ def pictures(count: int) -> dict[str, np.ndarray]:
 
 def test_samples_beside_are_in_the_range_of_those_given() -> None:
     model = normalize(ir.from_proto(models.residual_cnn()))
-    found = top_up(model, check_samples(pictures(4), model))
-    assert found is not None
-    assert 4 < len(found) <= 4 * TOPPED
-    assert pictures(4)["x"].min() - 1e-3 <= found.samples["x"].min()
-    assert found.samples["x"].max() <= pictures(4)["x"].max() + 1e-3
+    topped = top_up(model, check_samples(pictures(4), model))
+    assert topped is not None
+    assert 4 < len(topped) <= 4 * TOPPED
+    assert pictures(4)["x"].min() - 1e-3 <= topped.samples["x"].min()
+    assert topped.samples["x"].max() <= pictures(4)["x"].max() + 1e-3
     assert top_up(model, check_samples(pictures(FEW + 1), model)) is None
 
 

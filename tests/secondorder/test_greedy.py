@@ -107,9 +107,11 @@ def test_inputs_that_are_shared_cost_one_inverse_and_change_nothing() -> None:
     apart = [first, replace(twin, moments=twin.moments.copy())]
     assert len(by_input([first, twin])) == 1
     assert len(by_input(apart)) == 2
-    one, two = (remove_units(consumers, units=8, remove=6, damping=DAMPING) for consumers in ([first, twin], apart))
-    np.testing.assert_array_equal(one.order, two.order)
-    np.testing.assert_allclose(one.loss, two.loss, rtol=1e-9)
+    joint, separate = (
+        remove_units(consumers, units=8, remove=6, damping=DAMPING) for consumers in ([first, twin], apart)
+    )
+    np.testing.assert_array_equal(joint.order, separate.order)
+    np.testing.assert_allclose(joint.loss, separate.loss, rtol=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -149,13 +151,13 @@ def test_swaps_find_the_best_set_from_a_bad_one() -> None:
 def test_swaps_do_not_depend_on_what_errors_weigh(scale: float) -> None:
     consumers = [asymmetric(18, sizes=(1,) * 8)]
     worst = max(combinations(range(8), 4), key=lambda kept: scratch_loss(consumers, kept))
-    found = []
+    results = []
     for factor in (1.0, scale):
-        systems, mask = systems_of([replace(one, alpha=factor) for one in consumers], worst)
+        systems, mask = systems_of([replace(consumer, alpha=factor) for consumer in consumers], worst)
         final, swapped, gained = swap(systems, mask, np.ones(8, np.bool_), rounds=20)
-        found.append((np.flatnonzero(final).tolist(), swapped, gained / factor))
-    assert found[0][:2] == found[1][:2]
-    assert found[0][2] == pytest.approx(found[1][2])
+        results.append((np.flatnonzero(final).tolist(), swapped, gained / factor))
+    assert results[0][:2] == results[1][:2]
+    assert results[0][2] == pytest.approx(results[1][2])
 
 
 def test_rounds_of_many_units_stay_close_to_one_by_one() -> None:

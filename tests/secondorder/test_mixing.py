@@ -62,23 +62,23 @@ def test_mixtures_lose_what_all_outputs_do(drift: bool, symmetric: bool, monkeyp
         consumer, kept = many(seed, drift=drift), np.arange(11)
         assert mixed(consumer).weight.shape == (17, MIXED)
         expected = whole(consumer, kept, monkeypatch, symmetric=symmetric)
-        found = held_out_losses(consumer, kept, DAMPINGS, symmetric=symmetric)
-        assert found == pytest.approx(expected, rel=0.3)
-        assert np.array(found) / found[0] == pytest.approx(np.array(expected) / expected[0], rel=0.15)
+        losses = held_out_losses(consumer, kept, DAMPINGS, symmetric=symmetric)
+        assert losses == pytest.approx(expected, rel=0.3)
+        assert np.array(losses) / losses[0] == pytest.approx(np.array(expected) / expected[0], rel=0.15)
 
 
 def test_a_refit_takes_about_the_best_damping_and_fits_every_output(monkeypatch: pytest.MonkeyPatch) -> None:
     for seed in range(5):
         consumer, kept = many(seed, count=20), np.arange(11)
         losses = whole(consumer, kept, monkeypatch)
-        found = refit(consumer, kept)
-        assert found.damping is not None
-        assert losses[1 + DAMPINGS.index(found.damping)] < 1.02 * min(losses)
+        fit = refit(consumer, kept)
+        assert fit.damping is not None
+        assert losses[1 + DAMPINGS.index(fit.damping)] < 1.02 * min(losses)
         with monkeypatch.context() as patch:
             patch.setattr(mixing, "LARGE", 1 << 40)
-            expected = refit(consumer, kept, dampings=[found.damping])
-        np.testing.assert_allclose(found.weight, expected.weight, rtol=1e-9, atol=1e-12)
-        np.testing.assert_allclose(found.bias, expected.bias, rtol=1e-9, atol=1e-12)
+            expected = refit(consumer, kept, dampings=[fit.damping])
+        np.testing.assert_allclose(fit.weight, expected.weight, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(fit.bias, expected.bias, rtol=1e-9, atol=1e-12)
 
 
 def test_a_damping_whose_weights_grow_too_much_gives_way_to_the_next() -> None:

@@ -63,12 +63,12 @@ def test_merged_moments_are_those_of_one_stream(sizes: list[int], seed: int) -> 
 def test_what_has_seen_nothing_adds_nothing(empty: str) -> None:
     rows = correlated(np.random.default_rng(4), 60, 4)
     first, second = (Moments(4) if empty in (name, "both") else moments_of(rows) for name in ("first", "second"))
-    found = first.plus(second)
-    found.update(rows)  # its sums are its own
-    seen = [one for one in (first, second) if one.count]
-    assert found.count == 60 * (1 + len(seen))
-    assert all(one.count == 60 for one in seen)
-    np.testing.assert_allclose(found.gram, moments_of(rows).gram, rtol=1e-5, atol=1e-6)
+    total = first.plus(second)
+    total.update(rows)  # its sums are its own
+    seen = [moments for moments in (first, second) if moments.count]
+    assert total.count == 60 * (1 + len(seen))
+    assert all(moments.count == 60 for moments in seen)
+    np.testing.assert_allclose(total.gram, moments_of(rows).gram, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("writable", [True, False])
@@ -81,10 +81,10 @@ def test_sums_are_taken_in_where_they_may_be_written_to(writable: bool) -> None:
         body = pickle.dumps(first, protocol=5, buffer_callback=kept.append)
         first = pickle.loads(body, buffers=[bytes(buffer.raw()) for buffer in kept])
     before = first.gram
-    found = first.taking(second)
-    assert (found is first) == writable
-    np.testing.assert_array_equal(found.gram, expected.gram)
-    np.testing.assert_array_equal(found.mean, expected.mean)
+    total = first.taking(second)
+    assert (total is first) == writable
+    np.testing.assert_array_equal(total.gram, expected.gram)
+    np.testing.assert_array_equal(total.mean, expected.mean)
     assert np.array_equal(first.gram, before) != writable
     assert second.count == 70
 

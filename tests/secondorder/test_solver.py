@@ -99,18 +99,18 @@ def test_outputs_get_back_some_of_the_variance_that_a_fit_takes(spread: float, g
         consumer = replace(consumer, sample=(rows, rows))
     kept = np.array([0, 1, 3, 4, 5])
     plain, layer = (refit(consumer, kept, dampings=[1e-6], spread=share) for share in (0.0, spread))
-    found, shrunk = (rows[:, kept] @ one.weight + one.bias for one in (layer, plain))
+    actual, shrunk = (rows[:, kept] @ fit.weight + fit.bias for fit in (layer, plain))
     expected = shrunk.std(0) * (wanted.std(0) / shrunk.std(0)) ** spread
-    np.testing.assert_allclose(found.std(0), expected, rtol=1e-5)
-    np.testing.assert_allclose(found.mean(0), wanted.mean(0), atol=1e-6)
+    np.testing.assert_allclose(actual.std(0), expected, rtol=1e-5)
+    np.testing.assert_allclose(actual.mean(0), wanted.mean(0), atol=1e-6)
     assert (layer.loss > plain.loss) is (spread > 0)
     everything = refit(consumer, np.arange(6), dampings=[1e-6], spread=spread)
     np.testing.assert_allclose(everything.weight, weight, rtol=1e-4)
 
 
 def test_outputs_are_widened_within_reason() -> None:
-    found = widened(np.ones((2, 3)), np.array([1.21, 1e3, 0.5]), 0.5)
-    np.testing.assert_allclose(found, [[1.1, np.sqrt(MOST_WIDENED), 1.0]] * 2)
+    actual = widened(np.ones((2, 3)), np.array([1.21, 1e3, 0.5]), 0.5)
+    np.testing.assert_allclose(actual, [[1.1, np.sqrt(MOST_WIDENED), 1.0]] * 2)
 
 
 def test_shrinkage_is_known_where_both_networks_are() -> None:

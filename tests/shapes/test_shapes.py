@@ -224,9 +224,9 @@ def test_shapes_are_true(name: str) -> None:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    found = dict(zip(produced, session.run(None, feed), strict=True))
+    arrays = dict(zip(produced, session.run(None, feed), strict=True))
     values = by_name(model)
-    for key, array in found.items():
+    for key, array in arrays.items():
         assert shapes.of.get(values[key or ""], array.shape) == array.shape, key
         if values[key or ""] in shapes.values:
             np.testing.assert_array_equal(shapes.values[values[key or ""]], array)
@@ -388,11 +388,11 @@ def test_a_size_of_regions_that_is_an_input_is_some_number() -> None:
         }"""
     )
     shapes = infer_shapes(model)
-    found = shape_of(model, shapes, "c")
-    assert found is not None
-    assert found[:2] == (shapes.binding["R"], 8)
-    assert len(found) == 4
-    assert all(size > 1 for size in found[2:])
+    shape = shape_of(model, shapes, "c")
+    assert shape is not None
+    assert shape[:2] == (shapes.binding["R"], 8)
+    assert len(shape) == 4
+    assert all(size > 1 for size in shape[2:])
 
 
 def test_what_is_ranked_keeps_its_other_axes() -> None:

@@ -119,7 +119,7 @@ def test_samples_say_what_their_axes_count_as() -> None:
 
 
 def test_what_the_data_decide_counts_as_a_hundred() -> None:
-    found = "p=NonZero(x) q=Transpose(p) c=Cast<to=1>(q)"
-    text = f"(float[9] x) => (float[k,4] y) {{ {found} a=MatMul(c,w) r=Relu(a) y=MatMul(r,v) }}"
+    nonzero = "p=NonZero(x) q=Transpose(p) c=Cast<to=1>(q)"
+    text = f"(float[9] x) => (float[k,4] y) {{ {nonzero} a=MatMul(c,w) r=Relu(a) y=MatMul(r,v) }}"
     analysis = pipeline.analyse(pipeline.load_normal(models.build(text, {"w": (1, 8), "v": (8, 4)})))
     assert analysis.cost.of("flops") == 2 * 100 * (8 + 32)

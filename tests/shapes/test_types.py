@@ -95,11 +95,11 @@ def check(model: onnx.ModelProto, kind: int) -> None:
         {str(v.name): v.const_value for v in m.graph.initializers.values()} for m in (result.dense, result.model)
     )
     for name, axis in (("w", 1), ("v", 0)):
-        one, two = before[name], after[name]
-        assert one is not None
-        assert two is not None
-        assert two.dtype == one.dtype == ir.DataType(kind)
-        assert two.numpy().tobytes() == np.take(one.numpy(), kept, axis).tobytes()
+        old, new = before[name], after[name]
+        assert old is not None
+        assert new is not None
+        assert new.dtype == old.dtype == ir.DataType(kind)
+        assert new.numpy().tobytes() == np.take(old.numpy(), kept, axis).tobytes()
     again = ir.from_proto(ir.to_proto(result.model))  # and so it is written and read
     read = again.graph.initializers["w"].const_value
     assert read is not None

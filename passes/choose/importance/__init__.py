@@ -79,10 +79,10 @@ def score_groups(
     how = scoring.normalise or unscaled
     depth = [number for number, group in enumerate(groups) if group.branch is not None]
     together = normalised(np.concatenate([scores[number] for number in depth]), how) if depth else np.zeros(0)
-    found = [normalised(each, how) for each in scores]
+    scaled = [normalised(each, how) for each in scores]
     for at, number in enumerate(depth):  # the residual branches compete with each other, one unit each
-        found[number] = together[at : at + 1]
-    return found
+        scaled[number] = together[at : at + 1]
+    return scaled
 
 
 def _checked(scores: Sequence[np.ndarray], groups: Sequence[Group], name: str) -> list[np.ndarray]:
@@ -93,12 +93,12 @@ def _checked(scores: Sequence[np.ndarray], groups: Sequence[Group], name: str) -
         ModelError: a score is not finite.
     """
     try:
-        found = [np.asarray(array, np.float64) for array in scores]
+        arrays = [np.asarray(array, np.float64) for array in scores]
     except (TypeError, ValueError) as error:
         raise UsageError(f"criterion {name}: expected an array of numbers for each group ({error})") from error
-    if len(found) != len(groups):
-        raise UsageError(f"criterion {name}: expected an array for each of {len(groups)} groups, found {len(found)}")
-    for group, array in zip(groups, found, strict=True):
+    if len(arrays) != len(groups):
+        raise UsageError(f"criterion {name}: expected an array for each of {len(groups)} groups, found {len(arrays)}")
+    for group, array in zip(groups, arrays, strict=True):
         if array.shape != (group.size,):
             raise UsageError(
                 f"criterion {name}: expected scores of shape ({group.size},) for group {group.name!r}, "
@@ -106,7 +106,7 @@ def _checked(scores: Sequence[np.ndarray], groups: Sequence[Group], name: str) -
             )
         if not np.isfinite(array).all():
             raise ModelError(f"criterion {name}: the scores of group {group.name!r} are not finite")
-    return found
+    return arrays
 
 
 def check_criterion(name: str) -> None:

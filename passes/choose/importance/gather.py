@@ -129,8 +129,8 @@ def _blocks(array: np.ndarray, start: tuple[int, ...] = ()) -> Iterator[tuple[tu
     axis = next(axis for axis, size in enumerate(array.shape) if size > 1)
     step = max(1, _BLOCK * array.shape[axis] // array.size)
     for at in range(0, array.shape[axis], step):
-        here = (*start[:axis], start[axis] + at, *start[axis + 1 :])
-        yield from _blocks(array[(slice(None),) * axis + (slice(at, at + step),)], here)
+        corner = (*start[:axis], start[axis] + at, *start[axis + 1 :])
+        yield from _blocks(array[(slice(None),) * axis + (slice(at, at + step),)], corner)
 
 
 def _sum_others(numbers: np.ndarray, axis: int) -> np.ndarray:

@@ -108,12 +108,12 @@ def bn_scale(groups: Sequence[Group], context: Context) -> Scores:
     """
     scaled = [[p for p in group.slices if is_weight(p) and scales(p)] for group in groups]
     norm = partial(context.norms, power=1)
-    results = [context.gathered(group, norm, found) for group, found in zip(groups, scaled, strict=True)]
-    without = [number for number, found in enumerate(scaled) if not found]
+    results = [context.gathered(group, norm, pieces) for group, pieces in zip(groups, scaled, strict=True)]
+    without = [number for number, pieces in enumerate(scaled) if not pieces]
     widths = [groups[number] for number in without if groups[number].branch is None]
     if not without:
         return results
-    with_scale = [scores for scores, found in zip(results, scaled, strict=True) if found]
+    with_scale = [scores for scores, pieces in zip(results, scaled, strict=True) if pieces]
     level = float(np.concatenate(with_scale).mean()) if with_scale else 0.0
     for number, scores in zip(without, l2([groups[number] for number in without], context), strict=True):
         mean = float(scores.mean())

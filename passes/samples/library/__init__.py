@@ -78,8 +78,8 @@ def _coefficients(planes: np.ndarray, steps: np.ndarray) -> np.ndarray:
 
     *outer, height, width = planes.shape
     blocks = (planes - MIDDLE).reshape(*outer, height // BLOCK, BLOCK, width // BLOCK, BLOCK)
-    found = np.rint(dctn(np.moveaxis(blocks, (-3, -1), (0, 1)), axes=(0, 1), norm="ortho").T / steps.T).T
-    return np.asarray(np.clip(found, -127, 127), np.int8)
+    rounded = np.rint(dctn(np.moveaxis(blocks, (-3, -1), (0, 1)), axes=(0, 1), norm="ortho").T / steps.T).T
+    return np.asarray(np.clip(rounded, -127, 127), np.int8)
 
 
 def _planes(coefficients: np.ndarray, steps: np.ndarray) -> np.ndarray:

@@ -206,11 +206,11 @@ def rotated(x: Tensor, cosines: Tensor, sines: Tensor, interleaved: bool) -> Ten
     size = 2 * cosines.shape[-1]
     part, rest = x[..., :size], x[..., size:]
     if interleaved:
-        one, other = part[..., ::2], part[..., 1::2]
-        made = torch.stack([one * cosines - other * sines, one * sines + other * cosines], -1).flatten(-2)
+        first, second = part[..., ::2], part[..., 1::2]
+        made = torch.stack([first * cosines - second * sines, first * sines + second * cosines], -1).flatten(-2)
     else:
-        one, other = part.chunk(2, -1)
-        made = torch.cat([one * cosines - other * sines, one * sines + other * cosines], -1)
+        first, second = part.chunk(2, -1)
+        made = torch.cat([first * cosines - second * sines, first * sines + second * cosines], -1)
     return torch.cat([made, rest], -1)
 
 

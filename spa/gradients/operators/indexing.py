@@ -18,8 +18,8 @@ def _counted(index: Tensor, size: int) -> Tensor:
 def gather(call: Call, x: Tensor, index: Tensor) -> Tensor:
     axis = call.integer("axis", 0) % max(x.ndim, 1)
     index = _counted(index, x.shape[axis]).to(x.device)
-    found = x.index_select(axis, index.reshape(-1))
-    return found.reshape((*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]))
+    picked = x.index_select(axis, index.reshape(-1))
+    return picked.reshape((*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]))
 
 
 @implements("GatherElements")

@@ -87,8 +87,8 @@ def slice_(
             turned.append(axis % x.ndim)
             numbers = numbers[::-1]
         index[axis] = slice(numbers.start, numbers.stop, numbers.step) if len(numbers) else slice(0, 0)
-    found = x[tuple(index)]
-    return found.flip(turned) if turned else found
+    sliced = x[tuple(index)]
+    return sliced.flip(turned) if turned else sliced
 
 
 @implements("Expand")

@@ -122,7 +122,7 @@ def region_align(call: Call, x: Tensor, regions: Tensor, numbers: Tensor) -> Ten
     half = 0.5 if call.text("coordinate_transformation_mode", "half_pixel") == "half_pixel" else 0.0
     height, width = call.integer("output_height", 1), call.integer("output_width", 1)
     boxes = regions * call.number("spatial_scale", 1.0) - half
-    found = []
+    pooled = []
     for box, number in zip(boxes, numbers.tolist(), strict=True):
         left, top, right, bottom = box
         wide, tall = right - left, bottom - top
@@ -132,8 +132,8 @@ def region_align(call: Call, x: Tensor, regions: Tensor, numbers: Tensor) -> Ten
         columns = _bins(left, wide, width, call.integer("sampling_ratio", 0))
         sampled = _bilinear(x[number], rows.reshape(-1), columns.reshape(-1))
         sampled = sampled.reshape(-1, height, rows.shape[1], width, columns.shape[1])
-        found.append(sampled.amax((2, 4)) if call.text("mode", "avg") == "max" else sampled.mean((2, 4)))
-    return torch.stack(found) if found else x.new_zeros((0, x.shape[1], height, width))
+        pooled.append(sampled.amax((2, 4)) if call.text("mode", "avg") == "max" else sampled.mean((2, 4)))
+    return torch.stack(pooled) if pooled else x.new_zeros((0, x.shape[1], height, width))
 
 
 def _bins(start: Tensor, length: Tensor, bins: int, ratio: int) -> Tensor:
