@@ -13,7 +13,7 @@ import onnx_ir as ir
 from spa.analysis.group import find_frozen
 from spa.analysis.plan import Plan
 from spa.clock import Clock
-from spa.errors import NothingToPrune
+from spa.errors import ModelError, NothingToPrune
 from spa.options import InputShapes, PruneOptions
 from spa.passes.choose.allocation import weighed
 from spa.passes.choose.first import first_widths
@@ -22,6 +22,7 @@ from spa.passes.choose.importance.trained import trained_for_sparsity
 from spa.passes.choose.selection import select
 from spa.presets import METHODS
 from spa.report import Report
+from spa.shapes import infer_shapes, infer_static
 from spa.shared import Shared
 from spa.steps import Analysis, analyse, report_on
 
@@ -119,18 +120,28 @@ def _scores(analysis: Analysis, options: PruneOptions, learn: Learn | None) -> t
 
 @contextmanager
 def hint_at_inputs(model: ir.Model, inputs: InputShapes | None) -> Iterator[None]:
-    """Where nothing can go, it may be that the graph takes certain sizes only and was analysed with others."""
+    """Where nothing can go, say which node does not take its operands; it may be that the graph takes certain sizes
+    only, and was analysed with others.
+
+    Raises:
+        ModelError: a node takes its operands in no sizes.
+    """
     try:
         yield
     except NothingToPrune as error:
+        if fault := infer_static(model).fault:
+            raise ModelError(f"the model is not valid: {fault}") from error
         open_ = [
             str(value.name)
             for value in model.graph.inputs
             if not value.is_initializer() and (value.shape is None or not value.shape.is_static())
         ]
-        if inputs or not open_:
+        fault = infer_shapes(model, inputs=inputs).fault
+        if not fault and (inputs or not open_):
             raise
-        raise NothingToPrune(
-            f"{error}; if the model takes certain sizes only, give the shape of {', '.join(map(repr, open_[:3]))} "
-            f"with inputs, on the command line --input"
-        ) from error
+        why = f"nothing can be removed: {fault}" if fault else str(error)
+        advice = (
+            f"; if the model takes certain sizes only, give the shape of {', '.join(map(repr, open_[:3]))} "
+            "with inputs, on the command line --input"
+        )
+        raise NothingToPrune(why + advice * bool(open_)) from error

@@ -301,11 +301,35 @@ def test_an_input_of_unknown_rank() -> None:
 def test_a_model_that_takes_one_size_only() -> None:
     text = "(float[N,S,8] x) => (float[N,S,3] y) { p = Add(x, t)  a = MatMul(p, w)  b = Relu(a)  y = MatMul(b, v) }"
     proto = build(text, {"t": [40, 8], "w": [8, 6], "v": [6, 3]})
-    with pytest.raises(NothingToPrune, match=r"do not broadcast.*; if the model takes certain sizes only"):
+    with pytest.raises(NothingToPrune, match=r"Add 'Add_0' takes no .*ncompatible.*; if the model takes certain sizes"):
         spa.prune(proto, ratio=0.1, weights=True)
     result = spa.prune(proto, ratio=0.1, inputs={"x": (1, 40, 8)}, weights=True)
     assert result.report.difference is not None
     assert result.model.graph.inputs[0].shape == ir.Shape(["N", "S", 8])
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "message"),
+    [
+        (
+            {"w": np.zeros((8, 6)), "v": [6, 3]},
+            ModelError,
+            r"not valid: MatMul 'MatMul_0' takes no float\[N, 8\] and double\[8, 6\]: .*type",
+        ),
+        (
+            {"w": [8, 6], "v": [5, 3]},
+            NothingToPrune,
+            r"removed: MatMul 'MatMul_2' takes no float\[\d+, 6\] and float\[5, 3\]: Incompat.* 'x' with",
+        ),
+    ],
+    ids=["other numbers", "other sizes"],
+)
+def test_a_node_that_cannot_take_its_operands_is_named(
+    weights: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    text = "(float[N,8] x) => (float[N,3] y) { a = MatMul(x, w)  b = Relu(a)  y = MatMul(b, v) }"
+    with pytest.raises(error, match=message):
+        spa.prune(build(text, weights), ratio=0.5, weights=True)
 
 
 def test_a_repaired_model_is_compared_with_the_refitted_one_and_says_so() -> None:

@@ -35,6 +35,7 @@ class Shapes:
     dtypes: of tensors; absent where unknown
     ties: symbolic axis -> those that it is as long as together, as far as that was tried
     dims: of values whose rank is known: numbers, and names or None for what is open
+    fault: the first node that cannot take its operands, in words; empty where there is none
     """
 
     of: Mapping[ir.Value, tuple[int, ...]]
@@ -44,6 +45,7 @@ class Shapes:
     dtypes: Mapping[ir.Value, ir.DataType] = field(default_factory=dict)
     ties: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     dims: Mapping[ir.Value, tuple[int | str | None, ...]] = field(default_factory=dict)
+    fault: str = ""
 
 
 def infer_shapes(model: ir.Model, *, inputs: Mapping[str, Sequence[int]] | None = None) -> Shapes:
@@ -92,4 +94,5 @@ def _result(walk: Walk) -> Shapes:
         {value: ir.DataType(type_.element) for value, type_ in walk.types.items() if type_.element},
         walk.ties,
         {value: type_.dims for value, type_ in walk.types.items() if type_.dims is not None},
+        walk.fault,
     )

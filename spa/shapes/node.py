@@ -46,10 +46,15 @@ _RUNTIME_ELEMENTS = {
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Types of a call's results; ``contradiction`` says that no such operands can meet in this node."""
+    """Types of a call's results.
+
+    contradiction: no operands of such sizes can meet in this node
+    fault: what onnx says is wrong with the operands, whatever sizes are open
+    """
 
     types: tuple[Type, ...]
     contradiction: bool = False
+    fault: str = ""
 
 
 class NodeInference:
@@ -111,12 +116,18 @@ class NodeInference:
                 return _through(schema.function_body, node, named)
         except onnx.defs.SchemaError:
             return _ask_runtime(node, named, known, imports) or unknown
-        except (InferenceError, ValidationError, RuntimeError, ValueError):
-            return replace(unknown, contradiction=all(type_ is None or type_.static is not None for type_ in types))
+        except (InferenceError, ValidationError, RuntimeError, ValueError) as error:
+            static = all(type_ is None or type_.static is not None for type_ in types)
+            certain = static or isinstance(error, ValidationError)  # which is of numbers' types
+            return replace(unknown, contradiction=static, fault=_in_short(error) if certain else "")
         answer = Answer(tuple(Type.read(inferred[name]) if name in inferred else Type() for name in node.output))
         if any(isinstance(dim, int) and dim < 0 for type_ in answer.types for dim in type_.dims or ()):
             return replace(unknown, contradiction=True)
         return answer
+
+
+def _in_short(error: Exception) -> str:
+    return " ".join(str(error).removeprefix("[ShapeInferenceError]").split())[:200]
 
 
 def _assumed(call: Call, types: Types) -> int:

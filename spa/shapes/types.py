@@ -22,6 +22,12 @@ class Type(NamedTuple):
     dims: Dims | None = None  # None: the rank is unknown
     other: bytes = b""  # the TypeProto of what is no tensor (a sequence, a map, an optional)
 
+    def __str__(self) -> str:
+        element = ir.DataType(self.element).name.lower() if self.element else "unknown"
+        return (
+            element if self.dims is None else f"{element}[{', '.join('?' if d is None else str(d) for d in self.dims)}]"
+        )
+
     @classmethod
     def of(cls, tensor: ir.TensorProtocol) -> Type:
         """The type of a tensor."""

@@ -38,6 +38,7 @@ class Walk:
 
     types, contents: of the values, as far as known
     contradictions: how many nodes the binding does not suit
+    fault: the first node that cannot take its operands, in words; empty where there is none
     misfits: axes whose size the data decides, and whose number contradicts some node
     finished: False if ``patience`` was lost over contradictions
     """
@@ -55,6 +56,7 @@ class Walk:
         self.types: dict[ir.Value, Type] = {}
         self.contents: dict[ir.Value, Content] = {}
         self.contradictions = 0
+        self.fault = ""
         self.misfits: set[str] = set()
         self.finished = True
         self._inference = inference
@@ -130,6 +132,9 @@ class Walk:
         if answer.contradiction:
             self.contradictions += 1
             self._blame_counts(types)
+        if answer.fault and not self.fault:
+            operands = " and ".join(str(type_) for type_ in types if type_ is not None)
+            self.fault = f"{node.op_type} {node.name or node.outputs[0].name!r} takes no {operands}: {answer.fault}"
         results = None if answer.contradiction else self._evaluate(call, answer.types, types, contents)
         counted = (
             self._trusting
