@@ -6,10 +6,12 @@ import io
 import json
 from collections.abc import Callable
 
+import numpy as np
 import onnx
 import pytest
 from rich.console import Console
 
+import spa
 from spa import pipeline, report
 from spa.analysis.plan import Plan
 from spa.notation.operation import registered
@@ -45,6 +47,14 @@ def test_costs_before_and_after() -> None:
     assert summary.after["params"] == 144 - 2 * (6 + 6 + 6)
     assert summary.removed_share("params") == pytest.approx(0.25)
     assert Report({"flops": 0}, {"flops": 0}, (), ()).removed_share("flops") == 0
+
+
+def test_what_stays_is_of_the_model_that_came() -> None:
+    """A repair adds biases; the one at the output cannot shrink."""
+    samples = np.random.default_rng(0).standard_normal((64, 5, 6)).astype(np.float32)
+    repaired = spa.prune(models.gated_mlp(), ratio=0.25, data=samples, align=1)
+    assert any(name.endswith("/bias") for name in repaired.model.graph.initializers)
+    assert not any("/bias" in share.example for share in repaired.report.frozen)
 
 
 def test_parameters_of_a_group() -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from spa import verdict
+from spa.analysis.branch import ADDED
 from spa.analysis.coupling import Coupling
 from spa.analysis.group import Frozen, Group, find_frozen
 from spa.analysis.plan import Plan
@@ -208,12 +209,14 @@ def _params(group: Group) -> int:
 
 
 def frozen_shares(coupling: Coupling, groups: Sequence[Group], total: float) -> list[FrozenShare]:
-    """The stored floats none of whose axes can shrink, by reason, largest share first."""
+    """The stored floats that the model came with, none of whose axes can shrink, by reason, largest share first."""
     prunable = {s.value for g in groups if g.branch is None for s in g.slices}
     by_reason: dict[str, list[tuple[int, str]]] = {}
     for value, axes in coupling.axes.items():
         tensor = value.const_value
-        if tensor is None or value in prunable or value not in coupling.weights or not tensor.dtype.is_floating_point():
+        if tensor is None or value in prunable or ADDED in value.meta or value not in coupling.weights:
+            continue
+        if not tensor.dtype.is_floating_point():
             continue
         reasons = [coupling.frozen[leaf].text for dim in axes for leaf in leaves(dim) if leaf in coupling.frozen]
         reason = " and ".join(dict.fromkeys(reasons)) or "a single number"
