@@ -11,9 +11,10 @@ a share of the FLOPs is gone, and exported.
 | tp-norm | torch-pruning | groups by their norms (`GroupMagnitudeImportance`), all layers together |
 | tp-taylor | torch-pruning | by weights times gradients (`GroupTaylorImportance`) of 1,024 labelled images |
 | fastnas | nvidia-modelopt | widths by what each layer alone adds to the loss of 2,000 held-out images |
+| hesso | only-train-once | what its optimiser makes zero in a run of ten epochs (`hesso.py`): `--trained hesso=10` |
 
 Each needs torch, spa's own needs and the library in an environment of its own; `pip install torch` and
-torch-pruning==1.6.1; nvidia-modelopt==0.47.0 "torchprofile<0.1" requests huggingface_hub.
+torch-pruning==1.6.1; nvidia-modelopt==0.47.0 "torchprofile<0.1" requests huggingface_hub; only-train-once==3.0.1.
 FastNAS keeps what it measured in FOLDER/fastnas.pth, for the other cuts.
 """
 
@@ -36,7 +37,7 @@ from spa.gradients.samples import EVERY  # noqa: E402
 from tests.benchmarks.recovery import CUTS, SCORED, TASK, removed, training  # noqa: E402
 from tests.benchmarks.zoo import SHARED  # noqa: E402
 
-WAYS = ("tp-norm", "tp-taylor", "fastnas")
+WAYS = ("tp-norm", "tp-taylor", "fastnas", "hesso")
 STEPS = 400
 """In which all channels would go; the way ends where enough FLOPs are gone."""
 DIVISOR, JUDGED, CALIBRATED = 4, 2000, 5000
@@ -86,6 +87,10 @@ def pruned(way: str, cut: float, path: Path) -> float:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     torch.manual_seed(0)
+    if way == "hesso":
+        from tests.benchmarks.hesso import trained
+
+        return trained(cut, path)
     return fastnas(cut, path) if way == "fastnas" else by_steps(way, cut, path)
 
 
