@@ -1,7 +1,8 @@
 """Accuracy of a pruned network after some epochs of training, with controls: what a choice of units is worth.
 
     python tests/benchmarks/recovery.py [--cuts 0.5 0.75 0.9] [--epochs 0 1 3 10] [--ways ours l2 ...] [--seeds 0]
-        [--files NAME=FILE.onnx ...] [--images 60000] [--rows FILE.jsonl] [--work FOLDER] [--table FILE.md]
+        [--files NAME=FILE.onnx ...] [--trained NAME=EPOCHS ...]
+        [--images 60000] [--rows FILE.jsonl] [--work FOLDER] [--table FILE.md]
 
 fmnist_resnet, cut by a share of its FLOPs, then trained by labels (`distilled`: by the dense model's outputs) with
 `spa.finetune` on training images of Fashion-MNIST, of which it holds one in six out; the 10,000 test images are
@@ -16,6 +17,9 @@ looked at once, for the row. Every number of epochs is a run of its own, with it
 | random | units drawn at random, as many of each group as ours |
 | uniform | the same share of every group, by l2 |
 | NAME | what another tool left of it, in FILE.onnx with `{cut}` for the cut (`peers.py` makes some) |
+
+A NAME of --trained is the file of a tool that trained the network itself, for so many epochs: it is measured as it is,
+and has that one column.
 
 Needs torch. Rows that FILE.jsonl has are not measured again; a run that was stopped goes on from its last epoch.
 """
@@ -54,6 +58,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, nargs="*", default=EPOCHS)
     parser.add_argument("--ways", nargs="*", choices=WAYS, default=WAYS)
     parser.add_argument("--files", nargs="*", default=[])
+    parser.add_argument("--trained", nargs="*", default=[])
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     parser.add_argument("--images", type=int, default=60_000)
     parser.add_argument("--rows", type=Path, default=Path("recovery.jsonl"))
@@ -63,26 +68,31 @@ def main() -> None:
     arguments.work.mkdir(exist_ok=True)
     rows = Rows(arguments.rows, *CELL)
     files = dict(given.split("=", 1) for given in arguments.files)
+    trained = {name: int(epochs) for name, epochs in (given.split("=", 1) for given in arguments.trained)}
     for epochs in arguments.epochs:
         for cut in arguments.cuts:
             for way in (*arguments.ways, *files):
                 if way in files and not Path(files[way].format(cut=cut)).exists():
                     print(f"{way} at {cut:.0%}: no file, left out", file=sys.stderr)
                     continue
+                if trained.get(way, epochs) != epochs:
+                    continue
                 for seed in arguments.seeds:
                     cell = {"way": way, "cut": cut, "epochs": epochs, "seed": seed, "images": arguments.images}
                     if cell not in rows:
-                        print(json.dumps(rows.add(measured(cell, arguments.work, files))), flush=True)
+                        row = measured(cell, arguments.work, files, tune=way not in trained)
+                        print(json.dumps(rows.add(row)), flush=True)
     print(table(rows.all))
     if arguments.table:
         arguments.table.write_text(table(rows.all))
 
 
-def measured(cell: dict[str, Any], work: Path, files: dict[str, str]) -> dict[str, Any]:
+def measured(cell: dict[str, Any], work: Path, files: dict[str, str], *, tune: bool = True) -> dict[str, Any]:
     """A row: test accuracy, and what it took.
 
     Args:
         files: by the way's name, what other tools left of the network.
+        tune: whether the epochs are still to be trained.
     """
     sys.path.append(str(SHARED / "eval"))
     import harness
@@ -96,7 +106,7 @@ def measured(cell: dict[str, Any], work: Path, files: dict[str, str]) -> dict[st
     else:
         pruned, report = small(cell, dense, work)
     path = pruned
-    if cell["epochs"]:
+    if cell["epochs"] and tune:
         import torch
 
         torch.set_num_threads(1)
