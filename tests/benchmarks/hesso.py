@@ -41,7 +41,7 @@ def trained(cut: float, path: Path) -> float:
     """
     path.unlink(missing_ok=True)
     tried, share, gone = path.with_suffix(".tried.onnx"), 0.0, 0.0
-    found: dict[float, tuple[Any, Any]] = {}
+    subnets: dict[float, tuple[Any, Any]] = {}
     for phase in (SHORT, SHORT, *[STEPS] * TRIES):
         share = 1 - (1 - share) * ((1 - cut - AIM) / (1 - gone)) ** 0.5
         run = Run(share, phase, begun())
@@ -51,16 +51,16 @@ def trained(cut: float, path: Path) -> float:
         gone = gone_from(tried)
         print(f"{share:.4f} of the units in {phase} steps: {gone:.1%} of the FLOPs", file=sys.stderr, flush=True)
         if phase == STEPS and gone >= cut:
-            found[gone] = small
+            subnets[gone] = small
             if gone <= cut + NEAR:
                 break
     tried.unlink()
-    if not found:
+    if not subnets:
         return gone
-    module, optimizer = found[min(found)]
+    module, optimizer = subnets[min(subnets)]
     learn(module, optimizer, 2 * STEPS, EPOCHS * STEPS)
     export(module.eval(), path)
-    return min(found)
+    return min(subnets)
 
 
 @functools.cache
@@ -143,11 +143,11 @@ class Run:
         for parameter in places.parameters():
             numbers = torch.arange(1.0, parameter.numel() + 1).view_as(parameter)
             parameter.data = numbers * (parameter.data != 0)
-        found = {name: parameter.data.long() - 1 for name, parameter in without_zeros(places).named_parameters()}
+        kept_places = {name: parameter.data.long() - 1 for name, parameter in without_zeros(places).named_parameters()}
         module = without_zeros(copy.deepcopy(self.module))
         optimizer = torch.optim.AdamW(module.parameters(), lr=RATE, weight_decay=0.0)
         for name, parameter in module.named_parameters():
-            first, second = (kept[name][0][kept[name][1]].flatten()[found[name]] for kept in self.moments())
+            first, second = (kept[name][0][kept[name][1]].flatten()[kept_places[name]] for kept in self.moments())
             steps = torch.tensor(float(self.optimizer.num_steps))
             optimizer.state[parameter] = {"step": steps, "exp_avg": first, "exp_avg_sq": second}
         return module, optimizer
