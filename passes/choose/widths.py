@@ -22,6 +22,8 @@ _ROOM = 1.2
 """So much more than the budget aligned groups have to be able to give: at their ends, all would be destroyed."""
 _SLACK = 0.15
 """Of a budget: so much more may go before steps are made finer."""
+_EXCESS = 0.04
+"""Of what is to stay: so much more may go where all groups lose equal shares, before multiples are given up."""
 _OFF = 0.125
 """Of a group's units: how far from an equal share a multiple may be."""
 
@@ -106,10 +108,13 @@ def _evenly(problem: Problem, aligned: Sequence[int]) -> tuple[Problem, list[int
     chosen = list(problem.terms.multiples)
     for number, track, count in zip(problem.candidates.active, problem.tracks, counts, strict=True):
         chosen[number] = _near(track.group, aligned[number], count)
-    stepped = _with(problem, chosen)
-    if not stepped.may_suffice:
-        return problem, counts
-    return stepped, search(stepped)
+    while max(chosen, default=1) > 1:
+        stepped = _with(problem, chosen)
+        evenly = search(stepped) if stepped.may_suffice else None
+        if evenly is not None and _over(stepped, evenly) <= _EXCESS * (1 - problem.options.ratio):
+            return stepped, evenly
+        chosen = [multiple // 2 if multiple == max(chosen) else multiple for multiple in chosen]
+    return problem, counts
 
 
 def near_multiples(problem: Problem, aligned: Sequence[int]) -> Problem:

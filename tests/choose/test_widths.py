@@ -134,6 +134,8 @@ def test_whatever_can_be_met_is_met(name: str, ratio: float, of: str, scope: str
         assert selection.reached[of] >= ratio - 1e-9
     if scope == "global" and of != "channels":
         assert selection.reached[of] <= max(free.reached[of], 1.15 * ratio) + 1e-9
+    if scope == "local" and of != "channels":
+        assert selection.reached[of] <= max(free.reached[of], ratio + 0.04 * (1 - ratio)) + 1e-9
 
 
 def test_multiples_do_not_add_to_what_coarse_units_free_too_much() -> None:
