@@ -52,7 +52,7 @@ class RowWeights:
         inverted: list[str] = []
         for value in model.graph.inputs:
             name = str(value.name)
-            batch = next((batch for batch in batches if name in batch and _is_binary(batch[name])), None)
+            batch = next((batch for batch in batches if name in batch and is_binary(batch[name])), None)
             if batch is None or value not in coupling.axes:
                 continue
             runs = run(
@@ -159,7 +159,7 @@ def _disturbed(name: str, model: ir.Model, batch: Batch, places: np.ndarray) -> 
     return disturbed
 
 
-def _is_binary(array: np.ndarray) -> bool:
+def is_binary(array: np.ndarray) -> bool:
     """Whether an array holds zeros and ones, and both."""
     return bool(np.any(array == 0) and np.any(array == 1) and np.all((array == 0) | (array == 1)))
 

@@ -15,6 +15,7 @@ from torch.nn import functional
 from spa import runtime
 from spa.errors import DataError, UsageError
 from spa.fields import function_of
+from spa.gradients.counted import CountedRows
 from spa.gradients.samples import Split
 
 Loss = Callable[[Mapping[str, Any], Mapping[str, np.ndarray]], Tensor]
@@ -22,6 +23,9 @@ Loss = Callable[[Mapping[str, Any], Mapping[str, np.ndarray]], Tensor]
 
 TEACHER = "teacher/"
 """Before the name of an output that a teacher gave."""
+
+COUNTED = "counted/"
+"""Before the name of an output of which not all rows count."""
 
 LOGITS_SPREAD = 64.0
 """Numbers of a row that lie further apart are no logits."""
@@ -32,48 +36,57 @@ def distillation(teacher: ir.Model, samples: Split) -> Loss:
 
     Every output of floating-point numbers counts the same: a row of probabilities by its KL divergence, a row of what
     may be logits by that of its softmax as well as by the share of the variance that is lost, any other by that share.
+    Positions that a mask hides do not count.
 
     Raises:
         DataError: the teacher's outputs do not lie along the samples, or it does not run on them.
     """
     session = runtime.session(teacher, optimize=True)
-    learned = _answers(session, samples)
+    counted = CountedRows(teacher, map(samples.inputs_of, samples.every()))
+    learned = _answers(session, samples, counted)
     if not learned:
         raise DataError("the teacher gives no floating-point numbers to learn")
-    for some, answers in ((samples, learned), (samples.validation, None)):
-        if some is not None:
-            answers = _answers(session, some) if answers is None else answers
-            some.beside.update({TEACHER + name: array for name, array in answers.items()})
-    learned = {name: whole[: samples.given] for name, whole in learned.items()}
-    scales = {
-        name: float(np.var(whole, axis=0).mean()) or float(np.mean(whole**2)) or 1.0 for name, whole in learned.items()
-    }
-    kinds = {name: _kind(whole) for name, whole in learned.items()}
-    return _FromTeacher(kinds, scales)
+    samples.beside.update(learned)
+    if samples.validation is not None:
+        samples.validation.beside.update(_answers(session, samples.validation, counted))
+    given = {name: array[: samples.given] for name, array in learned.items()}
+    outputs = {name.removeprefix(TEACHER): whole for name, whole in given.items() if name.startswith(TEACHER)}
+    scales = {name: _scale(whole, given.get(COUNTED + name)) for name, whole in outputs.items()}
+    return _FromTeacher({name: _kind(whole) for name, whole in outputs.items()}, scales)
 
 
-def _answers(session: Any, samples: Split) -> dict[str, np.ndarray]:
-    """The outputs of floating-point numbers of a teacher on all samples, by name.
+def _scale(whole: np.ndarray, counted: np.ndarray | None) -> float:
+    """The mean variance of an output's numbers; where they do not vary, their mean square."""
+    rows = whole if counted is None else whole[counted > 0]
+    return float(np.var(rows, axis=0).mean()) or float(np.mean(rows**2)) or 1.0
+
+
+def _answers(session: Any, samples: Split, counted: CountedRows) -> dict[str, np.ndarray]:
+    """The outputs of floating-point numbers of a teacher on all samples, and which of their rows count where not all
+    do, by name.
 
     Raises:
         DataError: they do not lie along the samples, or it does not run on them.
     """
     rows: dict[str, list[np.ndarray]] = {}
     for batch in samples.every():
-        count = samples.count(batch)
-        for name, array in runtime.run(session, {k: v for k, v in batch.items() if k not in samples.beside}).items():
+        count, inputs = samples.count(batch), samples.inputs_of(batch)
+        for name, array in runtime.run(session, inputs).items():
             if not isinstance(array, np.ndarray) or array.dtype.kind not in "fV":
                 continue
             if array.ndim == 0 or array.shape[0] != count:
                 raise DataError(f"output {name!r} of the teacher has shape {array.shape} for {count} samples: expected "
                                 "its first axis to count samples")  # fmt: skip
-            rows.setdefault(name, []).append(array.astype(np.float32))
+            rows.setdefault(TEACHER + name, []).append(array.astype(np.float32))
+            weights = counted.of(name, inputs, array.shape)
+            if weights is not None:
+                rows.setdefault(COUNTED + name, []).append(weights)
     for name, parts in rows.items():
         if len(shapes := {part.shape[1:] for part in parts}) > 1:
             first, second = sorted(shapes)[:2]
             raise DataError(
-                f"output {name!r} of the teacher is of shape {first} for some samples and {second} for others: "
-                "expected one shape; give samples of one size, or cut and padded to it"
+                f"output {name.partition('/')[2]!r} of the teacher is of shape {first} for some samples and {second} "
+                "for others: expected one shape; give samples of one size, or cut and padded to it"
             )
     return {name: np.concatenate(parts)[: len(samples.calibration)] for name, parts in rows.items()}
 
@@ -86,10 +99,11 @@ class _FromTeacher:
     scales: Mapping[str, float]
 
     def __call__(self, outputs: Mapping[str, Any], batch: Mapping[str, np.ndarray]) -> Tensor:
-        parts = [
-            _distance(outputs[name], torch.from_numpy(batch[TEACHER + name]), self.kinds[name], scale)
-            for name, scale in self.scales.items()
-        ]
+        parts = []
+        for name, scale in self.scales.items():
+            counted = torch.from_numpy(batch[COUNTED + name]) if COUNTED + name in batch else None
+            wanted = torch.from_numpy(batch[TEACHER + name])
+            parts.append(_distance(outputs[name], wanted, self.kinds[name], scale, counted))
         return torch.stack(parts).mean()
 
 
@@ -124,18 +138,31 @@ def _kind(whole: np.ndarray) -> str:
     return "logits" if whole.ndim == 2 and spread < LOGITS_SPREAD else "numbers"
 
 
-def _distance(output: Tensor, wanted: Tensor, kind: str, scale: float) -> Tensor:
+def _distance(output: Tensor, wanted: Tensor, kind: str, scale: float, counted: Tensor | None = None) -> Tensor:
+    """The mean over rows.
+
+    Args:
+        counted: (rows as the output has them) 1 for those that count; None: all do.
+    """
     output = output.float()
     wanted = wanted.to(output.device)
     there = torch.isfinite(wanted)
-    lost = torch.where(there, output - torch.where(there, wanted, 0.0), 0.0).square().mean() / scale
+    squares = torch.where(there, output - torch.where(there, wanted, 0.0), 0.0).square()
+    lost = (squares.mean() if counted is None else _mean(squares.mean(-1), counted)) / scale
     if kind == "probabilities":
         gap = wanted * (torch.log(wanted + 1e-12) - torch.log(output.clamp(min=0) + 1e-12))
-        return gap.sum(-1).mean()
+        return _mean(gap.sum(-1), counted)
     if kind == "logits":
         student, teacher = torch.log_softmax(output, -1), torch.log_softmax(wanted, -1)
-        return lost + (teacher.exp() * (teacher - student)).sum(-1).mean()
+        return lost + _mean((teacher.exp() * (teacher - student)).sum(-1), counted)
     return lost
+
+
+def _mean(rows: Tensor, counted: Tensor | None) -> Tensor:
+    if counted is None:
+        return rows.mean()
+    weights = counted.to(rows.device)
+    return (rows * weights).sum() / weights.sum().clamp(min=1.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,6 +134,10 @@ class Split:
         """All samples, in order."""
         yield from self._batches(np.arange(len(self.calibration)))
 
+    def inputs_of(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What of a batch the model takes."""
+        return {name: array for name, array in batch.items() if name not in self.beside}
+
     def count(self, batch: Mapping[str, np.ndarray]) -> int:
         """How many samples a batch has."""
         return self.calibration.count(batch)
