@@ -109,7 +109,7 @@ class RunOptions(Options):
             "wait lie in temporary files",
             metavar="6GB",
             parse=nbytes_of,
-            check=at_least(64_000_000, what="64MB or more"),
+            check=at_least(64_000_000, what="a number of bytes, 64 MB or more"),
             unset="half of what is free, at least 4 GB",
             needs=("samples",),
         ),
