@@ -39,7 +39,7 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "build" / "mutants"
 ROWS = FOLDER / "rows.jsonl"
 ROOMS = {
-    "coupling": ["spa/analysis/coupling.py", "spa/analysis/matching.py", "spa/analysis/pieces.py"],
+    "coupling": ["spa/analysis/couple.py", "spa/analysis/matching.py", "spa/analysis/pieces.py"],
     "groups": ["spa/analysis/group.py", "spa/analysis/unit_layers.py", "spa/notation/positions.py"],
     "slicing": ["passes/cut/slicing.py", "passes/cut/masking.py"],
     "selection": ["passes/choose/selection.py", "passes/choose/tracks.py", "passes/choose/candidates.py"],

@@ -199,7 +199,7 @@ WRONG_PRODUCTS = {
 @pytest.mark.parametrize("wrong", WRONG_PRODUCTS)
 def test_a_wrong_product_is_caught(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
     row, wrong_rule = WRONG_PRODUCTS[wrong]
-    monkeypatch.setattr("spa.analysis.coupling.rule_of", lying(row, wrong_rule))
+    monkeypatch.setattr("spa.analysis.couple.rule_of", lying(row, wrong_rule))
     with pytest.raises((Unsound, ValueError)):
         check_products(row)
 
@@ -224,7 +224,7 @@ WRONG_LINEARITY = {
 @pytest.mark.parametrize("wrong", WRONG_LINEARITY)
 def test_a_wrong_linearity_is_caught(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
     row, wrong_rule = WRONG_LINEARITY[wrong]
-    monkeypatch.setattr("spa.analysis.coupling.rule_of", lying(row, wrong_rule))
+    monkeypatch.setattr("spa.analysis.couple.rule_of", lying(row, wrong_rule))
     with pytest.raises(Unsound, match="change of basis"):
         check_linearity(row)
 
@@ -232,6 +232,6 @@ def test_a_wrong_linearity_is_caught(wrong: str, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_wrong_rule_is_caught(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
     row, wrong_rule = WRONG[wrong]
-    monkeypatch.setattr("spa.analysis.coupling.rule_of", lying(row, wrong_rule))
+    monkeypatch.setattr("spa.analysis.couple.rule_of", lying(row, wrong_rule))
     with pytest.raises(Unsound):
         check(row)
