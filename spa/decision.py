@@ -130,7 +130,7 @@ def hint_at_inputs(model: ir.Model, inputs: InputShapes | None) -> Iterator[None
         yield
     except NothingToPrune as error:
         if fault := infer_static(model).fault:
-            raise ModelError(f"the model is not valid: {fault}") from error
+            raise ModelError(f"the model is not valid: {fault}; export it again with operands that fit") from error
         open_ = [
             str(value.name)
             for value in model.graph.inputs

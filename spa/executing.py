@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from spa.executor import Executor, Threads
-from spa.onray import connected
 
 
 @contextmanager
@@ -20,5 +19,7 @@ def executing(on: str | None) -> Iterator[Executor]:
     if on is None:
         yield Threads()
         return
+    from spa.onray import connected  # which few prunes need
+
     with connected(on) as executor:
         yield executor

@@ -108,12 +108,12 @@ def _evenly(problem: Problem, aligned: Sequence[int]) -> tuple[Problem, list[int
     chosen = list(problem.terms.multiples)
     for number, track, count in zip(problem.candidates.active, problem.tracks, counts, strict=True):
         chosen[number] = _near(track.group, aligned[number], count)
-    while max(chosen, default=1) > 1:
+    while (largest := max(chosen, default=1)) > 1:
         stepped = _with(problem, chosen)
-        evenly = search(stepped) if stepped.may_suffice else None
-        if evenly is not None and _over(stepped, evenly) <= _EXCESS * (1 - problem.options.ratio):
-            return stepped, evenly
-        chosen = [multiple // 2 if multiple == max(chosen) else multiple for multiple in chosen]
+        stepped_counts = search(stepped) if stepped.may_suffice else None
+        if stepped_counts is not None and _over(stepped, stepped_counts) <= _EXCESS * (1 - problem.options.ratio):
+            return stepped, stepped_counts
+        chosen = [multiple // 2 if multiple == largest else multiple for multiple in chosen]
     return problem, counts
 
 

@@ -36,6 +36,8 @@ class CountedRows:
             for value in normal.graph.outputs
             if isinstance(array := arrays.get(str(value.name)), np.ndarray) and array.dtype.kind == "f" and array.ndim
         }
+        if not self._outputs:
+            return
 
         def run(batches: Sequence[Mapping[str, np.ndarray]]) -> list[list[np.ndarray]]:
             runs = [runtime.run(session, each) for each in batches]

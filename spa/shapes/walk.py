@@ -134,7 +134,8 @@ class Walk:
             self._blame_counts(types)
         if answer.fault and not self.fault:
             operands = " and ".join(str(type_) for type_ in types if type_ is not None)
-            self.fault = f"{node.op_type} {node.name or node.outputs[0].name!r} takes no {operands}: {answer.fault}"
+            where = f"{node.op_type} {node.name or node.outputs[0].name!r}"
+            self.fault = f"{where} cannot take its operands, {operands}: {answer.fault}"
         results = None if answer.contradiction else self._evaluate(call, answer.types, types, contents)
         counted = (
             self._trusting

@@ -66,21 +66,30 @@ def measured(task: str, cut: float, minutes: float, align: int | None, train: li
     between = time.perf_counter()
     tuned = spa.finetune(small.model, teacher=dense, data=data, minutes=minutes, train=train)
     end = time.perf_counter()
-    measures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for when, result in (("before", small), ("after", tuned)):
-            path = Path(folder) / f"{when}.onnx"
-            result.save(path)
-            row = harness.evaluate(tasks.TASKS[task], path, reference=dense, threads=1)
-            metric = next(iter(row["metrics"]))
-            measures |= {"metric": metric, "fidelity": next(iter(row["fidelity"]))}
-            measures |= {when: next(iter(row["fidelity"].values())), f"{metric} {when}": row["metrics"][metric]}
-            measures |= {"dense": row["reference"]["metrics"][metric]}
+        before, after = (Path(folder) / f"{when}.onnx" for when in ("before", "after"))
+        small.save(before)
+        tuned.save(after)
+        scores = scored(task, dense, before, after)
     report = tuned.report
-    return measures | {
+    return scores | {
         "held_out": [report.before, report.after], "epochs": report.epochs, "trained": round(report.trained, 4),
         "seconds": [round(between - start, 1), round(end - between, 1)], "tree": commit(),
     }  # fmt: skip
+
+
+def scored(task: str, dense: Path, before: Path, after: Path) -> dict[str, Any]:
+    """Fidelity and metric of a task, with what they are called, before and after a training, and of the dense model."""
+    import harness
+    import tasks
+
+    scores: dict[str, Any] = {}
+    for when, path in (("before", before), ("after", after)):
+        row = harness.evaluate(tasks.TASKS[task], path, reference=dense, threads=1)
+        metric, fidelity = (next(iter(row[name])) for name in ("metrics", "fidelity"))
+        scores |= {"metric": metric, "fidelity": fidelity, "dense": row["reference"]["metrics"][metric]}
+        scores |= {when: row["fidelity"][fidelity], f"{metric} {when}": row["metrics"][metric]}
+    return scores
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -23,6 +23,7 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
 import spa  # noqa: E402
+from tests.benchmarks.distil import scored  # noqa: E402
 from tests.benchmarks.recovery import TASK, training  # noqa: E402
 from tests.benchmarks.rows import Rows, answer, commit  # noqa: E402
 from tests.benchmarks.zoo import SHARED  # noqa: E402
@@ -71,7 +72,6 @@ def measured(task: str, cut: float, way: str, epochs: int, train: list[str]) -> 
 
     dense = harness.dense_model(tasks.TASKS[task], SHARED / "eval")
     chosen: dict[str, Any] = {"data": tasks.calibration(task)} if way == "ours" else {"weights": True}
-    measures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         before, after = (Path(folder) / f"{when}.onnx" for when in ("before", "after"))
         spa.prune(dense, ratio=cut, of="flops", verify=False, **chosen).save(before)
@@ -79,12 +79,8 @@ def measured(task: str, cut: float, way: str, epochs: int, train: list[str]) -> 
         took, failed = answer(__file__, ["--learn", json.dumps(asked)])
         if failed:
             sys.exit(f"{task} by {way}: {failed}")
-        for path in (before, after):
-            row = harness.evaluate(tasks.TASKS[task], path, reference=dense, threads=1)
-            metric, fidelity = (next(iter(row[name])) for name in ("metrics", "fidelity"))
-            measures |= {"metric": metric, "fidelity": fidelity, "dense": row["reference"]["metrics"][metric]}
-            measures |= {path.stem: row["fidelity"][fidelity], f"{metric} {path.stem}": row["metrics"][metric]}
-    return measures | took | {"tree": commit()}
+        scores = scored(task, dense, before, after)
+    return scores | took | {"tree": commit()}
 
 
 def learned(task: str, before: str, after: str, epochs: int, train: list[str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ pytest.importorskip("torch", reason="the extra torch is not installed")
 
 import spa
 from spa import runtime
+from spa.errors import DataError
 from tests.gradients.test_finetune import as_ir
 from tests.models import build
 
@@ -44,3 +45,12 @@ def test_what_a_mask_hides_is_not_learned() -> None:
     lost = [float(np.square(each - wanted).mean() / wanted.var()) for each in (before, after)]
     assert lost[1] < 0.5 * lost[0]
     assert tuned.report.before == pytest.approx(lost[0], rel=0.5)
+
+
+def test_a_teacher_that_gives_no_floats_is_refused() -> None:
+    body = """(float[N,T,6] x, int64[N,T] mask) => (int64[N,T] y) {
+        a = MatMul(x, w)  h = Relu(a)  b = MatMul(h, v)  y = ArgMax<axis=-1, keepdims=0>(b) }"""
+    model, mask = build(body, {"w": [6, 8], "v": [8, 4]}), np.ones((24, 5), np.int64)
+    mask[:, 3:] = 0
+    with pytest.raises(DataError, match="no floating-point numbers to learn"):
+        spa.finetune(model, teacher=model, data={"x": np.ones((24, 5, 6), np.float32), "mask": mask}, epochs=1)
