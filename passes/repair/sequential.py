@@ -256,13 +256,10 @@ class Repair:
             for (uses, gone), reason in zip(chosen, reasons, strict=True)
         ]
 
-        def take(solution: tuple[tuple[Sequence[Layer], np.ndarray], Refitted]) -> list[LayerReport]:
-            (uses, gone), refit = solution
-            refit = self.taken(uses, gone, refit, statistics)
-            return [self.report(layer, gone, refit, dense, pruned) for layer in uses]
-
-        reports = Threads(session.threads).map(take, zip(chosen, new, strict=True))
-        return [report for some in reports for report in some]
+        # One by one: weights may have a bias in common, of which each takes a part (W and R of a GRU).
+        taken = [self.taken(uses, gone, refit, statistics) for (uses, gone), refit in zip(chosen, new, strict=True)]
+        judged = [(layer, gone, refit) for (uses, gone), refit in zip(chosen, taken, strict=True) for layer in uses]
+        return Threads(session.threads).map(lambda item: self.report(*item, dense, pruned), judged)
 
     def moved(self, uses: Sequence[Layer], pruned: Stream) -> bool:
         """Whether what some layers read has changed, so that a refit has something to make up for."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
 from spa.analysis.plan import Plan
+from spa.passes.choose.budget import Budget
+from spa.passes.layers.consumers import Layer
+from spa.passes.repair.compensate import compensate
 from spa.passes.repair.curves import find_curves
 from spa.passes.repair.draft import Draft
 from spa.passes.repair.drift import Drift
@@ -20,7 +25,7 @@ from spa.passes.repair.streaming import Stream
 from spa.passes.samples.checking import check_samples
 from spa.pipeline import load_normal
 from spa.presets import PRESETS, Preset
-from tests.models import build
+from tests.models import Weight, build
 
 RESIDUAL = """(float[n,6] x) => (float[n,3] y) {
     s = MatMul(x, u)
@@ -111,3 +116,31 @@ def test_no_drift_where_the_other_branch_is_the_dense_one() -> None:
             dense.advance()
             pruned.advance()
         assert Drift(session, Draft(), dense, pruned).key(session.problem(layer)) is None
+
+
+GATED = """(float[6,n,4] x) => (float[6,n,2] y) {
+    h, hl = GRU<hidden_size=10, linear_before_reset=1>(x, w, r, b)  s = Squeeze(h, one)
+    k, kl = GRU<hidden_size=10, linear_before_reset=1>(s, u, q, c)  t = Squeeze(k, one)
+    y = MatMul(t, v) }"""
+
+
+def test_weights_with_one_bias_are_taken_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """W and R of a GRU have parts of one bias, which a thread each would take from one another."""
+    square = {name: [1, 30, 10] for name in ("r", "u", "q")}
+    weights: dict[str, Weight] = {"w": [1, 30, 4], "b": [1, 60], "c": [1, 60], "v": [10, 2], "one": np.array([1])}
+    model = load_normal(build(GATED, weights | square))
+    data = check_samples(np.random.default_rng(5).standard_normal((6, 60, 4)).astype(np.float32), model)
+    biases, real = [], Layer.bias_of
+
+    def slowly(layer: Layer, vector: np.ndarray, before: np.ndarray) -> np.ndarray:
+        time.sleep(0.02)
+        return real(layer, vector, before)
+
+    for threads in (1, 2):
+        result = compensate(model, data, Budget(ratio=0.3, of="channels", align=1), threads=threads)
+        tensors = ir.to_proto(result.model).graph.initializer
+        stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in tensors}
+        biases.append([stored["b"], stored["c"]])
+        monkeypatch.setattr(Layer, "bias_of", slowly)
+    for one_thread, two_threads in zip(*biases, strict=True):
+        np.testing.assert_array_equal(two_threads, one_thread)
