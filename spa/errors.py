@@ -31,6 +31,10 @@ class DataError(UsageError):
     """Calibration data does not fit the model."""
 
 
+class TeacherError(DataError):
+    """What a teacher answers on these samples cannot be learned."""
+
+
 class MissingExtra(UsageError):
     """An optional library is not installed; the message names the extra that brings it."""
 

@@ -14,7 +14,7 @@ from spa import gradients, runtime, verdict
 from spa.analysis.group import Group
 from spa.analysis.plan import Plan
 from spa.clock import Clock
-from spa.errors import DataError, NothingToPrune
+from spa.errors import DataError, NothingToPrune, TeacherError
 from spa.given import given_samples
 from spa.gradients.options import ORACLE, WITHOUT_SAMPLES, LearningOptions
 from spa.gradients.samples import Split
@@ -104,15 +104,25 @@ def tune(
         return model, "no epoch of training"
     asked = options.learning
     labels = _labels(samples, asked.loss)
-    taught = asked.loss is None  # a loss of one's own may be of any size, beside which the distance counts for nothing
     time = {"epochs": int(spend.amount)} if spend.seconds is None else {"minutes": spend.seconds / 60}
-    with clock.step("finetune"):
-        result = gradients.finetune(
-            model, teacher=dense if taught else None, data=replace(samples, beside=dict(samples.beside)),
-            labels=labels, loss=asked.loss, seed=asked.seed, progress=clock.share,
-            resume=_state(asked, step), **time,
+
+    def trained(teacher: ir.Model | None) -> gradients.FinetuneResult:
+        return gradients.finetune(
+            model, teacher=teacher, data=replace(samples, beside=dict(samples.beside)), labels=labels, loss=asked.loss,
+            seed=asked.seed, progress=clock.share, resume=_state(asked, step), **time,
         )  # fmt: skip
-    by = "the loss given" if asked.loss else "the dense model's outputs" + f" and the labels {labels!r}" * bool(labels)
+
+    with clock.step("finetune"):
+        if asked.loss is not None:  # of any size: the distance may count for nothing beside it
+            result, by = trained(None), "the loss given"
+        else:
+            by = "the dense model's outputs" + f" and the labels {labels!r}" * bool(labels)
+            try:
+                result = trained(dense)
+            except TeacherError as error:
+                if labels is None:
+                    raise
+                result, by = trained(None), f"the labels {labels!r} alone ({error})"
     learned = result.report
     return result.model, (
         f"trained by {by} for {learned.epochs} epoch{'s' * (learned.epochs != 1)}: loss on samples held out "

@@ -16,6 +16,7 @@ from spa import errors
         (errors.ModelError, 2),
         (errors.NoInputError, 2),
         (errors.DataError, 2),
+        (errors.TeacherError, 2),
         (errors.MissingExtra, 2),
     ],
 )
@@ -26,8 +27,9 @@ def test_exit_code(error: type[errors.SpaError], exit_code: int) -> None:
 
 def test_one_base_catches_all() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
-    assert len(kinds) == 10
+    assert len(kinds) == 11
     assert all(issubclass(kind, errors.SpaError) for kind in kinds)
     assert issubclass(errors.NoInputError, errors.UsageError)
     assert issubclass(errors.DataError, errors.UsageError)
+    assert issubclass(errors.TeacherError, errors.DataError)
     assert issubclass(errors.MissingExtra, errors.UsageError)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from spa import runtime
-from spa.errors import DataError, UsageError
+from spa.errors import DataError, TeacherError, UsageError
 from spa.fields import function_of
 from spa.gradients.counted import CountedRows
 from spa.gradients.samples import Split
@@ -39,13 +39,13 @@ def distillation(teacher: ir.Model, samples: Split) -> Loss:
     Positions that a mask hides do not count.
 
     Raises:
-        DataError: the teacher's outputs do not lie along the samples, or it does not run on them.
+        TeacherError: the teacher's outputs do not lie along the samples, or are no floating-point numbers.
     """
     session = runtime.session(teacher, optimize=True)
     counted = CountedRows(teacher, map(samples.inputs_of, samples.every()))
     learned = _answers(session, samples, counted)
     if not learned:
-        raise DataError("the teacher gives no floating-point numbers to learn")
+        raise TeacherError("the teacher gives no floating-point numbers to learn")
     samples.beside.update(learned)
     if samples.validation is not None:
         samples.validation.beside.update(_answers(session, samples.validation, counted))
@@ -66,7 +66,7 @@ def _answers(session: Any, samples: Split, counted: CountedRows) -> dict[str, np
     do, by name.
 
     Raises:
-        DataError: they do not lie along the samples, or it does not run on them.
+        TeacherError: they do not lie along the samples.
     """
     rows: dict[str, list[np.ndarray]] = {}
     for batch in samples.every():
@@ -75,8 +75,10 @@ def _answers(session: Any, samples: Split, counted: CountedRows) -> dict[str, np
             if not isinstance(array, np.ndarray) or array.dtype.kind not in "fV":
                 continue
             if array.ndim == 0 or array.shape[0] != count:
-                raise DataError(f"output {name!r} of the teacher has shape {array.shape} for {count} samples: expected "
-                                "its first axis to count samples")  # fmt: skip
+                raise TeacherError(
+                    f"output {name!r} of the teacher has shape {array.shape} for {count} samples: expected its first "
+                    "axis to count samples"
+                )
             rows.setdefault(TEACHER + name, []).append(array.astype(np.float32))
             weights = counted.of(name, inputs, array.shape)
             if weights is not None:
@@ -84,7 +86,7 @@ def _answers(session: Any, samples: Split, counted: CountedRows) -> dict[str, np
     for name, parts in rows.items():
         if len(shapes := {part.shape[1:] for part in parts}) > 1:
             first, second = sorted(shapes)[:2]
-            raise DataError(
+            raise TeacherError(
                 f"output {name.partition('/')[2]!r} of the teacher is of shape {first} for some samples and {second} "
                 "for others: expected one shape; give samples of one size, or cut and padded to it"
             )

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch", reason="the extra torch is not installed")
 import spa  # noqa: E402
 from spa import gradual, runtime  # noqa: E402
 from spa.analysis.plan import Plan  # noqa: E402
-from spa.errors import ModelError, UsageError  # noqa: E402
+from spa.errors import ModelError, TeacherError, UsageError  # noqa: E402
 from spa.gradual import composed, shares  # noqa: E402
 from spa.options import PruneOptions  # noqa: E402
 from spa.written import verify_files  # noqa: E402
@@ -140,6 +140,24 @@ def test_labels_are_learned_beside_the_dense_models_outputs() -> None:
     assert any("trained by the dense model's outputs for 20" in line for line in taught.report.trained)
     assert any("outputs and the labels 'labels' for 20" in line for line in labelled.report.trained)
     assert np.abs(outputs(taught.model) - outputs(labelled.model)).max() > 1e-3
+
+
+FOUND = """places (float[1,5] y) => (float[k,2] found) {
+    clear = Relu(y)  at = NonZero(clear)  pairs = Transpose(at)  found = Cast<to=1>(pairs) }"""
+
+
+def test_labels_alone_are_learned_where_the_data_count_what_the_dense_model_finds() -> None:
+    dense = models.residual_cnn()
+    dense.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    places = onnx.parser.parse_graph(FOUND)
+    dense.graph.node.extend(places.node)
+    dense.graph.output.extend(places.output)
+    options: dict[str, Any] = {"ratio": 0.3, "criterion": "l2", "finetune": "2e"}
+    result = spa.prune(dense, data={"x": IMAGES, "labels": LABELS}, **options)
+    (line,) = (line for line in result.report.trained if "trained by" in line)
+    assert "trained by the labels 'labels' alone (output 'found' of the teacher has shape (" in line
+    with pytest.raises(TeacherError, match="expected its first axis to count samples"):
+        spa.prune(dense, data=IMAGES, **options)
 
 
 def test_shares_are_cubic() -> None:
