@@ -12,7 +12,7 @@ import onnx_ir as ir
 from spa.errors import DataError
 from spa.feeds import Given
 from spa.passes.samples.calibrate import Calibration, Recorded
-from spa.passes.samples.feeds import are_apart, same_sizes, whole_feeds
+from spa.passes.samples.feeds import Together, same_sizes, together, whole_feeds
 from spa.passes.samples.masks import ones
 
 
@@ -54,7 +54,8 @@ def check_samples(given: Given, model: ir.Model) -> Calibration:
         given = list(islice(given, None))  # not asking for a length, which readers refuse
     feeds = whole_feeds(given, inputs)
     alone = isinstance(given, Mapping) and feeds is not None and len(feeds) == 1  # arrays of many samples, or a feed
-    if feeds is not None and not ((alone or same_sizes(feeds, inputs, axes)) and are_apart(model, inputs, axes)):
+    at_once = together(model, inputs, axes)
+    if feeds is not None and (at_once is Together.NEVER or not (alone or same_sizes(feeds, inputs, axes))):
         return _recorded(feeds, inputs)
     ranks = {str(value.name): None if value.shape is None else len(value.shape) for value in inputs}
     arrays, notes = _by_name(given, ranks, axes, inputs)
@@ -84,6 +85,9 @@ def check_samples(given: Given, model: ir.Model) -> Calibration:
     fixed = sizes - {1} or sizes
     if len(fixed) > 1:
         raise DataError(f"the model's inputs take different numbers of samples at a time: {sorted(fixed)}")
+    if not fixed and at_once is Together.ONE:
+        notes.append("samples are run one by one: the model quantises tensors by the range of all that they hold")
+        fixed = {1}
     moved = {name: axis for name, axis in axes.items() if axis}
     return Calibration(checked, fixed.pop() if fixed else None, tuple(notes), scalars, moved)
 

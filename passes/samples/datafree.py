@@ -41,7 +41,7 @@ from spa.passes.layers.workers import one_thread_each
 from spa.passes.samples.calibrate import Calibration
 from spa.passes.samples.checking import check_samples, sample_axes
 from spa.passes.samples.decoding import WRITTEN_FLOPS, decoder_inputs, write_with_cache
-from spa.passes.samples.feeds import are_apart
+from spa.passes.samples.feeds import Together, together
 from spa.passes.samples.inputs import (
     OPEN,
     Input,
@@ -161,7 +161,7 @@ class Recipe:
             names = ", ".join(repr(str(value.name)) for value in given)
             raise DataError(f"input range: the model has no input {unknown[0]!r}; its inputs are {names}")
         axes = sample_axes(given)
-        if not are_apart(model, given, axes):
+        if together(model, given, axes) is Together.NEVER:
             raise DataError(
                 "no samples can be made up: the model sums over the axis along which they would lie, so that it takes "
                 "whole feeds (the nodes of a graph, say); give recorded ones as data"

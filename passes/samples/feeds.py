@@ -6,6 +6,7 @@ check_samples([{"x": nodes, "adjacency": matrix}, ...], model)       one diction
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -85,29 +86,40 @@ def same_sizes(feeds: Sequence[Feed], inputs: Sequence[ir.Value], axes: Mapping[
     return all(len(shapes) == 1 for shapes in beside.values())
 
 
-def are_apart(model: ir.Model, inputs: Sequence[ir.Value], axes: Mapping[str, int]) -> bool:
-    """Whether nothing sums over the axis of samples, or lays it beside itself, as a graph's matrix does its nodes.
+class Together(Enum):
+    """How many samples one run may take, so that none changes what comes of another."""
 
-    What is looked up along it at places that inputs name (the ends of edges) may be another sample; at places that are
-    counted (0, 1, 2 ... for each sample) it is not.
+    ANY = "any number"
+    ONE = "one: a tensor is quantised by the range of all that it holds, as dynamic quantisation does"
+    NEVER = "there are no samples: what lies along the axis belongs together, as a graph's nodes do"
+
+
+def together(model: ir.Model, inputs: Sequence[ir.Value], axes: Mapping[str, int]) -> Together:
+    """How samples may be put together along an axis of each input.
+
+    What is summed over it, or laid beside itself as a graph's matrix does its nodes, is no axis of samples. A statistic
+    of a tensor that keeps the axis is one of the samples that are there. What is looked up along the axis at places
+    that inputs name (the ends of edges) may be another sample; at places that are counted (0, 1, 2 ... for each
+    sample) it is not.
     """
     try:
         coupling = couple(model, infer_shapes(model))
     except UsageError:  # one name for axes that differ
-        return True
+        return Together.ANY
     sample_dims = [coupling.axes[v][axes[str(v.name)]] for v in inputs if v in coupling.axes and len(v.shape or ())]
     samples = {leaf for dim in sample_dims for leaf in leaves(dim)} - {ONE}
-    summed = (
-        leaf
+    over_samples = [
+        sum_
         for application in coupling.applications
         for sum_ in application.sums()
-        for name in sum_.names
-        for leaf in leaves(application.factors[name])
-    )
-    if not samples.isdisjoint(summed) or _looked_up(coupling, inputs, samples):
-        return False
+        if any(leaf in samples for name in sum_.names for leaf in leaves(application.factors[name]))
+    ]
     every = ([leaf for dim in dims for leaf in leaves(dim)] for dims in coupling.axes.values())
-    return all(listed.count(leaf) < 2 for listed in every for leaf in samples)
+    if not all(sum_.again for sum_ in over_samples) or _looked_up(coupling, inputs, samples):
+        return Together.NEVER
+    if any(listed.count(leaf) > 1 for listed in every for leaf in samples):
+        return Together.NEVER
+    return Together.ONE if over_samples else Together.ANY
 
 
 def _looked_up(coupling: Coupling, inputs: Sequence[ir.Value], samples: Set[Factor]) -> bool:

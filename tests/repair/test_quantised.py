@@ -166,6 +166,21 @@ def test_units_go_and_what_stays_is_refitted_on_its_grid(form: str) -> None:
     assert any("were opened, cut and packed again" in note for note in result.report.notes)
 
 
+@pytest.mark.parametrize("data", [None, images(96, 2)], ids=["samples of its own", "given ones"])
+def test_a_dynamically_quantised_network_gets_its_samples_one_by_one(data: np.ndarray | None) -> None:
+    """Together they would share a scale, so that each would change what comes of the others."""
+    dense, fresh = FORMS["dynamic"](), images(64, 9)
+    result = spa.prune(dense, ratio=0.3, data=data, align=1)
+    assert result.report.verified
+    assert any("samples are run one by one" in note for note in result.report.notes)
+    assert not any("by weights" in note or "one feed only" in note for note in result.report.notes[1:])
+    alone = spa.apply_plan(dense, result.plan)
+    expected, repaired, cut = (
+        np.concatenate([answers(each, x[None]) for x in fresh]) for each in (dense, result.model, alone.model)
+    )
+    assert distance(repaired, expected) < 0.8 * distance(cut, expected)
+
+
 @pytest.mark.parametrize("form", ["QDQ", "QOperator"])
 def test_files_are_verified(form: str, tmp_path: Any) -> None:
     dense = FORMS[form]()

@@ -12,7 +12,7 @@ import pytest
 from spa.errors import DataError
 from spa.frontends.samples import ImageOptions, read_samples
 from spa.passes.samples.checking import check_samples, sample_axes
-from spa.passes.samples.feeds import are_apart
+from spa.passes.samples.feeds import Together, together
 from tests.models import build
 
 
@@ -28,6 +28,7 @@ ONE = model_of("float[n,3] x")
 TWO = model_of("int64[n,4] ids, int64[n,4] mask")
 FIXED = model_of("float[2,3] x")
 GOOD = np.arange(15, dtype=np.float32).reshape(5, 3)
+GOOD5 = np.random.default_rng(6).standard_normal((12, 5)).astype(np.float32)
 IDS = np.arange(12).reshape(3, 4)
 
 
@@ -83,39 +84,68 @@ def test_masks_of_unknown_size_or_of_scores_are_asked_for(mask):
 
 
 # ------------------------------------------------------------------------------------------------ whole feeds
-LOOKED_UP = {
+PUT_TOGETHER = {
     "edges that an input names": (
         """(float[n,5] x, int64[e] ends) => (float[e,3] y) {
-        a = MatMul(x, w)  r = Relu(a)  h = Gather<axis=0>(r, ends)  y = MatMul(h, v) }""", False,
+        a = MatMul(x, w)  r = Relu(a)  h = Gather<axis=0>(r, ends)  y = MatMul(h, v) }""",
+        Together.NEVER,
     ),
     "edges as pairs": (
         """(float[n,5] x, int64[e,1] ends) => (float[e,3] y) {
-        a = MatMul(x, w)  r = Relu(a)  h = GatherND(r, ends)  y = MatMul(h, v) }""", False,
+        a = MatMul(x, w)  r = Relu(a)  h = GatherND(r, ends)  y = MatMul(h, v) }""",
+        Together.NEVER,
     ),
     "each sample's own row, by its number": (
         """(float[n,s] x, float[n,5] z) => (float[n,3] y) {
         sh = Shape(x)  nn = Gather<axis=0>(sh, zero)
         count = Range(zero, nn, one)  at = Unsqueeze(count, last)  first = Mul(at, zero)  i = Concat<axis=1>(at, first)
         p = GatherND(x, i)  q = Unsqueeze(p, last)  b = Mul(z, q)  a = MatMul(b, w)  r = Relu(a)  y = MatMul(r, v) }""",
-        True,
+        Together.ANY,
     ),
     "tokens": (
         """(int64[n,s] x, float[n,5] z) => (float[n,s,3] y) {
-        h = Gather<axis=0>(w, x)  a = MatMul(h, u)  r = Relu(a)  y = MatMul(r, v) }""", True,
+        h = Gather<axis=0>(w, x)  a = MatMul(h, u)  r = Relu(a)  y = MatMul(r, v) }""",
+        Together.ANY,
+    ),
+    "dynamic quantisation": (
+        """(float[n,5] x) => (float[n,3] y) {
+        a = MatMul(x, w)  q, s, z = DynamicQuantizeLinear(a)  d = DequantizeLinear(q, s, z)  y = MatMul(d, v) }""",
+        Together.ONE,
+    ),
+    "a set, pooled and told to each of its elements": (
+        """(float[n,5] x) => (float[n,3] y) {
+        a = MatMul(x, w)  m = ReduceMean<keepdims=1>(a, zeroth)  r = Sub(a, m)  y = MatMul(r, v) }""",
+        Together.NEVER,
+    ),
+    "nodes that attend to one another": (
+        """(float[n,5] x) => (float[n,3] y) {
+        a = MatMul(x, w)  t = Transpose<perm=[1,0]>(a)  c = MatMul(a, t)  p = Softmax(c)  b = MatMul(p, a)
+        y = MatMul(b, v) }""",
+        Together.NEVER,
     ),
 }  # fmt: skip
 NUMBERS = {
-    "zero": np.array(0), "one": np.array(1), "last": np.array([-1])
+    "zero": np.array(0), "one": np.array(1), "last": np.array([-1]), "zeroth": np.array([0]),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", LOOKED_UP)
-def test_what_is_looked_up_along_the_axis_of_samples(name):
-    text, expected = LOOKED_UP[name]
+@pytest.mark.parametrize("name", PUT_TOGETHER)
+def test_how_samples_may_be_put_together(name):
+    text, expected = PUT_TOGETHER[name]
     weights: dict[str, Any] = {"w": [5, 32], "u": [32, 32], "v": [32, 3], **NUMBERS}
     model = ir.from_proto(build(text, {k: v for k, v in weights.items() if k in text}))
     inputs = [value for value in model.graph.inputs if not value.is_initializer()]
-    assert are_apart(model, inputs, sample_axes(inputs)) is expected
+    assert together(model, inputs, sample_axes(inputs)) is expected
+
+
+QUANTISED = PUT_TOGETHER["dynamic quantisation"][0]
+
+
+@pytest.mark.parametrize("given", [GOOD5, list(GOOD5), [{"x": GOOD5[:4]}, {"x": GOOD5[4:]}]])
+def test_samples_of_a_dynamically_quantised_model_are_run_one_by_one(given):
+    checked = check_samples(given, ir.from_proto(build(QUANTISED, {"w": [5, 32], "v": [32, 3]})))
+    assert [batch["x"].shape for batch in checked.batches(32)] == [(1, 5)] * len(GOOD5)
+    assert any("one by one" in note for note in checked.notes)
 
 
 def test_scalars_are_the_same_for_all_samples():
