@@ -71,6 +71,23 @@ def sizes(feeds: Feeds, ranks: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
     return {name: array.shape for name, array in arrays.items() if array.ndim == ranks.get(name)}
 
 
+def as_declared(feeds: Mapping[str, Any], shapes: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """Feeds of which those without elements have the sizes that a model declares.
+
+    The cache before the first token holds nothing, and has as many heads as the model: fewer than the dense one's.
+
+    Args:
+        shapes: of inputs by name; what is no whole number is open.
+    """
+    made = dict(feeds)
+    for name, array in feeds.items():
+        shape = shapes.get(name, ())
+        if isinstance(array, np.ndarray) and not array.size and len(shape) == array.ndim:
+            sizes = [size if isinstance(size, int) else there for size, there in zip(shape, array.shape, strict=True)]
+            made[name] = np.zeros(sizes, array.dtype)
+    return made
+
+
 def fill(
     name: str, feed: Feed, shape: Sequence[int], dtype: np.dtype[Any], generator: np.random.Generator
 ) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Judge the cuts of a model: outputs and perplexity on samples that no fit has seen, and the user's metric."""
+"""Judge the cuts of a model: outputs on samples that no fit has seen, and the user's metric."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 
-from spa import runtime, verdict
+from spa import verdict
 from spa.errors import DataError, ModelError
 from spa.frontends.files import onnx_file
 from spa.given import calibration
@@ -21,12 +19,9 @@ from spa.metric import Metric
 from spa.options import InputShapes, PruneOptions
 from spa.passes.cut.boundary import UNCHANGED
 from spa.passes.repair.judge import Judge
-from spa.passes.repair.memory import Memory
 from spa.passes.repair.own import OTHERS
 from spa.passes.samples.datafree import Recipe
-from spa.passes.samples.perplexity import Perplexity, foretells, log_likelihood
 from spa.result import PruneResult
-from spa.shapes.decoder import Decoder
 from spa.steps import analyse, boundary_of
 
 Outputs = Mapping[str, Mapping[str, float]]
@@ -107,15 +102,3 @@ def _judge(dense: ir.Model, options: PruneOptions, limit: LimitOptions) -> tuple
     except (DataError, ModelError):  # it runs on nothing that can be made up
         return None, verdict.RANDOM
     return judge, verdict.MADE_UP
-
-
-def perplexity(dense: ir.Model, pruned: ir.Model, ids: np.ndarray) -> Perplexity | None:
-    """How well two language models foretell windows of text, (windows, tokens); None: they foretell no tokens."""
-    perplexities = []
-    for model in (dense, pruned):
-        decoder, fits = Decoder.of(model.graph), Memory.of().holds(model)  # else weights stay in a file that is mapped
-        run = partial(runtime.run, runtime.session(model, optimize=fits, prepack=fits, spill=not fits))
-        if decoder is None or not foretells(run, decoder, ids):
-            return None
-        perplexities.append(float(np.exp(-log_likelihood(run, decoder, ids))))
-    return Perplexity(dense=perplexities[0], pruned=perplexities[1], tokens=ids[:, 1:].size, length=ids.shape[1])

@@ -15,6 +15,7 @@ from spa.analysis.group import Group
 from spa.analysis.plan import Plan
 from spa.clock import Clock
 from spa.errors import DataError, NothingToPrune, TeacherError
+from spa.feeds import as_declared
 from spa.given import given_samples
 from spa.gradients.options import ORACLE, WITHOUT_SAMPLES, LearningOptions
 from spa.gradients.samples import Split
@@ -23,10 +24,9 @@ from spa.options import PruneOptions
 from spa.owned import inverted, own_samples
 from spa.passes.choose.importance import Criterion
 from spa.passes.repair.moved import logits_of, moved
-from spa.passes.samples.beside import apart
 from spa.passes.samples.calibrate import Calibration
-from spa.passes.samples.checking import check_samples
 from spa.shapes import infer_shapes
+from spa.shapes.binding import declared_shapes
 
 WIDEST = 32
 """Samples that are run together."""
@@ -68,10 +68,7 @@ def learning_samples(dense: ir.Model, options: PruneOptions, clock: Clock) -> Sp
     with clock.step("samples"):
         if options.repair.own_samples:
             return Split(_own_samples(dense, options, clock), {}, 1)
-        given = given_samples(options.repair, dense)
-        inputs = {str(value.name) for value in dense.graph.inputs if not value.is_initializer()}
-        given, beside = apart(given, inputs, labels=asked.labels, everything=asked.loss is not None)
-        return Split.of(check_samples(given, dense), beside)
+        return Split.of(*given_samples(options.repair, dense, labels=asked.labels, everything=asked.loss is not None))
 
 
 def _labels(samples: Split, loss: Any) -> str | None:
@@ -143,12 +140,13 @@ def distance(
 ) -> tuple[dict[str, dict[str, float]], str]:
     """How far outputs are from the dense model's on samples that no step of training saw, and what these are."""
     assert samples is not None
-    batches = [
-        {name: array for name, array in batch.items() if name not in samples.beside}
-        for batch in replace(samples.apart_from(model), batch_size=WIDEST).held_out()
-    ]
-    sessions = [runtime.session(each, optimize=False) for each in (dense, model)]
-    before, after = ([runtime.run(session, batch) for batch in batches] for session in sessions)
+    held_out = replace(samples.apart_from(model), batch_size=WIDEST)
+    before, after = (
+        [runtime.run(session, as_declared(samples.inputs_of(batch), shapes)) for batch in held_out.held_out()]
+        for session, shapes in (
+            (runtime.session(each, optimize=False), declared_shapes(each.graph)) for each in (dense, model)
+        )
+    )
     shapes = infer_shapes(dense, inputs=options.run.inputs)
     on = verdict.MADE_UP if options.repair.own_samples else verdict.HELD_OUT
     return moved(before, after, logits=logits_of(dense, shapes)), on

@@ -162,7 +162,7 @@ def _checked(
         report.before = {**report.before, "bytes": stored_bytes(dense)}
         made.packing.close(model, report)
     if made.held_out is not None:
-        from spa.judging import perplexity
+        from spa.passes.repair.foretelling import perplexity
 
         with clock.step("perplexity"):
             report.perplexity = perplexity(dense, model, made.held_out)

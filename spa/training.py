@@ -79,10 +79,7 @@ def train(init: Source, *, progress: Progress | None = None, **options: Any) -> 
     model = load_normal(init)
     plan: Plan | None = None
     notes: tuple[str, ...] = ()
-    samples = gradients.split_samples(
-        asked.data, model, labels=asked.labels, batch_size=asked.batch_size, everything=asked.loss is not None,
-        validation=asked.validation,
-    )  # fmt: skip
+    samples = gradients.samples_of(asked, model)
     labels = None if asked.loss is not None else asked.labels or next(iter(samples.beside), None)
     if labels is None and asked.loss is None:
         raise UsageError(f"nothing to learn: the data has no entry {LABELS!r}; name one with labels, or give a loss")

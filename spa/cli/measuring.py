@@ -101,6 +101,8 @@ def finetune(
         quiet=quiet,
         beside=beside,
     )
+    if learned.perplexity is not None:
+        say(f"perplexity {learned.perplexity}", quiet=quiet, beside=beside)
     say(f"wrote {arguments.named(target)}", quiet=quiet, beside=beside)
     if page is not None:
         say(f"wrote {page}", quiet=quiet, beside=beside)

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from spa.gradients.module import GraphModule, torch_module
     from spa.gradients.regrowing import regrowth
     from spa.gradients.restarting import restart
-    from spa.gradients.samples import Split, split_samples
+    from spa.gradients.samples import Split, samples_of
     from spa.gradients.tuning import FinetuneReport, FinetuneResult, finetune, fit
 
 __all__ = [
     "FinetuneReport", "FinetuneResult", "GraphModule", "Split", "criterion", "criterion_of_module", "finetune", "fit",
-    "regrowth", "require", "restart", "split_samples", "torch_module",
+    "regrowth", "require", "restart", "samples_of", "torch_module",
 ]  # fmt: skip
 
 _HOMES = {
@@ -40,7 +40,7 @@ _HOMES = {
     "fit": "spa.gradients.tuning",
     "regrowth": "spa.gradients.regrowing",
     "restart": "spa.gradients.restarting",
-    "split_samples": "spa.gradients.samples",
+    "samples_of": "spa.gradients.samples",
     "torch_module": "spa.gradients.module",
 }
 

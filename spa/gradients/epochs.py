@@ -207,7 +207,7 @@ class _Run:
 
     def measured(self, batch: Mapping[str, np.ndarray]) -> Tensor:
         """The loss of a batch."""
-        feeds = {name: batch[name] for name in self.student.input_names}
+        feeds = self.student.feeds_of(batch)
         instead = None
         if self.sparsity is not None:
             instead = self.sparsity.instead(training=self.student.training)

@@ -17,10 +17,12 @@ from torch import Tensor, nn
 import spa.gradients.operators
 import spa.operators  # noqa: F401  (both fill a registry)
 from spa.errors import DataError, ModelError
+from spa.feeds import as_declared
 from spa.frontends.files import onnx_file
 from spa.gradients.call import Call, Implementation, draws, implementation, is_still
 from spa.gradients.graphs import bits, bodies, free_name, reads, stored_tensors, to_torch
 from spa.gradients.integers import Runner, has_no_gradient
+from spa.shapes.binding import declared_shapes
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -172,6 +174,10 @@ class GraphModule(nn.Module):
             return [self._beside(part) for part in operand]
         floats = isinstance(operand, Tensor) and operand.is_floating_point()
         return operand.to(self._device) if floats else operand
+
+    def feeds_of(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """What of a batch the graph takes, caches before the first token with its own number of heads."""
+        return as_declared({name: batch[name] for name in self.input_names}, declared_shapes(self._model.graph))
 
     def stored_floats(self) -> Iterator[tuple[ir.Value, Tensor]]:
         """Each parameter and buffer, with the value of the graph that it is."""

@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 from spa.errors import UsageError
 from spa.feeds import LABELS
 from spa.fields import Options, about, at_least, is_number, number
+from spa.frontends.samples import ImageOptions
+from spa.frontends.texts import TextOptions, are_texts
 from spa.gradients.spending import spend_in
 from spa.passes.choose.budget import BUDGETS, share
 from spa.passes.choose.importance.scoring import Scoring
@@ -142,7 +144,11 @@ class FinetuneOptions(Options):
     PANEL: ClassVar[str] = "What is learned, such as --data samples.npz --epochs 3"
 
     data: Any = field(
-        metadata=about("samples: arrays by input name, an .npz, a folder, or module:function", metavar="SAMPLES")
+        metadata=about(
+            "samples: arrays by input name, an .npz, a folder of .npy, .npz or images, texts (.txt, .jsonl or a folder "
+            "of these), or module:function",
+            metavar="SAMPLES",
+        )
     )
     validation: Any = field(
         default=None,
@@ -219,6 +225,8 @@ class FinetuneOptions(Options):
         default=None,
         metadata=about("a file that keeps the state after every epoch; where it exists, go on from it", metavar="FILE"),
     )
+    images: ImageOptions | None = field(default=None, metadata=about("how images become samples", parts=ImageOptions))
+    texts: TextOptions | None = field(default=None, metadata=about("how texts become samples", parts=TextOptions))
 
     def __post_init__(self) -> None:
         Options.__post_init__(self)
@@ -226,6 +234,8 @@ class FinetuneOptions(Options):
             raise UsageError("epochs and minutes exclude each other: give one of them")
         if self.labels is not None and self.loss is not None:
             raise UsageError("labels and loss exclude each other: a loss of your own gets the whole batch")
+        if self.texts is not None and not are_texts(self.data):
+            raise UsageError("texts has no effect without texts: give data that are texts, .txt or .jsonl")
         for name in self.train:
             if name not in SUBSETS:
                 raise UsageError(f"train {name!r}: expected one of {', '.join(SUBSETS)}")

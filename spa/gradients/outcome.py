@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from spa.passes.samples.perplexity import Perplexity
+
 
 @dataclass(frozen=True, slots=True)
 class FinetuneReport:
@@ -21,6 +23,8 @@ class FinetuneReport:
         learning_rate: the one of several tried that went on to the end; None: it was given.
         fitted: a repair of the model has seen the samples held out, so that `before` is too low.
         own: samples of the tool's own that each epoch had besides.
+        perplexity: on texts that neither a step nor the choice of the best epoch has seen, of what came in and of what
+            is given back; None: the samples were no texts.
     """
 
     before: float
@@ -32,6 +36,7 @@ class FinetuneReport:
     learning_rate: float | None = None
     fitted: bool = False
     own: int = 0
+    perplexity: Perplexity | None = None
 
     @property
     def sentence(self) -> str:

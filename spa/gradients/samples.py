@@ -4,7 +4,6 @@ not, or samples for that alone.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,13 +12,12 @@ import numpy as np
 import onnx_ir as ir
 
 from spa.errors import DataError
-from spa.frontends.samples import read_samples
-from spa.passes.samples.beside import apart
+from spa.gradients.options import FinetuneOptions
 from spa.passes.samples.calibrate import Calibration, Recorded
-from spa.passes.samples.checking import check_samples
 from spa.passes.samples.seen import marks_of, seen_by
 from spa.passes.samples.topping import recipe_like
 from spa.passes.samples.values import SHIPPED
+from spa.supplied import Reading, checked
 
 EVERY = 6
 """One sample of so many is held out."""
@@ -199,6 +197,18 @@ class Split:
             yield inputs | dict(self.calibration.scalars) | {name: array[part] for name, array in self.beside.items()}
 
 
+def samples_of(asked: FinetuneOptions, model: ir.Model) -> Split:
+    """The samples that a training was given.
+
+    Raises:
+        DataError: as `split_samples`.
+    """
+    return split_samples(
+        asked.data, model, labels=asked.labels, batch_size=asked.batch_size, everything=asked.loss is not None,
+        validation=asked.validation, reading=Reading(images=asked.images, texts=asked.texts),
+    )  # fmt: skip
+
+
 def split_samples(
     data: Any,
     model: ir.Model,
@@ -207,29 +217,34 @@ def split_samples(
     batch_size: int | None,
     everything: bool = False,
     validation: Any = None,
+    reading: Reading | None = None,
 ) -> Split:
     """Read and check samples.
 
     Args:
-        data: arrays, a file or a folder; or samples that were checked, with what is beside them, as a `Split`.
+        data: arrays, a file, a folder or texts; or samples that were checked, with what is beside them, as a `Split`.
         batch_size: None: `LARGEST_BATCH`, or fewer, of few samples.
         labels: the entry that holds labels, and is no input; by default "labels", where there is one.
         everything: whether all entries that are no inputs come along, for a loss of one's own.
         validation: samples as `data`, that are held out; None: some of `data` are.
+        reading: how files become samples.
 
     Raises:
         DataError: samples do not fit the model, there are too few of them, or there is no such entry.
     """
     apart_from = None
     if validation is not None:
-        apart_from = _read(validation, model, labels=labels, batch_size=batch_size, everything=everything, least=1)
-    split = _read(data, model, labels=labels, batch_size=batch_size, everything=everything, validation=apart_from)
+        apart_from = _read(validation, model, reading, labels=labels, batch_size=batch_size, everything=everything,
+                           least=1)  # fmt: skip
+    split = _read(data, model, reading, labels=labels, batch_size=batch_size, everything=everything,
+                  validation=apart_from)  # fmt: skip
     return split.apart_from(model)
 
 
 def _read(
     data: Any,
     model: ir.Model,
+    reading: Reading | None,
     *,
     labels: str | None,
     batch_size: int | None,
@@ -242,18 +257,9 @@ def _read(
             raise DataError(f"labels: expected an entry {labels!r} in the data, found none")
         size = batch_size or _batch_size(len(data.calibration))
         return replace(data, batch_size=size, validation=validation or data.validation)
-    inputs = {str(value.name) for value in model.graph.inputs if not value.is_initializer()}
-    if isinstance(data, (str, os.PathLike)):
-        declared = {
-            str(value.name): [size if isinstance(size, int) else None for size in value.shape or ()]
-            for value in model.graph.inputs
-            if not value.is_initializer()
-        }
-        data = read_samples(data, declared)
-    data, beside = apart(data, inputs, labels=labels, everything=everything)
-    checked = check_samples(data, model)
-    size = batch_size or _batch_size(len(checked))
-    return Split.of(checked, beside, batch_size=size, validation=validation, least=least)
+    calibration, beside = checked(data, model, reading, labels=labels, everything=everything)
+    size = batch_size or _batch_size(len(calibration))
+    return Split.of(calibration, beside, batch_size=size, validation=validation, least=least)
 
 
 def _batch_size(samples: int) -> int:

@@ -29,13 +29,15 @@ from spa.errors import DataError, UsageError, VerificationError
 from spa.fields import takes_options
 from spa.frontends.files import onnx_file
 from spa.gradients.epochs import Job
-from spa.gradients.losses import Labelled, Loss, Together, distillation, own
+from spa.gradients.losses import Labelled, Loss, Together, own
 from spa.gradients.module import GraphModule, Source
 from spa.gradients.options import FinetuneOptions, TrainOptions
 from spa.gradients.outcome import FinetuneReport
 from spa.gradients.placing import placed
-from spa.gradients.samples import Split, split_samples
+from spa.gradients.samples import Split, samples_of
+from spa.gradients.teaching import distillation
 from spa.passes.normalize.normalize import normalize
+from spa.passes.repair.foretelling import perplexity
 from spa.presets import Progress
 
 CLOSE = 1e-3
@@ -86,14 +88,15 @@ def finetune(
     asked = FinetuneOptions(**options)
     model = onnx_file.load(pruned)
     dense = None if teacher is None else onnx_file.load(teacher)
-    samples = split_samples(
-        asked.data, model, labels=asked.labels, batch_size=asked.batch_size, everything=asked.loss is not None,
-        validation=asked.validation,
-    )  # fmt: skip
+    samples = samples_of(asked, model)
     if dense is not None and asked.labels is None and asked.loss is None and not asked.alone:
         samples = samples.topped_up(normalize(dense.clone()))
-    loss = _loss(asked, model, dense, samples)
-    return _trained(Job(model, samples, loss, asked), progress)
+    loss, samples = _loss(asked, model, dense, samples)
+    result = _trained(Job(model, samples, loss, asked), progress)
+    held_out = samples.calibration.held_out
+    if held_out is None:
+        return result
+    return replace(result, report=replace(result.report, perplexity=perplexity(model, result.model, held_out)))
 
 
 def fit(
@@ -110,7 +113,7 @@ def fit(
         VerificationError: onnxruntime does not compute what torch does on the result.
     """
     samples = replace(samples, batch_size=asked.batch_size or samples.batch_size)
-    loss = _loss(asked, model, None, samples)
+    loss, samples = _loss(asked, model, None, samples)
     return _trained(Job(model, samples, loss, asked, training=True, groups=groups), progress)
 
 
@@ -128,20 +131,22 @@ def _say_nothing(step: str, share: float) -> None:
     """No progress is shown."""
 
 
-def _loss(asked: FinetuneOptions, model: ir.Model, dense: ir.Model | None, samples: Split) -> Loss:
+def _loss(asked: FinetuneOptions, model: ir.Model, dense: ir.Model | None, samples: Split) -> tuple[Loss, Split]:
+    """What is made small, and the samples with what it takes beside them."""
     parts: list[Loss] = []
     if dense is not None:
         names, own_names = ([str(value.name) for value in each.graph.outputs] for each in (dense, model))
         if names != own_names:
             raise DataError(f"the teacher gives {', '.join(names)}, the pruned model {', '.join(own_names)}")
-        parts.append(distillation(dense, samples))
+        taught, samples = distillation(dense, samples, sized=asked.batch_size is not None)
+        parts.append(taught)
     if asked.loss is not None:
         parts.append(own(asked.loss))
     elif asked.labels is not None:
         parts.append(Labelled(asked.labels))
     if not parts:
         raise UsageError("nothing to learn from: give the dense model as teacher, labels, or a loss of your own")
-    return parts[0] if len(parts) == 1 else Together(parts)
+    return parts[0] if len(parts) == 1 else Together(parts), samples
 
 
 def _verify(model: ir.Model, student: GraphModule, samples: Split) -> None:
@@ -150,8 +155,7 @@ def _verify(model: ir.Model, student: GraphModule, samples: Split) -> None:
     Raises:
         VerificationError: an output is not the same.
     """
-    batch = next(samples.held_out())
-    feeds = {name: batch[name] for name in student.input_names}
+    feeds = student.feeds_of(next(samples.held_out()))
     outputs = runtime.run(runtime.session(model, optimize=False), feeds)
     with torch.no_grad():
         expected = student.outputs(feeds)

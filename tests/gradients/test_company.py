@@ -14,10 +14,10 @@ torch = pytest.importorskip("torch", reason="the extra torch is not installed")
 import spa  # noqa: E402
 from spa.errors import DataError  # noqa: E402
 from spa.gradients.epochs import Job  # noqa: E402
-from spa.gradients.losses import distillation  # noqa: E402
 from spa.gradients.outcome import Outcome  # noqa: E402
 from spa.gradients.placing import placed  # noqa: E402
 from spa.gradients.samples import OWN, Split, split_samples  # noqa: E402
+from spa.gradients.teaching import distillation  # noqa: E402
 from spa.passes.normalize.normalize import normalize  # noqa: E402
 from spa.passes.samples.photographs import photographs  # noqa: E402
 from spa.presets import Progress  # noqa: E402

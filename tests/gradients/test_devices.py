@@ -14,9 +14,9 @@ torch = pytest.importorskip("torch", reason="the extra torch is not installed")
 from spa import gradients  # noqa: E402
 from spa.gradients import networks, regrowing  # noqa: E402
 from spa.gradients.epochs import Job, train  # noqa: E402
-from spa.gradients.losses import distillation  # noqa: E402
 from spa.gradients.options import CRITERIA, FinetuneOptions, TrainOptions  # noqa: E402
 from spa.gradients.samples import split_samples  # noqa: E402
+from spa.gradients.teaching import distillation  # noqa: E402
 from spa.steps import analyse  # noqa: E402
 from tests.gradients.elsewhere import device  # noqa: E402
 from tests.gradients.test_criteria import LABELS, X, network, scores  # noqa: E402
@@ -100,7 +100,7 @@ def test_training_gives_the_same_weights() -> None:
         model = as_ir(pruned())
         asked = FinetuneOptions(data=SAMPLES, epochs=3)
         samples = split_samples(SAMPLES, model, labels=None, batch_size=32)
-        loss = distillation(as_ir(dense_network(32)), samples)
+        loss, samples = distillation(as_ir(dense_network(32)), samples)
         results.append(train(Job(model, samples, loss, asked), Place(place), said))
     assert results[0].report.after == pytest.approx(results[1].report.after, rel=1e-4)
     for name, tensor in results[0].weights.items():

@@ -1,0 +1,210 @@
+"""What a dense network answers on the samples, and the distance of a pruned one from that: distillation.
+
+    loss, samples = distillation(teacher, samples)       # what the loss takes lies beside the samples
+
+Answers are computed once and kept beside the samples. Those of a language model are too many, a score for every word of
+its vocabulary behind every token: they are computed anew for each step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from spa import runtime
+from spa.analysis.caches import continued
+from spa.errors import TeacherError, UsageError
+from spa.feeds import as_declared
+from spa.frontends.files import onnx_file
+from spa.gradients.counted import CountedRows
+from spa.gradients.losses import distance, kind_of
+from spa.gradients.samples import Split
+from spa.passes.normalize.normalize import normalize
+from spa.passes.repair.moved import logits_of
+from spa.shapes import infer_shapes
+from spa.shapes.binding import declared_shapes
+
+TEACHER = "teacher/"
+"""Before the name of an output that a teacher gave."""
+
+COUNTED = "counted/"
+"""Before the name of an output of which not all rows count."""
+
+KEPT_NBYTES, LOOKED_AT_NBYTES = 1 << 30, 1 << 27
+"""Of answers that are kept, and of those that tell their kind and scale where they are not."""
+
+STEP_NBYTES = 1 << 28
+"""Of the answers of a step, unless its samples were counted by the user."""
+
+Answers = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class Distillation:
+    """The mean distance of outputs from a teacher's.
+
+    Attributes:
+        kinds, scales: of each output, by name.
+        teacher: what answers a batch; None: answers lie beside the samples.
+    """
+
+    kinds: Mapping[str, str]
+    scales: Mapping[str, float]
+    teacher: Teacher | None = None
+
+    def __call__(self, outputs: Mapping[str, Any], batch: Mapping[str, np.ndarray]) -> Tensor:
+        answers = {} if self.teacher is None else self.teacher.answers(batch)
+        parts = []
+        for name, scale in self.scales.items():
+            counted = torch.from_numpy(batch[COUNTED + name]) if COUNTED + name in batch else None
+            wanted = torch.from_numpy(answers[name] if answers else batch[TEACHER + name])
+            parts.append(distance(outputs[name], wanted, self.kinds[name], scale, counted))
+        return torch.stack(parts).mean()
+
+
+@dataclass(slots=True, eq=False)
+class Teacher:
+    """A dense network that onnxruntime runs.
+
+    What continues an input, as the keys and values of the tokens so far do, is no answer: a cut takes some of it.
+
+    Attributes:
+        model: as it was given.
+    """
+
+    model: ir.Model
+    _session: Any = field(default=None, repr=False)
+
+    def __reduce__(self) -> tuple[Callable[..., Teacher], tuple[bytes]]:
+        return _teacher_of, (onnx_file.to_bytes(self.model),)
+
+    def answers(self, batch: Mapping[str, np.ndarray], count: int | None = None) -> dict[str, np.ndarray]:
+        """The outputs of floating-point numbers on a batch, float32, by name.
+
+        Args:
+            batch: the inputs, among others.
+            count: samples in it, along which outputs have to lie; None: nobody asks.
+
+        Raises:
+            TeacherError: an output does not lie along the samples, or none is of floating-point numbers.
+        """
+        if self._session is None:
+            self._session = runtime.session(self.model, optimize=True)
+        shapes = declared_shapes(self.model.graph)
+        names = [value.name for value in self._session.get_inputs()]
+        results = runtime.run(self._session, as_declared({name: batch[name] for name in names}, shapes))
+        held = {str(end.name) for value in self.model.graph.inputs for end in continued(value)}
+        floats = {
+            name: array.astype(np.float32)
+            for name, array in results.items()
+            if name not in held and isinstance(array, np.ndarray) and array.dtype.kind in "fV"
+        }
+        if not floats:
+            raise TeacherError("the teacher gives no floating-point numbers to learn")
+        for name, array in floats.items():
+            if count is not None and (array.ndim == 0 or array.shape[0] != count):
+                raise TeacherError(
+                    f"output {name!r} of the teacher has shape {array.shape} for {count} samples: expected its first "
+                    "axis to count samples"
+                )
+        return floats
+
+
+def _teacher_of(model: bytes) -> Teacher:
+    return Teacher(onnx_file.load_stream(BytesIO(model)))
+
+
+def distillation(model: ir.Model, samples: Split, *, sized: bool = True) -> tuple[Distillation, Split]:
+    """The distance from a teacher's outputs, and the samples with what it takes beside them.
+
+    Every output of floating-point numbers counts the same: a row of probabilities by its KL divergence, a row of what
+    may be logits by that of its softmax as well as by the share of the variance that is lost, any other by that share.
+    Positions that a mask hides do not count.
+
+    Args:
+        model: the teacher.
+        sized: whether a step has as many samples as it has, however large the answers are.
+
+    Raises:
+        TeacherError: the teacher's outputs do not lie along the samples, or are no floating-point numbers.
+    """
+    teacher = Teacher(model)
+    one = next(replace(samples, batch_size=1).every())
+    answers = teacher.answers(one, samples.count(one))
+    nbytes = max(1, sum(array.nbytes for array in answers.values()) // samples.count(one))
+    if not sized:
+        samples = replace(samples, batch_size=min(samples.batch_size, max(1, STEP_NBYTES // nbytes)))
+    splits = [samples] if samples.validation is None else [samples, samples.validation]
+    kept = nbytes * sum(len(split.calibration) for split in splits) <= KEPT_NBYTES
+    counted = CountedRows(model, map(samples.inputs_of, samples.every()))
+    for split in splits:
+        split.beside.update(_counted(split, counted, answers))
+        if kept:
+            split.beside.update({TEACHER + name: array for name, array in _answers(teacher, split).items()})
+    told = samples if kept else samples.first(max(1, LOOKED_AT_NBYTES // nbytes))
+    if kept:
+        whole = {name: samples.beside[TEACHER + name][: samples.given] for name in answers}
+    else:
+        whole = _answers(teacher, told)
+    logits = _logits(model) if any(array.ndim > 2 for array in whole.values()) else set()
+    kinds = {name: kind_of(array, logits=name in logits) for name, array in whole.items()}
+    scales = {name: _scale(array, told.beside.get(COUNTED + name)) for name, array in whole.items()}
+    return Distillation(kinds, scales, None if kept else teacher), samples
+
+
+def _answers(teacher: Teacher, samples: Split) -> dict[str, np.ndarray]:
+    """What a teacher answers on all samples, by output.
+
+    Raises:
+        TeacherError: it is of another shape for some samples than for others.
+    """
+    rows: dict[str, list[np.ndarray]] = {}
+    for batch in samples.every():
+        for name, array in teacher.answers(batch, samples.count(batch)).items():
+            rows.setdefault(name, []).append(array)
+    for name, parts in rows.items():
+        if len(shapes := {part.shape[1:] for part in parts}) > 1:
+            first, second = sorted(shapes)[:2]
+            raise TeacherError(
+                f"output {name!r} of the teacher is of shape {first} for some samples and {second} for others: "
+                "expected one shape; give samples of one size, or cut and padded to it"
+            )
+    return {name: np.concatenate(parts)[: len(samples.calibration)] for name, parts in rows.items()}
+
+
+def _counted(samples: Split, counted: CountedRows, answers: Answers) -> dict[str, np.ndarray]:
+    """Which rows of each output count, where not all do.
+
+    Args:
+        answers: of some samples.
+    """
+    rows: dict[str, list[np.ndarray]] = {}
+    for batch in samples.every():
+        count, inputs = samples.count(batch), samples.inputs_of(batch)
+        for name, array in answers.items():
+            weights = counted.of(name, inputs, (count, *array.shape[1:]))
+            if weights is not None:
+                rows.setdefault(COUNTED + name, []).append(weights)
+    return {name: np.concatenate(parts)[: len(samples.calibration)] for name, parts in rows.items()}
+
+
+def _scale(whole: np.ndarray, counted: np.ndarray | None) -> float:
+    """The mean variance of an output's numbers; where they do not vary, their mean square."""
+    rows = whole if counted is None else whole[counted[: len(whole)] > 0]
+    return float(np.var(rows, axis=0).mean()) or float(np.mean(rows**2)) or 1.0
+
+
+def _logits(model: ir.Model) -> set[str]:
+    """The outputs that may be logits, as the graph tells."""
+    normal = normalize(model.clone())
+    try:
+        return logits_of(normal, infer_shapes(normal))
+    except UsageError:  # its axes are told by samples alone
+        return set()

@@ -1,0 +1,106 @@
+"""Language models are trained on texts, by answers too many to keep, whatever heads their caches have lost."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the extra torch is not installed")
+pytest.importorskip("tokenizers", reason="the extra text is not installed")
+
+import spa
+from models import folder as toy
+from spa.errors import UsageError
+from spa.frontends.files import onnx_file
+from spa.gradients import teaching
+from spa.gradients.samples import Split, split_samples
+from spa.gradients.teaching import COUNTED, TEACHER, Teacher, distillation
+from spa.shapes.binding import declared_shapes
+from spa.supplied import Reading
+from tests.gradients.test_finetune import SAMPLES, as_ir, network
+
+TEXTS = [
+    f"Line {number}: {number * number} is the square of {number}, and {number + 1} comes next." for number in range(64)
+]
+FEW: dict[str, Any] = {"data": TEXTS, "texts": spa.TextOptions(length=32), "batch_size": 8}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A decoder, and what is left of it: fewer heads in the caches of one layer than of the other."""
+    place = tmp_path_factory.mktemp("folders")
+    dense = toy.build(place / "dense", toy.Sizes(heads=8, kv_heads=4))
+    spa.prune(dense, ratio=0.4, weights=True, only=["*layers.1*"], of="channels").save(place / "small")
+    shapes = declared_shapes(onnx_file.load(place / "small").graph)
+    heads = [shapes[f"past_key_values.{layer}.key"][1] for layer in (0, 1)]
+    assert heads[0] == 4
+    assert heads[1] in (1, 2, 3)
+    return dense, place / "small"
+
+
+def samples_of(folder: Path) -> Split:
+    reading = Reading(texts=FEW["texts"])
+    return split_samples(TEXTS, onnx_file.load(folder), labels=None, batch_size=8, reading=reading)
+
+
+def test_a_folder_is_trained_on_texts(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    dense, small = folders
+    result = spa.finetune(small, teacher=dense, epochs=4, **FEW)
+    assert result.report.after < 0.7 * result.report.before
+    perplexity = result.report.perplexity
+    assert perplexity is not None
+    assert perplexity.length == 32
+    assert perplexity.pruned != perplexity.dense
+    result.save(tmp_path / "tuned")
+    assert (tmp_path / "tuned" / "tokenizer.json").exists()
+
+
+def test_a_prune_trains_what_has_fewer_heads(folders: tuple[Path, Path]) -> None:
+    options: dict[str, Any] = {"data": TEXTS, "texts": FEW["texts"], "finetune": "2e", "of": "channels"}
+    result = spa.prune(folders[0], ratio=0.4, only=["*layers.1*"], **options)
+    assert result.report.verified
+    assert any("trained by the dense model's outputs for 2 epochs" in line for line in result.report.trained)
+    assert result.report.perplexity is not None
+
+
+def test_caches_are_no_answers(folders: tuple[Path, Path]) -> None:
+    taught, samples = distillation(onnx_file.load(folders[0]), samples_of(folders[1]))
+    assert taught.kinds == {"logits": "logits"}
+    assert [name for name in samples.beside if name.startswith((TEACHER, COUNTED))] == [f"{TEACHER}logits"]
+
+
+def test_answers_that_are_too_many_are_given_anew(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    dense, small = folders
+    kept = spa.finetune(small, teacher=dense, epochs=1, **FEW).report
+    monkeypatch.setattr(teaching, "KEPT_NBYTES", 0)
+    taught, samples = distillation(onnx_file.load(dense), samples_of(small))
+    assert taught.teacher is not None
+    assert not samples.beside
+    batch = next(samples.held_out())
+    sent = pickle.loads(pickle.dumps(taught.teacher))
+    for teacher in (taught.teacher, sent):
+        np.testing.assert_array_equal(
+            teacher.answers(batch)["logits"], Teacher(onnx_file.load(dense)).answers(batch)["logits"]
+        )
+    anew = spa.finetune(small, teacher=dense, epochs=1, **FEW).report
+    assert anew.before == pytest.approx(kept.before, rel=1e-4)
+    assert anew.after == pytest.approx(kept.after, rel=1e-3)
+
+
+def test_steps_are_small_where_answers_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = as_ir(network(16))
+    samples = split_samples(SAMPLES, model, labels=None, batch_size=16)
+    monkeypatch.setattr(teaching, "STEP_NBYTES", 5 * 4 * 3)
+    width = Teacher(model).answers(next(samples.every()))["y"].shape[1]
+    assert 1 <= 15 // width < 16
+    assert distillation(model, samples, sized=False)[1].batch_size == 15 // width
+    assert distillation(model, samples)[1].batch_size == 16
+
+
+def test_options_of_texts_without_texts_are_refused() -> None:
+    with pytest.raises(UsageError, match="texts has no effect without texts"):
+        spa.finetune(network(8), teacher=network(8), data=SAMPLES, texts=spa.TextOptions(length=32))
