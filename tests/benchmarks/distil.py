@@ -1,11 +1,12 @@
 """Distillation without labels after a repair: how far outputs are from the dense network's, before and after it.
 
-    python tests/benchmarks/distil.py [TASK ...] [--cut 0.5] [--minutes 10] [--align 1] [--train biases ...]
-        [--rows FILE.jsonl] [--table FILE.md]
+    python tests/benchmarks/distil.py [TASK ...] [--cut 0.5] [--of layers] [--minutes 10] [--align 1]
+        [--train biases ...] [--threads 1] [--rows FILE.jsonl] [--table FILE.md]
 
-Each network loses a share of its FLOPs by spa with the task's calibration samples, then learns the dense outputs on the
-same samples (`spa.finetune`, one thread, one sample in six held out). Fidelity and metric are those of the task, on its
-test samples, which nothing else sees. Rows that FILE.jsonl has are not measured again. Needs torch.
+Each network loses a share of its FLOPs (of the parameters of its layers, as in repair.py) by spa with the task's
+calibration samples, then learns the dense outputs on the same samples (`spa.finetune`, one sample in six held out).
+Fidelity and metric are those of the task, on its test samples, which nothing else sees. Rows that FILE.jsonl has are not
+measured again. Needs torch.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
 import spa  # noqa: E402
+from tests.benchmarks.repair import share_of_layers  # noqa: E402
 from tests.benchmarks.rows import Rows, commit  # noqa: E402
 from tests.benchmarks.zoo import SHARED  # noqa: E402
 
@@ -35,15 +37,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("tasks", nargs="*", default=TASKS)
     parser.add_argument("--cut", type=float, default=0.5)
+    parser.add_argument("--of", choices=("flops", "layers"), default="flops")
     parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--align", type=int, help="what widths are multiples of; by default what the processor likes")
     parser.add_argument("--train", nargs="*", default=[])
     parser.add_argument("--rows", type=Path, default=Path("distil.jsonl"))
     parser.add_argument("--table", type=Path)
     arguments = parser.parse_args()
-    rows = Rows(arguments.rows, "task", "cut", "minutes", "align", "train")
+    rows = Rows(arguments.rows, "task", "cut", "minutes", "align", "train", "of", "threads")
     for task in arguments.tasks:
-        cell = {name: getattr(arguments, name) for name in ("cut", "minutes", "align", "train")} | {"task": task}
+        names = ("cut", "minutes", "align", "train", "of", "threads")
+        cell = {name: getattr(arguments, name) for name in names} | {"task": task}
         if cell not in rows:
             print(json.dumps(rows.add(cell | measured(**cell))), flush=True)
     print(table(rows.all))
@@ -51,18 +56,21 @@ def main() -> None:
         arguments.table.write_text(table(rows.all))
 
 
-def measured(task: str, cut: float, minutes: float, align: int | None, train: list[str]) -> dict[str, Any]:
+def measured(
+    task: str, cut: float, minutes: float, align: int | None, train: list[str], of: str, threads: int
+) -> dict[str, Any]:
     """Of one network."""
     sys.path.append(str(SHARED / "eval"))
     import harness
     import tasks
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     dense = harness.dense_model(tasks.TASKS[task], SHARED / "eval")
     data = tasks.calibration(task)
     start = time.perf_counter()
-    small = spa.prune(dense, ratio=cut, of="flops", data=data, verify=False, align=align or "auto")
+    ratio, measure = (cut * share_of_layers(dense), "params") if of == "layers" else (cut, of)
+    small = spa.prune(dense, ratio=ratio, of=measure, data=data, verify=False, align=align or "auto")
     between = time.perf_counter()
     tuned = spa.finetune(small.model, teacher=dense, data=data, minutes=minutes, train=train)
     end = time.perf_counter()
@@ -102,7 +110,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         metric = row["metric"]
         cells = [
-            row["task"], f"{row['cut']:.0%}", str(row.get("align") or "auto"), f"{row['minutes']:g}",
+            row["task"], f"{row['cut']:.0%}{' of the layers' * (row['of'] == 'layers')}",
+            str(row.get("align") or "auto"), f"{row['minutes']:g}",
             f"{row['trained']:.1%}", str(row["epochs"]), row["fidelity"],
             f"{row['before']:.4g}", f"{row['after']:.4g}", metric, f"{row['dense']:.4f}",
             f"{row[f'{metric} before']:.4f}", f"{row[f'{metric} after']:.4f}", row["tree"],
