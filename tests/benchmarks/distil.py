@@ -5,8 +5,8 @@
 
 Each network loses a share of its FLOPs (of the parameters of its layers, as in repair.py) by spa with the task's
 calibration samples, then learns the dense outputs on the same samples (`spa.finetune`, one sample in six held out).
-Fidelity and metric are those of the task, on its test samples, which nothing else sees. Rows that FILE.jsonl has are not
-measured again. Needs torch.
+Fidelity and metric are those of the task, on its test samples, which nothing else sees. Rows that FILE.jsonl has are
+not measured again. Needs torch.
 """
 
 from __future__ import annotations
