@@ -85,7 +85,8 @@ class Gradual:
             if not last and self.options.learning.regrow:
                 self.regrow(number)
         assert first is not None
-        return self.made(first.report, first.held_out)
+        texts = None if self.samples is None else self.samples.calibration.held_out
+        return self.made(first.report, texts if first.held_out is None else first.held_out)
 
     def further(self, share: float) -> float:
         """What has to go of the model as it is, so that a share of the dense one has gone."""

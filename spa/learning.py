@@ -27,12 +27,21 @@ from spa.passes.repair.moved import logits_of, moved
 from spa.passes.samples.calibrate import Calibration
 from spa.shapes import infer_shapes
 from spa.shapes.binding import declared_shapes
+from spa.shared import Shared
 
 WIDEST = 32
 """Samples that are run together."""
 
+COMPARED = 512
+"""Samples that tell how far outputs moved where none is held out."""
 
-def criterion_by_gradients(dense: ir.Model, options: PruneOptions, clock: Clock, notes: list[str]) -> Criterion:
+SAMPLES = "samples to learn from"
+"""Among what is shared."""
+
+
+def criterion_by_gradients(
+    dense: ir.Model, options: PruneOptions, clock: Clock, shared: Shared, notes: list[str]
+) -> Criterion:
     """The criterion that was named, with the samples that were given, or with samples of the tool's own.
 
     Args:
@@ -43,9 +52,9 @@ def criterion_by_gradients(dense: ir.Model, options: PruneOptions, clock: Clock,
         DataError: samples do not fit the model, or none can be made up.
     """
     asked, name = options.learning, str(options.repair.criterion)
-    if name in WITHOUT_SAMPLES:
+    samples = scoring_samples(dense, options, clock, shared)
+    if samples is None:
         return gradients.criterion(name)
-    samples = learning_samples(dense, options, clock)
     notes += samples.calibration.notes
     if not samples.beside and asked.loss is None:
         measured = "the loss is the distance from the model's own outputs"
@@ -55,6 +64,13 @@ def criterion_by_gradients(dense: ir.Model, options: PruneOptions, clock: Clock,
         name, data=samples, labels=_labels(samples, asked.loss), loss=asked.loss, budget=asked.oracle_budget,
         progress=clock.share,
     )  # fmt: skip
+
+
+def scoring_samples(dense: ir.Model, options: PruneOptions, clock: Clock, shared: Shared) -> Split | None:
+    """The samples that a criterion from gradients scores with, and those held out beside them; None: it takes none."""
+    if str(options.repair.criterion) in WITHOUT_SAMPLES:
+        return None
+    return shared.once(SAMPLES, lambda: learning_samples(dense, options, clock))
 
 
 def learning_samples(dense: ir.Model, options: PruneOptions, clock: Clock) -> Split:
@@ -136,20 +152,26 @@ def _state(asked: LearningOptions, step: int) -> Path | None:
 
 
 def distance(
-    dense: ir.Model, model: ir.Model, options: PruneOptions, samples: Split | None
+    dense: ir.Model, model: ir.Model, options: PruneOptions, samples: Split | None, *, trained: bool = True
 ) -> tuple[dict[str, dict[str, float]], str]:
-    """How far outputs are from the dense model's on samples that no step of training saw, and what these are."""
+    """How far outputs are from the dense model's, and on what.
+
+    Args:
+        trained: on samples that no step of training saw; else on at most `COMPARED` of those that chose what goes.
+    """
     assert samples is not None
-    held_out = replace(samples.apart_from(model), batch_size=WIDEST)
-    before, after = (
-        [runtime.run(session, as_declared(samples.inputs_of(batch), shapes)) for batch in held_out.held_out()]
-        for session, shapes in (
-            (runtime.session(each, optimize=False), declared_shapes(each.graph)) for each in (dense, model)
-        )
-    )
+    wide = replace(samples, batch_size=WIDEST)
+    batches = wide.apart_from(model).held_out() if trained else wide.first(COMPARED).every()
+    feeds = [samples.inputs_of(batch) for batch in batches]
+
+    def outputs(model: ir.Model) -> list[Any]:
+        session, sizes = runtime.session(model, optimize=False), declared_shapes(model.graph)
+        return [runtime.run(session, as_declared(feed, sizes)) for feed in feeds]
+
     shapes = infer_shapes(dense, inputs=options.run.inputs)
-    on = verdict.MADE_UP if options.repair.own_samples else verdict.HELD_OUT
-    return moved(before, after, logits=logits_of(dense, shapes)), on
+    given = verdict.HELD_OUT if trained else verdict.SCORED
+    on = verdict.MADE_UP if options.repair.own_samples else given
+    return moved(outputs(dense), outputs(model), logits=logits_of(dense, shapes)), on
 
 
 def regrowth(

@@ -57,6 +57,16 @@ def once(dense: ir.Model, options: PruneOptions, clock: Clock, shared: Shared, *
         return Made(reference, reference, plan, report, base, None, held_out)
     with clock.step("slice"):
         cut(analysis, plan)
+    if options.decided_by == "gradients":
+        from spa import learning
+
+        samples = learning.scoring_samples(untouched, options, clock, shared)
+        if samples is not None and not options.run.dry_run:
+            with clock.step("compare"):
+                report.outputs, report.outputs_on = learning.distance(
+                    untouched, analysis.model, options, samples, trained=False
+                )
+            held_out = samples.calibration.held_out
     if packing is not None and not options.run.dry_run:
         with clock.step("round"):
             packing.round(analysis.model, reference)
@@ -86,7 +96,9 @@ def _decided(dense: ir.Model, options: PruneOptions, clock: Clock, shared: Share
     if options.decided_by == "gradients":
         from spa.learning import criterion_by_gradients
 
-        return by_weights(dense, options, clock, shared, learn=partial(criterion_by_gradients, dense, options, clock))
+        return by_weights(
+            dense, options, clock, shared, learn=partial(criterion_by_gradients, dense, options, clock, shared)
+        )
     if shared.failed:
         return by_weights(dense, options, clock, shared, why=shared.failed)
     if options.repair.own_samples and not runtime.available():
@@ -97,7 +109,7 @@ def _decided(dense: ir.Model, options: PruneOptions, clock: Clock, shared: Share
 
 
 def controlled(options: PruneOptions) -> PruneOptions:
-    """The options of a control: the same share of every group, or units drawn at random."""
+    """The options of a control: the same share of every group, or units drawn at random and nothing repaired."""
     control = options.learning.control
     if control == "uniform":
         return replace(options, budget=replace(options.budget, scope="local"))
@@ -105,10 +117,11 @@ def controlled(options: PruneOptions) -> PruneOptions:
         trains = options.learning.finetune is not None
         repair = RepairOptions(
             criterion=random(options.learning.seed), data=options.repair.data if trains else None,
-            images=options.repair.images if trains else None,
+            images=options.repair.images if trains else None, texts=options.repair.texts if trains else None,
         )  # fmt: skip
         kept = options.learning if trains else replace(options.learning, labels=None, loss=None, oracle_budget="5m")
-        return replace(options, repair=repair, learning=kept)
+        repairing = {option.name: option.default for option in options.run.given() if "samples" in option.about.needs}
+        return replace(options, repair=repair, learning=kept, run=replace(options.run, **repairing))
     return options
 
 

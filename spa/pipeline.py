@@ -165,7 +165,7 @@ def _checked(
         from spa.passes.repair.foretelling import perplexity
 
         with clock.step("perplexity"):
-            report.perplexity = perplexity(dense, model, made.held_out)
+            report.perplexity = perplexity(dense if refitted else reference, model, made.held_out)
     stamp(model, plan)
     if refitted and options.repair.own_samples:  # which nobody has to train on
         from spa.passes.samples.seen import KEY

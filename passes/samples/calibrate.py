@@ -9,6 +9,11 @@ from typing import Any
 import numpy as np
 
 
+def evenly(total: int, count: int) -> np.ndarray:
+    """So many whole numbers below a total, as far apart as they can be."""
+    return np.linspace(0, total - 1, count).round().astype(int)
+
+
 @dataclass(frozen=True, slots=True)
 class Calibration:
     """Samples by input name; the first axis of every array counts samples.
@@ -44,11 +49,11 @@ class Calibration:
 
     def first(self, count: int | None) -> Calibration:
         """At most so many samples, drawn evenly."""
-        total = len(self)
-        if count is None or count >= total:
-            return self
-        chosen = np.linspace(0, total - 1, count).round().astype(int)
-        return replace(self, samples={name: array[chosen] for name, array in self.samples.items()})
+        return self if count is None or count >= len(self) else self.chosen(evenly(len(self), count))
+
+    def chosen(self, numbers: np.ndarray) -> Calibration:
+        """Samples of these numbers."""
+        return replace(self, samples={name: array[numbers] for name, array in self.samples.items()})
 
     def beginning_of(self, count: int) -> Calibration:
         """The first samples, so many of them: where kinds take turns, those drawn evenly may all be of one."""
@@ -98,11 +103,9 @@ class Recorded(Calibration):
     def __len__(self) -> int:
         return len(self.feeds)
 
-    def first(self, count: int | None) -> Calibration:
-        """At most so many feeds, drawn evenly."""
-        if count is None or count >= len(self):
-            return self
-        return replace(self, feeds=[self.feeds[at] for at in np.linspace(0, len(self) - 1, count).round().astype(int)])
+    def chosen(self, numbers: np.ndarray) -> Calibration:
+        """Feeds of these numbers."""
+        return replace(self, feeds=[self.feeds[at] for at in numbers])
 
     def batches(self, size: int) -> list[dict[str, np.ndarray]]:  # noqa: ARG002
         """The feeds: they cannot be put together."""

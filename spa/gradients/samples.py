@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from spa.errors import DataError
 from spa.gradients.options import FinetuneOptions
-from spa.passes.samples.calibrate import Calibration, Recorded
+from spa.passes.samples.calibrate import Calibration, Recorded, evenly
 from spa.passes.samples.seen import marks_of, seen_by
 from spa.passes.samples.topping import recipe_like
 from spa.passes.samples.values import SHIPPED
@@ -94,12 +94,13 @@ class Split:
     def first(self, count: int) -> Split:
         """At most so many samples, drawn evenly."""
         total = len(self.calibration)
-        if count >= total:
-            return self
-        chosen = np.linspace(0, total - 1, count).round().astype(int)
-        beside = {name: array[chosen] for name, array in self.beside.items()}
-        unseen = None if self.unseen is None else np.flatnonzero(np.isin(chosen, self.unseen)).tolist()
-        return replace(self, calibration=self.calibration.first(count), beside=beside, unseen=unseen)
+        return self if count >= total else self.chosen(evenly(total, count))
+
+    def chosen(self, numbers: np.ndarray) -> Split:
+        """Samples of these numbers."""
+        beside = {name: array[numbers] for name, array in self.beside.items()}
+        unseen = None if self.unseen is None else np.flatnonzero(np.isin(numbers, self.unseen)).tolist()
+        return replace(self, calibration=self.calibration.chosen(numbers), beside=beside, unseen=unseen)
 
     @property
     def steps(self) -> int:

@@ -108,7 +108,7 @@ class Report:
         outputs: for each output how far it moved from the dense model's: relative_l2 (0: not at all), and kl (nats) and
             top1 (share of agreement, 0..1) where it holds probabilities or could hold logits
             (`spa.passes.repair.difference` defines them).
-        outputs_on: what it was measured on: samples held out, shipped or made-up inputs, or random inputs.
+        outputs_on: what it was measured on, in the words of `spa.verdict`.
         latency: what a budget of time came to; None: it was of something else.
         perplexity: of the models before and after on texts held out from every choice and fit; None: there are none.
         trained: how fine-tuning went, after each step, in words; empty: there was none.

@@ -160,6 +160,13 @@ def test_labels_alone_are_learned_where_the_data_count_what_the_dense_model_find
         spa.prune(dense, data=IMAGES, **options)
 
 
+@pytest.mark.usefixtures("there")
+def test_units_drawn_at_random_are_trained_at_the_command_line(capfd: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run("prune net.onnx --ratio 30% --data plain.npz --control random --finetune 2e", capfd)
+    assert code == 0
+    assert "trained by the dense model's outputs for 2 epochs" in out
+
+
 def test_shares_are_cubic() -> None:
     np.testing.assert_allclose(shares(0.8, 4), [0.8 * (1 - 27 / 64), 0.8 * (1 - 8 / 64), 0.8 * (1 - 1 / 64), 0.8])
     assert shares(0.3, 1) == [0.3]

@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the extra torch is not installed")
 
 import spa  # noqa: E402
-from spa import cli, gradients  # noqa: E402
+from spa import cli, gradients, runtime, verdict  # noqa: E402
 from spa.errors import UsageError  # noqa: E402
 from spa.frontends import torch as door  # noqa: E402
 from spa.gradients.options import CRITERIA  # noqa: E402
@@ -54,6 +54,19 @@ def test_command_line_and_python_alike(name: str, there: Path, capfd: pytest.Cap
     assert result.plan.removed == spa.Plan.from_json((there / "plan.json").read_text()).removed
     by_hand = gradients.criterion(name, **(options | ({} if name == "synflow" else {"labels": "labels"})))
     assert result.plan.removed == spa.prune("net.onnx", ratio=0.3, criterion=by_hand).plan.removed
+
+
+@pytest.mark.usefixtures("there")
+@pytest.mark.parametrize("name", ["taylor", "snip"])
+def test_samples_that_score_units_say_how_far_outputs_moved(name: str) -> None:
+    result = spa.prune("net.onnx", ratio=0.3, criterion=name, data="labelled.npz")
+    assert result.report.outputs_on == verdict.SCORED
+    dense, pruned = (
+        runtime.run(runtime.session(model, optimize=False), {"x": X})["y"]
+        for model in (load_normal("net.onnx"), result.model)
+    )
+    lost = np.square(pruned - dense).sum() / np.square(dense - dense.mean(0)).sum()
+    assert result.report.outputs["y"]["relative_l2"] == pytest.approx(float(np.sqrt(lost)), rel=1e-3)
 
 
 def test_labels_a_loss_and_neither_are_three_things(there: Path) -> None:

@@ -14,6 +14,7 @@ pytest.importorskip("tokenizers", reason="the extra text is not installed")
 
 import spa
 from models import folder as toy
+from spa import verdict
 from spa.errors import UsageError
 from spa.frontends.files import onnx_file
 from spa.gradients import teaching
@@ -65,6 +66,13 @@ def test_a_prune_trains_what_has_fewer_heads(folders: tuple[Path, Path]) -> None
     assert result.report.verified
     assert any("trained by the dense model's outputs for 2 epochs" in line for line in result.report.trained)
     assert result.report.perplexity is not None
+
+
+def test_texts_that_score_units_are_foretold_before_and_after(folders: tuple[Path, Path]) -> None:
+    result = spa.prune(folders[0], ratio=0.4, data=TEXTS, texts=FEW["texts"], criterion="taylor")
+    assert result.report.outputs_on == verdict.SCORED
+    assert result.report.perplexity is not None
+    assert result.report.perplexity.pruned != result.report.perplexity.dense
 
 
 def test_caches_are_no_answers(folders: tuple[Path, Path]) -> None:
