@@ -102,6 +102,7 @@ class _Run:
         self.placed.mark_forward_method("outputs")
         self.steps = self.samples.steps // place.world_size
         self.epochs, self.seconds = 0, 0.0
+        self.moving = _moving(self.student, training=job.training)
         self.history: list[float] = []
         self.before = self.best_loss = self.held_out()
         self.best = self.state()
@@ -139,7 +140,7 @@ class _Run:
             self.save()
         if not self.training and self.sparsity is None:
             self.go_back()
-        self.student.load_state_dict(self.best)
+        self.load(self.best)
         if self.sparsity is not None:
             self.sparsity.settle()
         total = sum(parameter.numel() for parameter in self.student.parameters())
@@ -157,9 +158,9 @@ class _Run:
             self.tried.append((self.held_out(), self.state()))
             self.note(self.tried[-1][0])
             if len(self.tried) < self.pace.tries:
-                self.student.load_state_dict(self.start)
+                self.load(self.start)
             else:
-                self.student.load_state_dict(self.tried[self.pace.choose([loss for loss, _ in self.tried])][1])
+                self.load(self.tried[self.pace.choose([loss for loss, _ in self.tried])][1])
             self.optimizer.state.clear()
 
     def go_back(self) -> None:
@@ -172,7 +173,7 @@ class _Run:
         for share in WAY_BACK if best is not self.start else ():
             between = {name: torch.lerp(tensor, best[name], share) if tensor.is_floating_point() else tensor
                        for name, tensor in self.start.items()}  # fmt: skip
-            self.student.load_state_dict(between)
+            self.load(between)
             self.note(self.held_out())
 
     def epoch(self) -> Iterator[dict[str, np.ndarray]]:
@@ -243,8 +244,20 @@ class _Run:
             self.best_loss, self.best = value, self.state()
 
     def state(self) -> dict[str, Tensor]:
-        """A copy of all weights."""
-        return {name: tensor.clone() for name, tensor in self.student.state_dict().items()}
+        """A copy of all that moves."""
+        return {name: tensor.detach().clone() for name, tensor in self.moving.items()}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Be as a state was.
+
+        Raises:
+            ValueError: it is of another model.
+        """
+        for name, tensor in self.moving.items():
+            if name not in state or state[name].shape != tensor.shape:
+                raise ValueError(f"no {name!r} of shape {tuple(tensor.shape)}")
+            with torch.no_grad():
+                tensor.copy_(state[name])
 
     def save(self) -> None:
         """Write what another run needs to go on; the file is whole or as it was."""
@@ -253,7 +266,7 @@ class _Run:
         path = Path(self.asked.resume)
         part = path.with_name(f"{path.name}.part")
         kept = {
-            "weights": self.student.state_dict(),
+            "weights": self.state(),
             "best": self.best,
             "optimizer": copy.deepcopy(self.optimizer.state_dict()),
             "numbers": [self.epochs, self.seconds, self.before, self.best_loss],
@@ -275,7 +288,7 @@ class _Run:
             return
         try:
             kept = torch.load(self.asked.resume, weights_only=True, map_location=self.place.device)
-            self.student.load_state_dict(kept["weights"])
+            self.load(kept["weights"])
             self.optimizer.load_state_dict(kept["optimizer"])
             if self.sparsity is not None:
                 self.sparsity.load(kept["gates"])
@@ -288,6 +301,12 @@ class _Run:
         self.start = kept.get("start") or self.start
         if self.tried and len(self.tried) == self.pace.tries:
             self.pace.choose([loss for loss, _ in self.tried])
+
+
+def _moving(student: GraphModule, *, training: bool) -> dict[str, Tensor]:
+    """What a training changes, by name: trained parameters, and statistics where those of batches are taken."""
+    parameters = {name: tensor for name, tensor in student.named_parameters() if tensor.requires_grad}
+    return parameters | (dict(student.named_buffers()) if training else {})
 
 
 def _sparsity(job: Job, student: GraphModule) -> Sparsity | None:
