@@ -85,6 +85,11 @@ class Teacher:
     def __reduce__(self) -> tuple[Callable[..., Teacher], tuple[bytes]]:
         return _teacher_of, (onnx_file.to_bytes(self.model),)
 
+    def feeds(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What of a batch it takes."""
+        names = [str(value.name) for value in self.model.graph.inputs if not value.is_initializer()]
+        return as_declared({name: batch[name] for name in names}, declared_shapes(self.model.graph))
+
     def answers(self, batch: Mapping[str, np.ndarray], count: int | None = None) -> dict[str, np.ndarray]:
         """The outputs of floating-point numbers on a batch, float32, by name.
 
@@ -97,9 +102,7 @@ class Teacher:
         """
         if self._session is None:
             self._session = runtime.session(self.model, optimize=True)
-        shapes = declared_shapes(self.model.graph)
-        names = [value.name for value in self._session.get_inputs()]
-        results = runtime.run(self._session, as_declared({name: batch[name] for name in names}, shapes))
+        results = runtime.run(self._session, self.feeds(batch))
         held = {str(end.name) for value in self.model.graph.inputs for end in continued(value)}
         floats = {
             name: array.astype(np.float32)
@@ -143,7 +146,7 @@ def distillation(model: ir.Model, samples: Split, *, sized: bool = True) -> tupl
         samples = replace(samples, batch_size=min(samples.batch_size, max(1, STEP_NBYTES // nbytes)))
     splits = [samples] if samples.validation is None else [samples, samples.validation]
     kept = nbytes * sum(len(split.calibration) for split in splits) <= KEPT_NBYTES
-    counted = CountedRows(model, map(samples.inputs_of, samples.every()))
+    counted = CountedRows(model, map(teacher.feeds, samples.every()))
     for split in splits:
         split.beside.update(_counted(split, counted, answers))
         if kept:
