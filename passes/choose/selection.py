@@ -2,7 +2,7 @@
 
 Every group has a fixed order in which its units would leave (`spa.passes.choose.tracks`).  A scope merges these
 orders into one for the whole model; a selection is its shortest beginning that reaches the budget, less what it took
-too much (`spa.passes.choose.search`).  What is reached exceeds what was asked for by less than any step that was
+too much (`spa.passes.choose.meeting`).  What is reached exceeds what was asked for by less than any step that was
 taken: a unit, or as many as `align` takes.
 """
 
@@ -20,8 +20,8 @@ from spa.analysis.plan import Plan
 from spa.errors import BudgetError, NothingToPrune, UsageError
 from spa.passes.choose.budget import AUTO, BUDGETS, CHANNELS, LATENCY, Budget
 from spa.passes.choose.candidates import NESTED, OFF, opened, reasons, what_stays
+from spa.passes.choose.meeting import meet
 from spa.passes.choose.problem import ROUNDING, Problem, Terms
-from spa.passes.choose.search import search
 from spa.passes.choose.widths import given_up, multiples, near_multiples, search_aligned
 
 _SHOWN = 0.0005  # shares below this are not worth a word
@@ -99,7 +99,7 @@ def select(
     elif yields:
         problem, counts = search_aligned(problem, aligned)
     else:
-        counts = search(problem)
+        counts = meet(problem)
     if counts is None or not any(counts):
         most, held = _why(problem, frozen)
         message = f"ratio {budget.ratio:g} of {budget.of} cannot be met: {most}; the rest is held by {held}"

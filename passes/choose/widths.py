@@ -13,9 +13,9 @@ import onnx_ir as ir
 from spa.analysis.group import Group
 from spa.analysis.stored import NUMBERS
 from spa.passes.choose.budget import AUTO
+from spa.passes.choose.meeting import meet
 from spa.passes.choose.problem import ROUNDING, Problem
 from spa.passes.choose.processor import MATRICES, block
-from spa.passes.choose.search import search
 from spa.passes.choose.tracks import allowed_removals, run_length
 
 _ROOM = 1.2
@@ -67,18 +67,18 @@ def search_aligned(problem: Problem, aligned: Sequence[int]) -> tuple[Problem, l
         return _evenly(problem, aligned)
     chosen = list(_bearable(problem, aligned))
     stepped = _with(problem, chosen)
-    counts = search(stepped)
+    counts = meet(stepped)
     while counts is not None and (over := _over(stepped, counts)) > _SLACK * stepped.options.ratio:
         number = _stepper(stepped, counts, chosen, over)
         if number is None:
             break
         chosen[number] //= 2
         stepped = _with(problem, chosen)
-        counts = search(stepped)
+        counts = meet(stepped)
     if counts is None or _over(stepped, counts) <= _SLACK * stepped.options.ratio:
         return stepped, counts
     free = _with(problem, [1] * len(chosen))  # units are coarse themselves: multiples shall not add to that
-    fewest = search(free)
+    fewest = meet(free)
     return (free, fewest) if fewest is not None and _over(free, fewest) < _over(stepped, counts) else (stepped, counts)
 
 
@@ -102,7 +102,7 @@ def _stepper(problem: Problem, counts: Sequence[int], chosen: Sequence[int], ove
 
 def _evenly(problem: Problem, aligned: Sequence[int]) -> tuple[Problem, list[int] | None]:
     """The same where groups lose equal shares: multiples that are near enough to what each would lose without."""
-    counts = search(problem)
+    counts = meet(problem)
     if counts is None:
         return problem, None
     chosen = list(problem.terms.multiples)
@@ -110,7 +110,7 @@ def _evenly(problem: Problem, aligned: Sequence[int]) -> tuple[Problem, list[int
         chosen[number] = _near(track.group, aligned[number], count)
     while (largest := max(chosen, default=1)) > 1:
         stepped = _with(problem, chosen)
-        stepped_counts = search(stepped) if stepped.may_suffice else None
+        stepped_counts = meet(stepped) if stepped.may_suffice else None
         if stepped_counts is not None and _over(stepped, stepped_counts) <= _EXCESS * (1 - problem.options.ratio):
             return stepped, stepped_counts
         chosen = [multiple // 2 if multiple == largest else multiple for multiple in chosen]

@@ -23,8 +23,8 @@ from spa.errors import BudgetError, NothingToPrune, UsageError
 from spa.passes.choose.allocation import weighed
 from spa.passes.choose.budget import BUDGETS, LATENCY, SCOPES, Budget
 from spa.passes.choose.importance import random, score_groups
+from spa.passes.choose.meeting import meet
 from spa.passes.choose.problem import Problem, Terms
-from spa.passes.choose.search import search
 from spa.passes.choose.selection import Selection, select
 from spa.passes.choose.tracks import allowed_removals, run_length
 from tests.grouped import Grouped, attention, batch_normed, chain, grouped, mlp, normed, residual, shuffled, streamed
@@ -172,7 +172,7 @@ def test_a_coarse_last_step_is_given_back_where_finer_ones_lose_less(of: str, fi
     multiples = tuple(16 if group is coarse else 1 for group in model.groups)
     terms = Terms(Budget(ratio=0.22, of=of, align=1), frozenset(), False, multiples)
     problem = Problem.of(model.groups, scores, model.cost, terms)
-    counts = search(problem)
+    counts = meet(problem)
     assert counts is not None
     gone = dict(zip((track.group.name for track in problem.tracks), counts, strict=True))
     assert gone == ({"w0:1": 0, "v0:1": 22} if passed_over else {"w0:1": 16, "v0:1": 6})

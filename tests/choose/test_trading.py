@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from spa.analysis.cost import Cost, Padded, Term
 from spa.passes.choose.budget import LATENCY, Budget
+from spa.passes.choose.meeting import meet
 from spa.passes.choose.problem import Problem, Terms
-from spa.passes.choose.search import search
 from spa.passes.choose.trading import MET
 from tests.grouped import chain
 
@@ -42,7 +42,7 @@ def faster(instance: Problem, counts: list[int], ratio: float) -> float:
 def test_no_plan_is_nearer_to_a_time_but_one_that_loses_more(widths: list[int], ratio: float, seed: int) -> None:
     """All plans of a few groups in steps of four, by brute force."""
     instance = problem(tuple(widths), ratio, step=4, seed=seed)
-    counts = search(instance)
+    counts = meet(instance)
     if counts is None:
         assert not instance.may_suffice
         return
@@ -62,14 +62,14 @@ def test_no_plan_is_nearer_to_a_time_but_one_that_loses_more(widths: list[int], 
 
 def test_a_coarse_step_is_left_out_where_that_is_nearer() -> None:
     """Asked for 73 % of the time: three quarters of the widest layer take 75 %, a half takes 51 %."""
-    counts = search(problem((128, 4), 0.27, step=32))
+    counts = meet(problem((128, 4), 0.27, step=32))
     assert counts is not None
     assert counts[0] == 32
 
 
 def test_where_every_plan_is_far_the_faster_one_is_taken() -> None:
     instance = problem((128, 4), 0.25, step=64)
-    counts = search(instance)
+    counts = meet(instance)
     assert counts is not None
     assert counts[0] == 64
     assert faster(instance, counts, 0.25) > MET

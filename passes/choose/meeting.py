@@ -33,7 +33,7 @@ class _Way:
     loss: float
 
 
-def search(problem: Problem) -> list[int] | None:
+def meet(problem: Problem) -> list[int] | None:
     """How many units of each track go; None if all that may go does not reach the budget."""
     if not problem.may_suffice:
         return None
