@@ -77,6 +77,12 @@ def are_texts(source: Any) -> bool:
     return isinstance(source, (list, tuple)) and bool(source) and all(isinstance(text, str) for text in source)
 
 
+def may_be_texts(source: Any) -> bool:
+    """Whether calibration data are texts, or are called as if they were, where there is no such file."""
+    named = isinstance(source, (str, os.PathLike)) and Path(source).suffix.lower() in SUFFIXES
+    return are_texts(source) or named
+
+
 def windows(
     source: Any,
     *,

@@ -156,8 +156,6 @@ class Gradual:
         if self.options.learning.finetune:
             said.append(f"finetune {self.options.learning.finetune}")
             whole.outputs, whole.outputs_on = learning.distance(self.dense, self.model, self.options, self.samples)
-        elif self.steps == 1:
-            whole.outputs, whole.outputs_on = report.outputs, report.outputs_on
         repair = "; ".join(said) + (f"; {self.steps} steps" if said and self.steps > 1 else "")
         return Made(self.model, reference, replace(self.plan, repair=repair), whole, self.dense, None, held_out)
 

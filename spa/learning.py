@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from spa import gradients, runtime, verdict
+from spa.analysis.caches import caches_behind
 from spa.analysis.group import Group
 from spa.analysis.plan import Plan
 from spa.clock import Clock
@@ -32,8 +34,8 @@ from spa.shared import Shared
 WIDEST = 32
 """Samples that are run together."""
 
-COMPARED = 512
-"""Samples that tell how far outputs moved where none is held out."""
+COMPARED, COMPARED_NBYTES = 512, 1 << 28
+"""Samples that tell how far outputs moved where none is held out, and bytes of a model's outputs that are compared."""
 
 SAMPLES = "samples to learn from"
 """Among what is shared."""
@@ -119,9 +121,12 @@ def tune(
     labels = _labels(samples, asked.loss)
     time = {"epochs": int(spend.amount)} if spend.seconds is None else {"minutes": spend.seconds / 60}
 
+    # Texts held out are foretold once, by the result of all steps.
+    apart = replace(samples, calibration=replace(samples.calibration, held_out=None))
+
     def trained(teacher: ir.Model | None) -> gradients.FinetuneResult:
         return gradients.finetune(
-            model, teacher=teacher, data=replace(samples, beside=dict(samples.beside)), labels=labels, loss=asked.loss,
+            model, teacher=teacher, data=replace(apart, beside=dict(samples.beside)), labels=labels, loss=asked.loss,
             seed=asked.seed, progress=clock.share, resume=_state(asked, step), **time,
         )  # fmt: skip
 
@@ -154,24 +159,37 @@ def _state(asked: LearningOptions, step: int) -> Path | None:
 def distance(
     dense: ir.Model, model: ir.Model, options: PruneOptions, samples: Split | None, *, trained: bool = True
 ) -> tuple[dict[str, dict[str, float]], str]:
-    """How far outputs are from the dense model's, and on what.
+    """How far outputs are from the dense model's, and on what: on as many samples as `COMPARED_NBYTES` of outputs hold.
 
     Args:
         trained: on samples that no step of training saw; else on at most `COMPARED` of those that chose what goes.
+
+    Raises:
+        ModelError, DataError: onnxruntime does not run a model, or not on the samples.
     """
     assert samples is not None
-    wide = replace(samples, batch_size=WIDEST)
-    batches = wide.apart_from(model).held_out() if trained else wide.first(COMPARED).every()
-    feeds = [samples.inputs_of(batch) for batch in batches]
+    sessions = [(each.graph, runtime.session(each, optimize=False)) for each in (dense, model)]
 
-    def outputs(model: ir.Model) -> list[Any]:
-        session, sizes = runtime.session(model, optimize=False), declared_shapes(model.graph)
-        return [runtime.run(session, as_declared(feed, sizes)) for feed in feeds]
+    def outputs(batch: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+        results = []
+        for graph, session in sessions:
+            feeds = as_declared(samples.inputs_of(batch), declared_shapes(graph))
+            caches = caches_behind(graph, feeds)
+            results.append({name: array for name, array in runtime.run(session, feeds).items() if name not in caches})
+        return results
 
+    one = next(replace(samples, batch_size=1).every())
+    nbytes = sum(getattr(array, "nbytes", 0) for array in outputs(one)[0].values()) / samples.count(one)
+    most = int(np.clip(COMPARED_NBYTES / max(nbytes, 1), 1, len(samples.calibration)))
+    wide = replace(samples, batch_size=min(WIDEST, max(1, most // 2)))
+    if trained:
+        batches = islice(wide.apart_from(model).held_out(), -(-most // wide.batch_size))
+    else:
+        batches = islice(wide.first(min(most, COMPARED)).every(), None)
+    before, after = zip(*map(outputs, batches), strict=True)
     shapes = infer_shapes(dense, inputs=options.run.inputs)
-    given = verdict.HELD_OUT if trained else verdict.SCORED
-    on = verdict.MADE_UP if options.repair.own_samples else given
-    return moved(outputs(dense), outputs(model), logits=logits_of(dense, shapes)), on
+    on = verdict.MADE_UP if options.repair.own_samples else verdict.HELD_OUT if trained else verdict.SAMPLES
+    return moved(before, after, logits=logits_of(dense, shapes)), on
 
 
 def regrowth(

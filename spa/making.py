@@ -5,6 +5,7 @@ Only what is asked for is loaded: a cut by weights alone needs no room of a repa
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -15,6 +16,7 @@ from spa import runtime
 from spa.analysis.plan import Plan
 from spa.clock import Clock
 from spa.decision import Decision, Made, by_weights
+from spa.errors import DataError, ModelError
 from spa.options import PruneOptions
 from spa.passes.choose.importance import random
 from spa.repair import RepairOptions
@@ -33,13 +35,33 @@ def make(dense: ir.Model, options: PruneOptions, clock: Clock, *, closed: bool, 
     """
     options = controlled(options)
     if options.learning.steps == 1 and options.learning.finetune is None:
-        return once(dense, options, clock, shared, closed=closed)
+        untouched = dense.clone()
+        return _compared(untouched, once(dense, options, clock, shared, closed=closed), options, clock, shared)
     from spa.gradual import Gradual
 
     def step(model: ir.Model, options: PruneOptions, clock: Clock) -> Made:
         return once(model, options, clock, Shared(executor=shared.executor, failed=shared.failed), closed=closed)
 
-    return Gradual(dense, options, clock, step).run()
+    return _compared(dense, Gradual(dense, options, clock, step).run(), options, clock, shared)
+
+
+def _compared(dense: ir.Model, made: Made, options: PruneOptions, clock: Clock, shared: Shared) -> Made:
+    """What was cut by gradients, with how far its outputs moved on the samples that scored it.
+
+    What was trained has been compared; what onnxruntime does not run is not.
+    """
+    done = options.learning.finetune is not None or options.run.dry_run
+    if options.decided_by != "gradients" or done or not runtime.available():
+        return made
+    from spa import learning
+
+    samples = learning.scoring_samples(dense, options, clock, shared)
+    if samples is None:
+        return made
+    with clock.step("compare"), suppress(ModelError, DataError):
+        figures = learning.distance(dense, made.model, options, samples, trained=False)
+        made.report.outputs, made.report.outputs_on = figures
+    return replace(made, held_out=samples.calibration.held_out)
 
 
 def once(dense: ir.Model, options: PruneOptions, clock: Clock, shared: Shared, *, closed: bool) -> Made:
@@ -57,16 +79,6 @@ def once(dense: ir.Model, options: PruneOptions, clock: Clock, shared: Shared, *
         return Made(reference, reference, plan, report, base, None, held_out)
     with clock.step("slice"):
         cut(analysis, plan)
-    if options.decided_by == "gradients":
-        from spa import learning
-
-        samples = learning.scoring_samples(untouched, options, clock, shared)
-        if samples is not None and not options.run.dry_run:
-            with clock.step("compare"):
-                report.outputs, report.outputs_on = learning.distance(
-                    untouched, analysis.model, options, samples, trained=False
-                )
-            held_out = samples.calibration.held_out
     if packing is not None and not options.run.dry_run:
         with clock.step("round"):
             packing.round(analysis.model, reference)
@@ -115,13 +127,13 @@ def controlled(options: PruneOptions) -> PruneOptions:
         return replace(options, budget=replace(options.budget, scope="local"))
     if control == "random":
         trains = options.learning.finetune is not None
-        repair = RepairOptions(
-            criterion=random(options.learning.seed), data=options.repair.data if trains else None,
-            images=options.repair.images if trains else None, texts=options.repair.texts if trains else None,
-        )  # fmt: skip
+        criterion, read = random(options.learning.seed), options.repair
+        repair = RepairOptions(criterion=criterion)
+        if trains:
+            repair = replace(read, criterion=criterion, weights=False, preset=repair.preset, search=None)
         kept = options.learning if trains else replace(options.learning, labels=None, loss=None, oracle_budget="5m")
-        repairing = {option.name: option.default for option in options.run.given() if "samples" in option.about.needs}
-        return replace(options, repair=repair, learning=kept, run=replace(options.run, **repairing))
+        run = replace(options.run, checkpoint=None)  # of a repair, which the command line keeps
+        return replace(options, repair=repair, learning=kept, run=run)
     return options
 
 

@@ -149,7 +149,7 @@ class RepairOptions(Options):
             raise UsageError("input ranges are for samples that are made up: leave them out with data")
         if self.images is not None and not isinstance(self.data, (str, os.PathLike)) and self.has_samples:
             raise UsageError("images has no effect: how images become samples is asked where data is a file or folder")
-        if self.texts is not None and (self.own_samples or not texts.are_texts(self.data)):
+        if self.texts is not None and (self.own_samples or not texts.may_be_texts(self.data)):
             raise UsageError("texts has no effect without texts: give data that are texts, .txt or .jsonl")
         if isinstance(self.criterion, str) and self.criterion not in KNOWN:
             raise UsageError(

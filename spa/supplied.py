@@ -57,6 +57,8 @@ def checked(
     """
     reading = reading or Reading()
     if texts.are_texts(given):
+        if labels is not None:
+            raise DataError(f"labels: expected an entry {labels!r} in the data, and texts have none: leave labels out")
         decoder, windows = _windows(given, model, reading)
         calibration = check_samples(decoder.feeds(windows.fitted), model)
         held_out = windows.held_out if decoder.scores is not None and len(windows.held_out) else None

@@ -19,7 +19,7 @@ TOP1, KL = 0.7, 0.1
 numbers too, which change places at next to no distance."""
 
 HELD_OUT = "samples held out"
-SCORED = "the samples given, by which units were chosen"
+SAMPLES = "the samples given"
 MADE_UP = "made-up inputs"
 SHIPPED = "shipped and made-up inputs"
 RANDOM = "random inputs"
@@ -71,5 +71,5 @@ def summary(outputs: Outputs, on: str, *, trained: bool = False) -> str:
         return reason
     name = max(outputs, key=lambda name: outputs[name].get("relative_l2", 0.0))
     which = name if len(outputs) == 1 else f"{name}, most of {len(outputs)} outputs"
-    doubt = "" if on in (HELD_OUT, SCORED) else ", which says nothing of real ones"
+    doubt = "" if on in (HELD_OUT, SAMPLES) else ", which says nothing of real ones"
     return f"moved from the dense model: {which}: {in_words(outputs[name])}, on {on}{doubt}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 
+import numpy as np
 import onnx_ir as ir
 
 from spa.notation.dims import ONE, Factor, leaves
@@ -66,6 +67,12 @@ def continued(value: ir.Value) -> Iterator[ir.Value]:
                 if result not in seen:
                     seen.add(result)
                     waiting.append(result)
+
+
+def caches_behind(graph: ir.Graph, feeds: Mapping[str, np.ndarray]) -> set[str]:
+    """The outputs that hold what the next call is given: they continue inputs that were fed without elements."""
+    empty = [value for value in graph.inputs if value.name in feeds and not feeds[str(value.name)].size]
+    return {str(end.name) for value in empty for end in continued(value)}
 
 
 def _holding(node: ir.Node, position: int) -> list[ir.Value]:

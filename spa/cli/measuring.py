@@ -101,11 +101,15 @@ def finetune(
         quiet=quiet,
         beside=beside,
     )
-    if learned.perplexity is not None:
-        say(f"perplexity {learned.perplexity}", quiet=quiet, beside=beside)
+    _say_perplexity(learned.perplexity, quiet=quiet, beside=beside)
     say(f"wrote {arguments.named(target)}", quiet=quiet, beside=beside)
     if page is not None:
         say(f"wrote {page}", quiet=quiet, beside=beside)
+
+
+def _say_perplexity(perplexity: object | None, *, quiet: bool, beside: bool) -> None:
+    if perplexity is not None:
+        say(f"perplexity {perplexity}", quiet=quiet, beside=beside)
 
 
 @command
@@ -154,6 +158,7 @@ def train(
         quiet=quiet,
         beside=beside,
     )
+    _say_perplexity(learned.perplexity, quiet=quiet, beside=beside)
     say(f"wrote {arguments.named(target)}", quiet=quiet, beside=beside)
     if page is not None:
         say(f"wrote {page}", quiet=quiet, beside=beside)

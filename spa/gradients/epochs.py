@@ -32,6 +32,7 @@ from spa.gradients.outcome import FinetuneReport, Outcome
 from spa.gradients.pace import Pace
 from spa.gradients.samples import Split
 from spa.gradients.sparsity import Sparsity
+from spa.gradients.states import copied, digest, moving, restore
 from spa.gradients.subsets import chosen
 from spa.presets import Progress
 
@@ -102,7 +103,8 @@ class _Run:
         self.placed.mark_forward_method("outputs")
         self.steps = self.samples.steps // place.world_size
         self.epochs, self.seconds = 0, 0.0
-        self.moving = _moving(self.student, training=job.training)
+        self.moving = moving(self.student, training=job.training)
+        self.still = "" if job.asked.resume is None else digest(self.student, self.moving)
         self.history: list[float] = []
         self.before = self.best_loss = self.held_out()
         self.best = self.state()
@@ -245,19 +247,11 @@ class _Run:
 
     def state(self) -> dict[str, Tensor]:
         """A copy of all that moves."""
-        return {name: tensor.detach().clone() for name, tensor in self.moving.items()}
+        return copied(self.moving)
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Be as a state was.
-
-        Raises:
-            ValueError: it is of another model.
-        """
-        for name, tensor in self.moving.items():
-            if name not in state or state[name].shape != tensor.shape:
-                raise ValueError(f"no {name!r} of shape {tuple(tensor.shape)}")
-            with torch.no_grad():
-                tensor.copy_(state[name])
+        """Be as a state was."""
+        restore(self.moving, state)
 
     def save(self) -> None:
         """Write what another run needs to go on; the file is whole or as it was."""
@@ -267,6 +261,7 @@ class _Run:
         part = path.with_name(f"{path.name}.part")
         kept = {
             "weights": self.state(),
+            "still": self.still,
             "best": self.best,
             "optimizer": copy.deepcopy(self.optimizer.state_dict()),
             "numbers": [self.epochs, self.seconds, self.before, self.best_loss],
@@ -288,6 +283,8 @@ class _Run:
             return
         try:
             kept = torch.load(self.asked.resume, weights_only=True, map_location=self.place.device)
+            if kept.get("still") != self.still:
+                raise ValueError("weights that were not trained are others")
             self.load(kept["weights"])
             self.optimizer.load_state_dict(kept["optimizer"])
             if self.sparsity is not None:
@@ -301,12 +298,6 @@ class _Run:
         self.start = kept.get("start") or self.start
         if self.tried and len(self.tried) == self.pace.tries:
             self.pace.choose([loss for loss, _ in self.tried])
-
-
-def _moving(student: GraphModule, *, training: bool) -> dict[str, Tensor]:
-    """What a training changes, by name: trained parameters, and statistics where those of batches are taken."""
-    parameters = {name: tensor for name, tensor in student.named_parameters() if tensor.requires_grad}
-    return parameters | (dict(student.named_buffers()) if training else {})
 
 
 def _sparsity(job: Job, student: GraphModule) -> Sparsity | None:

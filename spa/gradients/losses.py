@@ -45,7 +45,7 @@ def kind_of(whole: np.ndarray, *, logits: bool = False) -> str:
     """probabilities, logits or numbers, by what a teacher gave.
 
     Args:
-        logits: the graph says that it may be logits; rows of one or more axes of positions are, if it does.
+        logits: it holds scores of tokens, (samples, positions, vocabulary), which may be logits too.
     """
     flat = whole.reshape(-1, whole.shape[-1]) if whole.ndim > 1 else whole.reshape(-1, 1)
     if flat.shape[1] < 2 or not np.isfinite(flat).all():

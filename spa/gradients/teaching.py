@@ -19,17 +19,15 @@ import torch
 from torch import Tensor
 
 from spa import runtime
-from spa.analysis.caches import continued
-from spa.errors import TeacherError, UsageError
+from spa.analysis.caches import caches_behind
+from spa.errors import DataError, TeacherError
 from spa.feeds import as_declared
 from spa.frontends.files import onnx_file
 from spa.gradients.counted import CountedRows
 from spa.gradients.losses import distance, kind_of
 from spa.gradients.samples import Split
-from spa.passes.normalize.normalize import normalize
-from spa.passes.repair.moved import logits_of
-from spa.shapes import infer_shapes
 from spa.shapes.binding import declared_shapes
+from spa.shapes.decoder import Decoder
 
 TEACHER = "teacher/"
 """Before the name of an output that a teacher gave."""
@@ -42,8 +40,6 @@ KEPT_NBYTES, LOOKED_AT_NBYTES = 1 << 30, 1 << 27
 
 STEP_NBYTES = 1 << 28
 """Of the answers of a step, unless its samples were counted by the user."""
-
-Answers = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +69,7 @@ class Distillation:
 class Teacher:
     """A dense network that onnxruntime runs.
 
-    What continues an input, as the keys and values of the tokens so far do, is no answer: a cut takes some of it.
+    The keys and values of the tokens so far are no answer: a cut takes some of their heads.
 
     Attributes:
         model: as it was given.
@@ -86,8 +82,17 @@ class Teacher:
         return _teacher_of, (onnx_file.to_bytes(self.model),)
 
     def feeds(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """What of a batch it takes."""
+        """What of a batch it takes.
+
+        Raises:
+            DataError: it takes an input that the samples have not.
+        """
         names = [str(value.name) for value in self.model.graph.inputs if not value.is_initializer()]
+        if lacking := [name for name in names if name not in batch]:
+            raise DataError(
+                f"the teacher takes an input {lacking[0]!r}, which the samples have not; they have "
+                f"{', '.join(map(repr, batch))}: give the dense model of the pruned one"
+            )
         return as_declared({name: batch[name] for name in names}, declared_shapes(self.model.graph))
 
     def answers(self, batch: Mapping[str, np.ndarray], count: int | None = None) -> dict[str, np.ndarray]:
@@ -102,12 +107,12 @@ class Teacher:
         """
         if self._session is None:
             self._session = runtime.session(self.model, optimize=True)
-        results = runtime.run(self._session, self.feeds(batch))
-        held = {str(end.name) for value in self.model.graph.inputs for end in continued(value)}
+        feeds = self.feeds(batch)
+        results, caches = runtime.run(self._session, feeds), caches_behind(self.model.graph, feeds)
         floats = {
             name: array.astype(np.float32)
             for name, array in results.items()
-            if name not in held and isinstance(array, np.ndarray) and array.dtype.kind in "fV"
+            if name not in caches and isinstance(array, np.ndarray) and array.dtype.kind in "fV"
         }
         if not floats:
             raise TeacherError("the teacher gives no floating-point numbers to learn")
@@ -143,56 +148,59 @@ def distillation(model: ir.Model, samples: Split, *, sized: bool = True) -> tupl
     answers = teacher.answers(one, samples.count(one))
     nbytes = max(1, sum(array.nbytes for array in answers.values()) // samples.count(one))
     if not sized:
-        samples = replace(samples, batch_size=min(samples.batch_size, max(1, STEP_NBYTES // nbytes)))
+        samples = _in_steps_of(samples, max(1, STEP_NBYTES // nbytes))
     splits = [samples] if samples.validation is None else [samples, samples.validation]
     kept = nbytes * sum(len(split.calibration) for split in splits) <= KEPT_NBYTES
     counted = CountedRows(model, map(teacher.feeds, samples.every()))
     for split in splits:
-        split.beside.update(_counted(split, counted, answers))
-        if kept:
-            split.beside.update({TEACHER + name: array for name, array in _answers(teacher, split).items()})
-    told = samples if kept else samples.first(max(1, LOOKED_AT_NBYTES // nbytes))
+        split.beside.update(_beside(teacher, split, counted, keep=kept))
     if kept:
-        whole = {name: samples.beside[TEACHER + name][: samples.given] for name in answers}
+        told, whole = samples, {name: samples.beside[TEACHER + name][: samples.given] for name in answers}
     else:
-        whole = _answers(teacher, told)
-    logits = _logits(model) if any(array.ndim > 2 for array in whole.values()) else set()
-    kinds = {name: kind_of(array, logits=name in logits) for name, array in whole.items()}
+        told = samples.first(max(1, LOOKED_AT_NBYTES // nbytes))
+        whole = {
+            name.removeprefix(TEACHER): array
+            for name, array in _beside(teacher, replace(told, beside={}), counted, keep=True).items()
+            if name.startswith(TEACHER)
+        }
+    decoder = Decoder.of(model.graph)
+    kinds = {
+        name: kind_of(array, logits=decoder is not None and name == decoder.scores) for name, array in whole.items()
+    }
     scales = {name: _scale(array, told.beside.get(COUNTED + name)) for name, array in whole.items()}
     return Distillation(kinds, scales, None if kept else teacher), samples
 
 
-def _answers(teacher: Teacher, samples: Split) -> dict[str, np.ndarray]:
-    """What a teacher answers on all samples, by output.
+def _in_steps_of(samples: Split, most: int) -> Split:
+    """Samples that are run so many at a time, or fewer."""
+    validation = None if samples.validation is None else _in_steps_of(samples.validation, most)
+    return replace(samples, batch_size=min(samples.batch_size, most), validation=validation)
+
+
+def _beside(teacher: Teacher, samples: Split, counted: CountedRows, *, keep: bool) -> dict[str, np.ndarray]:
+    """Which rows of each output count, where not all do; and what a teacher answers on all samples, where that is kept.
 
     Raises:
-        TeacherError: it is of another shape for some samples than for others.
+        TeacherError: an answer is of another shape for some samples than for others.
     """
     rows: dict[str, list[np.ndarray]] = {}
-    for batch in samples.every():
-        for name, array in teacher.answers(batch, samples.count(batch)).items():
-            rows.setdefault(name, []).append(array)
-    for name, parts in rows.items():
-        if len(shapes := {part.shape[1:] for part in parts}) > 1:
-            first, second = sorted(shapes)[:2]
-            raise TeacherError(
-                f"output {name!r} of the teacher is of shape {first} for some samples and {second} for others: "
-                "expected one shape; give samples of one size, or cut and padded to it"
-            )
-    return {name: np.concatenate(parts)[: len(samples.calibration)] for name, parts in rows.items()}
-
-
-def _counted(samples: Split, counted: CountedRows, answers: Answers) -> dict[str, np.ndarray]:
-    """Which rows of each output count, where not all do.
-
-    Args:
-        answers: of some samples.
-    """
-    rows: dict[str, list[np.ndarray]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for batch in samples.every():
         count, inputs = samples.count(batch), samples.inputs_of(batch)
-        for name, array in answers.items():
-            weights = counted.of(name, inputs, (count, *array.shape[1:]))
+        if keep or not shapes:
+            answers = teacher.answers(batch, count)
+            for name, array in answers.items():
+                first = shapes.setdefault(name, array.shape[1:])
+                if first != array.shape[1:]:
+                    first, second = sorted((first, array.shape[1:]))
+                    raise TeacherError(
+                        f"output {name!r} of the teacher is of shape {first} for some samples and {second} for "
+                        "others: expected one shape; give samples of one size, or cut and padded to it"
+                    )
+                if keep:
+                    rows.setdefault(TEACHER + name, []).append(array)
+        for name, shape in shapes.items():
+            weights = counted.of(name, inputs, (count, *shape))
             if weights is not None:
                 rows.setdefault(COUNTED + name, []).append(weights)
     return {name: np.concatenate(parts)[: len(samples.calibration)] for name, parts in rows.items()}
@@ -202,12 +210,3 @@ def _scale(whole: np.ndarray, counted: np.ndarray | None) -> float:
     """The mean variance of an output's numbers; where they do not vary, their mean square."""
     rows = whole if counted is None else whole[counted[: len(whole)] > 0]
     return float(np.var(rows, axis=0).mean()) or float(np.mean(rows**2)) or 1.0
-
-
-def _logits(model: ir.Model) -> set[str]:
-    """The outputs that may be logits, as the graph tells."""
-    normal = normalize(model.clone())
-    try:
-        return logits_of(normal, infer_shapes(normal))
-    except UsageError:  # its axes are told by samples alone
-        return set()

@@ -92,11 +92,7 @@ def finetune(
     if dense is not None and asked.labels is None and asked.loss is None and not asked.alone:
         samples = samples.topped_up(normalize(dense.clone()))
     loss, samples = _loss(asked, model, dense, samples)
-    result = _trained(Job(model, samples, loss, asked), progress)
-    held_out = samples.calibration.held_out
-    if held_out is None:
-        return result
-    return replace(result, report=replace(result.report, perplexity=perplexity(model, result.model, held_out)))
+    return _trained(Job(model, samples, loss, asked), progress)
 
 
 def fit(
@@ -124,7 +120,9 @@ def _trained(job: Job, progress: Progress | None) -> FinetuneResult:
     student.load_state_dict(outcome.weights)
     model = student.to_onnx()
     _verify(model, student, job.samples)
-    return FinetuneResult(model, outcome.report)
+    held_out = job.samples.calibration.held_out
+    foretold = None if held_out is None else perplexity(job.model, model, held_out)
+    return FinetuneResult(model, replace(outcome.report, perplexity=foretold))
 
 
 def _say_nothing(step: str, share: float) -> None:

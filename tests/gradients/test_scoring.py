@@ -60,7 +60,7 @@ def test_command_line_and_python_alike(name: str, there: Path, capfd: pytest.Cap
 @pytest.mark.parametrize("name", ["taylor", "snip"])
 def test_samples_that_score_units_say_how_far_outputs_moved(name: str) -> None:
     result = spa.prune("net.onnx", ratio=0.3, criterion=name, data="labelled.npz")
-    assert result.report.outputs_on == verdict.SCORED
+    assert result.report.outputs_on == verdict.SAMPLES
     dense, pruned = (
         runtime.run(runtime.session(model, optimize=False), {"x": X})["y"]
         for model in (load_normal("net.onnx"), result.model)

@@ -15,14 +15,14 @@ pytest.importorskip("tokenizers", reason="the extra text is not installed")
 import spa
 from models import folder as toy
 from spa import verdict
-from spa.errors import UsageError
+from spa.errors import DataError, UsageError
 from spa.frontends.files import onnx_file
 from spa.gradients import teaching
 from spa.gradients.samples import Split, split_samples
 from spa.gradients.teaching import COUNTED, TEACHER, Teacher, distillation
 from spa.shapes.binding import declared_shapes
 from spa.supplied import Reading
-from tests.gradients.test_finetune import SAMPLES, as_ir, network
+from tests.gradients.test_finetune import SAMPLES, network
 
 TEXTS = [
     f"Line {number}: {number * number} is the square of {number}, and {number + 1} comes next." for number in range(64)
@@ -70,7 +70,7 @@ def test_a_prune_trains_what_has_fewer_heads(folders: tuple[Path, Path]) -> None
 
 def test_texts_that_score_units_are_foretold_before_and_after(folders: tuple[Path, Path]) -> None:
     result = spa.prune(folders[0], ratio=0.4, data=TEXTS, texts=FEW["texts"], criterion="taylor")
-    assert result.report.outputs_on == verdict.SCORED
+    assert result.report.outputs_on == verdict.SAMPLES
     assert result.report.perplexity is not None
     assert result.report.perplexity.pruned != result.report.perplexity.dense
 
@@ -99,16 +99,25 @@ def test_answers_that_are_too_many_are_given_anew(folders: tuple[Path, Path], mo
     assert anew.after == pytest.approx(kept.after, rel=1e-3)
 
 
-def test_steps_are_small_where_answers_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = as_ir(network(16))
-    samples = split_samples(SAMPLES, model, labels=None, batch_size=16)
-    monkeypatch.setattr(teaching, "STEP_NBYTES", 5 * 4 * 3)
-    width = Teacher(model).answers(next(samples.every()))["y"].shape[1]
-    assert 1 <= 15 // width < 16
-    assert distillation(model, samples, sized=False)[1].batch_size == 15 // width
-    assert distillation(model, samples)[1].batch_size == 16
-
-
 def test_options_of_texts_without_texts_are_refused() -> None:
     with pytest.raises(UsageError, match="texts has no effect without texts"):
         spa.finetune(network(8), teacher=network(8), data=SAMPLES, texts=spa.TextOptions(length=32))
+    with pytest.raises(DataError, match=r"missing\.txt"):
+        spa.finetune(network(8), teacher=network(8), data="missing.txt", texts=spa.TextOptions(length=32))
+
+
+def test_texts_have_no_labels(folders: tuple[Path, Path]) -> None:
+    with pytest.raises(DataError, match="texts have none: leave labels out"):
+        spa.finetune(folders[1], teacher=folders[0], labels="mine", **FEW)
+
+
+def test_a_repair_knows_its_samples_whatever_heads_are_left(folders: tuple[Path, Path]) -> None:
+    options: dict[str, Any] = {"data": TEXTS, "texts": FEW["texts"], "of": "channels", "only": ["*layers.1*"]}
+    repaired = spa.prune(folders[0], ratio=0.4, **options).model
+    shapes = declared_shapes(repaired.graph)
+    assert shapes["past_key_values.1.key"][1] != shapes["past_key_values.0.key"][1]
+    reading = Reading(texts=FEW["texts"])
+    split = split_samples(TEXTS, onnx_file.load(folders[1]), labels=None, batch_size=8, reading=reading)
+    unseen = split.apart_from(repaired).unseen
+    assert unseen is not None
+    assert 0 < len(unseen) < len(split.calibration) // 2
