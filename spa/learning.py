@@ -69,7 +69,7 @@ def criterion_by_gradients(
 
 
 def scoring_samples(dense: ir.Model, options: PruneOptions, clock: Clock, shared: Shared) -> Split | None:
-    """The samples that a criterion from gradients scores with, and those held out beside them; None: it takes none."""
+    """The samples that a criterion from gradients scores with; None: it takes none."""
     if str(options.repair.criterion) in WITHOUT_SAMPLES:
         return None
     return shared.once(SAMPLES, lambda: learning_samples(dense, options, clock))
