@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from spa.errors import DataError, MissingExtra
+from spa.errors import DataError, MissingExtra, UsageError
 from spa.fields import Options, about, at_least
-from spa.frontends.samples import IMAGES
+from spa.frontends.samples import IMAGES, ImageOptions
 
 SUFFIXES = frozenset({".txt", ".jsonl"})
 _KEYS = ("text", "content", "prompt", "instruction")
@@ -81,6 +81,20 @@ def may_be_texts(source: Any) -> bool:
     """Whether calibration data are texts, or are called as if they were, where there is no such file."""
     named = isinstance(source, (str, os.PathLike)) and Path(source).suffix.lower() in SUFFIXES
     return are_texts(source) or named
+
+
+def check_readings(data: Any, images: ImageOptions | None, texts: TextOptions | None) -> None:
+    """Refuse options of reading that nothing heeds; data: what was given, None for nothing.
+
+    Raises:
+        UsageError: images without a file or folder, or texts without texts.
+    """
+    if images is not None and data is None:
+        raise UsageError("images has no effect without samples: give data")
+    if images is not None and not isinstance(data, (str, os.PathLike)):
+        raise UsageError("images has no effect: how images become samples is asked where data is a file or folder")
+    if texts is not None and not may_be_texts(data):
+        raise UsageError("texts has no effect without texts: give data that are texts, .txt or .jsonl")
 
 
 def windows(

@@ -12,9 +12,8 @@ import numpy as np
 from spa.errors import UsageError
 from spa.feeds import Bounds, Given
 from spa.fields import Options, about, any_of, did_you_mean, function_of
-from spa.frontends import texts
 from spa.frontends.samples import ImageOptions
-from spa.frontends.texts import TextOptions
+from spa.frontends.texts import TextOptions, check_readings
 from spa.gradients.options import CRITERIA as GRADIENTS
 from spa.gradients.spending import spend_in
 from spa.passes.choose.importance import CRITERIA, DEFAULT_CRITERION, Criterion
@@ -141,16 +140,11 @@ class RepairOptions(Options):
             raise UsageError("data and data-free exclude each other: give samples, or let them be made up")
         if self.search is not None and self.method != OURS:
             raise UsageError(f"search needs losses of outputs, which {self.method} does not measure: leave one out")
-        if self.images is not None and self.own_samples:
-            raise UsageError("images has no effect without samples: give data")
         if self.weights and (self.criterion in METHODS or self.by_gradients):
             raise UsageError(f"criterion {self.criterion!r} needs samples: leave weights out")
         if self.input_ranges and self.data is not None and not self.is_builtin:
             raise UsageError("input ranges are for samples that are made up: leave them out with data")
-        if self.images is not None and not isinstance(self.data, (str, os.PathLike)) and self.has_samples:
-            raise UsageError("images has no effect: how images become samples is asked where data is a file or folder")
-        if self.texts is not None and (self.own_samples or not texts.may_be_texts(self.data)):
-            raise UsageError("texts has no effect without texts: give data that are texts, .txt or .jsonl")
+        check_readings(None if self.own_samples else self.data, self.images, self.texts)
         if isinstance(self.criterion, str) and self.criterion not in KNOWN:
             raise UsageError(
                 f"criterion {self.criterion!r}: expected one of {', '.join(KNOWN)}{did_you_mean(self.criterion, KNOWN)}"

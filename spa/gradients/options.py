@@ -11,7 +11,7 @@ from spa.errors import UsageError
 from spa.feeds import LABELS
 from spa.fields import Options, about, at_least, is_number, number
 from spa.frontends.samples import ImageOptions
-from spa.frontends.texts import TextOptions, may_be_texts
+from spa.frontends.texts import TextOptions, check_readings
 from spa.gradients.spending import spend_in
 from spa.passes.choose.budget import BUDGETS, share
 from spa.passes.choose.importance.scoring import Scoring
@@ -234,10 +234,7 @@ class FinetuneOptions(Options):
             raise UsageError("epochs and minutes exclude each other: give one of them")
         if self.labels is not None and self.loss is not None:
             raise UsageError("labels and loss exclude each other: a loss of your own gets the whole batch")
-        if self.images is not None and not isinstance(self.data, (str, os.PathLike)):
-            raise UsageError("images has no effect: how images become samples is asked where data is a file or folder")
-        if self.texts is not None and not may_be_texts(self.data):
-            raise UsageError("texts has no effect without texts: give data that are texts, .txt or .jsonl")
+        check_readings(self.data, self.images, self.texts)
         for name in self.train:
             if name not in SUBSETS:
                 raise UsageError(f"train {name!r}: expected one of {', '.join(SUBSETS)}")
