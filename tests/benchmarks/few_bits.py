@@ -1,13 +1,17 @@
 """Weights of few bits and of integers, cut before or behind packing: how far the outputs are from the float model's.
 
-    python tests/benchmarks/few_bits.py [--ratio 0.25] [--networks decoder fmnist_resnet fmnist_vit] [--rows FILE.jsonl]
-                                        [--table FILE.md]
+    python tests/benchmarks/few_bits.py [--ratio 0.25] [--networks decoder fmnist_resnet fmnist_vit smollm2]
+                                        [--rows FILE.jsonl] [--table FILE.md]
 
 The decoder of models/folder.py with random weights, packed by onnxruntime's own tool (nearest level): samples are
 sentences of a dozen words; the distance is the relative L2 of the logits on others. The trained networks on
 Fashion-MNIST of ../shared/eval, quantised by onnxruntime's own tools (8 bits, a scale for each output, ranges from 256
 calibration images), as QDQ and as QOperator: the KL divergence from the float model in nats, and the accuracy, on the
 10,000 test images. All are pruned with samples by the fast preset, 512 of them where they are images.
+
+smollm2 of ../shared/eval (fetch_models.py) is packed but for its head, and loses a share of the parameters of its
+layers by `spa prune --data` at its default preset, in a process of its own: perplexity on the task's texts; seconds and
+memory of the two prunes.
 """
 
 from __future__ import annotations
@@ -28,12 +32,15 @@ sys.path[:0] = [str(ROOT)]
 
 import spa  # noqa: E402
 from models import folder as toy  # noqa: E402
+from tests.benchmarks.bounded import watched  # noqa: E402
+from tests.benchmarks.repair import share_of_layers  # noqa: E402
 from tests.benchmarks.rows import Rows, commit  # noqa: E402
 from tests.benchmarks.zoo import SHARED  # noqa: E402
 from tests.decoding import Decoder  # noqa: E402
 from tests.repair.test_packed import SIZES, quantised, samples, texts  # noqa: E402
 
 NETWORKS = ("decoder", "fmnist_resnet", "fmnist_vit")
+TEXTS = "smollm2"
 FORMS = {"4, symmetric": (4, True), "4, zero points": (4, False), "8, symmetric": (8, True)}
 COLUMNS = ("bits", "packed only", "pruned only", "packed, then pruned", "pruned, then packed", "commit")
 BLOCK = 32
@@ -41,22 +48,24 @@ BLOCK = 32
 
 INTEGERS = ("network", "form", "quantised only", "pruned only", "quantised, pruned by weights",
             "quantised, then pruned and refitted", "pruned, then quantised", "commit")  # fmt: skip
+READ = ("network", "bits", "dense", "packed only", "pruned only", "packed, then pruned", "pruned, then packed",
+        "float: s, GB", "packed: s, GB", "commit")  # fmt: skip
 SAMPLES, RANGES = 512, 256
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--ratio", type=float, default=0.25)
-    parser.add_argument("--networks", nargs="*", default=NETWORKS, choices=NETWORKS)
+    parser.add_argument("--networks", nargs="*", default=NETWORKS, choices=(*NETWORKS, TEXTS))
     parser.add_argument("--rows", type=Path)
     parser.add_argument("--table", type=Path)
     arguments = parser.parse_args()
     logging.disable(logging.INFO)  # of onnxruntime's tool
     rows = Rows(arguments.rows, "network", "form")
     for network in arguments.networks:
-        forms = FORMS if network == "decoder" else ("QDQ", "QOperator")
+        forms = {"decoder": tuple(FORMS), TEXTS: ("4, symmetric",)}.get(network, ("QDQ", "QOperator"))
         for question in rows.left([{"network": network, "form": form} for form in forms]):
-            measure = of_decoder if network == "decoder" else of_images
+            measure = {"decoder": of_decoder, TEXTS: of_texts}.get(network, of_images)
             cells = measure(question["network"], question["form"], arguments.ratio)
             rows.add(question | {"cells": cells, "commit": commit()})
             print(" | ".join([*question.values(), *cells]), flush=True)
@@ -65,15 +74,16 @@ def main() -> None:
 
 
 def table(rows: Rows, ratio: float) -> str:
-    """Both tables, as far as there are rows."""
+    """All tables, as far as there are rows."""
     packed = [[row["form"], *row["cells"], row["commit"]] for row in rows.all if row["network"] == "decoder"]
-    whole = [
-        [row["network"], row["form"], *row["cells"], row["commit"]] for row in rows.all if row["network"] != "decoder"
-    ]
+    others = [[row["network"], row["form"], *row["cells"], row["commit"]] for row in rows.all]
+    whole = [cells for cells in others if cells[0] not in ("decoder", TEXTS)]
+    read = [cells for cells in others if cells[0] == TEXTS]
     lines = [f"`python tests/benchmarks/few_bits.py --ratio {ratio}`"]
     for title, columns, cells in (
         ("The decoder of random weights, relative L2 of the logits:", COLUMNS, packed),
         ("Trained networks of integers, KL divergence in nats (accuracy):", INTEGERS, whole),
+        ("A trained language model, perplexity:", READ, read),
     ):
         lines += ["", title, "", f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
         lines += [f"| {' | '.join(row)} |" for row in cells]
@@ -89,12 +99,7 @@ def of_decoder(_: str, form: str, ratio: float) -> list[str]:
 # ------------------------------------------------------------------------------------------------------ integers
 def of_images(network: str, form: str, ratio: float) -> list[str]:
     """The divergence and the accuracy of each model, in the order of the columns."""
-    if not (SHARED / "eval" / "tasks.py").exists():
-        sys.exit(f"no tasks at {SHARED.name}/eval: set SPA_SHARED to the folder that holds eval/")
-    sys.path.insert(0, str(SHARED / "eval"))
-    import harness
-    import tasks
-
+    harness, tasks = of_shared()
     task = tasks.TASKS[network]
     images = tasks.calibration(network)
     data, ranges = ({name: array[:count] for name, array in images.items()} for count in (SAMPLES, RANGES))
@@ -115,6 +120,17 @@ def of_images(network: str, form: str, ratio: float) -> list[str]:
             scores = harness.evaluate(task, path, reference=dense)
             cells.append(f"{scores['fidelity']['kl']:.4f} ({scores['metrics']['top1']:.4f})")
     return cells
+
+
+def of_shared() -> tuple[Any, Any]:
+    """The modules of ../shared/eval: harness and tasks."""
+    if not (SHARED / "eval" / "tasks.py").exists():
+        sys.exit(f"no tasks at {SHARED.name}/eval: set SPA_SHARED to the folder that holds eval/")
+    sys.path.insert(0, str(SHARED / "eval"))
+    import harness
+    import tasks
+
+    return harness, tasks
 
 
 def prepared(source: Path, target: Path) -> None:
@@ -141,6 +157,42 @@ def static(source: Path, target: Path, form: str, ranges: dict[str, np.ndarray])
         weight_type=quantization.QuantType.QInt8, activation_type=quantization.QuantType.QUInt8,
     )  # fmt: skip
     return target
+
+
+# --------------------------------------------------------------------------------------------------------- texts
+def of_texts(network: str, form: str, ratio: float) -> list[str]:
+    """The perplexity of each model, in the order of the columns; seconds and memory of both prunes."""
+    harness, tasks = of_shared()
+    bits, symmetric = FORMS[form]
+    task = tasks.TASKS[network]
+    dense = harness.dense_model(task, SHARED / "eval")
+    share = ratio * share_of_layers(dense)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data = folder / "samples.npz"
+        np.savez(data, **tasks.calibration(network))
+        packed, behind = folder / "packed.onnx", folder / "behind.onnx"
+        pack(dense, packed, bits, symmetric=symmetric)
+        last, of_floats = pruned(dense, folder / "last.onnx", share, data)
+        pack(last, behind, bits, symmetric=symmetric)
+        first, of_packed = pruned(packed, folder / "first.onnx", share, data)
+        scores = (harness.evaluate(task, path, threads=1) for path in (dense, packed, last, first, behind))
+        return [*(f"{score['metrics']['perplexity']:.2f}" for score in scores), of_floats, of_packed]
+
+
+def pack(source: Path, target: Path, bits: int, *, symmetric: bool) -> None:
+    """By onnxruntime's own tool: the nearest levels, but for the node that makes the scores."""
+    model = onnx.load(source)
+    scores = {value.name for value in model.graph.output}
+    heads = [node.name for node in model.graph.node if scores & {*node.output}]
+    onnx.save(quantised(model, bits, BLOCK, symmetric=symmetric, keep=heads), target)
+
+
+def pruned(source: Path, target: Path, share: float, data: Path) -> tuple[Path, str]:
+    """A model less a share of its parameters, and the seconds and gigabytes that it took."""
+    command = [sys.executable, "-m", "spa", "prune", source, "--ratio", share, "--data", data, "-o", target]
+    watch = watched([str(part) for part in command])
+    return target, f"{watch['seconds']:.0f}, {watch['own_mb'] / 1e3:.1f}"
 
 
 # ------------------------------------------------------------------------------------------------------- few bits

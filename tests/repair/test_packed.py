@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,14 @@ MICROSOFT = "com.microsoft"
 SIZES = toy.Sizes(layers=2)
 
 
-def quantised(model: onnx.ModelProto, bits: int, block: int, *, symmetric: bool) -> onnx.ModelProto:
-    """By onnxruntime's own tool, but for the logits."""
+def quantised(
+    model: onnx.ModelProto, bits: int, block: int, *, symmetric: bool, keep: Sequence[str] = ("node/logits",)
+) -> onnx.ModelProto:
+    """By onnxruntime's own tool, but for the nodes to keep: that of the logits."""
     tool = pytest.importorskip("onnxruntime.quantization.matmul_nbits_quantizer")
     copy = onnx.ModelProto.FromString(model.SerializeToString())  # which the tool changes
     made = tool.MatMulNBitsQuantizer(
-        copy, bits=bits, block_size=block, is_symmetric=symmetric, nodes_to_exclude=["node/logits"]
+        copy, bits=bits, block_size=block, is_symmetric=symmetric, nodes_to_exclude=[*keep]
     )
     made.process()
     packed: onnx.ModelProto = made.model.model
