@@ -29,7 +29,8 @@ class Point:
         ratio: as asked for, between 0 and 1.
         removed: the share (0..1) of each measure that went: params, flops, bytes.
         decided_by: what chose what went: a repair by samples, or weights.
-        usable: whether nothing says that it needs fine-tuning (`spa.verdict`); None: no output was compared.
+        usable: whether nothing says that it needs fine-tuning (`spa.verdict`); None: no output was compared, or on
+            random inputs alone.
         outputs: for each output how far it is from the dense model's, as in `spa.report.Report`.
         metric: the user's, of the pruned model.
         milliseconds: of a run, the median; `low` and `high` bound the middle half.

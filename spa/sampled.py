@@ -177,7 +177,8 @@ def _by_samples(
     report = report_on(analysis, plan)
     report.before, report.layers, report.curves = compensation.before, compensation.layers, compensation.curves
     report.outputs = {name: moved for name, moved in compensation.difference.items() if name not in report.resized}
-    report.outputs_on = verdict.MADE_UP if made_up else verdict.HELD_OUT
+    judged = verdict.FITTED if len(samples) == 1 else verdict.HELD_OUT
+    report.outputs_on = verdict.MADE_UP if made_up else judged
     report.notes += [*samples.notes, *compensation.notes]
     return Decision(analysis, plan, report, base, Packing.of(analysis, plan, samples), samples.held_out)
 

@@ -39,7 +39,7 @@ from spa.result import PruneResult
 from spa.shared import Shared
 from spa.steps import Source, load_normal
 from spa.timing import BenchReport, bench
-from spa.verdict import unusable
+from spa.verdict import RANDOM, unusable
 
 DENSE = "dense"
 
@@ -184,10 +184,11 @@ class _Maker:
         self.files[ratio] = path
         self.before = dict(result.report.before)
         metric = None if self.jury.metric is None else self.jury.metric.of(path)
+        usable = None if not outputs or on == RANDOM else not unusable(outputs, on)
         self.notes.update(dict.fromkeys(result.report.notes))
         return Point(
             ratio, {name: result.report.removed_share(name) for name in result.report.before},
-            result.plan.repair or "weights", outputs, None if not outputs else not unusable(outputs, on), metric,
+            result.plan.repair or "weights", outputs, usable, metric,
             seconds=seconds, file=str(path) if self.kept else None,
             notes=tuple(result.report.notes),
         )  # fmt: skip

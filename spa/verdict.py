@@ -2,7 +2,8 @@
 
 A model is not usable without fine-tuning where an output is further from the dense one's than the limits below, whose
 names `spa.passes.repair.difference` defines. On inputs that were made up, keeping to them says nothing: what a network
-does on real ones may be worse, so that no such figure is ever a reason to use it.
+does on real ones may be worse, so that no such figure is ever a reason to use it. On random inputs, being beyond them
+makes it likely: a network may do well on real ones all the same.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ TOP1, KL = 0.7, 0.1
 """At least the share of rows that keep their first choice, or at most so many nats: what may be logits may be plain
 numbers too, which change places at next to no distance."""
 
+UNUSABLE, LIKELY = "not usable without fine-tuning", "probably "
+
 HELD_OUT = "samples held out"
+FITTED = "the only sample given"
 SAMPLES = "the samples given"
 MADE_UP = "made-up inputs"
 SHIPPED = "shipped and made-up inputs"
@@ -59,7 +63,9 @@ def unusable(outputs: Outputs, on: str, *, trained: bool = False) -> str:
         return ""
     more = f" and {len(worst) - 2} more outputs" if len(worst) > 2 else ""
     figures = "; ".join(f"{name}: {in_words(outputs[name])}" for name in worst[:2])
-    said = "far from the dense model after training" if trained else "not usable without fine-tuning"
+    said = "far from the dense model after training" if trained else UNUSABLE
+    if on == RANDOM and not trained:
+        return f"{LIKELY}{UNUSABLE}: {figures}{more}, on {on}: real ones decide (--data, or verify --feed)"
     return f"{said}: {figures}{more}, on {on}"
 
 
@@ -71,5 +77,6 @@ def summary(outputs: Outputs, on: str, *, trained: bool = False) -> str:
         return reason
     name = max(outputs, key=lambda name: outputs[name].get("relative_l2", 0.0))
     which = name if len(outputs) == 1 else f"{name}, most of {len(outputs)} outputs"
-    doubt = "" if on in (HELD_OUT, SAMPLES) else ", which says nothing of real ones"
+    told = {HELD_OUT: "", SAMPLES: "", GIVEN: "", FITTED: ", which every fit saw"}
+    doubt = told.get(on, ", which says nothing of real ones")
     return f"moved from the dense model: {which}: {in_words(outputs[name])}, on {on}{doubt}"

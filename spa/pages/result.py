@@ -11,6 +11,7 @@ from spa.pages import charts
 from spa.pages.bench import how, time_parts
 from spa.pages.parts import Page, Part, heading, notes, repeat, table, text, tiles, verdict
 from spa.pages.words import FIGURES, percent, quantity, ranges, shape
+from spa.verdict import UNUSABLE
 
 NAMELESS = re.compile(r"(onnx::)?(\w*_)?\d+")
 """Tensors that an exporter numbered."""
@@ -75,7 +76,7 @@ def _summary(document: Mapping[str, Any]) -> list[Part | None]:
         value = f"{first['milliseconds']:.3g} → {second['milliseconds']:.3g} ms"
         entries.append(("time of a run", value, f"{beside['ratio']:.2f} of the time: {beside['verdict']}"))
     said = document["verdict"]
-    bad = said.startswith("not usable")
+    bad = UNUSABLE in said
     met = [verdict(document["latency"]["sentence"])] if document.get("latency") else []
     return [tiles(entries), verdict(_checked(document)), verdict(said, bad=bad), *met, notes(document["notes"])]
 
