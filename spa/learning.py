@@ -25,7 +25,7 @@ from spa.gradients.spending import Spend
 from spa.options import PruneOptions
 from spa.owned import inverted, own_samples
 from spa.passes.choose.importance import Criterion
-from spa.passes.repair.moved import logits_of, moved
+from spa.passes.repair.moved import moved, traits_of
 from spa.passes.samples.calibrate import Calibration
 from spa.shapes import infer_shapes
 from spa.shapes.binding import declared_shapes
@@ -189,7 +189,7 @@ def distance(
     before, after = zip(*map(outputs, batches), strict=True)
     shapes = infer_shapes(dense, inputs=options.run.inputs)
     on = verdict.MADE_UP if options.repair.own_samples else verdict.HELD_OUT if trained else verdict.SAMPLES
-    return moved(before, after, logits=logits_of(dense, shapes)), on
+    return moved(before, after, traits=traits_of(dense, shapes)), on
 
 
 def regrowth(

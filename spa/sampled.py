@@ -27,6 +27,7 @@ from spa.passes.repair import own
 from spa.passes.repair.compensate import compensated
 from spa.passes.repair.groundwork import Groundwork
 from spa.passes.repair.journal import Journal, key_of
+from spa.passes.repair.kinds import column_axes
 from spa.passes.repair.packed import opened
 from spa.passes.repair.search import Limit
 from spa.passes.samples.calibrate import Calibration
@@ -104,9 +105,11 @@ def _by_own_samples(dense: ir.Model, options: PruneOptions, clock: Clock, shared
             weighed, other, told, *_ = by_weights(dense.clone(), options.apart(), Clock(None), shared)
             boundary = boundary_of(weighed, other)
             cut(weighed, other)
+            axes, known = column_axes(recipe.coupling), {str(value.name): value for value in recipe.coupling.axes}
             names = [name for name in report.outputs if name not in {**report.resized, **told.resized}]
+            columns = {name: axes(known[name]) if name in known else None for name in names}
             own.check_gain(
-                dense, analysis.model, weighed.model, names, recipe.others_apart(own.OTHERS), boundary,
+                dense, analysis.model, weighed.model, columns, recipe.others_apart(own.OTHERS), boundary,
                 carried_over=carry_over(recipe.inputs),
             )  # fmt: skip
     if kinds == SHIPPED and recipe.shown:

@@ -71,7 +71,7 @@ def _moved(
     dense: ir.Model, pruned: ir.Model, inputs: InputShapes | None, feeds: Feeds | None, boundary: Boundary
 ) -> tuple[dict[str, dict[str, float]], str]:
     """How far the outputs are from those of the dense model itself, and on what."""
-    from spa.passes.repair.moved import logits_of, moved  # nothing else of a plain cut needs that room
+    from spa.passes.repair.moved import moved, traits_of  # nothing else of a plain cut needs that room
 
     shapes = infer_shapes(dense, inputs=inputs)
     try:
@@ -83,7 +83,7 @@ def _moved(
     if isinstance(ran, str):
         return {}, RANDOM
     expected = [trial.outputs for trial in ran[0]]
-    return moved(expected, ran[1], logits=logits_of(dense, shapes)), GIVEN if ran[0][0].fixed else RANDOM
+    return moved(expected, ran[1], traits=traits_of(dense, shapes)), GIVEN if ran[0][0].fixed else RANDOM
 
 
 @dataclass(frozen=True, slots=True)

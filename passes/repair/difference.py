@@ -43,6 +43,7 @@ def output_difference(
     weights: Sequence[np.ndarray | None] = (),
     *,
     logits: bool = False,
+    columns: Container[int] | None = None,
     unit: float = 1.0,
 ) -> dict[str, float]:
     """How far an output moved: relative_l2, with kl and top1 where its rows have them, as the module says.
@@ -53,11 +54,12 @@ def output_difference(
         dense, pruned: the output over all samples, a batch each; a row lies along the last axis.
         weights: for each batch (rows,), zero for rows that do not count.
         logits: rows that are no probabilities may be their logarithms, but for a constant.
+        columns: the axes along which columns may be of several kinds; None: any.
         unit: factor on rows before they count as logits, as `unit_of_logits` has it.
     """
     weights = weights or [None] * len(dense)
     probabilities = all(_are_probabilities(left, there) for left, _, there in _blocks(dense, dense, weights))
-    parts = WHOLE if probabilities else parts_of(dense)
+    parts = WHOLE if probabilities else parts_of(dense, columns)
     shares = {str(part): lost_share(*_cut(part, dense, pruned, weights)) for part in parts}
     distances = {"relative_l2": float(np.sqrt(max(shares.values(), default=0.0)))}
     if len(parts) > 1:
@@ -116,7 +118,7 @@ def _divergence(
             kl += float(np.sum(np.exp(left) * (left - right), where=there))
         else:
             kl += float(np.sum(left * (np.log(left + 1e-12) - np.log(np.maximum(right, 0) + 1e-12))))
-    return {"kl": kl / count, "top1": same / count} if count else {}
+    return {"kl": max(kl, 0.0) / count, "top1": same / count} if count else {}  # rounding may leave less than none
 
 
 def _cut(

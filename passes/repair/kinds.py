@@ -1,16 +1,21 @@
 """Group the columns of an output by kind: boxes in pixels beside scores from 0 to 1, say.
 
 No graph says it, but the numbers do: along some axis everything on one side of a boundary varies many times as much as
-anything on the other. One number for how far such an output moved would be that of the boxes alone.
+anything on the other. One number for how far such an output moved would be that of the boxes alone. Columns are what
+weights make: along an axis of positions, the rim of a map of text varies less than its middle, and is of the same kind.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+import onnx_ir as ir
+
+from spa.analysis.coupling import Coupling
+from spa.notation.dims import ONE, leaves
 
 BLOCK = 1 << 20
 """Numbers that are looked at together: an output of all samples, as float64, may not fit into memory."""
@@ -44,17 +49,35 @@ class Part:
 WHOLE = (Part(),)
 
 
-def parts_of(arrays: Sequence[np.ndarray]) -> Sequence[Part]:
+def column_axes(coupling: Coupling) -> Callable[[ir.Value], frozenset[int]]:
+    """What tells of a value the axes along which some weight says how many columns there are; others hold positions."""
+    made = {
+        leaf
+        for value, axes in coupling.axes.items()
+        if value in coupling.weights or value.is_initializer()
+        for dim in axes
+        for leaf in leaves(dim)
+    } - {ONE}
+
+    def columns(value: ir.Value) -> frozenset[int]:
+        axes = enumerate(coupling.axes.get(value, ()))
+        return frozenset(axis for axis, dim in axes if not made.isdisjoint(leaves(dim)))
+
+    return columns
+
+
+def parts_of(arrays: Sequence[np.ndarray], columns: Container[int] | None = None) -> Sequence[Part]:
     """The parts of an output that are of one kind each; all of it, where there is but one.
 
     Args:
         arrays: of the dense network, a batch each, samples along the first axis.
+        columns: the axes along which kinds may lie, as `column_axes` tells them; None: any.
     """
     if not len(arrays) or len({array.shape[1:] for array in arrays}) > 1 or arrays[0].dtype.kind != "f":
         return WHOLE
     best: tuple[float, Sequence[Part]] = (GAP, WHOLE)
     for axis in range(1, arrays[0].ndim):
-        if not 2 <= arrays[0].shape[axis] <= MOST_COLUMNS:
+        if not 2 <= arrays[0].shape[axis] <= MOST_COLUMNS or (columns is not None and axis not in columns):
             continue
         spread = _deviations(arrays, axis)
         gap, _ = _boundary(spread, 0, len(spread))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Container, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -11,19 +11,28 @@ import onnx_ir as ir
 from spa.analysis.couple import couple
 from spa.passes.layers.finding import find_layers
 from spa.passes.repair.difference import may_be_logits, output_difference
+from spa.passes.repair.kinds import column_axes
 from spa.shapes import Shapes
 
 Outputs = Mapping[str, Any]
 
 
-def logits_of(model: ir.Model, shapes: Shapes) -> set[str]:
-    """The outputs of a normalised model that may be logits."""
-    layers = find_layers(model, couple(model, shapes))
-    return {str(value.name) for value in model.graph.outputs if may_be_logits(value, layers)}
+class Traits(NamedTuple):
+    """What a graph says of an output: whether it may be logits, and the axes of its columns; None: any."""
+
+    logits: bool = False
+    columns: Container[int] | None = None
+
+
+def traits_of(model: ir.Model, shapes: Shapes) -> dict[str, Traits]:
+    """Of each output of a normalised model, by name."""
+    coupling = couple(model, shapes)
+    layers, columns = find_layers(model, coupling), column_axes(coupling)
+    return {str(value.name): Traits(may_be_logits(value, layers), columns(value)) for value in model.graph.outputs}
 
 
 def moved(
-    dense: Sequence[Outputs], pruned: Sequence[Outputs], *, logits: Collection[str] = ()
+    dense: Sequence[Outputs], pruned: Sequence[Outputs], *, traits: Mapping[str, Traits] | None = None
 ) -> dict[str, dict[str, float]]:
     """For each output of numbers how far it moved, as `difference.output_difference` says.
 
@@ -32,7 +41,7 @@ def moved(
 
     Args:
         dense, pruned: results by name, of the same runs.
-        logits: names of outputs that may be logits.
+        traits: of outputs, by name, as far as they are known.
     """
     pairs: dict[str, list[tuple[Any, Any]]] = {}
     for expected, results in zip(dense, pruned, strict=True):
@@ -44,7 +53,8 @@ def moved(
             continue
         whole = len({left.shape[-1:] for left, _ in both}) == 1 and both[0][0].ndim > 1
         left, right = ([array if whole else array.reshape(-1, 1) for array in each] for each in zip(*both, strict=True))
-        distances[name] = output_difference(left, right, logits=whole and name in logits)
+        logits, columns = (traits or {}).get(name, Traits())
+        distances[name] = output_difference(left, right, logits=whole and logits, columns=columns)
     return distances
 
 

@@ -20,6 +20,7 @@ from spa.passes.normalize.fold import Names
 from spa.passes.repair.biases import add_biases
 from spa.passes.repair.difference import comparable, may_be_logits
 from spa.passes.repair.gates import add_gates
+from spa.passes.repair.kinds import column_axes
 from spa.shapes import Shapes, infer_shapes
 from spa.shapes.sizes import Sizes, count_sizes
 
@@ -48,6 +49,7 @@ class Network:
         gates: names of the gates of residual branches; none where branches do not take part.
         compared: what tells how far the outputs moved, see `difference.comparable`.
         logits: for each of these whether it may be logits.
+        columns: and the axes along which its columns lie, see `kinds.column_axes`.
         decided: values with an axis whose size the data decide.
         removable: leaves of which something may go.
         sizes: at which the cost is counted.
@@ -68,6 +70,7 @@ class Network:
     gates: Sequence[str]
     compared: Sequence[ir.Value]
     logits: Sequence[bool]
+    columns: Sequence[frozenset[int]]
     decided: Set[ir.Value]
     removable: Set[Factor]
     sizes: Sizes
@@ -165,10 +168,11 @@ def analysed(
     removable = {leaf for group in groups for leaf in group.leaves}
     compared = comparable(model, coupling, shapes.dtypes, decided, _along(coupling, removable))
     logits = [may_be_logits(value, layers) for value in compared]
+    columns = list(map(column_axes(coupling), compared))
     sizes = count_sizes(model, shapes, inputs=inputs if counted is None else counted)
     return Network(
         model, shapes, coupling, groups, measure(coupling, sizes), layers, readers, others, _uses(layers),
-        new_biases, gates, compared, logits, decided, removable, sizes, before, inputs, counted, closed,
+        new_biases, gates, compared, logits, columns, decided, removable, sizes, before, inputs, counted, closed,
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ nothing to protect: there it has to be nearer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -56,7 +56,7 @@ def check_gain(
     dense: ir.Model,
     repaired: ir.Model,
     weighed: ir.Model,
-    names: Sequence[str],
+    columns: Mapping[str, Container[int] | None],
     others: Sequence[Calibration],
     boundary: Boundary = UNCHANGED,
     *,
@@ -73,7 +73,7 @@ def check_gain(
     """
     margin = CARRIED_OVER if carried_over else MARGIN
     for some in others:
-        gained = gain(dense, repaired, weighed, names, some, boundary)
+        gained = gain(dense, repaired, weighed, columns, some, boundary)
         if gained.share > (1.0 if gained.wrecked else margin):
             raise WeightsDoBetter(
                 "on inputs of other kinds, a repair by samples of our own is not much closer to the dense model "
@@ -97,22 +97,25 @@ def gain(
     dense: ir.Model,
     repaired: ir.Model,
     weighed: ir.Model,
-    names: Sequence[str],
+    columns: Mapping[str, Container[int] | None],
     others: Calibration,
     boundary: Boundary = UNCHANGED,
 ) -> Gain:
     """What a repaired model loses beside what one cut by weights loses.
 
     Args:
-        names: the values to compare, which all three models have.
+        columns: the values to compare, which all three models have, and the axes of their columns; None: any.
         boundary: the inputs that the one cut by weights has smaller.
     """
     batches = others.batches(others.batch_size or 8)
     counts = [others.count(batch) for batch in batches]
     smaller = [boundary.cut(batch) for batch in batches]
     pairs = ((dense, batches), (repaired, batches), (weighed, smaller))
-    wanted, ours, theirs = (values_of(model, names, feeds) for model, feeds in pairs)
-    mine, other = ([_difference(wanted[name], outputs[name], counts) for name in names] for outputs in (ours, theirs))
+    wanted, ours, theirs = (values_of(model, list(columns), feeds) for model, feeds in pairs)
+    mine, other = (
+        [_difference(wanted[name], outputs[name], counts, axes) for name, axes in columns.items()]
+        for outputs in (ours, theirs)
+    )
     lost_of_ours, lost_of_theirs = (
         float(np.sum([lost(difference) for difference in differences])) for differences in (mine, other)
     )
@@ -134,10 +137,12 @@ def in_words(seconds: float) -> str:
     return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _difference(dense: Sequence[np.ndarray], other: Sequence[np.ndarray], counts: Sequence[int]) -> Mapping[str, float]:
+def _difference(
+    dense: Sequence[np.ndarray], other: Sequence[np.ndarray], counts: Sequence[int], columns: Container[int] | None
+) -> Mapping[str, float]:
     if any(left.shape != right.shape for left, right in zip(dense, other, strict=True)):
         return {"relative_l2": float("inf")}
-    return output_difference(*evened(dense, other, counts))
+    return output_difference(*evened(dense, other, counts), columns=columns)
 
 
 def values_of(

@@ -241,10 +241,11 @@ class Session:
         """How far the compared value of that number is off, on some batches; `unit` as of `output_difference`."""
         value = self.network.compared[at]
         weights = [self.masks.of_output(value, b, a.shape) for b, a in zip(batches, dense, strict=True)]
-        distances = output_difference(dense, pruned, weights, logits=self.network.logits[at], unit=unit)
+        logits, columns = self.network.logits[at], self.network.columns[at]
+        distances = output_difference(dense, pruned, weights, logits=logits, columns=columns, unit=unit)
         if self.data.balanced and "kl" not in distances:
             counts = [self.data.count(batch) for batch in batches]
-            return output_difference(*evened(dense, pruned, counts), weights)
+            return output_difference(*evened(dense, pruned, counts), weights, columns=columns)
         return distances
 
     def lost(self, differences: Sequence[Mapping[str, float]]) -> float:

@@ -10,10 +10,10 @@ import pytest
 
 from spa.passes.repair import kinds
 from spa.passes.repair.difference import evened, lost, lost_share, output_difference, unit_of_logits
-from spa.passes.repair.kinds import WHOLE, Part, parts_of
-from spa.passes.repair.moved import moved
+from spa.passes.repair.kinds import WHOLE, Part, column_axes, parts_of
+from spa.passes.repair.moved import Traits, moved
 from spa.passes.repair.network import prepare
-from spa.pipeline import load_normal
+from spa.pipeline import analyse, load_normal
 from tests import models
 from tests.repair.test_streaming import noisy
 
@@ -156,6 +156,18 @@ def test_kinds_of_columns(array: np.ndarray, parts: list[str]) -> None:
         assert np.array_equal(np.concatenate([part.of(array) for part in actual], axis=axis), array)
 
 
+def test_positions_are_of_one_kind() -> None:
+    """The rim of a map varies less than its middle: no kind of its own, as the graph says where channels lie."""
+    text = "(float[n,2,h,w] x) => (float[n,3,p,q] y) { a=Conv(x,w) r=Relu(a) y=Conv(r,u) }"
+    analysis = analyse(load_normal(models.build(text, {"w": (4, 2, 3, 3), "u": (3, 4, 1, 1)})))
+    axes = column_axes(analysis.coupling)(analysis.model.graph.outputs[0])
+    assert axes == {1}
+    rim = columns(*[0.1] * 4, *[10.0] * 12, shape=(6, 3, 8), axis=3)
+    assert len(parts_of([rim])) > 1
+    assert parts_of([rim], axes) == WHOLE
+    assert set(output_difference([rim], [rim + np.float32(0.01)], columns={1})) == {"relative_l2"}
+
+
 def test_outputs_of_several_shapes_or_of_whole_numbers_are_of_one_kind() -> None:
     two = columns(*[100.0] * 4, *[0.2] * 2, shape=(6, 50), axis=2)
     assert parts_of([two[:, :20], two]) == WHOLE
@@ -203,7 +215,7 @@ def test_outputs_of_any_length_say_how_far_they_moved() -> None:
     random = np.random.default_rng(0)
     runs = [{"pairs": random.standard_normal((n, m)), "scores": random.standard_normal(n)} for n, m in ((4, 5), (6, 9))]
     off = [{name: 1.1 * array for name, array in run.items()} for run in runs]
-    by_output = moved(runs, off, logits={"pairs"})
+    by_output = moved(runs, off, traits={"pairs": Traits(logits=True)})
     assert by_output.keys() == {"pairs", "scores"}
     assert all(set(measures) == {"relative_l2"} for measures in by_output.values())
     assert by_output["pairs"]["relative_l2"] == pytest.approx(0.1, rel=0.2)
