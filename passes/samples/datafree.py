@@ -59,7 +59,7 @@ from spa.passes.samples.inputs import (
 )
 from spa.passes.samples.likely import TRIED, likely, read_whole
 from spa.passes.samples.ranges import Range, between
-from spa.passes.samples.response import shares
+from spa.passes.samples.response import shares, silent
 from spa.passes.samples.values import (
     MADE_UP,
     OTHERS,
@@ -249,14 +249,17 @@ class Recipe:
             )
         return self.checked(arrays, self.said(kinds))
 
-    def others(self, count: int, seed: int = 1) -> Calibration:
-        """Samples of kinds that `samples` has none of."""
-        arrays = self.made(OTHERS, max(count, *(input_.shape[0] for input_ in self.inputs)), seed)
+    def others(self, count: int, seed: int = 1, kinds: Sequence[str] = OTHERS) -> Calibration:
+        """Samples that `samples` has none of: of other kinds, or with this seed of the same."""
+        arrays = self.made(kinds, max(count, *(input_.shape[0] for input_ in self.inputs)), seed)
         return self.checked(arrays, "")
 
     def others_apart(self, count: int) -> list[Calibration]:
         """The same, each kind of features apart: a repair has to do on all of them. Others speak for real samples
-        together, each by how much the network responds to it."""
+        together, each by how much the network responds to it; where it does not, new samples of the usual kinds do."""
+        pictures = [input_ for input_ in self.inputs if is_picture(input_)]
+        if any(silent(self, input_, OTHERS, SHIPPED, self.ranges[input_.name]) for input_ in pictures):
+            return [self.others(count, kinds=SHIPPED)]
         calibration = self.others(count)
         if carry_over(self.inputs):
             return [calibration]

@@ -23,6 +23,9 @@ FAINT, FEW = 0.25, 0.25
 """A response below that share of the largest is faint, as a variance; and of such kinds there are that many samples for
 each one of another."""
 
+SILENT = 1e-3
+"""A response below that share of another, as a variance, is none."""
+
 
 def shares(model: Model, input_: Input, kinds: Sequence[str], ranges: Sequence[Range]) -> list[float]:
     """(kinds,) the share of the samples of an input that should be of each kind that `kinds_of` knows.
@@ -33,17 +36,11 @@ def shares(model: Model, input_: Input, kinds: Sequence[str], ranges: Sequence[R
     alike = [1.0 / len(names)] * len(names)
     if len(names) < 2:
         return alike
-    size = max([1, *(other.shape[0] for other in model.inputs if not other.open)])
-    rng = np.random.default_rng(0)
-    feeds = {other.name: values(other, TRIED * size, [], MADE_UP, rng) for other in model.inputs if other is not input_}
-    by_kind = []
-    for kind in range(len(names)):
-        chosen = [float(other == kind) for other in range(len(names))]
-        made = values(input_, TRIED * size, ranges[:1], kinds, np.random.default_rng(0), chosen)
-        try:
-            by_kind.append(_variances(model.run, {**feeds, input_.name: made}, size))
-        except DataError:
-            return alike
+    chosen = [[float(other == kind) for other in range(len(names))] for kind in range(len(names))]
+    try:
+        by_kind = [_responses(model, input_, kinds, ranges, only) for only in chosen]
+    except DataError:
+        return alike
     both = set.intersection(*map(set, by_kind))
     parts = [np.array([variances[name] for variances in by_kind]) for name in sorted(both)]
     told = [part / part.sum() for part in parts if part.sum() > 0]
@@ -52,6 +49,28 @@ def shares(model: Model, input_: Input, kinds: Sequence[str], ranges: Sequence[R
     responses = np.mean(told, axis=0)
     wanted = np.where(responses >= FAINT * responses.max(), 1.0, FEW)
     return [float(share) for share in wanted / wanted.sum()]
+
+
+def silent(model: Model, input_: Input, kinds: Sequence[str], beside: Sequence[str], ranges: Sequence[Range]) -> bool:
+    """Whether all outputs are as good as the same for all samples of some kinds, beside what they are for others: then
+    nothing can be told of a repair by them. A detector of text finds none in gratings."""
+    try:
+        faint, usual = (_responses(model, input_, some, ranges) for some in (kinds, beside))
+    except DataError:
+        return False
+    both = [name for name in usual if usual[name] > 0 and name in faint]
+    return bool(both) and all(faint[name] < SILENT * usual[name] for name in both)
+
+
+def _responses(
+    model: Model, input_: Input, kinds: Sequence[str], ranges: Sequence[Range], chosen: Sequence[float] = ()
+) -> dict[str, float]:
+    """Of each output how much it differs between samples of some kinds of an input, in its most likely range."""
+    size = max([1, *(other.shape[0] for other in model.inputs if not other.open)])
+    rng = np.random.default_rng(0)
+    feeds = {other.name: values(other, TRIED * size, [], MADE_UP, rng) for other in model.inputs if other is not input_}
+    made = values(input_, TRIED * size, ranges[:1], kinds, np.random.default_rng(0), chosen)
+    return _variances(model.run, {**feeds, input_.name: made}, size)
 
 
 def _variances(run: Run, feeds: Mapping[str, np.ndarray], size: int) -> dict[str, float]:

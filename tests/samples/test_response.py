@@ -13,7 +13,7 @@ from spa.passes.normalize.normalize import normalize
 from spa.passes.samples import values as kinds_of_values
 from spa.passes.samples.datafree import Recipe
 from spa.passes.samples.ranges import Range
-from spa.passes.samples.response import FEW, shares
+from spa.passes.samples.response import FEW, shares, silent
 from spa.passes.samples.values import OTHERS, SHIPPED, turns, values
 from tests.models import Weight, build
 
@@ -46,6 +46,23 @@ def test_kinds_get_samples_by_what_they_change(batch: str, monkeypatch: pytest.M
     actual = recipe.shares(recipe.inputs[0], SHIPPED)
     assert actual == pytest.approx(np.array([1.0, FEW, 1.0]) / (2 + FEW))
     assert recipe.shares(recipe.inputs[0], OTHERS) == ()
+
+
+@pytest.mark.parametrize(("others", "expected"), [((0.5, 0.5), True), ((0.5, 0.501), True), ((0.2, 0.8), False)])
+def test_where_a_network_says_nothing_usual_kinds_judge(
+    others: tuple[float, float], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network that sees light says nothing of pictures that are all of one grey: no repair can be judged by them."""
+    spans = {kind: plain(0.0, 1.0) for kind in SHIPPED} | {kind: plain(*others) for kind in OTHERS}
+    monkeypatch.setattr(kinds_of_values, "PICTURES", spans)
+    recipe = recipe_of("n", EVERYWHERE)
+    input_ = recipe.inputs[0]
+    assert silent(recipe, input_, OTHERS, SHIPPED, recipe.ranges[input_.name]) == expected
+    (judges,) = recipe.others_apart(24)
+    spread = float(np.std(judges.samples["x"].mean((1, 2, 3))))
+    usual = float(np.std(recipe.others(24, kinds=SHIPPED).samples["x"].mean((1, 2, 3))))
+    assert (spread == pytest.approx(usual)) == expected
+    assert len(judges) == 24
 
 
 def test_where_nothing_changes_kinds_are_alike() -> None:
