@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from spa import arrays
 from spa.errors import DataError, MissingExtra, UsageError
 from spa.fields import Options, about, function_of
 from spa.frontends.addresses import refuse_address
@@ -206,19 +207,24 @@ def _join(parts: Sequence[np.ndarray], name: str, declared: Declared) -> np.ndar
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return dict(archive)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"calibration data {path}: this is no .npz of plain arrays: {error}") from error
+    content = _loaded(path, "no .npz of plain arrays")
+    if isinstance(content, np.ndarray):
+        raise DataError(f"calibration data {path}: expected an .npz of arrays by input name, found one array (.npy)")
+    return content
 
 
 def _array(path: Path) -> np.ndarray:
+    content = _loaded(path, "no .npy of a plain array")
+    if not isinstance(content, np.ndarray):
+        raise DataError(f"calibration data {path}: expected an .npy of one array, found an archive: call it .npz")
+    return content
+
+
+def _loaded(path: Path, otherwise: str) -> np.ndarray | dict[str, np.ndarray]:
     try:
-        array: np.ndarray = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"calibration data {path}: this is no .npy of a plain array: {error}") from error
-    return array
+        return arrays.load(path)
+    except arrays.UnreadableError as error:
+        raise DataError(f"calibration data {path}: this is {otherwise}: {error}") from error
 
 
 def _only_input(declared: Declared, path: Path) -> str:

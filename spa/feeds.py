@@ -12,10 +12,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
+from spa.arrays import UnreadableError, load
 from spa.errors import UsageError
 
 Feed = np.ndarray | str | float | Sequence[Any]
@@ -168,12 +168,12 @@ def read(path: Path, name: str | None = None) -> dict[str, np.ndarray]:
     Raises:
         UsageError: the file cannot be read, or does not hold the input.
     """
+    which = "" if name is None else f"feed {name!r}: "
     try:
-        content = np.load(path, allow_pickle=False)
-        arrays = {name or "": content} if isinstance(content, np.ndarray) else dict(content)
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:120]
-        raise UsageError(f"feed: cannot read arrays from {str(path)!r}: {reason}") from error
+        content = load(path)
+    except UnreadableError as error:
+        raise UsageError(f"{which}cannot read arrays from {str(path)!r}: {error}") from error
+    arrays = {name or "": content} if isinstance(content, np.ndarray) else content
     if name is None:
         return arrays
     if name not in arrays and len(arrays) != 1:

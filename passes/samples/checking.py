@@ -231,7 +231,7 @@ def _cast(array: np.ndarray, value: ir.Value, notes: list[str]) -> np.ndarray:
     if array.dtype.kind not in "fiub" and not dtype.is_floating_point():
         raise DataError(f"calibration data: input {name!r} is {dtype.name}, found {array.dtype}")
     if dtype.is_floating_point():
-        if array.dtype.kind in "OUS":
+        if array.dtype.kind in "OUSMmc":
             raise DataError(f"calibration data: input {name!r} is {dtype.name}, found {array.dtype}")
         wide = array.astype(np.float32) if array.dtype.kind != "f" else array
         if array.dtype == np.uint8:

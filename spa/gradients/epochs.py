@@ -15,6 +15,7 @@ from io import BytesIO
 from itertools import islice
 from math import isfinite
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -289,7 +290,7 @@ class _Run:
             self.optimizer.load_state_dict(kept["optimizer"])
             if self.sparsity is not None:
                 self.sparsity.load(kept["gates"])
-        except (RuntimeError, KeyError, ValueError) as error:
+        except (RuntimeError, KeyError, ValueError, AttributeError, TypeError, EOFError, UnpicklingError) as error:
             raise DataError(f"{self.asked.resume}: no state of this model's fine-tuning; remove it to start") from error
         self.best = kept["best"]
         epochs, self.seconds, self.before, self.best_loss = kept["numbers"]

@@ -85,6 +85,10 @@ def _mean(rows: Tensor, counted: Tensor | None) -> Tensor:
     return (rows * weights).sum() / weights.sum().clamp(min=1.0)
 
 
+IGNORED = -100
+"""The label of what has none, which torch's cross-entropy leaves out."""
+
+
 @dataclass(frozen=True, slots=True)
 class Labelled:
     """Cross-entropy between the first output, (samples, classes ...), and the labels of that name."""
@@ -93,12 +97,32 @@ class Labelled:
 
     def __call__(self, outputs: Mapping[str, Any], batch: Mapping[str, np.ndarray]) -> Tensor:
         scores = next(iter(outputs.values())).float()
-        labels = torch.from_numpy(np.asarray(batch[self.name])).to(scores.device)
-        if scores.ndim < 2 or (not labels.is_floating_point() and int(labels.max()) >= scores.shape[1]):
+        labels = torch.from_numpy(self._fitting(np.asarray(batch[self.name]), tuple(scores.shape))).to(scores.device)
+        return functional.cross_entropy(scores, labels)
+
+    def _fitting(self, labels: np.ndarray, scores: tuple[int, ...]) -> np.ndarray:
+        """The labels as cross-entropy takes them, of scores of that shape.
+
+        Raises:
+            DataError: they are no classes, and no shares of classes.
+        """
+        classes = (*scores[:1], *scores[2:])
+        if labels.shape == (*classes, 1) and labels.shape != scores:  # a column, as Keras has them
+            labels = labels[..., 0]
+        whole = labels.dtype.kind in "iub" and labels.shape == classes and len(scores) > 1
+        if whole:
+            known = labels[labels != IGNORED].astype(np.int64)
+            fits = not known.size or (known.min() >= 0 and known.max() < scores[1])
+            found = f"{known.min()} to {known.max()}" if known.size else ""
+        else:
+            fits, found = labels.dtype.kind == "f" and labels.shape == scores and len(scores) > 1, ""
+        if not fits:
             raise DataError(
-                f"labels {self.name!r} up to {labels.max()} do not fit the first output, of shape {tuple(scores.shape)}"
+                f"labels {self.name!r} do not fit the first output, of shape {scores}: expected classes, whole numbers "
+                f"of shape {classes} from 0 up, or shares of shape {scores}; found {labels.dtype} of shape "
+                f"{labels.shape}{', ' * bool(found)}{found}"
             )
-        return functional.cross_entropy(scores, labels if labels.is_floating_point() else labels.long())
+        return labels.astype(np.int64 if whole else np.float32)
 
 
 @dataclass(frozen=True, slots=True)
