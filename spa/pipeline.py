@@ -20,6 +20,7 @@ from spa.fields import takes_options
 from spa.making import make
 from spa.options import PARTS, InputShapes, PruneOptions
 from spa.passes.choose.budget import LATENCY
+from spa.passes.cut.annotations import annotate, written
 from spa.provenance import stamp
 from spa.result import PruneResult
 from spa.shared import Shared
@@ -135,6 +136,7 @@ def _checked(
         VerificationError: it failed; names the group at fault.
     """
     verify, inputs = options.run.verify and not options.run.dry_run, options.run.inputs
+    said = written(dense)
     keeper = None
     if options.budget.of == LATENCY:
         keeper = _timekeeper(dense, options, clock, shared, asked=asked is None)
@@ -166,6 +168,7 @@ def _checked(
 
         with clock.step("perplexity"):
             report.perplexity = perplexity(dense if refitted else reference, model, made.held_out)
+    annotate(model, said)
     stamp(model, plan)
     if refitted and options.repair.own_samples:  # which nobody has to train on
         from spa.passes.samples.seen import KEY
@@ -227,11 +230,12 @@ def apply_plan(
     report = report_on(analysis, plan)
     if plan.repair:
         report.notes.append(f"this plan was made with repair ({plan.repair}); applied to the dense model it only cuts")
-    reference = dense.clone()
+    reference, said = dense.clone(), written(dense)
     packing = Packing.of(analysis, plan) if plan.opened else None
     cut(analysis, plan)
     if packing is not None:
         packing.round(dense, reference)
+    annotate(dense, said)
     stamp(dense, plan)
     if verify:
         verify_plan(reference, dense, plan, report, inputs=inputs, feeds=feeds)

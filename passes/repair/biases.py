@@ -86,6 +86,9 @@ def _add(model: ir.Model, layer: Layer) -> str:
     add = ir.node("Add", [result, value], name=name)
     total = add.outputs[0]
     total.type, total.shape = result.type, result.shape
+    total.doc_string, result.doc_string = result.doc_string, None
+    total.metadata_props.update(result.metadata_props)
+    result.metadata_props.clear()
     total.name, result.name = result.name, f"{name}/product"  # what others know, a report too, keeps its name
     for user, at in list(result.uses()):
         if user is not add:
