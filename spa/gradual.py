@@ -79,7 +79,7 @@ class Gradual:
             last = number == self.steps
             ratio = self.options.budget.ratio if self.steps == 1 else self.further(share)
             if self.steps == 1 or ratio > CLOSE or (last and ratio > 0):
-                made = self.step(ratio)
+                made = self.step(ratio, number)
                 first = first or made
             self.train(number)
             if not last and self.options.learning.regrow:
@@ -106,7 +106,7 @@ class Gradual:
     def analysed(self, model: ir.Model | None = None) -> Analysis:
         return analyse((model or self.dense).clone(), inputs=self.options.run.inputs)
 
-    def step(self, ratio: float) -> Made:
+    def step(self, ratio: float, number: int) -> Made:
         """One cut of the model as it is."""
         budget = replace(self.options.budget, ratio=ratio)
         made = self.once(self.model.clone(), replace(self.options, budget=budget), self.clock)
@@ -115,7 +115,8 @@ class Gradual:
         self.plan = composed(self.plan, made.plan)
         self.model = made.model
         self.repair = made.plan.repair or self.repair
-        self.notes += [note for note in made.report.notes if note not in self.notes]
+        new = [note for note in made.report.notes if note not in self.notes]
+        self.notes += [f"step {number}: {note}" for note in new] if number > 1 else new
         return made
 
     def train(self, number: int) -> None:

@@ -33,6 +33,9 @@ def ratios_of(text: str) -> tuple[float, ...]:
     step = more[0] if more else STEP
     if len(more) > 1 or not 0 < step < 1 or not low < high:
         raise UsageError(f"{text!r}: {expected}")
+    if high > 1:
+        meant = f"{low:g}%:{high:g}%" if high <= 100 else "shares below 1"
+        raise UsageError(f"{text!r}: expected shares between 0 and 1; did you mean {meant}?")
     count = int((high - low) / step + 1e-9)
     if count >= MOST_RATIOS:
         raise UsageError(f"{text!r}: these are {count + 1} ratios, more than {MOST_RATIOS}: take larger steps")

@@ -124,7 +124,7 @@ class BenchReport:
 
 
 def bench(
-    models: Sequence[Source],
+    models: Sequence[Source] | str | os.PathLike[str],
     *,
     names: Sequence[str] = (),
     threads: int | None = None,
@@ -137,7 +137,7 @@ def bench(
     """Time models side by side.
 
     Args:
-        models: paths, `onnx.ModelProto`, `onnx_ir.Model` or onnx-graphsurgeon graphs.
+        models: paths, `onnx.ModelProto`, `onnx_ir.Model` or onnx-graphsurgeon graphs; or the path of one.
         names: what reports call them; by default their paths.
         threads: inside an operator; by default one a core.
         provider: onnxruntime's name of a device; by default CUDA where it works, else the CPU.
@@ -152,6 +152,7 @@ def bench(
         ModelError: a model cannot be read or run.
         MissingExtra: onnxruntime is not installed.
     """
+    models = [models] if isinstance(models, (str, os.PathLike)) else models
     if not models:
         raise UsageError("bench: expected one model or more, found none")
     check_threads(threads)

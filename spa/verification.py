@@ -18,7 +18,7 @@ from spa.passes.cut.masking import mask_consumers
 from spa.passes.cut.rounding import RANGE_TOLERANCE, tolerances
 from spa.passes.cut.structure import check_structure
 from spa.passes.cut.trials import Inputs
-from spa.passes.cut.verify import Comparison, compare, find_culprit, run_both
+from spa.passes.cut.verify import DOES_NOT_LOAD, Comparison, compare, find_culprit, run_both
 from spa.report import NOT_COMPARED, VERIFIED, Report
 from spa.shapes import infer_shapes
 from spa.steps import analyse, boundary_of, cut
@@ -59,7 +59,8 @@ def verify_plan(
     report.difference, report.channel_difference = comparison.difference, comparison.channel
     if comparison.missing:
         report.status, report.missing = NOT_COMPARED, list(comparison.missing)
-        report.give = _give(dense, feeds or {})
+        loads = not any(reason.startswith(DOES_NOT_LOAD) for reason in comparison.missing)
+        report.give = _give(dense, feeds or {}) if loads else []
     else:
         report.status = VERIFIED
     if not report.outputs and not comparison.missing:

@@ -26,8 +26,17 @@ SCOPES = ("global", "local", "isomorphic")
 def _is_share(value: Any) -> str | None:
     if (is_number(value) and 0 < value < 1) or value is UNSAID:
         return None
+    if isinstance(value, str) and value.strip().endswith("%"):
+        return f"a number between 0 and 1, both excluded{_meant(value)}; only the command line takes a percent sign"
     meant = f"; did you mean {value / 100:g} or, on the command line, {value:g}%?" if _is_percent(value) else ""
     return f"a share between 0 and 1, both excluded{meant}"
+
+
+def _meant(text: str) -> str:
+    try:
+        return f", such as {share(text):g}"
+    except UsageError:
+        return ""
 
 
 def _is_protection(value: Any) -> str | None:

@@ -28,6 +28,10 @@ from spa.shapes import infer_shapes
 SHAKES = 2
 
 
+DOES_NOT_LOAD = "the dense model does not load"
+"""Why nothing was compared, whatever inputs it were given."""
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """Two models on the same inputs.
@@ -183,7 +187,7 @@ def _reference_trials(reference: ir.Model, pruned: ir.Model, inputs: Inputs, bou
     except ModelError as error:
         if _loads(pruned):
             raise VerificationError(f"the reference does not load: {error}") from error
-        return f"the dense model does not load: {error}"
+        return f"{DOES_NOT_LOAD}: {error}"
     except NoTrial as error:
         reason, feeds = str(error), error.feeds
     if feeds is not None and _runs(pruned, boundary.cut(feeds)):

@@ -146,6 +146,8 @@ def check_targets(target: Path | None, *others: Path | None, like: Path | None =
     if like is not None and folder.holds(like, target):
         folder.check_target(target, like)
     else:
+        if not target.suffix and not target.exists():  # the shell's slash behind a folder's name is lost
+            raise UsageError(f"--output {str(target)!r}: expected a name that ends in .onnx, such as {target}.onnx")
         onnx_file.check_target(target)
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.console import Console
 
-out = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 140)
+err = Console(stderr=True, highlight=False, emoji=False)
 
 
 def say(text: Any, *, quiet: bool = False, beside: bool = False) -> None:
