@@ -3,8 +3,9 @@
 A repair that made-up inputs speak for need not be one that real inputs would: weights that training made small are
 evidence about these, of which noise knows nothing. So a repair stands only where it halves the distance that a cut by
 weights alone leaves, on each kind of inputs that it was not fitted on; of pictures and sounds, where made-up ones are
-known to speak for real ones, it has to be nearer by a fifth. Where weights alone leave nothing of the outputs, there is
-nothing to protect: there it has to be nearer.
+known to speak for real ones, it has to be nearer by a fifth. Kinds of pictures of which a network says nothing (a
+detector of text, of gratings) are no judges: there new samples of the usual kinds are. Where weights alone leave
+nothing of the outputs, there is nothing to protect: there it has to be nearer.
 """
 
 from __future__ import annotations
