@@ -67,6 +67,7 @@ class Gradual:
         self.model = dense.clone()
         self.plan = Plan({}, {})
         self.notes: list[str] = []
+        self.said: set[str] = set()
         self.trained: list[str] = []
         self.spend = None if options.learning.finetune is None else _parts(options.learning.finetune, self.steps)
         self.samples = None if self.spend is None else learning.learning_samples(dense, options, clock)
@@ -115,7 +116,8 @@ class Gradual:
         self.plan = composed(self.plan, made.plan)
         self.model = made.model
         self.repair = made.plan.repair or self.repair
-        new = [note for note in made.report.notes if note not in self.notes]
+        new = [note for note in made.report.notes if note not in self.said]
+        self.said.update(new)
         self.notes += [f"step {number}: {note}" for note in new] if number > 1 else new
         return made
 
