@@ -115,7 +115,7 @@ class Labelled:
             fits = not known.size or (known.min() >= 0 and known.max() < scores[1])
             found = f"{known.min()} to {known.max()}" if known.size else ""
         else:
-            fits, found = labels.dtype.kind == "f" and labels.shape == scores and len(scores) > 1, ""
+            fits, found = labels.dtype.kind in "fiub" and labels.shape == scores and len(scores) > 1, ""
         if not fits:
             raise DataError(
                 f"labels {self.name!r} do not fit the first output, of shape {scores}: expected classes, whole numbers "

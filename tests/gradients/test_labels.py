@@ -31,13 +31,13 @@ def test_labels_that_do_not_fit_say_so(labels: np.ndarray, found: str) -> None:
     assert found in str(raised.value)
 
 
-def test_labels_in_a_column_and_labels_to_ignore() -> None:
+def test_labels_in_a_column_in_one_hot_rows_and_labels_to_ignore() -> None:
     labels = (SAMPLES[:, 0] > 0).astype(np.uint16)
     options: dict[str, Any] = {"labels": "labels", "epochs": 2}
-    plain, column = (
-        spa.finetune(pruned(), data={"x": SAMPLES, "labels": each}, **options) for each in (labels, labels[:, None])
-    )
+    forms = (labels, labels[:, None], np.eye(4, dtype=np.uint8)[labels])
+    plain, column, rows = (spa.finetune(pruned(), data={"x": SAMPLES, "labels": each}, **options) for each in forms)
     assert plain.report.history == column.report.history
+    assert rows.report.before == pytest.approx(plain.report.before, rel=1e-5)
     some = np.where(np.arange(96) % 3 == 0, -100, labels.astype(np.int64))
     assert spa.finetune(pruned(), data={"x": SAMPLES, "labels": some}, **options).report.before > 0
 
