@@ -63,9 +63,9 @@ def measured(detector: Path, cut: float, way: str) -> dict[str, Any]:
             error += float(np.sum((pruned - dense) ** 2, dtype=np.float64))
             sums, squares = sums + float(dense.sum(dtype=np.float64)), squares + float(np.sum(dense.astype(float) ** 2))
             count += dense.size
-    said = max((off["relative_l2"] for off in result.report.outputs.values()), default=float("nan"))
+    said = [round(off["relative_l2"], 4) for off in result.report.outputs.values()]
     return {
-        "relative_l2": round((error / (squares - sums**2 / count)) ** 0.5, 4), "said": round(said, 4),
+        "relative_l2": round((error / (squares - sums**2 / count)) ** 0.5, 4), "said": max(said, default=None),
         "seconds": round(seconds, 1), "repair": result.plan.repair, "commit": commit(),
     }  # fmt: skip
 
