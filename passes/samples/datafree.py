@@ -257,12 +257,11 @@ class Recipe:
     def others_apart(self, count: int) -> list[Calibration]:
         """The same, each kind of features apart: a repair has to do on all of them. Others speak for real samples
         together, each by how much the network responds to it; where it does not, new samples of the usual kinds do."""
-        pictures = [input_ for input_ in self.inputs if is_picture(input_)]
-        if any(silent(self, input_, OTHERS, SHIPPED, self.ranges[input_.name]) for input_ in pictures):
-            return [self.others(count, kinds=SHIPPED)]
-        calibration = self.others(count)
         if carry_over(self.inputs):
-            return [calibration]
+            pictures = [input_ for input_ in self.inputs if is_picture(input_)]
+            quiet = any(silent(self, input_, OTHERS, SHIPPED, self.ranges[input_.name]) for input_ in pictures)
+            return [self.others(count, kinds=SHIPPED if quiet else OTHERS)]
+        calibration = self.others(count)
         kinds = max(len(kinds_of(input_, OTHERS)) for input_ in self.inputs)
         return [
             replace(calibration, samples={name: array[at::kinds] for name, array in calibration.samples.items()})
