@@ -25,7 +25,7 @@ from tests.benchmarks import zoo
 from tests.benchmarks.rows import Rows, answer, commit
 
 Row = dict[str, Any]
-TIMEOUT = 240
+TIMEOUT = 1500  # seconds; a repair of more than 600 by its own estimate is left to the weights, and machines are shared
 
 
 def main() -> None:
