@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -76,17 +76,26 @@ def kept_units(session: Session, group: Group, statistics: Mapping[Key, Statisti
 
 
 def refitted(
-    session: Session, layer: Layer, gone: np.ndarray, statistics: Mapping[Key, Statistics], *, pool: bool = True
+    session: Session,
+    layer: Layer,
+    gone: np.ndarray,
+    statistics: Mapping[Key, Statistics],
+    *,
+    pool: bool = True,
+    choose: bool = True,
 ) -> Refitted:
     """The weight of a layer, and the biases of all its uses, when elements of rows are `gone`, (blocks, width).
 
     Args:
         pool: whether samples held out are fitted too, once they have had their say, and outputs widened.
+        choose: whether samples held out choose the damping.
     """
     problems = consumers(session, layer, np.where(gone, 0, -1), statistics)
     spread = session.preset.spread if pool else 0.0
     ours = partial(refit, pool=pool and session.split.pools, spread=spread, threads=session.threads)
     repair = ours if session.baseline is None else session.baseline.repair
+    if not choose:
+        problems = [replace(consumer, held_out=None) for consumer in problems]
     fits = [repair(consumer, np.flatnonzero(consumer.unit_of_row < 0)) for consumer in problems]
     del problems  # each holds the dense weight
     reasons = [fit.reason for fit in fits if fit.reason]

@@ -23,6 +23,7 @@ from spa.passes.repair.session import Session
 from spa.passes.repair.sliced import Sliced
 from spa.passes.repair.stages import cut
 from spa.passes.repair.streaming import Stream
+from spa.passes.secondorder.damping import few_rows
 from spa.presets import Preset
 
 FAR = (0.5, 0.8)
@@ -204,7 +205,8 @@ class Probe:
         for layer in first_uses(self.network, readers):
             gone = np.isin(readers[layer], units)
             if self.network.uses[layer]:
-                refitted(self.session, layer, gone, statistics, pool=False).put(draft)
+                choose = not few_rows(readers[layer])
+                refitted(self.session, layer, gone, statistics, pool=False, choose=choose).put(draft)
             else:
                 cut_only(self.session, [layer], gone, statistics, draft).put(draft)
         return draft

@@ -12,11 +12,12 @@ No module here knows a graph: rows and weights are plain arrays.
 from __future__ import annotations
 
 from spa.passes.secondorder.baselines import BASELINES, WAYS, Baseline, prune
+from spa.passes.secondorder.damping import DAMPINGS
 from spa.passes.secondorder.experts import Routed, far_out
 from spa.passes.secondorder.greedy import Removal, remove_units
 from spa.passes.secondorder.moments import Moments, is_held_out
 from spa.passes.secondorder.problem import Consumer, columns_of
-from spa.passes.secondorder.solver import DAMPINGS, Refit, refit
+from spa.passes.secondorder.solver import Refit, refit
 
 __all__ = [
     "BASELINES",

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from spa.errors import BudgetError
+from spa.passes.secondorder.damping import default_damping, few_rows
 from spa.passes.secondorder.linalg import Array, Indices
 from spa.passes.secondorder.problem import Consumer, NormalEquations, normal_equations
-from spa.passes.secondorder.solver import choose_damping, default_damping
+from spa.passes.secondorder.solver import choose_damping
 from spa.passes.secondorder.system import HeldOut, Mask, System, by_input
 
 POOL = 4
@@ -208,17 +209,21 @@ def swap(systems: Sequence[System], kept: Mask, free: Mask, *, rounds: int) -> t
 
 
 def _systems(consumers: Sequence[Consumer], free: Mask, remove: int, damping: float | None) -> list[System]:
-    """One system for each distinct input, damped as asked, or as held-out moments ask for.
+    """One system for each distinct input, damped as asked, or as held-out moments ask for; by default of `few_rows`.
 
     They are asked about a first guess of the cut, of at most half of the units: with all rows present and dense targets
     every damping gives the dense weights.
     """
     inputs = by_input(consumers)
-    if damping is not None or all(consumer.judge is None for consumer in consumers):
+    choosing = [group[0].judge is not None and not few_rows(group[0].unit_of_row) for group in inputs]
+    if damping is not None or not any(choosing):
         return [System(group, default_damping(group[0]) if damping is None else damping) for group in inputs]
     known = [[normal_equations(consumer) for consumer in group] for group in inputs]
     kept = _first_guess(inputs, known, free, remove)
-    chosen = [default_damping(group[0]) if group[0].judge is None else choose_damping(group, kept) for group in inputs]
+    chosen = [
+        choose_damping(group, kept) if chooses else default_damping(group[0])
+        for group, chooses in zip(inputs, choosing, strict=True)
+    ]
     return [System(group, value, made) for group, value, made in zip(inputs, chosen, known, strict=True)]
 
 

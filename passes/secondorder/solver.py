@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from spa.executor import Threads
+from spa.passes.secondorder.damping import DAMPINGS, default_damping, ridge
 from spa.passes.secondorder.linalg import Array, Indices, solve
 from spa.passes.secondorder.mixing import mixed
 from spa.passes.secondorder.moments import Moments
@@ -24,22 +25,17 @@ from spa.passes.secondorder.problem import (
 )
 
 __all__ = [
-    "DAMPINGS",
     "MAX_GROWTH",
     "MOST_WIDENED",
-    "VARIANCE_FLOOR",
     "Consumer",
     "Refit",
     "choose_damping",
-    "default_damping",
     "held_out_losses",
     "judged",
     "refit",
-    "ridge",
     "widened",
 ]
 
-DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0)
 MAX_GROWTH = 10.0
 
 WORKING_MATRICES = 3
@@ -47,40 +43,6 @@ WORKING_MATRICES = 3
 
 MOST_WIDENED = 1.5
 """By which a standard deviation counts as shrunk at most."""
-
-VARIANCE_FLOOR = 1e-10
-"""A row whose variance is below this share of the mean variance does not vary, but for rounding."""
-
-
-def ridge(gram: Array, damping: float) -> Array:
-    """Diagonal Lambda of damping, (d,): lambda_j = damping * sqrt(H_jj * mean H_jj).
-
-    Half-way, on a logarithmic scale, between damping all rows alike, which silences rows of small variance where a
-    few rows have a large one, and damping each in proportion to its variance, which lets rows through that hardly
-    ever vary. Of the three it had the smallest error on unseen samples of real layers.
-    """
-    diagonal = np.diagonal(gram)
-    mean = float(diagonal.mean())
-    if mean <= 0.0:
-        return np.full(len(diagonal), VARIANCE_FLOOR)
-    return np.asarray(damping * np.sqrt(np.maximum(diagonal, VARIANCE_FLOOR * mean) * mean))
-
-
-def default_damping(consumer: Consumer) -> float:
-    """Effective rank over number of rows, within `DAMPINGS`: what to damp with when there is nothing to choose it on.
-
-    The effective rank tr(K)^2 / ||K||_F^2 of the correlations K says how many directions the rows fill, and so how many
-    numbers an average row of samples has to fix; width would overstate it for the usual, strongly correlated input.
-    """
-    moments = consumer.moments
-    gram = moments.gram
-    deviation = np.sqrt(np.diagonal(gram))
-    alive = deviation > 0.0
-    if not np.any(alive):
-        return DAMPINGS[-1]
-    correlation = gram[np.ix_(alive, alive)] / deviation[alive] / deviation[alive, None]
-    rank = len(correlation) ** 2 / float(np.vdot(correlation, correlation))
-    return float(np.clip(rank / moments.effective_count, DAMPINGS[0], DAMPINGS[-1]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,37 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from spa.passes.secondorder.damping import VARIANCE_FLOOR, ridge
 from spa.passes.secondorder.linalg import Array, Indices, inverse, solve
+from spa.passes.secondorder.pool import Blocks, Pool, blocks, traces
 from spa.passes.secondorder.problem import Consumer, NormalEquations, importance, normal_equations
-from spa.passes.secondorder.solver import VARIANCE_FLOOR, ridge
 
 PANEL = 512
 
 Mask = npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Blocks:
-    """Units of equal block size k: their numbers (n,) and the positions of their rows (n, k)."""
-
-    units: Indices
-    positions: Indices
-
-
-def blocks(unit_of_row: Indices) -> list[Blocks]:
-    """Rows of every unit >= 0, one entry for each block size."""
-    order = np.argsort(unit_of_row, kind="stable")
-    order = order[unit_of_row[order] >= 0]
-    units, start, sizes = np.unique(unit_of_row[order], return_index=True, return_counts=True)
-    alike = [(size, sizes == size) for size in np.unique(sizes)]
-    return [Blocks(units[these], order[start[these, None] + np.arange(size)]) for size, these in alike]
-
-
-def traces(inverses: Array, grams: Array) -> Array:
-    """tr(inverses[j]^-1 grams[j]), (n,), of stacks (n, k, k)."""
-    if inverses.shape[1] == 1:
-        return np.asarray(grams[:, 0, 0] / inverses[:, 0, 0])
-    return np.asarray(np.trace(np.linalg.solve(inverses, grams), axis1=1, axis2=2))
 
 
 class System:
@@ -52,9 +29,17 @@ class System:
     and all that follows from it is a plain trace. When there are more outputs than rows, outputs are rotated into the
     row space of Gt, which changes no trace.
 
+    Rows N that belong to no unit always stay. What they are at their best is known for any weights of the others, so
+    that what is left of Ht, Gt and of all that follows is of the rows with units alone: DenseNet's layers read the 32
+    units of a group among a thousand rows.
+
+        W_N = P - K W    K = Ht_NN^-1 Ht_NB    P = Ht_NN^-1 Gt_N    Ht <- Ht_BB - Ht_BN K    Gt <- Gt_B - Ht_BN P
+
     Attributes:
-        rows: rows of the input that the arrays below hold, a superset of S, (r,).
-        unit: unit of each of these rows, -1: stays, (r,).
+        unit_of_row: unit of each row that has one, (d,), d at most the width of the input.
+        explained: N and B, rows of the input, with K (n, d) and P (n, m); None: every row has a unit.
+        rows: which of the d the arrays below hold, a superset of S, (r,).
+        unit: unit of each of these rows, (r,).
         fitted: of each consumer alpha, and the mean of its outputs in the moments that are fitted; `mean` of the input.
         inverse: Ht_SS^-1 embedded in (r, r); rows and columns outside S are zero.
         weight: W_S embedded in (r, m).
@@ -65,7 +50,6 @@ class System:
     ) -> None:
         first = consumers[0]
         self.consumers, self.damping = consumers, damping
-        self.unit_of_row = first.unit_of_row
         targets = []
         self.fitted: list[tuple[float, Array]] = []
         for at, consumer in enumerate(consumers):
@@ -78,19 +62,44 @@ class System:
         if known is not None:
             self.gram = self.gram.copy()  # they may be asked for again
         variance = np.diagonal(self.gram).copy()
-        self.dead: Mask = variance <= VARIANCE_FLOOR * variance.mean()
-        """Rows that do not vary, (d',)."""
-        self.target: Array = np.hstack(targets)
-        self.rotation: Array | None = None
-        if self.target.shape[1] > self.target.shape[0]:
-            rotation, triangle = np.linalg.qr(self.target.T)
-            self.rotation, self.target = rotation, triangle.T
-        self.target = np.ascontiguousarray(self.target)
         self.gram[np.diag_indices_from(self.gram)] += self.ridge
+        self.target: Array = np.hstack(targets)
+        self.rotation = self._rotated()
+        staying, leaving = np.flatnonzero(first.unit_of_row < 0), np.flatnonzero(first.unit_of_row >= 0)
+        self.unit_of_row = first.unit_of_row[leaving]
+        self.dead: Mask = variance[leaving] <= VARIANCE_FLOOR * variance.mean()
+        """Rows that do not vary, (d,)."""
+        self.explained: Explained | None = None
+        if len(staying):
+            self.explained = self._explain(staying, leaving)
+        self.target = np.ascontiguousarray(self.target)
+
+    def _rotated(self) -> Array | None:
+        """Rotate outputs into the row space of Gt, and say how, where there are more of them than rows."""
+        if self.target.shape[1] <= self.target.shape[0]:
+            return None
+        rotation, triangle = np.linalg.qr(self.target.T)
+        self.target = triangle.T
+        return np.asarray(rotation)
+
+    def _explain(self, staying: Indices, leaving: Indices) -> Explained:
+        """Leave out the rows that always stay, as what the others make them."""
+        cross = self.gram[np.ix_(staying, leaving)]
+        solved = solve(self.gram[np.ix_(staying, staying)], np.hstack([cross, self.target[staying]]))
+        slope, offset = solved[:, : len(leaving)], solved[:, len(leaving) :]
+        loss = -float(np.vdot(self.target[staying], offset))
+        unexplained = self.gram[np.ix_(leaving, leaving)] - cross.T @ slope
+        self.gram = 0.5 * (unexplained + unexplained.T)
+        self.target = self.target[leaving] - cross.T @ offset
+        rotation = self._rotated()
+        if rotation is not None:
+            offset = offset @ rotation
+            self.rotation = rotation if self.rotation is None else self.rotation @ rotation
+        return Explained(staying, leaving, slope, offset, loss)
 
     def factorise(self, kept: Mask) -> None:
         """Start anew, by a Cholesky factorisation, from the units (units,) that are kept."""
-        self.rows = np.flatnonzero((self.unit_of_row < 0) | kept[self.unit_of_row])
+        self.rows = np.flatnonzero(kept[self.unit_of_row])
         self.unit = self.unit_of_row[self.rows]
         self.blocks = blocks(self.unit)
         self.inverse = inverse(self.gram[np.ix_(self.rows, self.rows)])
@@ -98,7 +107,7 @@ class System:
 
     def compact(self, kept: Mask) -> None:
         """Drop from the arrays what units (units,) that are gone have left there; all else stays as it is."""
-        stay = np.flatnonzero((self.unit < 0) | kept[self.unit])
+        stay = np.flatnonzero(kept[self.unit])
         if len(stay) == len(self.rows):
             return
         self.rows, self.unit = self.rows[stay], self.unit[stay]
@@ -152,7 +161,8 @@ class System:
 
     def loss(self) -> float:
         """(2) of the units that are left."""
-        return -float(np.vdot(self.target[self.rows], self.weight))
+        alone = 0.0 if self.explained is None else self.explained.loss
+        return alone - float(np.vdot(self.target[self.rows], self.weight))
 
     def gains(self, outside: Indices) -> Array:
         """Loss that letting each of the units ``outside`` back in alone would save, one for each:
@@ -198,6 +208,27 @@ class System:
         self.inverse[:, at] = 0.0
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Explained:
+    """Rows N that always stay, whose weights are P - K W for weights W of the rows B that may go, see `System`.
+
+    Attributes:
+        staying, leaving: N, (n,), and B, (d,).
+        slope, offset: K, (n, d), and P, (n, m).
+        loss: (2) of these rows alone.
+    """
+
+    staying: Indices
+    leaving: Indices
+    slope: Array
+    offset: Array
+    loss: float
+
+    def carried(self, rows: Array) -> Array:
+        """Rows (d', ...) of the input as rows (d, ...) of W: v_B - K^T v_N."""
+        return np.asarray(rows[self.leaving] - self.slope.T @ rows[self.staying])
+
+
 class HeldOut:
     """Error of a system's current weights on held-out moments, biases fitted on the others; a constant is left out."""
 
@@ -215,6 +246,13 @@ class HeldOut:
         rotation = system.rotation
         self.target: Array = target if rotation is None else target @ rotation
         self.output_gap: Array = gap if rotation is None else gap @ rotation
+        explained = system.explained
+        if explained is not None:
+            staying, offset = explained.staying, explained.offset
+            self.target = explained.carried(self.target - self.gram[:, staying] @ offset)
+            self.output_gap = self.output_gap - self.mean_gap[staying] @ offset
+            self.gram = explained.carried(explained.carried(self.gram).T)
+            self.mean_gap = explained.carried(self.mean_gap)
 
     def loss(self) -> float:
         """tr(W^T H W) - 2 tr(W^T G) + ||gap of means||^2 of the rows that are left."""
@@ -222,40 +260,6 @@ class HeldOut:
         offset = self.output_gap - self.mean_gap[rows] @ weight
         quadratic = self.gram[np.ix_(rows, rows)] @ weight - 2.0 * self.target[rows]
         return float(np.vdot(weight, quadratic) + offset @ offset)
-
-
-class Pool:
-    """A few units of a `System`: enough of the inverse and of W W^T to remove them one by one as if all were there.
-
-    The downdates (4) of the rows P of the pool need only the blocks of P: the inverse becomes
-    Ht^-1_PP - T Ht^-1_BP and the Gram of weights (I - T E_B) W W^T (I - T E_B)^T, T = Ht^-1_PB (Ht^-1_BB)^-1.
-    """
-
-    def __init__(self, inverse_block: Array, gram: Array, unit: Indices) -> None:
-        self.inverse, self.gram, self.unit = inverse_block, gram, unit
-        self.blocks = blocks(unit)
-
-    def saliency(self, units: int) -> Array:
-        """(3) of the units of the pool, (units,)."""
-        scores = np.zeros(units)
-        for block in self.blocks:
-            at = block.positions
-            pairs = at[:, :, None], at[:, None, :]
-            scores[block.units] = traces(self.inverse[pairs], self.gram[pairs])
-        return scores
-
-    def remove(self, unit: int) -> None:
-        """Remove one unit by (4)."""
-        at = np.flatnonzero(self.unit == unit)
-        if not len(at):
-            return
-        lines = self.inverse[at]
-        step = np.linalg.solve(lines[:, at], lines).T
-        self.inverse -= step @ lines
-        self.gram -= step @ self.gram[at]
-        self.gram -= self.gram[:, at] @ step.T
-        # A one on the diagonal keeps the block of a removed unit invertible; its weights are zero.
-        self.inverse[at, at] = 1.0
 
 
 def subtract_product(matrix: Array, left: Array, right: Array) -> None:

@@ -26,8 +26,9 @@ from spa.passes.repair.rowweights import RowWeights
 from spa.passes.repair.sequential import Repair
 from spa.passes.repair.session import Session
 from spa.passes.secondorder import Consumer, greedy, remove_units, solver
+from spa.passes.secondorder.pool import Pool
 from spa.passes.secondorder.problem import NormalEquations
-from spa.passes.secondorder.system import Pool, System
+from spa.passes.secondorder.system import System
 from tests.models import build
 from tests.secondorder.made import DAMPING, asymmetric, moments_of, scratch_loss
 

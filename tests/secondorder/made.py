@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from spa.passes.secondorder import Consumer, Moments
+from spa.passes.secondorder.damping import ridge
 from spa.passes.secondorder.problem import importance, normal_equations
-from spa.passes.secondorder.solver import ridge
 from spa.passes.secondorder.system import System, by_input
 
 Array = npt.NDArray[np.float64]

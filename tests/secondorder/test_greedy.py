@@ -10,9 +10,10 @@ import pytest
 
 from spa.errors import BudgetError
 from spa.passes.secondorder import DAMPINGS, Consumer, Moments, greedy, is_held_out, refit, remove_units
+from spa.passes.secondorder.damping import default_damping
 from spa.passes.secondorder.greedy import cut, swap
 from spa.passes.secondorder.problem import importance, normal_equations, squared_error
-from spa.passes.secondorder.solver import choose_damping, default_damping
+from spa.passes.secondorder.solver import choose_damping
 from spa.passes.secondorder.system import by_input, subtract_product
 from tests.secondorder.made import (
     DAMPING,
@@ -245,6 +246,16 @@ def test_dampings_are_chosen_with_at_least_half_of_the_units(monkeypatch: pytest
     assert asked[0] == 30
     assert 20 in asked
     assert min(asked) >= 20
+
+
+@pytest.mark.parametrize(("count", "chosen"), [(9, False), (10, True)])
+def test_nobody_chooses_the_damping_of_less_than_a_quarter_of_the_rows(count: int, chosen: bool) -> None:
+    judged = few_samples(3, count=60)
+    assert default_damping(judged) not in DAMPINGS
+    some = replace(judged, unit_of_row=np.where(np.arange(40) < count, np.arange(40), -1))
+    removal = remove_units([some], units=count, remove=5)
+    assert (removal.dampings[0] in DAMPINGS) == chosen
+    assert chosen or removal.dampings[0] == default_damping(some)
 
 
 def test_held_out_curve_is_the_error_on_unseen_rows() -> None:

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 
 from spa.passes.secondorder import DAMPINGS, Consumer, Moments, problem, refit, remove_units, solver
+from spa.passes.secondorder.damping import default_damping, ridge
 from spa.passes.secondorder.problem import energy, normal_equations, shrinkage, squared_error
 from spa.passes.secondorder.solver import (
     MOST_WIDENED,
     choose_damping,
-    default_damping,
     held_out_losses,
-    ridge,
     widened,
 )
 from tests.secondorder.made import (

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 
 from spa.passes.secondorder import Consumer, remove_units
 from tests.secondorder.made import correlated, family, moments_of, systems_of
@@ -49,3 +52,28 @@ def test_held_out_losses_that_nobody_asks_for_change_nothing_else() -> None:
     assert asked.dampings == not_asked.dampings
     assert len(asked.held_out_levels) > 1
     assert not len(not_asked.held_out_levels)
+
+
+@pytest.mark.parametrize("outputs", [3, 10, 40])
+@pytest.mark.parametrize("free_bias", [True, False])
+def test_rows_without_a_unit_lose_what_units_that_may_not_go_lose(outputs: int, free_bias: bool) -> None:
+    """Of sixteen rows six may go: three units of two rows. More outputs than these, than all rows, or fewer."""
+    rng = np.random.default_rng(outputs)
+    dense = correlated(rng, 150, 16)
+    pruned = dense + 0.3 * correlated(rng, 150, 16)
+    fitted, held_out = (moments_of(pruned[part], dense[part]) for part in (slice(100), slice(100, None)))
+    unit = np.array([-1, 0, -1, -1, 1, 1, -1, 2, -1, -1, 0, -1, -1, 2, -1, -1])
+    staying = Consumer(
+        fitted, rng.standard_normal((16, outputs)), unit, held_out=held_out, free_bias=free_bias,
+        bias=rng.standard_normal(outputs),
+    )  # fmt: skip
+    held = replace(staying, unit_of_row=np.where(unit < 0, 2 + np.cumsum(unit < 0), unit))
+    explained = remove_units([staying], units=3, remove=2, damping=0.1)
+    whole = remove_units([held], units=13, remove=2, removable=np.arange(13) < 3, damping=0.1)
+    np.testing.assert_array_equal(explained.order, whole.order)
+    np.testing.assert_allclose(explained.loss, whole.loss, rtol=1e-9)
+    assert explained.final_loss == pytest.approx(whole.final_loss, rel=1e-8)
+    np.testing.assert_array_equal(explained.held_out_levels, whole.held_out_levels)
+    np.testing.assert_allclose(explained.held_out_loss, whole.held_out_loss, rtol=1e-8, atol=1e-12)
+    assert len(explained.held_out_loss) == 3
+    assert explained.held_out_loss[-1] > 0.0
