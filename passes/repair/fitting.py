@@ -13,6 +13,8 @@ from spa.passes.layers.consumers import Layer
 from spa.passes.layers.problems import Key, Statistics, joined
 from spa.passes.repair.draft import Draft
 from spa.passes.repair.network import Network
+from spa.passes.repair.packed import Packed, packed_weights
+from spa.passes.repair.regrid import regridded
 from spa.passes.repair.session import Session
 from spa.passes.secondorder import Consumer, refit, remove_units
 
@@ -97,10 +99,13 @@ def refitted(
     if not choose:
         problems = [replace(consumer, held_out=None) for consumer in problems]
     fits = [repair(consumer, np.flatnonzero(consumer.unit_of_row < 0)) for consumer in problems]
+    network = session.network
+    stored = packed_weights(network.model).get(str(layer.weight.name))
+    if isinstance(stored, Packed) and pool and session.baseline is None and not session.problem(layer).coarse:
+        fits = [regridded(fit, consumer, stored) for fit, consumer in zip(fits, problems, strict=True)]
     del problems  # each holds the dense weight
     reasons = [fit.reason for fit in fits if fit.reason]
     loss = float(np.mean([fit.loss for fit in fits]))
-    network = session.network
     matrix, bias = session.problem(layer).assembled(
         fits, network.dense_bias(layer), lambda: network.dense_matrix(layer)
     )

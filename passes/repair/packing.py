@@ -17,16 +17,13 @@ from spa.passes.layers.finding import find_layers
 from spa.passes.repair.fused import new_biases
 from spa.passes.repair.packed import Packed, packed_weights, rounded_scales
 from spa.passes.repair.quantised import Levels, Quantised
-from spa.passes.secondorder.grid import Grid, on_grid
+from spa.passes.secondorder.grid import Grid, on_grid, recovered, same
 from spa.shapes import infer_shapes
 
 Feeds = Mapping[str, np.ndarray]
 Rounded = Grid | Levels
 Kept = Sequence[np.ndarray]
 """For each axis of an opened weight (size,) which positions a plan keeps."""
-
-SAME = 1e-6
-"""Share of a weight's largest number that its values may be off by for it to count as unchanged."""
 
 MOST_ROWS = 1 << 14
 """Of what a layer reads of one batch, drawn evenly."""
@@ -59,7 +56,8 @@ def grids_of(
 ) -> dict[str, Rounded]:
     """The opened weights of a model that was cut, on their grids.
 
-    Those that only lost outputs keep their levels. The others are rounded anew, by what is read on samples.
+    Those that only lost outputs keep their levels, and those that are on a grid are left there. The others are rounded
+    anew, by what is read on samples.
 
     Args:
         known: how they are stored.
@@ -70,9 +68,13 @@ def grids_of(
     for name, parts in kept.items():
         if name not in model.graph.initializers:
             continue
-        same = _unchanged(known[name], _values(model, name), parts)
-        if same is not None:
-            grids[name] = same
+        stored, weight = known[name], _values(model, name)
+        there = _unchanged(stored, weight, parts)
+        if there is None and isinstance(stored, Packed):  # a repair rounded it, or it is whole
+            there = recovered(weight.T, stored.grid.form)
+            there = None if there is None else rounded_scales(there, stored)
+        if there is not None:
+            grids[name] = there
         else:
             changed.append(name)
     layers = _layers(model, changed)
@@ -84,8 +86,8 @@ def grids_of(
             gram = grams.get(name, [None])[0]
             grids[name] = rounded_scales(on_grid(weight.T, stored.grid.form, gram), stored)
         else:
-            there = {each: levels for each, levels in grids.items() if isinstance(levels, Levels)}
-            grids[name] = stored.rounded(weight, kept[name], layers.get(name), grams.get(name), there)
+            integers = {each: levels for each, levels in grids.items() if isinstance(levels, Levels)}
+            grids[name] = stored.rounded(weight, kept[name], layers.get(name), grams.get(name), integers)
     return grids
 
 
@@ -126,17 +128,13 @@ def _values(model: ir.Model, name: str) -> np.ndarray:
 def _unchanged(stored: Packed | Quantised, weight: np.ndarray, keep: Kept) -> Rounded | None:
     if isinstance(stored, Quantised):
         follows = stored.follows is not None
-        return None if follows else stored.unchanged(weight, keep, SAME)
+        return None if follows else stored.unchanged(weight, keep)
     rows, columns = keep
     if not rows.all():
         return None
     grid = stored.grid
     part = Grid(grid.form, grid.levels[columns], grid.scales[columns], grid.zeros[columns])
-    values = part.values().T
-    if values.shape != weight.shape:
-        return None
-    gap = np.abs(values - weight).max(initial=0)
-    return part if gap <= SAME * np.abs(values).max(initial=0) else None
+    return part if same(part.values().T, weight) else None
 
 
 def _layers(model: ir.Model, names: Iterable[str]) -> dict[str, Layer]:

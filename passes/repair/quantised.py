@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from spa.notation.operation import MICROSOFT
 from spa.passes.layers.consumers import Layer
-from spa.passes.secondorder.grid import Form, on_grid, scale_for_all, scaled
+from spa.passes.secondorder.grid import Form, on_grid, same, scale_for_all, scaled
 
 Array = npt.NDArray[np.float64]
 
@@ -158,14 +158,10 @@ class Quantised:
         """Whether the level in the middle stands for zero, everywhere."""
         return bool(np.all(self.levels.zeros + self.offset == 1 << (self.bits - 1)))
 
-    def unchanged(self, weight: Array, keep: Sequence[np.ndarray], same: float) -> Levels | None:
+    def unchanged(self, weight: Array, keep: Sequence[np.ndarray]) -> Levels | None:
         """The integers at some positions, where they still stand for the weight; None: it is another."""
         part = self.levels.part(keep)
-        values = None if part is None else part.values()
-        if part is None or values is None or values.shape != weight.shape:
-            return None
-        gap = np.abs(values - weight).max(initial=0)
-        return part if gap <= same * np.abs(values).max(initial=0) else None
+        return part if part is not None and same(part.values(), weight) else None
 
     def rounded(
         self,

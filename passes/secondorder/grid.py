@@ -27,6 +27,12 @@ DAMPING = 0.01
 CHUNK, FEW = 128, 16
 """Columns that are solved before the others hear of it (GPTQ, section 3.3); of smaller blocks, several together."""
 
+WHOLE = 0.01
+"""By which a number on a grid may be off from a whole number of steps: the type that it is stored in rounds it."""
+
+SAME = 1e-6
+"""Share of a weight's largest number that its values may be off by for it to count as unchanged."""
+
 SHRINKING = tuple(np.linspace(1.0, 0.7, 13))
 """Shares of a block's range that are tried as its range: clipping what is rare makes the levels finer."""
 
@@ -98,6 +104,47 @@ def on_grid(weight: Array, form: Form, gram: Array | None = None, fixed: Fixed |
         return plain
     solved = _solved(weight, form, gram, fixed)
     return min((solved, plain), key=lambda grid: lost(weight, grid, gram))
+
+
+def same(values: Array, weight: Array) -> bool:
+    """Whether a weight is what a grid holds."""
+    if values.shape != weight.shape:
+        return False
+    return bool(np.abs(values - weight).max(initial=0) <= SAME * np.abs(values).max(initial=0))
+
+
+def recovered(weight: Array, form: Form) -> Grid | None:
+    """The grid that a weight (outputs, width) is on already; None: it is on none of the form."""
+    width = weight.shape[1]
+    blocks = [_recovered(weight[:, at : at + form.block], form) for at in _starts(width, form)]
+    there = [block for block in blocks if block is not None]
+    if len(there) < len(blocks):
+        return None
+    levels, scales, zeros = ([block[at] for block in there] for at in range(3))
+    return Grid(form, np.hstack(levels).astype(_dtype(form)), np.stack(scales, axis=1), np.stack(zeros, axis=1))
+
+
+def _recovered(block: Array, form: Form) -> tuple[Array, Array, Array] | None:
+    """Levels (outputs, width), scales and zero points (outputs,) of a block; None: some output is on no grid."""
+    largest = np.abs(block).max(axis=1)
+    levels, scales = np.zeros(block.shape), np.ones(len(block))
+    zeros, left = np.full(len(block), float(form.middle)), largest > 0
+    levels[~left] = form.middle
+    for steps in range(1, form.top - form.low + 1):
+        if not left.any():
+            break
+        scale = np.where(left, largest / steps, 1.0)
+        whole = np.round(block / scale[:, None])
+        near = left & (np.abs(block / scale[:, None] - whole).max(axis=1) <= WHOLE)
+        for sign in (1.0, -1.0) if form.symmetric else (1.0,):
+            low, high = (sign * whole).min(axis=1), (sign * whole).max(axis=1)
+            zero = np.full(len(block), float(form.middle)) if form.symmetric else form.low - np.minimum(low, 0.0)
+            fits = near & (low + zero >= form.low) & (high + zero <= form.top)
+            fitted = np.sum(block * whole, axis=1) / np.maximum(np.sum(whole**2, axis=1), 1.0)
+            levels[fits] = (sign * whole + zero[:, None])[fits]
+            scales[fits], zeros[fits] = sign * fitted[fits], zero[fits]
+            near, left = near & ~fits, left & ~fits
+    return None if left.any() else (levels, scales, zeros)
 
 
 def lost(weight: Array, grid: Grid, gram: Array) -> float:
