@@ -26,7 +26,7 @@ BEGIN, END = BYTES, BYTES + 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """The sizes of a toy decoder."""
+    """The sizes of a toy decoder; `vocabulary` holds the bytes, two tokens of its own, and what nobody writes."""
 
     layers: int = 2
     width: int = 64
@@ -35,11 +35,7 @@ class Sizes:
     head_size: int = 16
     ffn: int = 128
     length: int = 128
-
-    @property
-    def vocabulary(self) -> int:
-        """Bytes, and two tokens of its own."""
-        return BYTES + 2
+    vocabulary: int = BYTES + 2
 
 
 class _Graph:

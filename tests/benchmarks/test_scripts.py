@@ -13,7 +13,8 @@ import pytest
 from tests.benchmarks.zoo import SHARED
 
 HERE = Path(__file__).parent
-SCRIPTS = sorted(path.name for path in HERE.glob("[!t]*.py") if '__name__ == "__main__"' in path.read_text())
+PATHS = (path for path in HERE.glob("*.py") if not path.name.startswith("test_"))
+SCRIPTS = sorted(path.name for path in PATHS if '__name__ == "__main__"' in path.read_text())
 GRAPH = "jax_raw_einsum.jax2onnx_static_op18.onnx"
 
 # script -> arguments of its smallest case, which writes into {folder}; what it needs: folders of shared, and modules;

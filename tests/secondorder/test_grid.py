@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spa.passes.secondorder.grid import Form, lost, on_grid
+from spa.passes.secondorder.grid import Form, lost, on_grid, recovered
 
 FORMS = [Form(bits, block, symmetric) for bits in (4, 8) for block in (16, 32) for symmetric in (True, False)]
 
@@ -44,3 +44,22 @@ def test_rows_that_say_nothing_and_weights_that_are_zero() -> None:
     np.testing.assert_array_equal(
         on_grid(weight, form, np.zeros((50, 50))).levels.shape, on_grid(weight, form).levels.shape
     )
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("bits", "symmetric"), [(2, True), (4, True), (4, False), (8, True), (8, False)])
+def test_a_weight_on_a_grid_is_recognised(bits: int, symmetric: bool, dtype: type) -> None:
+    """Also with a row of zeros, of one sign, and a last block of a few numbers."""
+    rng = np.random.default_rng(bits)
+    weight = rng.standard_normal((9, 37))
+    weight[3], weight[4] = 0.0, np.abs(weight[4])
+    form = Form(bits, 16, symmetric=symmetric)
+    values = on_grid(weight, form).values().astype(dtype).astype(np.float64)
+    grid = recovered(values, form)
+    assert grid is not None
+    assert grid.levels.max() < 2**bits
+    assert grid.zeros.min() >= 0
+    np.testing.assert_allclose(grid.values(), values, rtol=0, atol=1e-6 * np.abs(values).max())
+    values[5, 20] += 0.3 * grid.scales[5, 1]
+    assert recovered(values, form) is None
+    assert recovered(weight, form) is None
