@@ -25,22 +25,30 @@ def ratios_of(text: str) -> tuple[float, ...]:
     """
     expected = "expected LOW:HIGH, LOW:HIGH:STEP or a list, such as 0.1:0.7 or 10%,30%,50%"
     try:
-        if ":" not in text:
-            return tuple(share(part) for part in text.split(","))
-        low, high, *more = (share(part) for part in text.split(":"))
-    except (UsageError, ValueError):
+        separator = ":" if ":" in text else ","
+        shares = [share(part) for part in text.split(separator)]
+    except UsageError:
         raise UsageError(f"{text!r}: {expected}") from None
+    if separator == ",":
+        _check_percent(text, shares, separator)
+        return tuple(shares)
+    low, high, *more = shares
     step = more[0] if more else STEP
     if len(more) > 1 or not 0 < step < 1 or not low < high:
         raise UsageError(f"{text!r}: {expected}")
-    if high > 1:
-        meant = f"{low:g}%:{high:g}%" if high <= 100 else "shares below 1"
-        raise UsageError(f"{text!r}: expected shares between 0 and 1; did you mean {meant}?")
+    _check_percent(text, [low, high], separator)
     count = int((high - low) / step + 1e-9)
     if count >= MOST_RATIOS:
         raise UsageError(f"{text!r}: these are {count + 1} ratios, more than {MOST_RATIOS}: take larger steps")
     ratios = [round(low + step * number, 9) for number in range(count + 1)]
     return tuple(ratios if high - ratios[-1] < 1e-6 else [*ratios, high])
+
+
+def _check_percent(text: str, shares: Sequence[float], separator: str) -> None:
+    """UsageError where shares look like percent without a sign."""
+    if max(shares) > 1:
+        meant = separator.join(f"{share:g}%" for share in shares) if max(shares) <= 100 else "shares below 1"
+        raise UsageError(f"{text!r}: expected shares between 0 and 1; did you mean {meant}?")
 
 
 def _are_ratios(value: Any) -> str | None:

@@ -42,6 +42,7 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
     ),
     "no ratios": ("sweep model.onnx", 2, "Missing option '--ratios'"),
     "ratios the wrong way round": ("sweep model.onnx --ratios 0.7:0.1", 2, "--ratios '0.7:0.1': expected LOW:HIGH"),
+    "a list in percent without a sign": ("sweep model.onnx --ratios 10,30 --weights", 2, "did you mean 10%,30%?"),
     "a range in percent without a sign": ("sweep model.onnx --ratios 10:70 --weights", 2, "did you mean 10%:70%?"),
     "a file without an ending": (f"{PRUNE} -o there/", 2, "expected a name that ends in .onnx, such as there.onnx"),
     "ratios in percent without a sign": ("sweep model.onnx --ratios 10,30", 2, "expected shares between 0 and 1"),
