@@ -36,7 +36,7 @@ import spa  # noqa: E402
 from spa import gradients, pipeline  # noqa: E402
 from tests.benchmarks.recovery import TASK, training  # noqa: E402
 from tests.benchmarks.rows import Rows, commit  # noqa: E402
-from tests.benchmarks.zoo import SHARED  # noqa: E402
+from tests.benchmarks.zoo import SHARED, find_tasks  # noqa: E402
 
 CONTROLS = {"uniform": "l2", "random": "l2", "shuffled": "snip"}
 """And the criterion whose choice each is held against."""
@@ -70,7 +70,7 @@ def main() -> None:
 
 def measured(cell: dict[str, Any]) -> dict[str, Any]:
     """A row: test accuracy, what went, and what it took."""
-    sys.path.append(str(SHARED / "eval"))
+    find_tasks()
     import harness
     import tasks
     import torch

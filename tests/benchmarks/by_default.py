@@ -34,8 +34,9 @@ from onnx import helper, numpy_helper
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.benchmarks.repair import CUTS, LAYERS_ONLY, SHARED, distance, share_of_layers
+from tests.benchmarks.repair import CUTS, LAYERS_ONLY, distance, share_of_layers
 from tests.benchmarks.rows import Rows, answer, commit
+from tests.benchmarks.zoo import SHARED, find_tasks
 
 METHODS = ("default", "data", "weights")
 TIMEOUT = 1500
@@ -64,9 +65,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no row after so many")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if not (SHARED / "eval" / "tasks.py").exists():
-        sys.exit(f"no tasks at {SHARED.name}/eval: set SPA_SHARED to the folder that holds eval/")
-    sys.path.insert(0, str(SHARED / "eval"))
+    find_tasks()
     if arguments.one:
         print(json.dumps(one(*json.loads(arguments.one))))
         return

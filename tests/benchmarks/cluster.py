@@ -37,7 +37,7 @@ import numpy as np  # noqa: E402
 
 from tests.benchmarks.rows import ROOT, Row, Rows, answer, commit  # noqa: E402
 from tests.benchmarks.starting import worktree  # noqa: E402
-from tests.benchmarks.zoo import SHARED  # noqa: E402
+from tests.benchmarks.zoo import SHARED, find_tasks  # noqa: E402
 
 TASKS = ("fmnist_resnet", "lite0", "minilm_sim")
 SMALL = "fashion"
@@ -97,7 +97,7 @@ def model_of(task: str) -> Path:
     """The file of a task's network."""
     if task == SMALL:
         return ROOT / "models" / "fashion_resnet.onnx"
-    sys.path.insert(0, str(SHARED / "eval"))
+    find_tasks()
     import harness
     import tasks
 
@@ -108,7 +108,7 @@ def samples_of(task: str, count: int) -> dict[str, np.ndarray]:
     """So many calibration samples."""
     if task == SMALL:
         return {"image": np.random.default_rng(0).standard_normal((count, 1, 28, 28)).astype(np.float32)}
-    sys.path.insert(0, str(SHARED / "eval"))
+    find_tasks()
     import tasks
 
     return {name: array[:count] for name, array in tasks.calibration(task).items()}

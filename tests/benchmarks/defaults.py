@@ -17,7 +17,6 @@ import argparse
 import hashlib
 import itertools
 import json
-import os
 import sys
 from collections.abc import Iterable
 from functools import lru_cache
@@ -28,14 +27,16 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
-import spa
-from spa import pipeline
-from spa.errors import BudgetError
-from spa.passes.choose.budget import SCOPES
-from spa.passes.choose.importance import CRITERIA, GATHERS, NORMALISATIONS, ROLES, Scoring, score_groups
-from spa.passes.choose.selection import select
+sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
-SHARED = Path(os.environ.get("SPA_SHARED", Path(__file__).parents[3] / "shared"))
+import spa  # noqa: E402
+from spa import pipeline  # noqa: E402
+from spa.errors import BudgetError  # noqa: E402
+from spa.passes.choose.budget import SCOPES  # noqa: E402
+from spa.passes.choose.importance import CRITERIA, GATHERS, NORMALISATIONS, ROLES, Scoring, score_groups  # noqa: E402
+from spa.passes.choose.selection import select  # noqa: E402
+from tests.benchmarks.zoo import SHARED, find_tasks  # noqa: E402
+
 SAMPLES = {"fmnist_resnet": 128, "fmnist_vit": 128, "lite0": 12, "ocr_rec": 8, "crepe_tiny": 128, "nsnet2": 8}
 """Calibration samples of each task, evenly spaced."""
 BRITTLE = {"lite0": 0.2, "ocr_rec": 0.2}
@@ -80,8 +81,7 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, help="keep each measurement here, and use those that are there")
     parser.add_argument("--table", type=Path)
     arguments = parser.parse_args()
-    if not (SHARED / "eval" / "tasks.py").exists():
-        sys.exit(f"no tasks at {SHARED.name}/eval: set SPA_SHARED to the folder that holds eval/")
+    find_tasks()
     bench = Bench(arguments.rows)
     first = Setting()
     text = ""
@@ -119,7 +119,7 @@ class Bench:
     """Measures settings, each once."""
 
     def __init__(self, rows: Path | None) -> None:
-        sys.path.insert(0, str(SHARED / "eval"))
+        find_tasks()
         self.rows = rows
         self.known: Losses = {}
         self.of_plan: dict[tuple[str, str], float] = {}

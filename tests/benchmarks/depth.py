@@ -29,7 +29,7 @@ from tests.benchmarks.equal_time import profile_of  # noqa: E402
 from tests.benchmarks.latency import measured  # noqa: E402
 from tests.benchmarks.repair import share_of_layers  # noqa: E402
 from tests.benchmarks.rows import Rows, commit  # noqa: E402
-from tests.benchmarks.zoo import SHARED  # noqa: E402
+from tests.benchmarks.zoo import SHARED, find_tasks  # noqa: E402
 
 WAYS: dict[str, dict[str, Any]] = {
     "widths": {},
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, help="keep each row here, and do not measure what is there")
     parser.add_argument("--table", type=Path)
     arguments = parser.parse_args()
-    sys.path.append(str(SHARED / "eval"))
+    find_tasks()
     rows = Rows(arguments.rows, "task", "cut", "way", "of")
     for task in arguments.tasks:
         for cut in arguments.cuts:

@@ -24,7 +24,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 import spa  # noqa: E402
 from tests.benchmarks.repair import share_of_layers  # noqa: E402
 from tests.benchmarks.rows import Rows, commit  # noqa: E402
-from tests.benchmarks.zoo import SHARED  # noqa: E402
+from tests.benchmarks.zoo import SHARED, find_tasks  # noqa: E402
 
 HEAD = (
     "task", "cut", "align", "minutes", "trained", "epochs", "fidelity", "repaired", "distilled", "metric", "dense",
@@ -60,7 +60,7 @@ def measured(
     task: str, cut: float, minutes: float, align: int | None, train: list[str], of: str, threads: int
 ) -> dict[str, Any]:
     """Of one network."""
-    sys.path.append(str(SHARED / "eval"))
+    find_tasks()
     import harness
     import tasks
     import torch

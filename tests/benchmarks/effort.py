@@ -18,8 +18,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.benchmarks.repair import SHARED
 from tests.benchmarks.rows import commit
+from tests.benchmarks.zoo import SHARED, find_tasks
 
 
 def main() -> None:
@@ -51,7 +51,7 @@ def path_of(name: str) -> Path:
     """The file of a model."""
     if Path(name).exists():
         return Path(name)
-    sys.path.insert(0, str(SHARED / "eval"))
+    find_tasks()
     import harness
     import tasks
 
@@ -60,7 +60,7 @@ def path_of(name: str) -> Path:
 
 def tasks_at_hand() -> list[str]:
     """Tasks of ../shared/eval whose models are there, each model once."""
-    sys.path.insert(0, str(SHARED / "eval"))
+    find_tasks()
     import harness
     import tasks
 

@@ -27,7 +27,7 @@ from spa import pipeline, profiling  # noqa: E402
 from spa.record import Profile  # noqa: E402
 from tests.benchmarks.latency import measured  # noqa: E402
 from tests.benchmarks.rows import Row, Rows, answer, commit  # noqa: E402
-from tests.benchmarks.zoo import SHARED  # noqa: E402
+from tests.benchmarks.zoo import SHARED, find_tasks  # noqa: E402
 
 TASKS = ("lite0", "fmnist_resnet", "fmnist_vit", "crepe_tiny", "nsnet2", "ocr_rec")
 FIRST = {16: 0.03, 1: 0.2}
@@ -50,7 +50,7 @@ def main() -> None:
         print(json.dumps(one(*json.loads(arguments.one))))
         return
     rows = Rows(arguments.rows, "task", "plan")
-    sys.path.insert(0, str(SHARED / "eval"))
+    find_tasks()
     for task in arguments.tasks:
         fast = answered(rows, task, {"of": "latency", "ratio": round(1 - arguments.share, 3)})
         if fast is None:
@@ -98,7 +98,7 @@ def next_ratio(rows: list[Row], when: float, align: int) -> float | None:
 
 def one(task: str, plan: Row) -> Row:
     """The time and the loss of one plan."""
-    sys.path.insert(0, str(SHARED / "eval"))
+    find_tasks()
     import harness
     import tasks
 

@@ -35,7 +35,7 @@ from models import folder as toy  # noqa: E402
 from tests.benchmarks.bounded import watched  # noqa: E402
 from tests.benchmarks.repair import share_of_layers  # noqa: E402
 from tests.benchmarks.rows import Rows, commit  # noqa: E402
-from tests.benchmarks.zoo import SHARED  # noqa: E402
+from tests.benchmarks.zoo import SHARED, find_tasks  # noqa: E402
 from tests.decoding import Decoder  # noqa: E402
 from tests.repair.test_packed import SIZES, quantised, samples, texts  # noqa: E402
 
@@ -99,7 +99,10 @@ def of_decoder(_: str, form: str, ratio: float) -> list[str]:
 # ------------------------------------------------------------------------------------------------------ integers
 def of_images(network: str, form: str, ratio: float) -> list[str]:
     """The divergence and the accuracy of each model, in the order of the columns."""
-    harness, tasks = of_shared()
+    find_tasks()
+    import harness
+    import tasks
+
     task = tasks.TASKS[network]
     images = tasks.calibration(network)
     data, ranges = ({name: array[:count] for name, array in images.items()} for count in (SAMPLES, RANGES))
@@ -120,17 +123,6 @@ def of_images(network: str, form: str, ratio: float) -> list[str]:
             scores = harness.evaluate(task, path, reference=dense)
             cells.append(f"{scores['fidelity']['kl']:.4f} ({scores['metrics']['top1']:.4f})")
     return cells
-
-
-def of_shared() -> tuple[Any, Any]:
-    """The modules of ../shared/eval: harness and tasks."""
-    if not (SHARED / "eval" / "tasks.py").exists():
-        sys.exit(f"no tasks at {SHARED.name}/eval: set SPA_SHARED to the folder that holds eval/")
-    sys.path.insert(0, str(SHARED / "eval"))
-    import harness
-    import tasks
-
-    return harness, tasks
 
 
 def prepared(source: Path, target: Path) -> None:
@@ -162,7 +154,10 @@ def static(source: Path, target: Path, form: str, ranges: dict[str, np.ndarray])
 # --------------------------------------------------------------------------------------------------------- texts
 def of_texts(network: str, form: str, ratio: float) -> list[str]:
     """The perplexity of each model, in the order of the columns; seconds and memory of both prunes."""
-    harness, tasks = of_shared()
+    find_tasks()
+    import harness
+    import tasks
+
     bits, symmetric = FORMS[form]
     task = tasks.TASKS[network]
     dense = harness.dense_model(task, SHARED / "eval")

@@ -35,7 +35,7 @@ from onnx import numpy_helper  # noqa: E402
 
 from spa.gradients.samples import EVERY  # noqa: E402
 from tests.benchmarks.recovery import CUTS, SCORED, TASK, removed, training  # noqa: E402
-from tests.benchmarks.zoo import SHARED  # noqa: E402
+from tests.benchmarks.zoo import SHARED, find_tasks  # noqa: E402
 
 WAYS = ("tp-norm", "tp-taylor", "fastnas", "hesso")
 STEPS = 400
@@ -83,7 +83,7 @@ def pruned(way: str, cut: float, path: Path) -> float:
     """Prune and export; the share of the FLOPs that is gone. Where `cut` is not reached, no file is written."""
     import torch
 
-    sys.path.append(str(SHARED / "eval"))
+    find_tasks()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     torch.manual_seed(0)

@@ -26,7 +26,7 @@ import spa  # noqa: E402
 from tests.benchmarks.distil import scored  # noqa: E402
 from tests.benchmarks.recovery import TASK, training  # noqa: E402
 from tests.benchmarks.rows import Rows, answer, commit  # noqa: E402
-from tests.benchmarks.zoo import SHARED  # noqa: E402
+from tests.benchmarks.zoo import SHARED, find_tasks  # noqa: E402
 
 TASKS = (TASK, "fmnist_vit", "lite0", "ocr_rec", "crepe_tiny")
 WAYS = ("ours", "l2")
@@ -66,7 +66,7 @@ def main() -> None:
 
 def measured(task: str, cut: float, way: str, epochs: int, train: list[str]) -> dict[str, Any]:
     """A row: fidelity and metric before and after, and what the learning took."""
-    sys.path.append(str(SHARED / "eval"))
+    find_tasks()
     import harness
     import tasks
 
@@ -85,7 +85,7 @@ def measured(task: str, cut: float, way: str, epochs: int, train: list[str]) -> 
 
 def learned(task: str, before: str, after: str, epochs: int, train: list[str]) -> dict[str, Any]:
     """Train a file in this process: seconds, MB at the most beyond what it held, and what was trained."""
-    sys.path.append(str(SHARED / "eval"))
+    find_tasks()
     import harness
     import tasks
     import torch

@@ -41,7 +41,7 @@ import spa  # noqa: E402
 from spa import pipeline  # noqa: E402
 from spa.analysis.plan import Plan  # noqa: E402
 from tests.benchmarks.rows import Rows, commit  # noqa: E402
-from tests.benchmarks.zoo import SHARED  # noqa: E402
+from tests.benchmarks.zoo import SHARED, find_tasks  # noqa: E402
 
 TASK = "fmnist_resnet"
 WAYS = ("ours", "distilled", "both", "l2", "taylor", "random", "uniform")
@@ -94,7 +94,7 @@ def measured(cell: dict[str, Any], work: Path, files: dict[str, str], *, tune: b
         files: by the way's name, what other tools left of the network.
         tune: whether the epochs are still to be trained.
     """
-    sys.path.append(str(SHARED / "eval"))
+    find_tasks()
     import harness
     import tasks
 

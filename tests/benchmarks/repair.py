@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
@@ -30,8 +29,8 @@ import numpy as np
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
 from tests.benchmarks.rows import Rows, answer, commit  # noqa: E402
+from tests.benchmarks.zoo import SHARED, find_tasks  # noqa: E402
 
-SHARED = Path(os.environ.get("SPA_SHARED", Path(__file__).parents[3] / "shared"))
 METHODS = ("l2", "l2+refit", "flap", "obspa", "spa", "spa, data-free")
 DEFAULT = "spa, default"
 """Measured where it is asked for."""
@@ -57,9 +56,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="cells that run at the same time")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if not (SHARED / "eval" / "tasks.py").exists():
-        sys.exit(f"no tasks at {SHARED.name}/eval: set SPA_SHARED to the folder that holds eval/")
-    sys.path.insert(0, str(SHARED / "eval"))
+    find_tasks()
     if arguments.one:
         print(json.dumps(one(*json.loads(arguments.one))))
         return

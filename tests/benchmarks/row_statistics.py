@@ -19,7 +19,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.benchmarks.repair import SHARED, TWINS
+from tests.benchmarks.repair import TWINS
+from tests.benchmarks.zoo import SHARED, find_tasks
 
 HEADER = "| task | samples | plain, s | with statistics, s | times plain |"
 
@@ -29,9 +30,7 @@ def main() -> None:
     parser.add_argument("tasks", nargs="*")
     parser.add_argument("--table", type=Path)
     arguments = parser.parse_args()
-    if not (SHARED / "eval" / "tasks.py").exists():
-        sys.exit(f"no tasks at {SHARED.name}/eval: set SPA_SHARED to the folder that holds eval/")
-    sys.path.insert(0, str(SHARED / "eval"))
+    find_tasks()
     import tasks
 
     lines = [f"`python tests/benchmarks/row_statistics.py {' '.join(arguments.tasks)}`".replace(" `", "`"), "", HEADER]

@@ -19,7 +19,7 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
 from tests.benchmarks.rows import Row, Rows, answer, commit  # noqa: E402
-from tests.benchmarks.zoo import SHARED  # noqa: E402
+from tests.benchmarks.zoo import SHARED, find_tasks  # noqa: E402
 
 TASKS = ("fmnist_resnet", "fmnist_vit", "crepe_tiny", "nsnet2", "lite0", "ocr_rec")
 CELL = ("task", "cut", "search", "align")
@@ -58,7 +58,7 @@ def main() -> None:
 
 def one(cell: Row) -> Row:
     """The loss of one prune."""
-    sys.path.insert(0, str(SHARED / "eval"))
+    find_tasks()
     import harness
     import tasks
 

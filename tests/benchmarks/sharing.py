@@ -25,7 +25,7 @@ import numpy as np  # noqa: E402
 import spa  # noqa: E402
 from spa.ratios import ratios_of  # noqa: E402
 from tests.benchmarks.rows import commit  # noqa: E402
-from tests.benchmarks.zoo import SHARED  # noqa: E402
+from tests.benchmarks.zoo import SHARED, find_tasks  # noqa: E402
 
 TASKS = ("fmnist_resnet", "fmnist_vit", "lite0")
 MODELS = SHARED / "eval" / "models"
@@ -74,7 +74,7 @@ def row(task: str, ratios: tuple[float, ...], preset: str) -> list[str]:
 
 def calibration(task: str) -> dict[str, np.ndarray]:
     """The task's samples, which no metric is measured on."""
-    sys.path.append(str(SHARED / "eval"))
+    find_tasks()
     import tasks  # beside the project
 
     return dict(tasks.TASKS[task].calibration())

@@ -25,7 +25,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 import spa  # noqa: E402
 from spa import runtime  # noqa: E402
 from tests.benchmarks.rows import Rows, commit  # noqa: E402
-from tests.benchmarks.zoo import SHARED  # noqa: E402
+from tests.benchmarks.zoo import find_tasks  # noqa: E402
 
 WAYS: dict[str, dict[str, Any]] = {"default": {}, "weights": {"weights": True}}
 COLUMNS = ("model", "cut", "way", "relative_l2", "said", "seconds", "repair", "commit")
@@ -72,7 +72,7 @@ def measured(detector: Path, cut: float, way: str) -> dict[str, Any]:
 
 def pages() -> list[np.ndarray]:
     """The task's pages, (1, 3, height, width)."""
-    sys.path.insert(0, str(SHARED / "eval"))
+    find_tasks()
     import tasks
 
     whole = [next(iter(feed.values())) for feed, _ in tasks.TASKS["craft"].batches()]

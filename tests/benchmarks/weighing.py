@@ -33,6 +33,7 @@ from spa.passes.latency.goal import BoundGoal, Goal  # noqa: E402
 from spa.steps import Analysis  # noqa: E402
 from tests.benchmarks import defaults  # noqa: E402
 from tests.benchmarks.rows import Row, Rows, commit  # noqa: E402
+from tests.benchmarks.zoo import find_tasks  # noqa: E402
 from tests.latency import devices  # noqa: E402
 
 TASKS = ("fmnist_resnet", "fmnist_vit", "crepe_tiny", "nsnet2", "lite0")
@@ -67,9 +68,7 @@ def main() -> None:
     parser.add_argument("--rows", type=Path)
     parser.add_argument("--table", type=Path)
     arguments = parser.parse_args()
-    if not (defaults.SHARED / "eval" / "tasks.py").exists():
-        sys.exit(f"no tasks at {defaults.SHARED.name}/eval: set SPA_SHARED to the folder that holds eval/")
-    sys.path.insert(0, str(defaults.SHARED / "eval"))
+    find_tasks()
     rows = Rows(arguments.rows, "task", "of", "ratio")
     questions = [
         {"task": task, "of": of, "ratio": ratio}

@@ -43,6 +43,15 @@ HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 Row = dict[str, Any]
 
 
+def find_tasks() -> None:
+    """Let `import tasks` and `import harness` find those of ../shared/eval, or end and say what is missing."""
+    folder = SHARED / "eval"
+    if not (folder / "tasks.py").exists():
+        sys.exit(f"no tasks at {SHARED.name}/eval: set SPA_SHARED to the folder that holds eval/")
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("patterns", nargs="*", default=["*"])
