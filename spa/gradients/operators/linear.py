@@ -73,7 +73,26 @@ def convolution(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None = Non
         padding = before
     else:
         x, padding = padded(x, before, behind), [0] * rank
-    return CONVOLUTIONS[rank - 1](x, weight, bias, strides, padding, dilations, call.integer("group", 1))
+    flat = flat_axes(x.shape[2:], weight.shape[2:], padding)
+    if flat:
+        axes = [2 + axis for axis in flat]
+        strides, padding, dilations = (
+            [each for axis, each in enumerate(numbers) if axis not in flat] for numbers in (strides, padding, dilations)
+        )
+        x, weight = x.squeeze(axes), weight.squeeze(axes)
+    made = CONVOLUTIONS[rank - len(flat) - 1](x, weight, bias, strides, padding, dilations, call.integer("group", 1))
+    for axis in flat:
+        made = made.unsqueeze(2 + axis)
+    return made
+
+
+def flat_axes(sizes: Sequence[int], kernel: Sequence[int], padding: Sequence[int]) -> list[int]:
+    """Axes of a window that have one position and one tap, of which one is left if they all do.
+
+    Without them, torch takes a fortieth of the time for the gradient of a strided window along the other axis.
+    """
+    flat = [at for at, place in enumerate(zip(sizes, kernel, padding, strict=True)) if place == (1, 1, 0)]
+    return flat[1:] if len(flat) == len(kernel) else flat
 
 
 @implements("ConvTranspose")
