@@ -82,8 +82,12 @@ def find_attentions(coupling: Coupling) -> list[Attention]:
             attentions.append(
                 Attention(node, node.outputs[0], _heads(coupling, node.outputs[0], stored), values=values)
             )
-        elif (axis := _softmax_axis(application)) is not None and _weighs(application, axis, coupling, by_node):
-            attentions.append(Attention(node, node.outputs[0], _heads(coupling, node.outputs[0], stored), axis))
+        elif (axis := _softmax_axis(application)) is not None:
+            weighed = _weighed(application, axis, coupling, by_node)
+            if weighed:
+                positions = set(leaves(coupling.axes[node.outputs[0]][axis]))  # of which some are stored, too
+                heads = _heads(coupling, node.outputs[0], stored & weighed - positions)
+                attentions.append(Attention(node, node.outputs[0], heads, axis))
     return attentions
 
 
@@ -104,12 +108,14 @@ def _softmax_axis(application: Application) -> int | None:
     return axes[0] - len(operand) if len(axes) == 1 else None
 
 
-def _weighs(application: Application, axis: int, coupling: Coupling, by_node: dict[ir.Node, Application]) -> bool:
-    """Whether what a softmax gives is multiplied with computed values and summed over the axis that it runs along."""
+def _weighed(
+    application: Application, axis: int, coupling: Coupling, by_node: dict[ir.Node, Application]
+) -> set[Factor]:
+    """The leaves of computed values that what a softmax gives weighs: multiplied, and summed along its own axis."""
     start = application.node.outputs[0]
     dims = coupling.axes.get(start, ())
     if not dims:
-        return False
+        return set()
     wanted = set(leaves(dims[axis]))
     for value in _onward(start):
         for use in value.uses():
@@ -124,8 +130,9 @@ def _weighs(application: Application, axis: int, coupling: Coupling, by_node: di
                 for leaf in leaves(reader.factors[name])
             }
             if wanted & summed:
-                return True
-    return False
+                others = [each for at, each in enumerate(use.node.inputs) if at != use.idx and each is not None]
+                return {leaf for each in others for dim in coupling.axes.get(each, ()) for leaf in leaves(dim)}
+    return set()
 
 
 def _onward(value: ir.Value) -> Iterator[ir.Value]:

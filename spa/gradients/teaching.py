@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from spa import runtime
-from spa.analysis.caches import caches_behind
+from spa.analysis.caches import caches_behind, continued
 from spa.errors import DataError, TeacherError
 from spa.feeds import as_declared
 from spa.frontends.files import onnx_file
@@ -87,7 +87,11 @@ class Teacher:
         Raises:
             DataError: it takes an input that the samples have not.
         """
-        names = [str(value.name) for value in self.model.graph.inputs if not value.is_initializer()]
+        inputs = [value for value in self.model.graph.inputs if not value.is_initializer()]
+        names = [str(value.name) for value in inputs]
+        empty = next((array for array in batch.values() if isinstance(array, np.ndarray) and not array.size), None)
+        if empty is not None:  # a cache of a layer that the pruned network has lost
+            batch = {str(value.name): empty for value in inputs if any(continued(value))} | dict(batch)
         if lacking := [name for name in names if name not in batch]:
             raise DataError(
                 f"the teacher takes an input {lacking[0]!r}, which the samples have not; they have "

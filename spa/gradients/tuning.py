@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from spa import runtime
+from spa.analysis.caches import continued
 from spa.analysis.group import Group
 from spa.errors import DataError, UsageError, VerificationError
 from spa.fields import takes_options
@@ -133,7 +134,7 @@ def _loss(asked: FinetuneOptions, model: ir.Model, dense: ir.Model | None, sampl
     """What is made small, and the samples with what it takes beside them."""
     parts: list[Loss] = []
     if dense is not None:
-        names, own_names = ([str(value.name) for value in each.graph.outputs] for each in (dense, model))
+        names, own_names = (_answers(each.graph) for each in (dense, model))
         if names != own_names:
             raise DataError(f"the teacher gives {', '.join(names)}, the pruned model {', '.join(own_names)}")
         taught, samples = distillation(dense, samples, sized=asked.batch_size is not None)
@@ -145,6 +146,12 @@ def _loss(asked: FinetuneOptions, model: ir.Model, dense: ir.Model | None, sampl
     if not parts:
         raise UsageError("nothing to learn from: give the dense model as teacher, labels, or a loss of your own")
     return parts[0] if len(parts) == 1 else Together(parts), samples
+
+
+def _answers(graph: ir.Graph) -> list[str]:
+    """The outputs but for caches, of which a cut may take those of a layer."""
+    caches = {end for value in graph.inputs if not value.is_initializer() for end in continued(value)}
+    return [str(value.name) for value in graph.outputs if value not in caches]
 
 
 def _verify(model: ir.Model, student: GraphModule, samples: Split) -> None:

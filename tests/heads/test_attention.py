@@ -160,3 +160,25 @@ def test_sequences_say_everything_twice() -> None:
     assert ids.max() < 50
     assert np.array_equal(ids[:, :16], ids[:, 16:])
     assert len(np.unique(ids[:, :16])) > 16
+
+
+def test_stored_positions_are_no_heads() -> None:
+    """A mask is stored, and tokens of a mixture lie where heads do: along the first axes of products."""
+    model = plain()
+    graph = model.graph
+    graph.initializer.extend(
+        onnx.numpy_helper.from_array(array, name)
+        for name, array in {"bar": filled("bar", [TOKENS, TOKENS]), "two": integers(2), "three": integers(3)}.items()
+    )
+    at = next(at for at, each in enumerate(graph.node) if each.op_type == "Softmax")
+    graph.node[at].input[0] = "barred"
+    graph.node.insert(at, node("Add", ["t", "bar"], ["barred"]))
+    graph.node.extend(
+        [
+            node("Unsqueeze", ["x", "two"], ["left"]), node("Unsqueeze", ["x", "three"], ["right"]),
+            node("MatMul", ["left", "right"], ["z"]),
+        ]
+    )  # fmt: skip
+    graph.output.append(value("z", onnx.TensorProto.FLOAT, ["b", TOKENS, 1, 1]))
+    (attention,) = find_attentions(analyse(load_normal(model)).coupling)
+    assert [leaf.size for leaf in attention.heads] == [HEADS]
