@@ -54,7 +54,7 @@ def verify_files(
     _number_as_before(after, depth_of(analysis, plan))
     report = report_on(analysis, plan)
     check_structure(before, after, boundary_of(analysis, plan))
-    known = not plan.repair or bool(plan.refitted)
+    known = not plan.repair or plan.refitted is not None
     if known:
         report.notes.append(_same_as_planned(before, after, plan, inputs))
     if not plan.repair:
@@ -84,7 +84,7 @@ def _same_as_planned(dense: ir.Model, pruned: ir.Model, plan: Plan, inputs: Inpu
         VerificationError: names what differs.
     """
     try:
-        alike = check_same(_planned(dense, plan, inputs), pruned, plan.refitted)
+        alike = check_same(_planned(dense, plan, inputs), pruned, plan.refitted or {})
     except VerificationError as error:
         raise VerificationError(f"{error}; the pruned model is another one, or was changed since") from error
     release(dense)
@@ -98,7 +98,7 @@ def _planned(dense: ir.Model, plan: Plan, inputs: InputShapes | None) -> ir.Mode
     if plan.repair:
         network = prepare(dense, inputs=inputs)
         model = network.model
-        drop_zero_biases(model, [name for name in network.new_biases if name not in plan.refitted])
+        drop_zero_biases(model, [name for name in network.new_biases if name not in (plan.refitted or {})])
     cut(analyse(model, inputs=inputs), plan)
     return model
 

@@ -183,7 +183,7 @@ def test_a_branch_that_is_never_taken() -> None:
 # ------------------------------------------------------------------------------------------------ refitted weights
 def test_noise_in_place_of_refitted_weights(repaired: pipeline.PruneResult) -> None:
     rng = np.random.default_rng(1)
-    assert {"kb", "ks"} <= set(repaired.plan.refitted)
+    assert {"kb", "ks"} <= set(repaired.plan.refitted or {})
     other = changed(repaired.model, "ks", lambda array: rng.standard_normal(array.shape))
     with pytest.raises(VerificationError, match="stored tensor 'ks' is another: the plan expects the one that the rep"):
         verified(detector(), other, repaired.plan)
@@ -197,7 +197,7 @@ def test_the_plain_cut_in_place_of_refitted_weights(repaired: pipeline.PruneResu
 
 
 def test_kept_weights_of_a_repaired_model(repaired: pipeline.PruneResult) -> None:
-    assert "pixels" not in repaired.plan.refitted
+    assert "pixels" not in (repaired.plan.refitted or {})
     other = changed(repaired.model, "pixels", lambda array: array * 1.0001)
     with pytest.raises(VerificationError, match="stored tensor 'pixels' differs in 1 of 1 numbers"):
         verified(detector(), other, repaired.plan)
@@ -217,6 +217,19 @@ def test_a_plan_without_digests_says_so(repaired: pipeline.PruneResult) -> None:
     verdict = verified(detector(), ir.to_proto(repaired.model), spa.Plan.from_json(json.dumps(plan)))
     assert verdict.status == "not compared"
     assert verdict.missing == ["this plan holds no digests of the refitted weights: make it anew"]
+
+
+def test_a_repair_that_refitted_nothing_is_verified() -> None:
+    """Of a branch: nothing reads its units, so that no weight is another one."""
+    text = """(float[N,6] x) => (float[N,3] y) { a = MatMul(x, w)  b = Relu(a)  c = MatMul(b, v)  d = Add(x, c)
+        e = MatMul(d, t)  f = Relu(e)  g = MatMul(f, u)  h = Add(d, g)  y = MatMul(h, o) }"""
+    model = build(text, {"w": [6, 8], "v": [8, 6], "t": [6, 8], "u": [8, 6], "o": [6, 3]})
+    x = np.random.default_rng(0).standard_normal((64, 6)).astype(np.float32)
+    result = spa.prune(model, ratio=0.3, include="depth", only="depth", data={"x": x}, preset="fast")
+    plan = spa.Plan.from_json(result.plan.to_json())
+    assert plan.repair
+    assert plan.refitted == {}
+    assert verified(model, ir.to_proto(result.model), plan).status == "verified"
 
 
 def test_plans_keep_digests_on_their_way_through_json(repaired: pipeline.PruneResult) -> None:

@@ -25,7 +25,7 @@ GRAMS, SOLVES = 4.0, 100.0
 units that go, several dampings, levels that are measured. One core does most of that."""
 
 LOADS, LOADED = 20.0, 1.0
-"""Loads of a whole model, part by part: of a repair, and for each group, whose cuts are measured. 19 to 73 were seen."""
+"""Loads of a whole model, part by part: of a repair, and for each group that is measured. 19 to 73 were seen."""
 
 SIDE = 512
 """Of the matrices by whose product the machine is measured."""

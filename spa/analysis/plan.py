@@ -23,7 +23,8 @@ class Plan:
         removed: units by the name of their group, ascending.
         sizes: the units of these groups before, to notice a wrong model.
         repair: how the weights that stayed were refitted; empty: they are the dense model's.
-        refitted: digests of the stored tensors that the repair made, by name (`spa.passes.cut.likeness.digest`).
+        refitted: digests of the stored tensors that the repair made, by name (`spa.passes.cut.likeness.digest`);
+            None: they are not known.
         distance: how far the outputs are from the dense model's on the inputs of verification: relative L2, by name.
         fed: the digest of these inputs.
         options: what was asked for, by name, as JSON knows it; says nothing of what goes.
@@ -35,7 +36,7 @@ class Plan:
     removed: Mapping[str, tuple[int, ...]]
     sizes: Mapping[str, int]
     repair: str = ""
-    refitted: Mapping[str, str] = field(default_factory=dict)
+    refitted: Mapping[str, str] | None = None
     distance: Mapping[str, float] = field(default_factory=dict)
     fed: str = ""
     options: Mapping[str, Any] = field(default_factory=dict, compare=False)
@@ -104,7 +105,8 @@ class Plan:
         groups = [
             {"group": name, "size": self.sizes[name], "removed": list(units)} for name, units in self.removed.items()
         ]
-        repair = {"repair": self.repair, "refitted": dict(self.refitted)} if self.repair else {}
+        repair: dict[str, Any] = {"repair": self.repair} if self.repair else {}
+        repair |= {"refitted": dict(self.refitted)} if self.repair and self.refitted is not None else {}
         distance = {"distance": {"inputs": self.fed, "relative_l2": dict(self.distance)}} if self.distance else {}
         options = {"options": dict(self.options)} if self.options else {}
         align = {"align": self.align} if self.align > 1 else {}
@@ -135,7 +137,8 @@ class Plan:
             sizes = {str(g["group"]): int(g["size"]) for g in data["groups"] if g["removed"]}
             repair, options = str(data.get("repair", "")), dict(data.get("options", {}))
             align, resized = int(data.get("align", 1)), dict(data.get("resized", {}))
-            refitted = {str(name): str(digest) for name, digest in data.get("refitted", {}).items()}
+            digests = data.get("refitted")
+            refitted = None if digests is None else {str(name): str(digest) for name, digest in digests.items()}
             distance = data.get("distance", {"inputs": "", "relative_l2": {}})
             moved = {str(name): float(share) for name, share in distance["relative_l2"].items()}
             fed, opened = str(distance["inputs"]), bool(data.get("opened", False))
