@@ -150,7 +150,8 @@ def _file(path: Path, declared: Declared, images: ImageOptions) -> dict[str, np.
         name = _only_input(declared, path)
         return {name: _image(path, declared[name], images)[None]}
     raise DataError(
-        f"calibration data {path}: expected .npz, .npy, an image or a folder of them, found {suffix or 'no suffix'}"
+        f"calibration data {path}: expected .npz, .npy, an image, texts (.txt, .jsonl) or a folder of them, found "
+        f"{suffix or 'no suffix'}"
     )
 
 
@@ -164,7 +165,7 @@ def _folder(
         where = f" ({error.filename})" if error.filename else ""
         raise DataError(f"calibration data {folder}: the folder cannot be read: {error.strerror}{where}") from error
     if not files:
-        raise DataError(f"calibration data {folder}: the folder holds no .npy, .npz or image")
+        raise DataError(f"calibration data {folder}: the folder holds no .npy, .npz, image or text (.txt, .jsonl)")
     kinds = {"image" if path.suffix.lower() in IMAGES else path.suffix.lower() for path in files}
     if len(kinds) > 1:
         raise DataError(f"calibration data {folder}: expected files of one kind, found {', '.join(sorted(kinds))}")

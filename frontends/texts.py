@@ -174,12 +174,12 @@ def _read(path: Path) -> list[str]:
 
 def _texts_of(file: Path) -> Iterable[str]:
     try:
-        content = file.read_text(encoding="utf-8")
+        content = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"calibration data {file}: cannot be read as text: {error}") from error
     if file.suffix.lower() == ".txt":
         return [content]
-    return [_line(file, number, line) for number, line in enumerate(content.splitlines(), 1) if line.strip()]
+    return [_line(file, number, line) for number, line in enumerate(content.split("\n"), 1) if line.strip()]
 
 
 def _line(file: Path, number: int, line: str) -> str:

@@ -137,7 +137,7 @@ def hint_at_inputs(model: ir.Model, inputs: InputShapes | None) -> Iterator[None
             if not value.is_initializer() and (value.shape is None or not value.shape.is_static())
         ]
         fault = infer_shapes(model, inputs=inputs).fault
-        if not fault and (inputs or not open_):
+        if not fault and (inputs or not open_ or error.by_option):
             raise
         why = f"nothing can be removed: {fault}" if fault else str(error)
         advice = (

@@ -40,7 +40,15 @@ class MissingExtra(UsageError):
 
 
 class NothingToPrune(SpaError):
-    """Nothing in the graph may be removed; the message says what holds it."""
+    """Nothing in the graph may be removed; the message says what holds it.
+
+    Attributes:
+        by_option: whether an option left groups out that could go.
+    """
+
+    def __init__(self, message: str, *, by_option: bool = False) -> None:
+        super().__init__(message)
+        self.by_option = by_option
 
 
 class BudgetError(SpaError):

@@ -130,7 +130,8 @@ class Option:
         expected = None if self.about.check is None else self.about.check(value)
         if expected is not None:
             shown = f"{value:g}" if isinstance(value, (int, float)) else repr(value)
-            raise UsageError(f"{self.name} {shown}: expected {expected}")
+            flag = f" ({self.flag})" if self.about.flag else ""
+            raise UsageError(f"{self.name}{flag} {shown}: expected {expected}")
 
 
 class Options:

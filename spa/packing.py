@@ -23,6 +23,7 @@ from spa.passes.repair.packed import Packed, close, packed_weights
 from spa.passes.repair.packing import Kept, Rounded, grids_of, kept_of, put_on_grids, stored_as
 from spa.passes.repair.quantised import Quantised
 from spa.passes.samples.calibrate import Calibration
+from spa.passes.secondorder.grid import SAME
 from spa.report import Report
 from spa.steps import Analysis, boundary_of
 
@@ -96,7 +97,10 @@ class Packing:
         said = f"{len(weights)} weights of {' and '.join(map(str, bits))} bits were opened, cut and packed again"
         if self.moved:
             name = max(self.moved, key=lambda name: self.moved[name])
-            said += f", which moved {name} by relative L2 {self.moved[name]:.3g} on the samples"
+            if self.moved[name] > SAME:
+                said += f", which moved {name} by relative L2 {self.moved[name]:.3g} on the samples"
+            else:
+                said += ": the repair rounded them, so that its figures count what that costs"
         report.notes.append(said)
         report.after = {**report.after, "bytes": stored_bytes(model)}
 

@@ -65,7 +65,7 @@ def unusable(outputs: Outputs, on: str, *, trained: bool = False) -> str:
     figures = "; ".join(f"{name}: {in_words(outputs[name])}" for name in worst[:2])
     said = "far from the dense model after training" if trained else UNUSABLE
     if on == RANDOM and not trained:
-        return f"{LIKELY}{UNUSABLE}: {figures}{more}, on {on}: real ones decide (--data, or verify --feed)"
+        return f"{LIKELY}{UNUSABLE}: {figures}{more}, on {on}: real ones decide (prune --data, or verify --feed)"
     return f"{said}: {figures}{more}, on {on}"
 
 

@@ -89,7 +89,8 @@ def _named_in(path: Path) -> Path:
     if not isinstance(name, str):
         raise ModelError(f"{str(path)!r}: expected the name of the graph at model.decoder.filename, found {name!r}")
     graph = path.parent / name
-    if not graph.resolve().is_relative_to(path.parent.resolve()) or not graph.is_file():
+    inside = not Path(name).is_absolute() and os.pardir not in Path(name).parts  # a link may lead elsewhere
+    if not inside or not graph.is_file():
         raise ModelError(f"{str(path)!r}: model.decoder.filename is {name!r}: there is no such file in the folder")
     return graph
 
@@ -219,7 +220,11 @@ def _copy(origin: Origin, place: Path) -> None:
         return {
             name
             for name, path in paths.items()
-            if name.startswith(".") or path.suffix in _WEIGHTS or path in read or path.resolve() in read
+            if name.startswith(".")
+            or path.suffix in _WEIGHTS
+            or path in read
+            or path.resolve() in read
+            or not (path.is_file() or path.is_dir())  # pipes, and links that lead nowhere
         }
 
     shutil.copytree(origin.folder, place, ignore=unwanted, dirs_exist_ok=True)

@@ -142,10 +142,14 @@ def _matching(patterns: Iterable[str], groups: Sequence[Group], option: str) -> 
 
 # ------------------------------------------------------------------------------------------------- in words
 def reasons(groups: Sequence[Group], candidates: Candidates) -> list[str]:
-    """Why groups are left alone, in words, a line for each reason and kind; whole branches go on demand alone."""
+    """Why groups are left alone, in words, a line for each reason and kind.
+
+    Whole branches go on demand alone, which is only said where other groups were left out.
+    """
+    chosen = EXCLUDED in candidates.left.values()
     left: dict[tuple[str, str], list[Group]] = {}
     for number, reason in candidates.left.items():
-        if reason == OFF and groups[number].branch is not None:
+        if reason == OFF and groups[number].branch is not None and not chosen:
             continue
         left.setdefault((reason, groups[number].kind), []).append(groups[number])
     lines = []

@@ -19,7 +19,7 @@ from spa.analysis.group import DEPTH, Frozen, Group
 from spa.analysis.plan import Plan
 from spa.errors import BudgetError, NothingToPrune, UsageError
 from spa.passes.choose.budget import AUTO, BUDGETS, CHANNELS, LATENCY, Budget
-from spa.passes.choose.candidates import NESTED, OFF, opened, reasons, what_stays
+from spa.passes.choose.candidates import EXCLUDED, NESTED, OFF, opened, reasons, what_stays
 from spa.passes.choose.meeting import meet
 from spa.passes.choose.problem import ROUNDING, Problem, Terms
 from spa.passes.choose.widths import given_up, multiples, near_multiples, search_aligned
@@ -87,7 +87,9 @@ def select(
         problem = Problem.of(groups, scores, cost, replace(problem.terms, norms=True))
     if not problem.tracks:
         why = [*reasons(groups, problem.candidates), what_stays(groups, frozen)]
-        raise NothingToPrune(f"nothing can be removed: {'; '.join(filter(None, why)) or 'the model stores no weights'}")
+        said = "; ".join(filter(None, why)) or "the model stores no weights"
+        by_option = EXCLUDED in problem.candidates.left.values()
+        raise NothingToPrune(f"nothing can be removed: {said}", by_option=by_option)
     if budget.of != CHANNELS and not problem.dense.get(budget.of):
         raise UsageError(f"of {budget.of!r}: this model has no {budget.of}; choose another of {', '.join(BUDGETS)}")
     _check_branches(problem)

@@ -75,10 +75,12 @@ def check_gain(
     margin = CARRIED_OVER if carried_over else MARGIN
     for some in others:
         gained = gain(dense, repaired, weighed, columns, some, boundary)
-        if gained.share > (1.0 if gained.wrecked else margin):
+        most = 1.0 if gained.wrecked else margin
+        if gained.share > most:
             raise WeightsDoBetter(
-                "on inputs of other kinds, a repair by samples of our own is not much closer to the dense model "
-                f"({np.sqrt(gained.share):.2g} of the distance)"
+                "on inputs of other kinds, a repair by samples of our own leaves "
+                f"{np.sqrt(gained.share):.2g} of the distance from the dense model, more than the "
+                f"{np.sqrt(most):.2g} that it may"
             )
 
 

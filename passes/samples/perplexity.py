@@ -30,7 +30,7 @@ class Perplexity:
     def __str__(self) -> str:
         """The line of a report."""
         times = self.pruned / self.dense
-        return f"{self.dense:.4g} -> {self.pruned:.4g} ({times:.3g} times) on {self.tokens} tokens of texts held out"
+        return f"{self.dense:.4g} -> {self.pruned:.4g} ({times:.4g} times) on {self.tokens} tokens of texts held out"
 
 
 def foretells(run: Run, decoder: Decoder, ids: np.ndarray) -> bool:

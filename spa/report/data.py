@@ -40,7 +40,7 @@ class GroupRow:
         units, removed: how many it has, and how many of them go.
         params: stored numbers that belong to its units, those that other groups share included.
         inside: names of the groups whose units hold whole copies of this one (heads, for head_dim).
-        off: why it is left alone unless included.
+        off: why it is left alone, as nobody included it.
     """
 
     name: str
@@ -191,7 +191,7 @@ def group_rows(groups: Sequence[Group], plan: Plan | None = None) -> list[GroupR
     return [
         GroupRow(
             g.name, g.kind, g.size, len(removed.get(g.name, ())), _params(g), tuple(sorted(g.outer)),
-            str(g.off) if g.off else None,
+            str(g.off) if g.off and g.name not in removed else None,
         )
         for g in groups
     ]  # fmt: skip
