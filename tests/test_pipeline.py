@@ -298,6 +298,16 @@ def test_an_input_of_unknown_rank() -> None:
     assert not ir.to_proto(result.model).graph.input[0].type.tensor_type.HasField("shape")
 
 
+def test_what_options_leave_out_says_nothing_of_shapes() -> None:
+    """Branches are off by default, which is said where nothing else is left."""
+    text = """(float[N,8] x) => (float[N,3] y) { a = MatMul(x, w)  b = Relu(a)  c = MatMul(b, v)  d = Add(x, c)
+        y = MatMul(d, o) }"""
+    proto = build(text, {"w": [8, 6], "v": [6, 8], "o": [8, 3]})
+    with pytest.raises(NothingToPrune, match=r"1 depth group left alone \(off unless included with") as error:
+        spa.prune(proto, ratio=0.5, weights=True, only="depth")
+    assert "certain sizes" not in str(error.value)
+
+
 def test_a_model_that_takes_one_size_only() -> None:
     text = "(float[N,S,8] x) => (float[N,S,3] y) { p = Add(x, t)  a = MatMul(p, w)  b = Relu(a)  y = MatMul(b, v) }"
     proto = build(text, {"t": [40, 8], "w": [8, 6], "v": [6, 3]})

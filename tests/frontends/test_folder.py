@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -134,6 +135,20 @@ def test_weights_of_frameworks_and_hidden_files_are_not_copied(dense: Path, tmp_
     assert {"notes.txt", "chat/template.jinja"} <= copied
     assert not {"model.safetensors", ".cache"} & copied
     assert any("model.safetensors" in note for note in result.report.notes)
+
+
+def test_a_folder_of_links_is_one_and_what_is_no_file_stays_behind(dense: Path, tmp_path: Path) -> None:
+    """As the cache of a hub is laid out: names in one folder, contents in another."""
+    linked, smaller = tmp_path / "linked", tmp_path / "smaller"
+    linked.mkdir()
+    for path in dense.iterdir():
+        (linked / path.name).symlink_to(path)
+    (linked / "nowhere").symlink_to(tmp_path / "missing")
+    os.mkfifo(linked / "pipe")
+    assert _prune(linked, "--ratio", 0.25, "-o", smaller) == 0
+    assert {path.name for path in smaller.iterdir()} == {path.name for path in dense.iterdir()}
+    assert not any(path.is_symlink() for path in smaller.iterdir())
+    _check_cache(smaller / "model.onnx")
 
 
 def test_a_graph_below_and_weights_inside_stay_where_they_were(tmp_path: Path) -> None:

@@ -61,6 +61,15 @@ def test_lines_of_json(folder: Path, tmp_path: Path, line: str) -> None:
     assert chr(_windows(folder, tmp_path, length=8).fitted[0, 1]) == "a"
 
 
+def test_lines_end_at_line_feeds_alone_and_a_byte_order_mark_is_no_text(folder: Path, tmp_path: Path) -> None:
+    lines = "".join(json.dumps({"text": "a\u2028b\x85c"}, ensure_ascii=False) + "\n" for _ in range(60))
+    (tmp_path / "texts.jsonl").write_text(lines, encoding="utf-8-sig")
+    plain = tmp_path / "plain.jsonl"
+    plain.write_text(lines, encoding="utf-8")
+    marked, unmarked = (_windows(folder, tmp_path / name, length=8) for name in ("texts.jsonl", "plain.jsonl"))
+    np.testing.assert_array_equal(marked.fitted, unmarked.fitted)
+
+
 def test_what_are_no_texts(tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("cat")
     assert texts.are_texts(tmp_path)

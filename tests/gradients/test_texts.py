@@ -68,6 +68,14 @@ def test_a_prune_trains_what_has_fewer_heads(folders: tuple[Path, Path]) -> None
     assert result.report.perplexity is not None
 
 
+def test_a_layer_that_is_gone_takes_its_caches_and_the_rest_learns(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    spa.prune(folders[0], ratio=0.4, weights=True, include="depth", only="depth").save(tmp_path / "short")
+    caches = [value.name for value in onnx_file.load(tmp_path / "short").graph.inputs if "past" in str(value.name)]
+    assert len(caches) == 2
+    result = spa.finetune(tmp_path / "short", teacher=folders[0], epochs=1, **FEW)
+    assert result.report.after < result.report.before
+
+
 def test_texts_that_score_units_are_foretold_before_and_after(folders: tuple[Path, Path]) -> None:
     result = spa.prune(folders[0], ratio=0.4, data=TEXTS, texts=FEW["texts"], criterion="taylor")
     assert result.report.outputs_on == verdict.SAMPLES
