@@ -270,7 +270,7 @@ def test_what_cannot_be_read_is_refused(tmp_path, name, message):
 
 
 def test_folder_without_data_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"holds no \.npy, \.npz or image"):
+    with pytest.raises(DataError, match=r"holds no .npy, .npz, image or text \(.txt, .jsonl\)"):
         read(tmp_path, {"x": (None, 3)})
 
 
