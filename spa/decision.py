@@ -144,4 +144,4 @@ def hint_at_inputs(model: ir.Model, inputs: InputShapes | None) -> Iterator[None
             f"; if the model takes certain sizes only, give the shape of {', '.join(map(repr, open_[:3]))} "
             "with inputs, on the command line --input"
         )
-        raise NothingToPrune(why + advice * bool(open_)) from error
+        raise NothingToPrune(why + advice * bool(open_), by_option=error.by_option) from error

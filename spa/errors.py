@@ -43,7 +43,7 @@ class NothingToPrune(SpaError):
     """Nothing in the graph may be removed; the message says what holds it.
 
     Attributes:
-        by_option: whether an option left groups out that could go.
+        by_option: whether an option left groups out.
     """
 
     def __init__(self, message: str, *, by_option: bool = False) -> None:

@@ -23,7 +23,6 @@ from spa.passes.repair.packed import Packed, close, packed_weights
 from spa.passes.repair.packing import Kept, Rounded, grids_of, kept_of, put_on_grids, stored_as
 from spa.passes.repair.quantised import Quantised
 from spa.passes.samples.calibrate import Calibration
-from spa.passes.secondorder.grid import SAME
 from spa.report import Report
 from spa.steps import Analysis, boundary_of
 
@@ -31,6 +30,9 @@ Feeds = Mapping[str, np.ndarray]
 
 MOST_SAMPLES, AT_ONCE = 64, 4
 """By which weights are rounded, and how many run at a time."""
+
+UNMOVED = 1e-4
+"""Relative L2 of an output that rounding does not make: what a scale in its type moves."""
 
 LIMIT = 0.05
 """Relative L2 by which a packed model may differ from its opened form: kernels round what they read, too."""
@@ -97,10 +99,8 @@ class Packing:
         said = f"{len(weights)} weights of {' and '.join(map(str, bits))} bits were opened, cut and packed again"
         if self.moved:
             name = max(self.moved, key=lambda name: self.moved[name])
-            if self.moved[name] > SAME:
+            if self.moved[name] > UNMOVED:  # else the repair rounded them, and its figures count what that costs
                 said += f", which moved {name} by relative L2 {self.moved[name]:.3g} on the samples"
-            else:
-                said += ": the repair rounded them, so that its figures count what that costs"
         report.notes.append(said)
         report.after = {**report.after, "bytes": stored_bytes(model)}
 

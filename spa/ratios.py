@@ -29,14 +29,13 @@ def ratios_of(text: str) -> tuple[float, ...]:
         shares = [share(part) for part in text.split(separator)]
     except UsageError:
         raise UsageError(f"{text!r}: {expected}") from None
+    _check_percent(text, shares, separator)
     if separator == ",":
-        _check_percent(text, shares, separator)
         return tuple(shares)
     low, high, *more = shares
     step = more[0] if more else STEP
     if len(more) > 1 or not 0 < step < 1 or not low < high:
         raise UsageError(f"{text!r}: {expected}")
-    _check_percent(text, [low, high], separator)
     count = int((high - low) / step + 1e-9)
     if count >= MOST_RATIOS:
         raise UsageError(f"{text!r}: these are {count + 1} ratios, more than {MOST_RATIOS}: take larger steps")
@@ -46,8 +45,11 @@ def ratios_of(text: str) -> tuple[float, ...]:
 
 def _check_percent(text: str, shares: Sequence[float], separator: str) -> None:
     """UsageError where shares look like percent without a sign."""
-    if max(shares) > 1:
-        meant = separator.join(f"{share:g}%" for share in shares) if max(shares) <= 100 else "shares below 1"
+    if any(each > 1 for each in shares):
+        parts = [part.strip() for part in text.split(separator)]
+        signed = [part if part.endswith("%") else f"{part}%" for part in parts]
+        fine = all(0 < each <= 1 for each in map(share, signed))
+        meant = separator.join(signed) if fine else "shares below 1"
         raise UsageError(f"{text!r}: expected shares between 0 and 1; did you mean {meant}?")
 
 

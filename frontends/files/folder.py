@@ -14,7 +14,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import onnx_ir as ir
@@ -89,7 +89,8 @@ def _named_in(path: Path) -> Path:
     if not isinstance(name, str):
         raise ModelError(f"{str(path)!r}: expected the name of the graph at model.decoder.filename, found {name!r}")
     graph = path.parent / name
-    inside = not Path(name).is_absolute() and os.pardir not in Path(name).parts  # a link may lead elsewhere
+    windows = PureWindowsPath(os.path.normpath(name))
+    inside = not (windows.drive or windows.root or windows.parts[:1] == (os.pardir,))  # a link may lead elsewhere
     if not inside or not graph.is_file():
         raise ModelError(f"{str(path)!r}: model.decoder.filename is {name!r}: there is no such file in the folder")
     return graph

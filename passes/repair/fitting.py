@@ -13,7 +13,7 @@ from spa.passes.layers.consumers import Layer
 from spa.passes.layers.problems import Key, Statistics, joined
 from spa.passes.repair.draft import Draft
 from spa.passes.repair.network import Network
-from spa.passes.repair.packed import Packed, packed_weights
+from spa.passes.repair.packed import of_few_bits
 from spa.passes.repair.regrid import regridded
 from spa.passes.repair.session import Session
 from spa.passes.secondorder import Consumer, refit, remove_units
@@ -100,9 +100,12 @@ def refitted(
         problems = [replace(consumer, held_out=None) for consumer in problems]
     fits = [repair(consumer, np.flatnonzero(consumer.unit_of_row < 0)) for consumer in problems]
     network = session.network
-    stored = packed_weights(network.model).get(str(layer.weight.name))
-    if isinstance(stored, Packed) and pool and session.baseline is None and not session.problem(layer).coarse:
-        fits = [regridded(fit, consumer, stored) for fit, consumer in zip(fits, problems, strict=True)]
+    stored = of_few_bits(network.model).get(str(layer.weight.name))
+    if stored is not None and pool and session.baseline is None and not session.problem(layer).coarse:
+        fits = [
+            regridded(fit, consumer, stored, pool=session.split.pools)
+            for fit, consumer in zip(fits, problems, strict=True)
+        ]
     del problems  # each holds the dense weight
     reasons = [fit.reason for fit in fits if fit.reason]
     loss = float(np.mean([fit.loss for fit in fits]))

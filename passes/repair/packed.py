@@ -60,6 +60,18 @@ def packed_weights(model: ir.Model) -> Mapping[str, Packed | Quantised]:
     return weights
 
 
+def of_few_bits(model: ir.Model) -> Mapping[str, Packed]:
+    """What was opened of `MatMulNBits`; it may go from one process to another."""
+    return {name: stored for name, stored in packed_weights(model).items() if isinstance(stored, Packed)}
+
+
+def remembering(model: ir.Model, weights: Mapping[str, Packed]) -> ir.Model:
+    """A model that was read from bytes, told how weights were stored that were opened before."""
+    if weights:
+        model.graph.meta[_META] = dict(weights)
+    return model
+
+
 def opened(model: ir.Model) -> ir.Model:
     """A copy in which every weight of a few bits is a plain one; the model itself where there is none.
 
@@ -195,8 +207,12 @@ def _repacked(numbers: np.ndarray, bits: int) -> np.ndarray:
 def rounded_scales(grid: Grid, stored: Packed) -> Grid:
     """A grid with the numbers that can be stored: scales and zero points in their types."""
     scales = grid.scales.astype(stored.dtype.numpy()).astype(np.float64)
+    levels = grid.levels
+    if not scales.all():  # too small for their type
+        wide = [np.repeat(each, grid.form.block, axis=1)[:, : levels.shape[1]] for each in (scales, grid.zeros)]
+        levels = np.where(wide[0] == 0, np.round(wide[1]), levels).astype(levels.dtype)
     zeros = grid.zeros if stored.whole or stored.zeros is None else grid.zeros.astype(stored.dtype.numpy())
-    return Grid(grid.form, grid.levels, np.where(scales == 0, 1.0, scales), zeros.astype(np.float64))
+    return Grid(grid.form, levels, np.where(scales == 0, 1.0, scales), zeros.astype(np.float64))
 
 
 def close(model: ir.Model, grids: Mapping[str, Grid | Levels], new: Mapping[str, Quantised] | None = None) -> None:

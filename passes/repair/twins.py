@@ -24,6 +24,7 @@ from spa.passes.layers.workers import one_thread_each
 from spa.passes.repair.dense import moments_nbytes
 from spa.passes.repair.naming import Names, digest_of
 from spa.passes.repair.network import analysed
+from spa.passes.repair.packed import Packed, of_few_bits, remembering
 from spa.passes.repair.probe import Probe
 from spa.passes.repair.session import Session
 from spa.passes.secondorder import WAYS
@@ -47,10 +48,11 @@ Stored = tuple[int, tuple[int, ...], np.ndarray]
 
 @dataclass(frozen=True, slots=True)
 class Laid:
-    """A model without its large weights, and these beside it, by name."""
+    """A model without its large weights, and these beside it, by name; and how those of a few bits were stored."""
 
     model: bytes
     weights: Mapping[str, Stored]
+    packed: Mapping[str, Packed]
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +221,7 @@ def lay(model: ir.Model) -> Laid:
     large = large_weights((model.graph,))
     apart = {v: tensor for v, tensor in large.items() if tensor.dtype.bitwidth >= 8 and not v.is_graph_input()}
     rest = serialized_without(model, apart, {}, "shared").SerializeToString()
-    return Laid(rest, {str(value.name): _stored(tensor) for value, tensor in apart.items()})
+    return Laid(rest, {str(value.name): _stored(tensor) for value, tensor in apart.items()}, of_few_bits(model))
 
 
 def read(laid: Laid) -> ir.Model:
@@ -227,15 +229,12 @@ def read(laid: Laid) -> ir.Model:
     model: ir.Model = ir.from_proto(onnx.ModelProto.FromString(laid.model))
     for name, stored in laid.weights.items():
         _write(model, name, stored)
-    return model
+    return remembering(model, laid.packed)
 
 
 def _stored(tensor: ir.TensorProtocol) -> Stored:
-    return (
-        int(tensor.dtype),
-        tuple(tensor.shape.numpy()),
-        np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8),
-    )
+    numbers = np.ascontiguousarray(tensor.numpy()).reshape(-1)
+    return int(tensor.dtype), tuple(tensor.shape.numpy()), numbers.view(np.uint8)
 
 
 def _write(model: ir.Model, name: str, stored: Stored) -> None:

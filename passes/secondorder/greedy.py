@@ -245,6 +245,5 @@ def _dead(systems: Sequence[System], units: int) -> Mask:
     """Units (units,) without a row that varies."""
     dead = np.ones(units, np.bool_)
     for system in systems:
-        alive = system.unit_of_row[~system.dead]
-        dead[alive[alive >= 0]] = False
+        dead[system.unit_of_row[~system.dead]] = False
     return dead

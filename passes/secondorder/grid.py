@@ -28,7 +28,7 @@ CHUNK, FEW = 128, 16
 """Columns that are solved before the others hear of it (GPTQ, section 3.3); of smaller blocks, several together."""
 
 WHOLE = 0.01
-"""By which a number on a grid may be off from a whole number of steps: the type that it is stored in rounds it."""
+"""Of a step of all that a grid has, by which a number on it may be off: the type that it is stored in rounds it."""
 
 SAME = 1e-6
 """Share of a weight's largest number that its values may be off by for it to count as unchanged."""
@@ -115,36 +115,43 @@ def same(values: Array, weight: Array) -> bool:
 
 def recovered(weight: Array, form: Form) -> Grid | None:
     """The grid that a weight (outputs, width) is on already; None: it is on none of the form."""
-    width = weight.shape[1]
-    blocks = [_recovered(weight[:, at : at + form.block], form) for at in _starts(width, form)]
-    there = [block for block in blocks if block is not None]
-    if len(there) < len(blocks):
+    blocks = []
+    for at in _starts(weight.shape[1], form):
+        block = _recovered(weight[:, at : at + form.block], form)
+        if block is None:
+            return None
+        blocks.append(block)
+    if not blocks:
         return None
-    levels, scales, zeros = ([block[at] for block in there] for at in range(3))
+    levels, scales, zeros = ([block[at] for block in blocks] for at in range(3))
     return Grid(form, np.hstack(levels).astype(_dtype(form)), np.stack(scales, axis=1), np.stack(zeros, axis=1))
 
 
 def _recovered(block: Array, form: Form) -> tuple[Array, Array, Array] | None:
     """Levels (outputs, width), scales and zero points (outputs,) of a block; None: some output is on no grid."""
     largest = np.abs(block).max(axis=1)
-    levels, scales = np.zeros(block.shape), np.ones(len(block))
-    zeros, left = np.full(len(block), float(form.middle)), largest > 0
-    levels[~left] = form.middle
+    levels, scales = np.full(block.shape, float(form.middle)), np.ones(len(block))
+    zeros, left = np.full(len(block), float(form.middle)), np.flatnonzero(largest)
+    if len(left) > FEW:  # a few outputs tell at once that there is none
+        some = _recovered(block[left[:FEW]], form)
+        if some is None:
+            return None
     for steps in range(1, form.top - form.low + 1):
-        if not left.any():
-            break
-        scale = np.where(left, largest / steps, 1.0)
-        whole = np.round(block / scale[:, None])
-        near = left & (np.abs(block / scale[:, None] - whole).max(axis=1) <= WHOLE)
+        numbers = block[left] * (steps / largest[left, None])
+        whole = np.round(numbers)
+        near = np.abs(numbers - whole).max(axis=1, initial=0.0) <= WHOLE * steps / (form.top - form.low)
+        at, whole = left[near], whole[near]
         for sign in (1.0, -1.0) if form.symmetric else (1.0,):
-            low, high = (sign * whole).min(axis=1), (sign * whole).max(axis=1)
-            zero = np.full(len(block), float(form.middle)) if form.symmetric else form.low - np.minimum(low, 0.0)
-            fits = near & (low + zero >= form.low) & (high + zero <= form.top)
-            fitted = np.sum(block * whole, axis=1) / np.maximum(np.sum(whole**2, axis=1), 1.0)
-            levels[fits] = (sign * whole + zero[:, None])[fits]
-            scales[fits], zeros[fits] = sign * fitted[fits], zero[fits]
-            near, left = near & ~fits, left & ~fits
-    return None if left.any() else (levels, scales, zeros)
+            low, high = (sign * whole).min(axis=1, initial=0.0), (sign * whole).max(axis=1, initial=0.0)
+            zero = np.full(len(at), float(form.middle)) if form.symmetric else form.low - low
+            fits = (low + zero >= form.low) & (high + zero <= form.top)
+            mine, steps_of = at[fits], whole[fits]
+            levels[mine] = sign * steps_of + zero[fits, None]
+            scales[mine] = sign * np.sum(block[mine] * steps_of, axis=1) / np.sum(steps_of**2, axis=1)
+            zeros[mine] = zero[fits]
+            at, whole = at[~fits], whole[~fits]
+            left = np.setdiff1d(left, mine)
+    return None if len(left) else (levels, scales, zeros)
 
 
 def lost(weight: Array, grid: Grid, gram: Array) -> float:

@@ -89,9 +89,11 @@ class Teacher:
         """
         inputs = [value for value in self.model.graph.inputs if not value.is_initializer()]
         names = [str(value.name) for value in inputs]
-        empty = next((array for array in batch.values() if isinstance(array, np.ndarray) and not array.size), None)
-        if empty is not None:  # a cache of a layer that the pruned network has lost
-            batch = {str(value.name): empty for value in inputs if any(continued(value))} | dict(batch)
+        empty = {array.ndim: array for array in batch.values() if isinstance(array, np.ndarray) and not array.size}
+        if empty:  # caches of layers that the pruned network has lost
+            caches = [value for value in inputs if value.shape is not None and any(continued(value))]
+            like = {str(value.name): empty.get(len(value.shape or ())) for value in caches}
+            batch = {name: array for name, array in like.items() if array is not None} | dict(batch)
         if lacking := [name for name in names if name not in batch]:
             raise DataError(
                 f"the teacher takes an input {lacking[0]!r}, which the samples have not; they have "

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from spa.passes.repair.packed import Packed
+from spa.passes.repair.packed import Packed, rounded_scales
 from spa.passes.repair.regrid import regridded
 from spa.passes.secondorder import Consumer, refit
 from spa.passes.secondorder.grid import Form, Grid, on_grid, recovered, same
@@ -18,18 +18,21 @@ from tests.secondorder.made import correlated, moments_of
 FORM = Form(4, 16, symmetric=True)
 
 
-def stored_as(grid: Grid) -> Packed:
-    return Packed(grid, "scales", None, False, False, ir.DataType.FLOAT, {})
+def stored_as(grid: Grid, dtype: ir.DataType = ir.DataType.FLOAT) -> Packed:
+    return Packed(grid, "scales", None, False, False, dtype, {})
 
 
-def consumer_of(distortion: float, *, free_bias: bool = True) -> tuple[Consumer, Packed]:
+def consumer_of(
+    distortion: float, *, free_bias: bool = True, dtype: ir.DataType = ir.DataType.FLOAT
+) -> tuple[Consumer, Packed]:
     """A weight of a few bits, whose inputs are off by a share of their own."""
     rng = np.random.default_rng(0)
-    stored = stored_as(on_grid(rng.standard_normal((12, 40)), FORM))
+    stored = stored_as(on_grid(rng.standard_normal((12, 40)), FORM), dtype)
+    stored = stored_as(rounded_scales(stored.grid, stored), dtype)
     dense = correlated(rng, 600, 40)
     pruned = dense * (1.0 + distortion * rng.standard_normal(40))
     fitted, held_out = (moments_of(pruned[part], dense[part]) for part in (slice(400), slice(400, None)))
-    weight = stored.grid.values().T
+    weight = stored.grid.values().T.astype(dtype.numpy()).astype(np.float64)
     return Consumer(fitted, weight, np.full(40, -1), held_out=held_out, free_bias=free_bias), stored
 
 
@@ -38,9 +41,10 @@ def error(consumer: Consumer, fit: Any) -> float:
     return squared_error(consumer, judge, fit.weight, fit.bias)
 
 
+@pytest.mark.parametrize("dtype", [ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16])
 @pytest.mark.parametrize("free_bias", [True, False])
-def test_a_weight_whose_inputs_are_what_they_were_keeps_its_levels(free_bias: bool) -> None:
-    consumer, stored = consumer_of(0.01, free_bias=free_bias)
+def test_a_weight_whose_inputs_are_what_they_were_keeps_its_levels(free_bias: bool, dtype: ir.DataType) -> None:
+    consumer, stored = consumer_of(0.01, free_bias=free_bias, dtype=dtype)
     fit = regridded(refit(consumer, np.arange(40)), consumer, stored)
     np.testing.assert_array_equal(fit.weight, consumer.weight)
 
@@ -70,3 +74,12 @@ def test_rows_that_stay_are_rounded_for_what_is_read() -> None:
     assert error(consumer, fit) < squared_error(
         consumer, normal_equations(consumer, consumer.judge).restrict(rows), nearest, full.bias(nearest)
     )
+
+
+def test_a_block_whose_scale_is_too_small_for_its_type_is_zero() -> None:
+    weight = np.random.default_rng(1).standard_normal((4, 32))
+    weight[2, 16:] *= 1e-9
+    grid = on_grid(weight, FORM)
+    rounded = rounded_scales(grid, stored_as(grid, ir.DataType.FLOAT16)).values()
+    assert np.abs(rounded[2, 16:]).max() == 0.0
+    np.testing.assert_allclose(rounded, grid.values(), atol=2e-3)

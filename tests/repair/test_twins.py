@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from models import folder as toy
 from spa.errors import ClusterError
 from spa.executor import Threads
 from spa.passes.choose.budget import Budget
@@ -19,15 +20,19 @@ from spa.passes.repair.curves import find_curves
 from spa.passes.repair.groundwork import Groundwork
 from spa.passes.repair.naming import Names, digest_of
 from spa.passes.repair.network import analysed, prepare
+from spa.passes.repair.packed import of_few_bits, opened
 from spa.passes.repair.session import Session
 from spa.passes.repair.twins import Twins, framed, work
 from spa.passes.samples.checking import check_samples
+from spa.passes.secondorder.grid import recovered
 from spa.pipeline import load_normal
 from spa.presets import PRESETS
 from spa.runtime import random_feeds
 from tests import models
 from tests.elsewhere import Elsewhere
 from tests.models import build
+from tests.repair.test_packed import SIZES, quantised
+from tests.repair.test_packed import samples as few_bits_samples
 
 MLP = """(float[n,6] x) => (float[n,3] y) {
     a = MatMul(x, u)  b = Relu(a)  c = MatMul(b, v)  d = Relu(c)  y = MatMul(d, w) }"""
@@ -113,6 +118,20 @@ def test_a_repair_gives_the_same_plan_and_weights(method: str) -> None:
         assert value.const_value is not None
         assert other is not None
         np.testing.assert_allclose(other.numpy(), value.const_value.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_refits_of_few_bits_are_rounded_there_too() -> None:
+    dense = opened(load_normal(quantised(toy.graph_of(SIZES), 4, 32, symmetric=True)))
+    there = repaired(dense, few_bits_samples(16), Elsewhere(), preset="fast")
+    rounded = {name: stored for name, stored in of_few_bits(dense).items() if "down_proj" in name}
+    assert len(rounded) == SIZES.layers
+    for name, stored in rounded.items():
+        tensor = there.model.graph.initializers[name].const_value
+        assert tensor is not None
+        values = tensor.numpy().astype(np.float64)
+        rows = values.any(axis=1)
+        assert not rows.all()
+        assert recovered(values[rows].T, stored.grid.form) is not None
 
 
 def test_weights_that_change_meanwhile_are_seen() -> None:

@@ -63,3 +63,17 @@ def test_a_weight_on_a_grid_is_recognised(bits: int, symmetric: bool, dtype: typ
     values[5, 20] += 0.3 * grid.scales[5, 1]
     assert recovered(values, form) is None
     assert recovered(weight, form) is None
+
+
+def test_levels_beside_a_large_one_are_not_lost() -> None:
+    """A hundredth of the largest number is more than a step of 8 bits."""
+    levels = 128 + np.random.default_rng(0).integers(-1, 2, (5, 32))
+    levels[:, 7] = 255
+    values = np.asarray((levels - 128) * 0.01, np.float64)
+    grid = recovered(values, Form(8, 32, symmetric=True))
+    assert grid is not None
+    np.testing.assert_allclose(grid.values(), values, rtol=0, atol=1e-12)
+
+
+def test_nothing_is_on_no_grid() -> None:
+    assert recovered(np.zeros((3, 0)), Form(4, 16, symmetric=True)) is None
