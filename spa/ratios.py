@@ -47,7 +47,8 @@ def _check_percent(text: str, shares: Sequence[float], separator: str) -> None:
     """UsageError where shares look like percent without a sign."""
     if any(each > 1 for each in shares):
         parts = [part.strip() for part in text.split(separator)]
-        signed = [part if part.endswith("%") else f"{part}%" for part in parts]
+        plain = [part.endswith("%") or each < 1 for part, each in zip(parts, shares, strict=True)]
+        signed = [part if fits else f"{part}%" for part, fits in zip(parts, plain, strict=True)]
         fine = all(0 < each <= 1 for each in map(share, signed))
         meant = separator.join(signed) if fine else "shares below 1"
         raise UsageError(f"{text!r}: expected shares between 0 and 1; did you mean {meant}?")

@@ -197,7 +197,8 @@ def test_the_plain_cut_in_place_of_refitted_weights(repaired: pipeline.PruneResu
 
 
 def test_kept_weights_of_a_repaired_model(repaired: pipeline.PruneResult) -> None:
-    assert "pixels" not in (repaired.plan.refitted or {})
+    assert repaired.plan.refitted is not None
+    assert "pixels" not in repaired.plan.refitted
     other = changed(repaired.model, "pixels", lambda array: array * 1.0001)
     with pytest.raises(VerificationError, match="stored tensor 'pixels' differs in 1 of 1 numbers"):
         verified(detector(), other, repaired.plan)

@@ -79,8 +79,8 @@ def check_gain(
         if gained.share > most:
             raise WeightsDoBetter(
                 "on inputs of other kinds, a repair by samples of our own leaves "
-                f"{np.sqrt(gained.share):.2g} of the distance from the dense model, more than the "
-                f"{np.sqrt(most):.2g} that it may"
+                f"{np.sqrt(gained.share):.2g} of the distance from the dense model that weights alone leave, more than "
+                f"the {np.sqrt(most):.2g} that it may"
             )
 
 

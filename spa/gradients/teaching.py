@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from spa import runtime
-from spa.analysis.caches import caches_behind, continued
+from spa.analysis.caches import caches_behind
+from spa.analysis.unread import cache_pairs
 from spa.errors import DataError, TeacherError
 from spa.feeds import as_declared
 from spa.frontends.files import onnx_file
@@ -87,12 +88,11 @@ class Teacher:
         Raises:
             DataError: it takes an input that the samples have not.
         """
-        inputs = [value for value in self.model.graph.inputs if not value.is_initializer()]
-        names = [str(value.name) for value in inputs]
+        names = [str(value.name) for value in self.model.graph.inputs if not value.is_initializer()]
         empty = {array.ndim: array for array in batch.values() if isinstance(array, np.ndarray) and not array.size}
         if empty:  # caches of layers that the pruned network has lost
-            caches = [value for value in inputs if value.shape is not None and any(continued(value))]
-            like = {str(value.name): empty.get(len(value.shape or ())) for value in caches}
+            pasts = [past for pair in cache_pairs(self.model.graph).values() for past in pair if past.shape is not None]
+            like = {str(past.name): empty.get(len(past.shape or ())) for past in pasts}
             batch = {name: array for name, array in like.items() if array is not None} | dict(batch)
         if lacking := [name for name in names if name not in batch]:
             raise DataError(

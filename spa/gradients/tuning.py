@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from spa import runtime
-from spa.analysis.caches import continued
 from spa.analysis.group import Group
+from spa.analysis.unread import cache_pairs
 from spa.errors import DataError, UsageError, VerificationError
 from spa.fields import takes_options
 from spa.frontends.files import onnx_file
@@ -150,7 +150,7 @@ def _loss(asked: FinetuneOptions, model: ir.Model, dense: ir.Model | None, sampl
 
 def _answers(graph: ir.Graph) -> list[str]:
     """The outputs but for caches, of which a cut may take those of a layer."""
-    caches = {end for value in graph.inputs if not value.is_initializer() for end in continued(value)}
+    caches = cache_pairs(graph)
     return [str(value.name) for value in graph.outputs if value not in caches]
 
 

@@ -44,6 +44,7 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
     "ratios the wrong way round": ("sweep model.onnx --ratios 0.7:0.1", 2, "--ratios '0.7:0.1': expected LOW:HIGH"),
     "a list in percent without a sign": ("sweep model.onnx --ratios 10,30 --weights", 2, "did you mean 10%,30%?"),
     "a list whose first has no sign": ("sweep model.onnx --ratios 30,50% --weights", 2, "did you mean 30%,50%?"),
+    "a list of which one is in percent": ("sweep model.onnx --ratios 0.1,30 --weights", 2, "did you mean 0.1,30%?"),
     "more than all": ("sweep model.onnx --ratios 150% --weights", 2, "did you mean shares below 1?"),
     "steps in percent without a sign": ("sweep model.onnx --ratios 10:70:10 --weights", 2, "did you mean 10%:70%:10%?"),
     "a range in percent without a sign": ("sweep model.onnx --ratios 10:70 --weights", 2, "did you mean 10%:70%?"),
