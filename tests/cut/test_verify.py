@@ -162,6 +162,23 @@ def test_a_model_that_amplifies_rounding_is_judged_by_it() -> None:
     assert comparison.notes[0].startswith("this model amplifies rounding")
 
 
+@pytest.mark.parametrize(("bound", "agrees"), [(0.8, True), (0.2, False)])
+def test_more_tries_are_made_where_rounding_decides_steps(bound: float, agrees: bool) -> None:
+    """A bound near enough for one try in four to step over it: two tries step in less than half of the columns."""
+    text = """(float[N,64] x) => (float[N,64] y) {
+        a = Mul(x, big)  b = Mul(x, other)  d = Sub(a, b)  f = Mul(x, bound)  g = Sub(d, f)  y = Sign(g)
+    }"""
+    left: dict[str, Weight] = {
+        "big": np.full(64, 1e6 + 1, np.float32),
+        "other": np.full(64, 1e6, np.float32),
+        "bound": np.full(64, bound, np.float32),
+    }
+    moved = np.where(np.arange(64) % 16, 1e6 + 1, 1e6).astype(np.float32)
+    comparison = compare(model(text, left), model(text, {**left, "big": moved}), shapes={"x": (4, 64)})
+    assert comparison.channel is not None
+    assert comparison.agrees == agrees
+
+
 @pytest.mark.parametrize(("share", "agrees"), [(0.2, True), (0.01, False)])
 def test_a_slice_may_take_a_step_where_rounding_lets_most_slices_take_one(share: float, agrees: bool) -> None:
     """Outputs on a grid of quantised numbers: two tries do not show each step that rounding decides."""
