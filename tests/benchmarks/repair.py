@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
@@ -35,7 +36,7 @@ METHODS = ("l2", "l2+refit", "flap", "obspa", "spa", "spa, data-free")
 DEFAULT = "spa, default"
 """Measured where it is asked for."""
 CUTS = (0.2, 0.3, 0.5)
-LAYERS_ONLY = ("minilm_sim", "minilm_probe", "smollm2")
+LAYERS_ONLY = ("minilm_sim", "minilm_probe", "smollm2", "gemma3")
 """Tasks whose cut is a share of the parameters of the layers: embeddings are most of these models."""
 TWINS = {"minilm_probe": "minilm_sim"}
 """Tasks of one model: it is pruned once."""
@@ -45,7 +46,12 @@ OF_PARAMETERS = (("crepe_full", 0.7),)
 TIMEOUT = 3600
 
 
-def main() -> None:
+def main(known: Sequence[str] = ()) -> None:
+    """The command line.
+
+    Args:
+        known: the tasks where none is named; all of the suite by default.
+    """
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("tasks", nargs="*")
     parser.add_argument("--methods", nargs="*", default=METHODS)
@@ -65,7 +71,7 @@ def main() -> None:
     rows = Rows(arguments.rows, "task", "cut", "method")
     cells = [
         (task, cut, method)
-        for task in arguments.tasks or [name for name in tasks.TASKS if name not in TWINS]
+        for task in arguments.tasks or known or [name for name in tasks.TASKS if name not in TWINS]
         for cut in arguments.cuts or cuts_of(task)
         for method in arguments.methods
         if {"task": task, "cut": cut, "method": method} not in rows
@@ -83,7 +89,7 @@ def main() -> None:
 
 def in_process(task: str, cut: float, method: str, preset: str, jobs: int) -> list[dict]:
     """The rows of one cut, or one that says why there are none."""
-    rows, why = answer(__file__, ["--one", json.dumps([task, cut, method, preset])], timeout=TIMEOUT)
+    rows, why = answer(sys.argv[0], ["--one", json.dumps([task, cut, method, preset])], timeout=TIMEOUT)
     if rows is None:
         return [{"task": task, "cut": cut, "method": method, "failed": why}]
     return [{**row, "jobs": jobs} for row in rows]
