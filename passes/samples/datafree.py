@@ -70,7 +70,7 @@ from spa.passes.samples.values import (
     kinds_of,
     values,
 )
-from spa.passes.samples.words import WRITTEN_AT_ONCE, write, writes
+from spa.passes.samples.words import REPEATED_FLOPS, WRITTEN_AT_ONCE, growing, runs_of_text, write, writes
 from spa.presets import Progress
 from spa.shapes import Shapes, infer_shapes
 from spa.shapes.decoder import Decoder
@@ -232,22 +232,35 @@ class Recipe:
         arrays = self.made(kinds, total, seed)
         words = [input_ for input_ in self.inputs if input_.rows > 2 and len(input_.shape) == 2]
         if len(words) == 1 and writes(self.run, words[0], arrays):
-            total = min(total, max(WRITTEN_AT_ONCE, most // 8))
-            if self.decoder is not None:
-                flops = measure(self.coupling).of("flops") / min(
-                    2 if input_.open else input_.shape[0] for input_ in self.inputs
-                )
-                total = min(total, max(WRITTEN_AT_ONCE, int(WRITTEN_FLOPS / max(flops, 1.0))))
-            arrays = {name: array[:total] for name, array in arrays.items()}
-            rng = np.random.default_rng(seed)
-            if self.decoder is None:
-                write(self.run, words[0], arrays, rng, progress)
-            else:
-                write_with_cache(self.run, self.decoder, arrays[words[0].name], words[0].rows, rng, progress)
-            return self.checked(
-                arrays, self.said(kinds) if self.decoder else "samples were written by the model itself"
-            )
+            arrays = {name: array[: max(WRITTEN_AT_ONCE, most // 8)] for name, array in arrays.items()}
+            return self.written(arrays, words[0], kinds, np.random.default_rng(seed), progress)
         return self.checked(arrays, self.said(kinds))
+
+    def written(
+        self,
+        arrays: Mapping[str, np.ndarray],
+        words: Input,
+        kinds: Sequence[str],
+        rng: np.random.Generator,
+        progress: Progress | None,
+    ) -> Calibration:
+        """Texts that the model writes itself, as many as writing may cost.
+
+        Args:
+            arrays: samples, (texts, words) where there are words, the first of which are there.
+            words: the input that takes them.
+        """
+        size = min(2 if input_.open else input_.shape[0] for input_ in self.inputs)
+        flops = max(1.0, measure(self.coupling).of("flops") / size)
+        if self.decoder is not None:
+            texts = _first(arrays, WRITTEN_FLOPS / flops)
+            write_with_cache(self.run, self.decoder, texts[words.name], words.rows, rng, progress)
+            return self.checked(texts, self.said(kinds))
+        axes = growing(self.inputs, {str(value.name): value for value in self.model.graph.inputs}, words)
+        texts = _first(arrays, REPEATED_FLOPS / (flops * runs_of_text(axes)))
+        rounds = int(REPEATED_FLOPS / (flops * len(texts[words.name])))
+        write(self.run, words, texts, axes, rounds, rng, progress)
+        return self.checked(texts, "samples were written by the model itself")
 
     def others(self, count: int, seed: int = 1, kinds: Sequence[str] = OTHERS) -> Calibration:
         """Samples that `samples` has none of: of other kinds, or with this seed of the same."""
@@ -399,6 +412,11 @@ class Recipe:
         flops = measure(self.coupling).of("flops") / size
         most = min(most, max(ENOUGH_SAMPLES, int(SAMPLES_FLOPS / max(flops, 1.0))))
         return min(most, max([LEAST_SAMPLES, *counts])) if counts else most
+
+
+def _first(arrays: Mapping[str, np.ndarray], affordable: float) -> dict[str, np.ndarray]:
+    """The first texts, as many as writing may cost."""
+    return {name: array[: max(WRITTEN_AT_ONCE, int(affordable))] for name, array in arrays.items()}
 
 
 def _results(model: ir.Model) -> Iterator[ir.Value]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from spa.passes.normalize.normalize import normalize
 from spa.passes.samples.datafree import Recipe, make_samples
 from spa.passes.samples.pictures import films, pictures
 from spa.passes.samples.values import carry_over
+from spa.passes.samples.words import PIECE
 from tests.models import Weight, build
 
 
@@ -104,6 +107,42 @@ def test_a_language_model_writes_its_own_samples() -> None:
     assert (np.diff(ids, axis=1) % 8 == 1).all()
     assert "samples were written by the model itself" in samples.notes
     assert runtime.run(runtime.session(model, optimize=False), {"ids": ids[:1]})
+
+
+def test_every_word_of_a_text_of_fixed_length_is_drawn_behind_those_before_it() -> None:
+    """Of 30 words, rewritten all at once as often as needed."""
+    following = np.roll(40 * np.eye(8, dtype=np.float32), 1, axis=1)
+    model = model_of(
+        "(int64[n,30] ids) => (float[n,30,8] y) { e = Gather(words, ids)  y = MatMul(e, next) }",
+        {"words": np.eye(8, dtype=np.float32), "next": following},
+    )
+    ids = make_samples(model, most=64).samples["ids"]
+    assert (np.diff(ids, axis=1) % 8 == 1).all()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_texts_of_open_length_are_pieces_that_are_exact(masked: bool) -> None:
+    """Runs of each beginning: a mask is as long as the words."""
+    following = np.roll(40 * np.eye(8, dtype=np.float32), 1, axis=1)
+    mask = ", int64[n,t] mask" if masked else ""
+    shown = "f = Cast<to=1>(mask)  u = Unsqueeze(f, last)  m = Mul(e, u)" if masked else "m = Identity(e)"
+    model = model_of(
+        f"(int64[n,t] ids{mask}) => (float[n,t,8] y) {{ e = Gather(words, ids)  {shown}  y = MatMul(m, next) }}",
+        {"words": np.eye(8, dtype=np.float32), "next": following, "last": np.array([-1])},
+    )
+    lengths: list[int] = []
+    recipe = Recipe.of(model)
+    run = recipe.run
+
+    def noted(feeds: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        lengths.append(feeds["ids"].shape[1])
+        return run(feeds)
+
+    ids = replace(recipe, run=noted).samples(most=64).samples["ids"]
+    pieces = ids.reshape(-1, PIECE)
+    assert (np.diff(pieces, axis=1) % 8 == 1).all()
+    assert len(set(pieces[:, 0])) > 2
+    assert max(lengths[-PIECE + 1 :]) == PIECE - 1
 
 
 def test_a_model_that_runs_on_nothing_made_up_is_refused() -> None:
