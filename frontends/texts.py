@@ -115,12 +115,16 @@ def windows(
 
     Raises:
         DataError: there are no texts, too few tokens, or no tokenizer.
+        UsageError: a length was asked for that the model does not take.
         MissingExtra: tokenizers is not installed.
     """
+    context = _context(folder)
+    if options.length is not None:
+        _check_length(options.length, length, context)
     texts = _read(Path(source)) if isinstance(source, (str, os.PathLike)) else list(source)
     tokenizer = _Tokenizer.of(folder, options)
     streams = _apart([tokenizer.tokens(text) for text in texts])
-    longest = length or options.length or min(LONGEST, _context(folder) or LONGEST)
+    longest = length or options.length or min(LONGEST, context or LONGEST)
     if length is None and options.length is None:
         longest = min(longest, max(SHORTEST, len(streams[0]) // LEAST_WINDOWS))
     fitted, held_out = (tokenizer.cut(stream, longest) for stream in streams)
@@ -131,6 +135,14 @@ def windows(
         )
     count = None if most is None else min(most, max(LEAST_WINDOWS, TOKENS // longest))
     return Windows(_drawn(fitted, count), _drawn(held_out, None if count is None else max(1, count // 4)))
+
+
+def _check_length(asked: int, only: int | None, most: int | None) -> None:
+    """Refuse samples that are longer than a model takes, or have another length than the only one that it takes."""
+    if only is not None and asked != only:
+        raise UsageError(f"--text-length {asked}: the model takes texts of {only} tokens alone; leave the option out")
+    if most is not None and asked > most:
+        raise UsageError(f"--text-length {asked}: the model's config says that it takes {most} tokens at most")
 
 
 def _drawn(rows: np.ndarray, most: int | None) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from models import folder as toy
-from spa.errors import DataError
+from spa.errors import DataError, UsageError
 from spa.frontends import texts
 from spa.frontends.texts import TextOptions
 
@@ -51,6 +51,14 @@ def test_lengths_follow_the_config_and_the_amount(folder: Path, tmp_path: Path) 
     assert _windows(folder, ["a" * 640]).fitted.shape[1] == 35
     assert _windows(tmp_path, ["a" * 40_000], tokenizer=folder).fitted.shape[1] == texts.LONGEST
     assert texts.windows(["a" * 999], folder=folder, options=TextOptions(), length=48).fitted.shape[1] == 48
+
+
+def test_lengths_that_the_model_does_not_take(folder: Path) -> None:
+    most = toy.Sizes().length
+    with pytest.raises(UsageError, match=f"takes {most} tokens at most"):
+        _windows(folder, ["a" * 40_000], length=most + 1)
+    with pytest.raises(UsageError, match="takes texts of 48 tokens alone"):
+        texts.windows(["a" * 999], folder=folder, options=TextOptions(length=49), length=48)
 
 
 @pytest.mark.parametrize("line", ['{"text": "abc"}', '"abc"', '{"id": 1, "content": "abc"}'])
