@@ -112,7 +112,10 @@ class Gradual:
         budget = replace(self.options.budget, ratio=ratio)
         made = self.once(self.model.clone(), replace(self.options, budget=budget), self.clock)
         if made.packing is not None:
-            raise UsageError("weights of few bits are opened, cut and packed in one step: leave steps and finetune out")
+            raise UsageError(
+                "weights of few bits are opened, cut and packed in one step: leave steps and finetune out; "
+                "`spa finetune PRUNED --teacher DENSE --data ...` trains what it can of the file afterwards"
+            )
         self.plan = composed(self.plan, made.plan)
         self.model = made.model
         self.repair = made.plan.repair or self.repair

@@ -37,11 +37,29 @@ def own_samples(dense: ir.Model, options: PruneOptions, clock: Clock) -> tuple[R
     Raises:
         DataError: none can be made up.
     """
+    recipe = own_recipe(dense, options)
+    return recipe, samples_of(recipe, options, clock)
+
+
+def own_recipe(dense: ir.Model, options: PruneOptions) -> Recipe:
+    """How samples are made up.
+
+    Raises:
+        DataError: none can be.
+    """
+    return Recipe.of(dense, inputs=options.run.inputs, bounds=options.repair.input_ranges, feeds=options.run.feeds)
+
+
+def samples_of(recipe: Recipe, options: PruneOptions, clock: Clock, *, drafted: bool = False) -> Calibration:
+    """As many samples as do, with what ships unless only made-up ones are asked for.
+
+    Args:
+        drafted: texts are as many and as long, but not yet written.
+    """
     preset = PRESETS[options.repair.preset]
-    recipe = Recipe.of(dense, inputs=options.run.inputs, bounds=options.repair.input_ranges, feeds=options.run.feeds)
     kinds = MADE_UP if options.repair.data_free else SHIPPED
     most = min(preset.samples or MOST_SAMPLES, MOST_SAMPLES)
-    return recipe, recipe.samples(kinds, most=most, widest=preset.widest, progress=clock.share)
+    return recipe.samples(kinds, most=most, widest=preset.widest, progress=clock.share, drafted=drafted)
 
 
 def inverted(recipe: Recipe, samples: Calibration, clock: Clock, *, hurried: bool = False) -> Calibration:

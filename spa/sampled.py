@@ -20,7 +20,7 @@ from spa.errors import BudgetError, DataError, ModelError, NothingToPrune, Usage
 from spa.given import calibration
 from spa.gradients.spending import Spend
 from spa.options import InputShapes, PruneOptions
-from spa.owned import inverted, own_samples
+from spa.owned import inverted, own_recipe, samples_of
 from spa.packing import Packing
 from spa.passes.choose.budget import LATENCY
 from spa.passes.repair import own
@@ -123,10 +123,12 @@ def _by_own_samples(dense: ir.Model, options: PruneOptions, clock: Clock, shared
 def _own_samples(dense: ir.Model, options: PruneOptions, clock: Clock) -> tuple[Recipe, Calibration, float, Preset]:
     """How samples are made up, as many as do, the seconds that a repair with them takes, and its settings.
 
-    Where nobody asked for a repair, fewer samples and probes keep it within `own.TARGET`.
+    Where nobody asked for a repair, fewer samples and probes keep it within `own.TARGET`, and a language model writes
+    texts once it is known that it will be repaired.
     """
     preset, asked = PRESETS[options.repair.preset], options.decided_by == "samples"
-    recipe, samples = own_samples(dense, options, clock)
+    recipe = own_recipe(dense, options)
+    samples = samples_of(recipe, options, clock, drafted=not asked)
     known = partial(effort, recipe, widest=preset.widest, probes=preset.probes)
     if not asked:
         usual = known(samples, probe_flops=preset.probe_flops, nominal=True)
@@ -134,6 +136,8 @@ def _own_samples(dense: ir.Model, options: PruneOptions, clock: Clock) -> tuple[
         samples, preset = samples.beginning_of(count), replace(preset, probe_flops=share * preset.probe_flops)
     seconds = sum(known(samples, probe_flops=preset.probe_flops).values())
     if asked or seconds <= own.PATIENCE:  # else weights decide
+        if not asked and recipe.writer is not None:
+            samples = samples_of(recipe, options, clock).beginning_of(len(samples))
         samples = inverted(recipe, samples, clock, hurried=not asked)
     return recipe, samples, seconds, preset
 

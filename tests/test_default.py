@@ -15,6 +15,7 @@ from spa import pipeline, runtime, sampled
 from spa.errors import UsageError, VerificationError
 from spa.passes.repair import own
 from spa.passes.repair.own import in_words
+from spa.passes.samples.writing import Writer
 from spa.repair import ranges_of
 from tests import models
 from tests.models import build
@@ -89,6 +90,27 @@ def test_a_repair_that_would_take_long_is_left_to_those_who_ask(monkeypatch: pyt
     asked = spa.prune(net(), ratio=0.3, data_free=True, progress=lambda step, _share=None: said.append(step))
     assert asked.plan.repair
     assert "note: a repair takes about 67 min; --weights cuts at once" in said
+
+
+@pytest.mark.parametrize("long", [True, False])
+def test_texts_are_written_where_a_repair_is_not_too_long(monkeypatch: pytest.MonkeyPatch, long: bool) -> None:
+    """A decoder without caches: what it writes is used, and costs time."""
+    written: list[int] = []
+    write = Writer.write
+
+    def noted(writer: Writer, texts: dict[str, np.ndarray], *others: Any) -> None:
+        write(writer, texts, *others)
+        written.append(len(texts["ids"]))
+
+    monkeypatch.setattr(Writer, "write", noted)
+    if long:
+        monkeypatch.setattr(sampled, "effort", lambda *_, **__: {"solves": 4000.0})
+    text = """(int64[n,t] ids) => (float[n,t,9] y) {
+        e = Gather(words, ids)  a = MatMul(e, up)  r = Relu(a)  d = MatMul(r, down)  s = Add(e, d)
+        y = MatMul(s, out) }"""
+    weights: dict[str, Any] = {"words": [9, 8], "up": [8, 32], "down": [32, 8], "out": [8, 9]}
+    spa.prune(build(text, weights), ratio=0.2)
+    assert written == ([] if long else [64])
 
 
 @pytest.mark.parametrize(("options", "kept"), [({}, False), ({"data": "builtin"}, True)])

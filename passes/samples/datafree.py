@@ -40,7 +40,7 @@ from spa.passes.layers.statistics import enough_rows
 from spa.passes.layers.workers import one_thread_each
 from spa.passes.samples.calibrate import Calibration
 from spa.passes.samples.checking import check_samples, sample_axes
-from spa.passes.samples.decoding import WRITTEN_FLOPS, decoder_inputs, write_with_cache
+from spa.passes.samples.decoding import decoder_inputs
 from spa.passes.samples.feeds import Together, together
 from spa.passes.samples.inputs import (
     OPEN,
@@ -70,7 +70,8 @@ from spa.passes.samples.values import (
     kinds_of,
     values,
 )
-from spa.passes.samples.words import REPEATED_FLOPS, WRITTEN_AT_ONCE, growing, runs_of_text, write, writes
+from spa.passes.samples.words import growing, writes
+from spa.passes.samples.writing import Writer
 from spa.presets import Progress
 from spa.shapes import Shapes, infer_shapes
 from spa.shapes.decoder import Decoder
@@ -225,42 +226,23 @@ class Recipe:
         widest: int | None = None,
         seed: int = 0,
         progress: Progress | None = None,
+        drafted: bool = False,
     ) -> Calibration:
-        """As many samples as give the layers rows enough, pictures of some kinds; else as `make_samples`."""
+        """As many samples as give the layers rows enough, pictures of some kinds; else as `make_samples`.
+
+        Args:
+            drafted: texts are as many and as long, but not yet written.
+        """
         counts = [input_.shape[0] for input_ in self.inputs if not input_.open]
         total = max([self.enough(most, widest), *counts])
         arrays = self.made(kinds, total, seed)
-        words = [input_ for input_ in self.inputs if input_.rows > 2 and len(input_.shape) == 2]
-        if len(words) == 1 and writes(self.run, words[0], arrays):
-            arrays = {name: array[: max(WRITTEN_AT_ONCE, most // 8)] for name, array in arrays.items()}
-            return self.written(arrays, words[0], kinds, np.random.default_rng(seed), progress)
-        return self.checked(arrays, self.said(kinds))
-
-    def written(
-        self,
-        arrays: Mapping[str, np.ndarray],
-        words: Input,
-        kinds: Sequence[str],
-        rng: np.random.Generator,
-        progress: Progress | None,
-    ) -> Calibration:
-        """Texts that the model writes itself, as many as writing may cost.
-
-        Args:
-            arrays: samples, (texts, words) where there are words, the first of which are there.
-            words: the input that takes them.
-        """
-        size = min(2 if input_.open else input_.shape[0] for input_ in self.inputs)
-        flops = max(1.0, measure(self.coupling).of("flops") / size)
-        if self.decoder is not None:
-            texts = _first(arrays, WRITTEN_FLOPS / flops)
-            write_with_cache(self.run, self.decoder, texts[words.name], words.rows, rng, progress)
-            return self.checked(texts, self.said(kinds))
-        axes = growing(self.inputs, {str(value.name): value for value in self.model.graph.inputs}, words)
-        texts = _first(arrays, REPEATED_FLOPS / (flops * runs_of_text(axes)))
-        rounds = int(REPEATED_FLOPS / (flops * len(texts[words.name])))
-        write(self.run, words, texts, axes, rounds, rng, progress)
-        return self.checked(texts, "samples were written by the model itself")
+        writer = self.writer
+        if writer is None:
+            return self.checked(arrays, self.said(kinds))
+        texts = {name: array[: writer.affordable(most // 8)] for name, array in arrays.items()}
+        if not drafted:
+            writer.write(texts, np.random.default_rng(seed), progress)
+        return self.checked(texts, self.said(kinds) if self.decoder else "samples were written by the model itself")
 
     def others(self, count: int, seed: int = 1, kinds: Sequence[str] = OTHERS) -> Calibration:
         """Samples that `samples` has none of: of other kinds, or with this seed of the same."""
@@ -305,6 +287,17 @@ class Recipe:
             calibration, notes=(*calibration.notes, *([said] if said else [])), balanced=True,
             unlike=carry_over(self.inputs) and any(map(is_number, self.inputs)),
         )  # fmt: skip
+
+    @cached_property
+    def writer(self) -> Writer | None:
+        """How a language model writes texts; None: it is none."""
+        words = [input_ for input_ in self.inputs if input_.rows > 2 and len(input_.shape) == 2]
+        if len(words) != 1 or not writes(self.run, words[0], self.made(MADE_UP, words[0].shape[0], 0)):
+            return None
+        size = min(2 if input_.open else input_.shape[0] for input_ in self.inputs)
+        values = {str(value.name): value for value in self.model.graph.inputs}
+        axes = {} if self.decoder else growing(self.inputs, values, words[0])
+        return Writer(self.run, words[0], axes, self.decoder, measure(self.coupling).of("flops") / size)
 
     @property
     def shown(self) -> bool:
@@ -412,11 +405,6 @@ class Recipe:
         flops = measure(self.coupling).of("flops") / size
         most = min(most, max(ENOUGH_SAMPLES, int(SAMPLES_FLOPS / max(flops, 1.0))))
         return min(most, max([LEAST_SAMPLES, *counts])) if counts else most
-
-
-def _first(arrays: Mapping[str, np.ndarray], affordable: float) -> dict[str, np.ndarray]:
-    """The first texts, as many as writing may cost."""
-    return {name: array[: max(WRITTEN_AT_ONCE, int(affordable))] for name, array in arrays.items()}
 
 
 def _results(model: ir.Model) -> Iterator[ir.Value]:

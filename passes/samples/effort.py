@@ -57,7 +57,7 @@ def effort(
 ) -> dict[str, float]:
     """Seconds that a repair of a model on samples will take, within a factor of two or so.
 
-    By part: runs of the model, probes, Gram matrices, solves of equations, and loads of parts of the model.
+    By part: runs of the model, texts that it writes, probes, Gram matrices, solves, and loads of parts of the model.
 
     Args:
         widest, probes, probe_flops: as of a preset (`spa.presets.Preset`).
@@ -90,6 +90,7 @@ def effort(
     probing = min(BEHIND * probe_flops / max(flops, 1.0), PROBED * probes * len(groups)) * seconds
     return {
         "runs": RUNS * len(samples) * seconds,
+        "texts": (recipe.writer.runs if recipe.writer else 0.0) * len(samples) * seconds,
         "probes": probing,
         "grams": GRAMS * grams / rate,
         "solves": SOLVES * solved / rate,
